@@ -1,0 +1,283 @@
+"""The words every room shares: requests, events, timing, model status.
+
+Standard library only. These frozen dataclasses are the borders between the rooms;
+they know nothing of models, pages, HTTP or files.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+from chatglm_backend.errors import InvalidRequest
+
+__all__ = [
+    "CancelToken",
+    "Clock",
+    "Completed",
+    "Event",
+    "FinishReason",
+    "GenerationParams",
+    "GenerationRequest",
+    "LoadProgress",
+    "Message",
+    "ModelInfo",
+    "ModelState",
+    "ModelStatus",
+    "PrefillProgress",
+    "PromptFormat",
+    "Queued",
+    "Role",
+    "Timing",
+    "TokenEvent",
+    "Usage",
+    "monotonic_clock",
+]
+
+Role = Literal["system", "user", "assistant"]
+
+PromptFormat = Literal["recipe", "chat", "raw"]
+"""How a single prompt becomes text: the original recipe's form, the family's chat form, or as typed."""
+
+Clock = Callable[[], float]
+"""Seconds from an arbitrary start, never going backwards."""
+
+monotonic_clock: Clock = time.perf_counter
+
+
+class FinishReason(str, Enum):
+    """Why an answer ended. Cancellation is a reason, not an error."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ("system", "user", "assistant"):
+            raise InvalidRequest(field="role", value=str(self.role), reason="use system, user or assistant")
+        if not isinstance(self.content, str):
+            raise InvalidRequest(field="content", value=type(self.content).__name__, reason="it must be text")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationParams:
+    """How to choose tokens. ``temperature`` 0 means greedy; ``top_k`` 0 and ``top_p`` 1 switch those filters off."""
+
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_int("max_new_tokens", self.max_new_tokens, 1, 1_000_000)
+        _check_float("temperature", self.temperature, 0.0, 100.0)
+        _check_float("top_p", self.top_p, 0.0, 1.0)
+        _check_int("top_k", self.top_k, 0, 1_000_000)
+        _check_float("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        if not isinstance(self.stop, tuple) or not all(isinstance(s, str) and s for s in self.stop):
+            raise InvalidRequest(field="stop", value=repr(self.stop)[:80], reason="it must hold non-empty texts")
+        if self.seed is not None:
+            _check_int("seed", self.seed, 0, 2**63 - 1)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One answer to make: either ``prompt`` (with ``prompt_format``) or ``messages``, never both.
+
+    ``session_id`` names the visitor, for fairness and limits; ``ignore_stop_ids`` is for
+    benchmarks and checks, which need a fixed number of tokens.
+    """
+
+    request_id: str
+    session_id: str = "local"
+    prompt: str | None = None
+    messages: tuple[Message, ...] = ()
+    prompt_format: PromptFormat = "recipe"
+    params: GenerationParams = field(default_factory=GenerationParams)
+    ignore_stop_ids: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.prompt is None) == (not self.messages):
+            raise InvalidRequest(field="prompt", value="", reason="give either a prompt or messages")
+        if self.prompt_format not in ("recipe", "chat", "raw"):
+            raise InvalidRequest(
+                field="prompt_format", value=str(self.prompt_format), reason="use recipe, chat or raw"
+            )
+        if self.messages and self.messages[-1].role != "user":
+            raise InvalidRequest(field="messages", value="", reason="the last message must be the user's")
+
+
+class CancelToken:
+    """A flag that one side sets and the engine reads between units of work. The first reason wins."""
+
+    __slots__ = ("_event", "_lock", "_reason")
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._reason = FinishReason.CANCELLED
+
+    def cancel(self, reason: FinishReason = FinishReason.CANCELLED) -> None:
+        """Ask for the end; safe from any thread, more than once."""
+        with self._lock:
+            if not self._event.is_set():
+                self._reason = reason
+                self._event.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the end was asked for."""
+        return self._event.is_set()
+
+    @property
+    def reason(self) -> FinishReason:
+        """The finish reason to report once cancelled."""
+        return self._reason
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_draft_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds, milliseconds and rates of one request; ``None`` where nothing was measured.
+
+    ``decode_tok_s`` = (n - 1) / (last - first token); ``prefill_tok_s`` =
+    (prompt - cached tokens) / prefill time; ``total_s`` runs from submission to the end.
+    """
+
+    queue_wait_s: float = 0.0
+    ttft_s: float | None = None
+    prefill_s: float | None = None
+    prefill_tok_s: float | None = None
+    decode_tok_s: float | None = None
+    itl_p50_ms: float | None = None
+    itl_p95_ms: float | None = None
+    total_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The request waits. ``position`` counts from 1; ``eta_s`` is ``None`` until a speed was measured."""
+
+    position: int
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """The prompt is being read: ``done`` of ``total`` prompt tokens' worth of work, ``cached`` of them reused."""
+
+    done: int
+    total: int
+    cached: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One new token. ``text`` may be empty while a character is incomplete; texts concatenate to the answer."""
+
+    index: int
+    token_id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The last event of every request. ``text`` is what was held back and is now complete, often empty."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    timing: Timing
+    text: str = ""
+
+
+Event = Queued | PrefillProgress | TokenEvent | Completed
+
+
+class ModelState(str, Enum):
+    """Where the model is in its life."""
+
+    NONE = "none"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """One stage of getting a model ready: ``stage`` is find, check, download, convert, map or warm_up.
+
+    ``done`` and ``total`` are bytes (``total`` 0 when unknown).
+    """
+
+    stage: Literal["find", "check", "download", "convert", "map", "warm_up"]
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is loaded, in words and numbers that a page or a report can show."""
+
+    name: str
+    family: str
+    parameters: int
+    context_limit: int
+    kernel: str
+    kernel_reason: str
+    threads: int
+    kv_dtype: str
+    kv_bytes_per_token: int
+    weight_bytes: int
+    is_demo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """A snapshot of the model's life: ``progress`` while loading, ``info`` when ready, ``error`` when failed."""
+
+    state: ModelState
+    progress: LoadProgress | None = None
+    info: ModelInfo | None = None
+    error: Exception | None = None
+
+
+def _check_int(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidRequest(field=name, value=repr(value)[:40], reason=f"use a whole number from {low} to {high}")
+
+
+def _check_float(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
+        raise InvalidRequest(field=name, value=repr(value)[:40], reason=f"use a number from {low} to {high}")
