@@ -122,9 +122,7 @@ class GenerationRequest:
         if (self.prompt is None) == (not self.messages):
             raise InvalidRequest(field="prompt", value="", reason="give either a prompt or messages")
         if self.prompt_format not in ("recipe", "chat", "raw"):
-            raise InvalidRequest(
-                field="prompt_format", value=str(self.prompt_format), reason="use recipe, chat or raw"
-            )
+            raise InvalidRequest(field="prompt_format", value=str(self.prompt_format), reason="use recipe, chat or raw")
         if self.messages and self.messages[-1].role != "user":
             raise InvalidRequest(field="messages", value="", reason="the last message must be the user's")
 
@@ -279,5 +277,10 @@ def _check_int(name: str, value: object, low: int, high: int) -> None:
 
 
 def _check_float(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
         raise InvalidRequest(field=name, value=repr(value)[:40], reason=f"use a number from {low} to {high}")

@@ -110,9 +110,7 @@ class ModelNotCached(ModelError):
     """A hub model that is not on this machine, where nothing may be downloaded."""
 
     code = "model_not_cached"
-    template = (
-        "{model} is not on this machine. Fetch it once with: python -m chatglm_backend download --model {model}"
-    )
+    template = "{model} is not on this machine. Fetch it once with: python -m chatglm_backend download --model {model}"
 
 
 class HubUnreachable(ModelError):
@@ -192,7 +190,9 @@ class NotEnoughDisk(ModelError):
     """Too little free disk."""
 
     code = "not_enough_disk"
-    template = "{path} has {free_gb:.1f} GB free, but {needed_gb:.1f} GB are needed. Free some space or set CHATGLM_CACHE."
+    template = (
+        "{path} has {free_gb:.1f} GB free, but {needed_gb:.1f} GB are needed. Free some space or set CHATGLM_CACHE."
+    )
 
 
 class NotEnoughMemory(ModelError):
