@@ -11,7 +11,8 @@ Standard library only; imports nothing of ours, so that any room may raise these
     │   └── ModelNotReady, EngineFailure
     ├── ModelError             no usable model
     │   ├── ModelNotFound, ModelNotCached, HubUnreachable, DownloadFailed
-    │   ├── CheckpointError: LfsPointerFile, MissingFile, DamagedFile, WrongShape,
+    │   ├── LoadCancelled      the user stopped a download or conversion
+    │   ├── CheckpointError: LfsPointerFile, MissingFile, DamagedFile, DamagedLowBit, WrongShape,
     │   │                    UnsafeCheckpoint, UnsupportedFamily, UnsupportedQuantization
     │   └── NotEnoughDisk, NotEnoughMemory, CacheLocked
     └── PlatformError          this machine cannot run it: UnsupportedPlatform, NativeLibraryError, PortInUse
@@ -130,6 +131,13 @@ class DownloadFailed(ModelError):
     template = "Downloading {model} failed: {reason}. Run the same command again to resume."
 
 
+class LoadCancelled(ModelError):
+    """The user stopped a download or a conversion."""
+
+    code = "load_cancelled"
+    template = "Preparing {model} was stopped. Start it again to go on; finished downloads are kept."
+
+
 class CheckpointError(ModelError):
     """A checkpoint folder cannot be read."""
 
@@ -156,6 +164,13 @@ class DamagedFile(CheckpointError):
 
     code = "damaged_file"
     template = "{path} is damaged or incomplete ({reason}). Delete it and download it again."
+
+
+class DamagedLowBit(DamagedFile):
+    """A file of a low-bit checkpoint is damaged and its source is not here to rebuild it."""
+
+    code = "damaged_low_bit"
+    template = "{path} is damaged or incomplete ({reason}). Convert the original model again to replace it."
 
 
 class WrongShape(CheckpointError):
