@@ -1,0 +1,229 @@
+"""What every family's tokenizer offers, and the parts that they share.
+
+Text that a person typed goes through sentencepiece only, which never produces a control
+piece; control ids are added by number. Knows no model and no tensor.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import sentencepiece
+
+from chatglm_backend.core import Message, PromptFormat
+from chatglm_backend.errors import DamagedFile, LfsPointerFile, MissingFile
+from chatglm_backend.tokenizers.streaming import PieceTable, StreamingDecoder
+
+Family = Literal["chatglm", "chatglm2", "chatglm3"]
+FAMILIES: tuple[Family, ...] = ("chatglm", "chatglm2", "chatglm3")
+
+_TRAINING_TIME = "[[训练时间]]"
+_LFS_START = b"version https://git-lfs"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt ready for the model: its ``ids``, and ``text``, the exact prompt for people to read."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back for one checkpoint folder."""
+
+    @property
+    def family(self) -> Family:
+        """The family whose prompt formats are used."""
+        ...
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest id that has a meaning; the model's logits may be wider."""
+        ...
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the ids of ``text`` as typed: never a control id, no prefix."""
+        ...
+
+    def encode_prompt(self, prompt: str, prompt_format: PromptFormat) -> EncodedPrompt:
+        """Return one prompt in the recipe's form, the family's chat form, or as typed."""
+        ...
+
+    def encode_chat(self, messages: Sequence[Message]) -> EncodedPrompt:
+        """Return a conversation in the family's chat form, open for the next answer."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ``ids``; control ids and ids beyond the vocabulary give nothing."""
+        ...
+
+    def stream(self) -> StreamingDecoder:
+        """Return a decoder that takes one id after the other."""
+        ...
+
+    def clean_answer(self, text: str) -> str:
+        """Return a finished answer as the authors' own chat shows it."""
+        ...
+
+
+class SentencePieceTokenizer(ABC):
+    """The parts that the families share: loading, encoding of typed text, decoding."""
+
+    def __init__(self, model_file: Path, *, shift: int = 0, whitespace_tags: bool = False) -> None:
+        self._processor = load_processor(model_file)
+        self._shift = shift
+        self._whitespace_tags = whitespace_tags
+        self._pieces = PieceTable(self._processor)
+
+    @property
+    @abstractmethod
+    def family(self) -> Family:
+        """See :class:`Tokenizer`."""
+
+    @property
+    @abstractmethod
+    def stop_ids(self) -> frozenset[int]:
+        """See :class:`Tokenizer`."""
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """See :class:`Tokenizer`."""
+
+    @property
+    @abstractmethod
+    def control_ids(self) -> frozenset[int]:
+        """Every id that steers the model and that no typed text may become."""
+
+    @abstractmethod
+    def encode_chat(self, messages: Sequence[Message]) -> EncodedPrompt:
+        """See :class:`Tokenizer`."""
+
+    @abstractmethod
+    def _with_control_ids(self, ids: Iterable[int]) -> tuple[int, ...]:
+        """Return the ids of a prompt's text with the family's fixed ids around them."""
+
+    def encode_text(self, text: str) -> list[int]:
+        """See :class:`Tokenizer`."""
+        ids = self._processor.encode(self._prepare(without_lone_surrogates(text)))
+        return [int(piece) + self._shift for piece in ids]
+
+    def encode_prompt(self, prompt: str, prompt_format: PromptFormat) -> EncodedPrompt:
+        """See :class:`Tokenizer`."""
+        if prompt_format == "chat":
+            return self.encode_chat([Message("user", prompt)])
+        text = f"问：{prompt}\n答：" if prompt_format == "recipe" else prompt
+        return self._encoded(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See :class:`Tokenizer`."""
+        decoder = self.stream()
+        return "".join([*map(decoder.add, ids), decoder.finish()])
+
+    def stream(self) -> StreamingDecoder:
+        """See :class:`Tokenizer`."""
+        return StreamingDecoder(self._pieces, shift=self._shift, whitespace_tags=self._whitespace_tags)
+
+    def clean_answer(self, text: str) -> str:
+        """See :class:`Tokenizer`."""
+        return text.strip().replace(_TRAINING_TIME, "2023年")
+
+    def _encoded(self, text: str) -> EncodedPrompt:
+        return EncodedPrompt(self._with_control_ids(self.encode_text(text)), text)
+
+    def _prepare(self, text: str) -> str:
+        return text
+
+
+def load_tokenizer(folder: Path, family: Family) -> Tokenizer:
+    """Read the tokenizer of a checkpoint folder.
+
+    Raises :class:`MissingFile`, :class:`LfsPointerFile` or :class:`DamagedFile`.
+    """
+    from chatglm_backend.tokenizers.chatglm import ChatGLMTokenizer
+    from chatglm_backend.tokenizers.chatglm2 import ChatGLM2Tokenizer
+
+    if family == "chatglm":
+        return ChatGLMTokenizer(folder)
+    return ChatGLM2Tokenizer(folder, family)
+
+
+def load_processor(path: Path) -> sentencepiece.SentencePieceProcessor:
+    """Read a sentencepiece model through Python, so that any path works on any system."""
+    if not path.is_file():
+        raise MissingFile(path=str(path))
+    data = path.read_bytes()
+    if data.startswith(_LFS_START):
+        raise LfsPointerFile(path=str(path))
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        loaded = processor.LoadFromSerializedProto(data)
+    except (RuntimeError, OSError) as error:
+        raise DamagedFile(path=str(path), reason="it is not a sentencepiece model") from error
+    if not loaded or processor.get_piece_size() == 0:
+        raise DamagedFile(path=str(path), reason="it is not a sentencepiece model")
+    return processor
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Return a JSON object from a file, or an empty one where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedFile(path=str(path), reason="it is not JSON") from error
+    if not isinstance(found, dict):
+        raise DamagedFile(path=str(path), reason="it is not a JSON object")
+    return found
+
+
+def int_field(config: dict[str, object], name: str, default: int, path: Path) -> int:
+    """Return a whole number from a config, or ``default`` where the field is absent."""
+    value = config.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise DamagedFile(path=str(path), reason=f"{name} is not a whole number")
+    return value
+
+
+def without_lone_surrogates(text: str) -> str:
+    """Join surrogate pairs and replace halves with U+FFFD; neither exists in UTF-8."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def rounds_of(messages: Sequence[Message]) -> tuple[str, list[tuple[str, str]], str]:
+    """Return (system text, finished rounds of question and answer, open question) of a conversation.
+
+    For the families whose format knows rounds only: questions that follow each other are
+    joined by a line break, and so are answers.
+    """
+    system = "\n".join(m.content for m in messages if m.role == "system" and m.content.strip())
+    rounds: list[tuple[str, str]] = []
+    questions: list[str] = []
+    answers: list[str] = []
+    for message in messages:
+        if message.role == "system":
+            continue
+        if message.role == "user" and answers:
+            rounds.append(("\n".join(questions), "\n".join(answers)))
+            questions, answers = [], []
+        (questions if message.role == "user" else answers).append(message.content)
+    if answers:
+        rounds.append(("\n".join(questions), "\n".join(answers)))
+        questions = []
+    return system, rounds, "\n".join(questions)

@@ -1,0 +1,100 @@
+"""ChatGLM-6B's tokenizer (``ice_text.model``) and prompt formats.
+
+Special ids come from the folder's ``config.json``, because an older revision of the
+checkpoint puts 20000 image tokens in front of all text ids.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from chatglm_backend.core import Message
+from chatglm_backend.tokenizers.base import (
+    EncodedPrompt,
+    Family,
+    SentencePieceTokenizer,
+    int_field,
+    read_json,
+    rounds_of,
+    without_lone_surrogates,
+)
+from chatglm_backend.tokenizers.streaming import from_whitespace_tags, to_whitespace_tags
+
+MODEL_FILE: Final = "ice_text.model"
+_IMAGE_REVISION_VOCABULARY: Final = 150528
+_IMAGE_TOKENS: Final = 20000
+_FULL_WIDTH: Final = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
+_HAN: Final = "[\u4e00-\u9fff]"
+
+
+class ChatGLMTokenizer(SentencePieceTokenizer):
+    """See :class:`~chatglm_backend.tokenizers.base.Tokenizer`."""
+
+    def __init__(self, folder: Path) -> None:
+        config_file = folder / "config.json"
+        config = read_json(config_file)
+        details_file = folder / "tokenizer_config.json"
+        old = config.get("vocab_size") == _IMAGE_REVISION_VOCABULARY
+        images = int_field(read_json(details_file), "num_image_tokens", _IMAGE_TOKENS if old else 0, details_file)
+        super().__init__(folder / MODEL_FILE, shift=images, whitespace_tags=True)
+
+        def special(field: str, piece: str) -> int:
+            return int_field(config, field, self._processor.piece_to_id(piece) + images, config_file)
+
+        self.bos_id = special("bos_token_id", "<sop>")
+        self.eos_id = special("eos_token_id", "<eop>")
+        self.mask_id = special("mask_token_id", "[MASK]")
+        self.gmask_id = special("gmask_token_id", "[gMASK]")
+
+    @property
+    def family(self) -> Family:
+        """See :class:`Tokenizer`."""
+        return "chatglm"
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """See :class:`Tokenizer`."""
+        return frozenset((self.eos_id,))
+
+    @property
+    def vocab_size(self) -> int:
+        """See :class:`Tokenizer`."""
+        return self._pieces.size + self._shift
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Every id that steers the model and that no typed text may become."""
+        own = (piece + self._shift for piece in range(self._pieces.size) if self._pieces.is_control(piece))
+        return frozenset((*own, self.bos_id, self.eos_id, self.mask_id, self.gmask_id, *range(self._shift)))
+
+    def encode_chat(self, messages: Sequence[Message]) -> EncodedPrompt:
+        """See :class:`Tokenizer`. A system message goes in front of the first round, on its own line."""
+        system, rounds, question = rounds_of(messages)
+        if rounds:
+            finished = "".join(f"[Round {i}]\n问：{q}\n答：{a}\n" for i, (q, a) in enumerate(rounds))
+            text = f"{finished}[Round {len(rounds)}]\n问：{question}\n答："
+        else:
+            text = question
+        return self._encoded(f"{system}\n{text}" if system else text)
+
+    def clean_answer(self, text: str) -> str:
+        """See :class:`Tokenizer`. Marks next to a Chinese character become full-width, as they were before."""
+        text = super().clean_answer(text)
+        for mark, full_width in _FULL_WIDTH.items():
+            text = re.sub(f"(?<={_HAN}){re.escape(mark)}", full_width, text)
+            text = re.sub(f"{re.escape(mark)}(?={_HAN})", full_width, text)
+        return text
+
+    def as_read(self, text: str) -> str:
+        """Return ``text`` as the vocabulary's normalisation leaves it (full-width marks become half-width)."""
+        normal = str(self._processor.normalize(self._prepare(without_lone_surrogates(text))))
+        return from_whitespace_tags(normal.replace("\u2581", " ").removeprefix(" "))
+
+    def _prepare(self, text: str) -> str:
+        return to_whitespace_tags(text)
+
+    def _with_control_ids(self, ids: Iterable[int]) -> tuple[int, ...]:
+        return (*ids, self.gmask_id, self.bos_id)

@@ -1,0 +1,88 @@
+"""The tokenizer (``tokenizer.model``) that ChatGLM2-6B and ChatGLM3-6B share, and their two chat formats.
+
+Special ids are not in the sentencepiece model: they follow its last piece in a fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from chatglm_backend.core import Message, Role
+from chatglm_backend.tokenizers.base import (
+    EncodedPrompt,
+    Family,
+    SentencePieceTokenizer,
+    int_field,
+    read_json,
+    rounds_of,
+)
+
+MODEL_FILE: Final = "tokenizer.model"
+_SPECIALS: Final = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
+_ROLES: Final = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+
+
+class ChatGLM2Tokenizer(SentencePieceTokenizer):
+    """See :class:`~chatglm_backend.tokenizers.base.Tokenizer`; ``family`` chooses the chat format."""
+
+    def __init__(self, folder: Path, family: Family) -> None:
+        super().__init__(folder / MODEL_FILE)
+        self._family: Family = family
+        names = (*_SPECIALS, *_ROLES) if family == "chatglm3" else _SPECIALS
+        self._special = {name: self._pieces.size + i for i, name in enumerate(names)}
+        config_file = folder / "config.json"
+        self.eos_id = int_field(read_json(config_file), "eos_token_id", self._processor.eos_id(), config_file)
+
+    @property
+    def family(self) -> Family:
+        """See :class:`Tokenizer`."""
+        return self._family
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """See :class:`Tokenizer`."""
+        roles = (self._special[name] for name in ("<|user|>", "<|observation|>") if name in self._special)
+        return frozenset((self.eos_id, *roles))
+
+    @property
+    def vocab_size(self) -> int:
+        """See :class:`Tokenizer`."""
+        return self._pieces.size + len(self._special)
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Every id that steers the model and that no typed text may become."""
+        own = (piece for piece in range(self._pieces.size) if self._pieces.is_control(piece))
+        return frozenset((*own, *self._special.values()))
+
+    def encode_chat(self, messages: Sequence[Message]) -> EncodedPrompt:
+        """See :class:`Tokenizer`. ChatGLM2 has no system role: the text goes in front of the first round."""
+        if self._family == "chatglm3":
+            return self._encode_roles(messages)
+        system, rounds, question = rounds_of(messages)
+        finished = "".join(f"[Round {i}]\n\n问：{q}\n\n答：{a}\n\n" for i, (q, a) in enumerate(rounds, start=1))
+        text = f"{finished}[Round {len(rounds) + 1}]\n\n问：{question}\n\n答："
+        return self._encoded(f"{system}\n\n{text}" if system else text)
+
+    def _encode_roles(self, messages: Sequence[Message]) -> EncodedPrompt:
+        ids: list[int] = []
+        text = ""
+        for message in _system_first(messages):
+            role = f"<|{message.role}|>"
+            # Encoded apart, as the authors do: joined, the line break would merge into the content's first piece.
+            ids += [self._special[role], *self.encode_text("\n"), *self.encode_text(message.content)]
+            text += f"{role}\n{message.content}\n"
+        ids.append(self._special["<|assistant|>"])
+        return EncodedPrompt(self._with_control_ids(ids), text + "<|assistant|>")
+
+    def _with_control_ids(self, ids: Iterable[int]) -> tuple[int, ...]:
+        return (self._special["[gMASK]"], self._special["sop"], *ids)
+
+
+def _system_first(messages: Sequence[Message]) -> list[Message]:
+    system: Role = "system"
+    texts = [m.content for m in messages if m.role == system and m.content.strip()]
+    others = [m for m in messages if m.role != system]
+    return [Message(system, "\n".join(texts)), *others] if texts else others
