@@ -1,0 +1,73 @@
+"""ChatGLM2-6B and ChatGLM3-6B: pre-norm blocks with RMSNorm, SwiGLU and grouped keys and values; causal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from chatglm_backend.models.config import ModelConfig
+from chatglm_backend.models.decoder import Decoder, Projected, Rows
+from chatglm_backend.models.kv_cache import KVCache
+from chatglm_backend.models.ops import Ops, RotaryTable, rotary_table
+from chatglm_backend.models.positions import CausalPlan, PositionPlan
+from chatglm_backend.models.weights import Weights
+
+__all__ = ["ChatGLM2Layer", "build_chatglm2"]
+
+
+class ChatGLM2Layer:
+    """One block; see :class:`~chatglm_backend.models.decoder.Layer`."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, name: str, ops: Ops, rotary: RotaryTable) -> None:
+        self._config = config
+        self._ops = ops
+        self._rotary = rotary
+        self._norm_in = weights.vector(f"{name}.input_layernorm.weight")
+        self._norm_mlp = weights.vector(f"{name}.post_attention_layernorm.weight")
+        self._qkv = weights.linear(f"{name}.self_attention.query_key_value")
+        self._dense = weights.linear(f"{name}.self_attention.dense")
+        self._up = weights.linear(f"{name}.mlp.dense_h_to_4h")
+        self._down = weights.linear(f"{name}.mlp.dense_4h_to_h")
+
+    def project(self, hidden: Tensor, rows: Rows) -> Projected:
+        """See :class:`~chatglm_backend.models.decoder.Layer`."""
+        config = self._config
+        normed = self._ops.rms_norm(hidden, self._norm_in, config.layernorm_eps)
+        qkv = self._qkv(normed).view(hidden.shape[0], -1, config.head_dim)
+        q, k, v = torch.split(qkv, [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
+        # Queries and keys lie side by side and turn alike; the second half of the features stays.
+        turning = qkv[:, : config.num_heads + config.num_kv_heads, : config.head_dim // 2]
+        self._ops.rotate_pairs(turning, self._rotary, rows.positions)
+        return Projected(hidden, q, k, v)
+
+    def finish(self, residual: Tensor, attended: Tensor) -> Tensor:
+        """See :class:`~chatglm_backend.models.decoder.Layer`."""
+        ops = self._ops
+        hidden = ops.add_scaled(residual, 1.0, self._dense(attended))
+        normed = ops.rms_norm(hidden, self._norm_mlp, self._config.layernorm_eps)
+        return ops.add_scaled(hidden, 1.0, self._down(ops.swiglu(self._up(normed))))
+
+
+def build_chatglm2(config: ModelConfig, weights: Weights, *, ops: Ops, kv_dtype: torch.dtype) -> Decoder:
+    """The model of a "chatglm2" or "chatglm3" config."""
+
+    def planner(ids: Sequence[int], cache: KVCache) -> PositionPlan:  # noqa: ARG001
+        return CausalPlan()
+
+    rotary = rotary_table(dim=config.head_dim // 2, positions=config.context_limit, fp16_frequencies=False)
+    norm = weights.vector("transformer.encoder.final_layernorm.weight")
+    return Decoder(
+        config,
+        embedding=weights.embedding("transformer.embedding.word_embeddings"),
+        layers=[
+            ChatGLM2Layer(config, weights, f"transformer.encoder.layers.{index}", ops, rotary)
+            for index in range(config.num_layers)
+        ],
+        final_norm=lambda hidden: ops.rms_norm(hidden, norm, config.layernorm_eps),
+        output=weights.linear("transformer.output_layer"),
+        planner=planner,
+        ops=ops,
+        kv_dtype=kv_dtype,
+    )

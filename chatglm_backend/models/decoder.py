@@ -1,0 +1,284 @@
+"""The walk through the layers that both families share: prefill in units, decode in batches.
+
+Knows the order of work and the caches; a family's :class:`Layer` knows the arithmetic, and its
+planner where tokens stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from chatglm_backend.models.config import ModelConfig
+from chatglm_backend.models.kv_cache import KVCache
+from chatglm_backend.models.ops import Ops
+from chatglm_backend.models.positions import PositionPlan
+from chatglm_backend.models.weights import Embedding, Linear
+
+__all__ = ["Decoder", "Feed", "Layer", "Planner", "Prefill", "Projected", "Rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Ids to append to one sequence; several are causal among themselves."""
+
+    ids: tuple[int, ...]
+    cache: KVCache
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Position and block position ids of the rows at hand, int64 [rows] each."""
+
+    positions: Tensor
+    blocks: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """What a layer makes of its input before attention, fp32.
+
+    ``residual`` [rows, hidden] is what the attention's result is added to; ``q`` is
+    [rows, heads, head_dim], ``k`` and ``v`` [rows, kv_heads, head_dim], all rotated already.
+    """
+
+    residual: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
+class Layer(Protocol):
+    """One block of a family, in two halves around attention."""
+
+    def project(self, hidden: Tensor, rows: Rows) -> Projected:
+        """``hidden`` [rows, hidden] fp32 is left as it is."""
+        ...
+
+    def finish(self, residual: Tensor, attended: Tensor) -> Tensor:
+        """Output projection, residuals and MLP; [rows, hidden] and [rows, heads * head_dim] -> [rows, hidden]."""
+        ...
+
+
+Planner = Callable[[Sequence[int], KVCache], PositionPlan]
+"""Decides a prompt's positions when its prefill starts; raises where the family cannot start there."""
+
+
+class Decoder:
+    """A :class:`~chatglm_backend.models.base.ChatModel` made of a family's parts. Not thread-safe."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        embedding: Embedding,
+        layers: Sequence[Layer],
+        final_norm: Callable[[Tensor], Tensor],
+        output: Linear,
+        planner: Planner,
+        ops: Ops,
+        kv_dtype: torch.dtype,
+    ) -> None:
+        self.config = config
+        self.ops = ops
+        self.layers = tuple(layers)
+        self._embedding = embedding
+        self._final_norm = final_norm
+        self._output = output
+        self._planner = planner
+        self._kv_dtype = kv_dtype
+
+    def new_cache(self, capacity: int) -> KVCache:
+        """An empty cache for at most ``capacity`` tokens. Raises ValueError past the context limit."""
+        if capacity > self.config.context_limit:
+            raise ValueError(f"{capacity} tokens are more than the context of {self.config.context_limit}")
+        return KVCache(
+            num_layers=self.config.num_layers,
+            kv_heads=self.config.num_kv_heads,
+            head_dim=self.config.head_dim,
+            capacity=capacity,
+            dtype=self._kv_dtype,
+        )
+
+    def prefill(self, ids: Sequence[int], cache: KVCache, *, max_rows: int = 128, logit_rows: int = 1) -> Prefill:
+        """Start reading a prompt into ``cache`` from its length on; no work is done until ``advance``.
+
+        ``logit_rows`` last rows go through the output layer. Raises ValueError for no ids, no room, or a
+        cache that this family cannot continue; InvalidRequest for a ChatGLM-6B prompt without its control ids.
+        """
+        if not ids or max_rows < 1 or not 1 <= logit_rows <= len(ids):
+            raise ValueError("a prefill needs ids, rows per unit, and between one and all rows for the output layer")
+        plan = self._planner(ids, cache)
+        cache.reserve(cache.length + len(ids))
+        return Prefill(self, tuple(ids), cache, plan, max_rows=max_rows, logit_rows=logit_rows)
+
+    @torch.no_grad()
+    def decode(self, feeds: Sequence[Feed]) -> Tensor:
+        """One step of several sequences -> fp32 logits [all rows, vocab], rows of the feeds in order.
+
+        Raises ValueError for an empty feed, a cache fed twice, without a prompt, or without room.
+        """
+        if not feeds or len({id(feed.cache) for feed in feeds}) != len(feeds) or not all(feed.ids for feed in feeds):
+            raise ValueError("feed at least one id to each of several different caches")
+        spans = [_Span.of(feed) for feed in feeds]
+        rows = _rows([(span.plan, span.start, span.end) for span in spans])
+        hidden = self.embed([token for feed in feeds for token in feed.ids])
+        for index, layer in enumerate(self.layers):
+            projected = layer.project(hidden, rows)
+            attended = self._attend_each(index, projected, spans)
+            hidden = layer.finish(projected.residual, attended)
+        logits = self.logits(hidden)
+        for span in spans:
+            span.cache.length = span.end
+        return logits
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """Token vectors, fp32 [rows, hidden]."""
+        return self._embedding(torch.tensor(list(ids), dtype=torch.int64))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The final norm and the output layer; a copy, since a kernel may reuse its result."""
+        return self._output(self._final_norm(hidden)).clone()
+
+    def _attend_each(self, index: int, projected: Projected, spans: Sequence[_Span]) -> Tensor:
+        results = []
+        row = 0
+        for span in spans:
+            here = slice(row, row + span.end - span.start)
+            row = here.stop
+            span.cache.write(index, span.start, projected.k[here], projected.v[here])
+            keys, values = span.cache.read(index, span.end)
+            results.append(self.ops.attention(projected.q[here], keys, values, span.visible))
+        return results[0] if len(results) == 1 else torch.cat(results)
+
+
+class Prefill:
+    """A prompt on its way into a cache, one unit of work at a time.
+
+    A unit is at most one layer × ``max_rows`` rows. Where rows see later rows (inside
+    ChatGLM-6B's prompt), a layer's keys and values of all rows come first, slice by slice, and
+    then the rest of the layer: two units a slice. The cache's length changes only when the last unit is
+    done, so a prefill can simply be dropped; the cache is then as before.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        ids: tuple[int, ...],
+        cache: KVCache,
+        plan: PositionPlan,
+        *,
+        max_rows: int,
+        logit_rows: int,
+    ) -> None:
+        self.total = len(ids)
+        self._model = model
+        self._ids = ids
+        self._cache = cache
+        self._plan = plan
+        self._start = cache.length
+        self._logit_rows = logit_rows
+        self._slices = [(low, min(low + max_rows, self.total)) for low in range(0, self.total, max_rows)]
+        self._visible = [plan.visible(self._start + row) for row in range(self.total)]
+        self._looks_ahead = any(max(self._visible[low:high]) > self._start + high for low, high in self._slices)
+        self._units_done = 0
+        self._units = len(model.layers) * len(self._slices) * (2 if self._looks_ahead else 1)
+        self._logits: Tensor | None = None
+        self._work = self._run()
+
+    @property
+    def done(self) -> int:
+        """Prompt tokens' worth of work done, growing to ``total``."""
+        return self.total if self._logits is not None else self._units_done * self.total // (self._units + 1)
+
+    @property
+    def logits(self) -> Tensor:
+        """fp32 [logit_rows, vocab] of the last rows. Raises ValueError before the end."""
+        if self._logits is None:
+            raise ValueError("the prompt is not read to its end")
+        return self._logits
+
+    @torch.no_grad()
+    def advance(self) -> bool:
+        """Do one unit; True when the prompt is read to its end."""
+        if self._logits is None:
+            next(self._work)
+            self._units_done += 1
+        return self._logits is not None
+
+    def _run(self) -> Iterator[None]:
+        rows = [_rows([(self._plan, self._start + low, self._start + high)]) for low, high in self._slices]
+        hidden = self._model.embed(self._ids)
+        last = len(self._model.layers) - 1
+        for index, layer in enumerate(self._model.layers):
+            # Behind the last layer only the rows for the output layer are of use.
+            needed = self.total - self._logit_rows if index == last else 0
+            walk = self._ahead if self._looks_ahead else self._along
+            for step, _ in enumerate(walk(index, layer, hidden, rows, needed), start=1):
+                if index == last and step == self._units // len(self._model.layers):
+                    self._logits = self._model.logits(hidden[needed:])
+                    self._cache.length = self._start + self.total
+                    self._cache.plan = self._plan
+                yield
+
+    def _along(self, index: int, layer: Layer, hidden: Tensor, rows: Sequence[Rows], needed: int) -> Iterator[None]:
+        for (low, high), here in zip(self._slices, rows, strict=True):
+            projected = layer.project(hidden[low:high], here)
+            self._cache.write(index, self._start + low, projected.k, projected.v)
+            first = max(low, needed)
+            if first < high:
+                residual = projected.residual[first - low :]
+                hidden[first:high] = self._rest(index, layer, residual, projected.q[first - low :], first, high)
+            yield
+
+    def _ahead(self, index: int, layer: Layer, hidden: Tensor, rows: Sequence[Rows], needed: int) -> Iterator[None]:
+        config = self._model.config
+        queries = torch.empty(self.total, config.num_heads, config.head_dim)
+        for (low, high), here in zip(self._slices, rows, strict=True):
+            projected = layer.project(hidden[low:high], here)
+            self._cache.write(index, self._start + low, projected.k, projected.v)
+            queries[low:high] = projected.q
+            hidden[low:high] = projected.residual
+            yield
+        for low, high in self._slices:
+            first = max(low, needed)
+            if first < high:
+                hidden[first:high] = self._rest(index, layer, hidden[first:high], queries[first:high], first, high)
+            yield
+
+    def _rest(self, index: int, layer: Layer, residual: Tensor, q: Tensor, first: int, high: int) -> Tensor:
+        visible = self._visible[first:high]
+        keys, values = self._cache.read(index, max(visible))
+        return layer.finish(residual, self._model.ops.attention(q, keys, values, visible))
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """One feed's place in its sequence: tokens ``start`` to ``end``."""
+
+    cache: KVCache
+    plan: PositionPlan
+    start: int
+    end: int
+    visible: tuple[int, ...]
+
+    @staticmethod
+    def of(feed: Feed) -> _Span:
+        plan, start = feed.cache.plan, feed.cache.length
+        if plan is None:
+            raise ValueError("a sequence starts with a prefill")
+        end = start + len(feed.ids)
+        feed.cache.reserve(end)
+        return _Span(feed.cache, plan, start, end, tuple(plan.visible(index) for index in range(start, end)))
+
+
+def _rows(spans: Sequence[tuple[PositionPlan, int, int]]) -> Rows:
+    places = [(plan, index) for plan, start, end in spans for index in range(start, end)]
+    return Rows(
+        positions=torch.tensor([plan.position(index) for plan, index in places], dtype=torch.int64),
+        blocks=torch.tensor([plan.block(index) for plan, index in places], dtype=torch.int64),
+    )

@@ -1,0 +1,120 @@
+"""The keys and values of one sequence, for all layers.
+
+Memory grows in blocks of tokens up to the capacity, so that a short chat does not take the
+whole context's memory, whatever the system's page size. Knows no positions, ids or masks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from chatglm_backend.models.positions import PositionPlan
+
+__all__ = ["GROWTH_BLOCK", "KVCache"]
+
+GROWTH_BLOCK = 256
+"""Tokens by which a cache's memory grows at least."""
+
+
+class KVCache:
+    """Keys and values [kv_heads, tokens, head_dim] of every layer, in one stated dtype.
+
+    ``length`` counts the tokens that are complete in all layers. What lies behind it may hold
+    the leftovers of an abandoned prefill and is overwritten. Not thread-safe.
+    """
+
+    __slots__ = ("_dtype", "_head_dim", "_keys", "_kv_heads", "_reserved", "_values", "capacity", "length", "plan")
+
+    def __init__(self, *, num_layers: int, kv_heads: int, head_dim: int, capacity: int, dtype: torch.dtype) -> None:
+        """Take no memory yet. ``capacity`` is the most tokens this sequence may ever hold."""
+        if capacity < 1:
+            raise ValueError(f"a cache needs room for at least one token, not {capacity}")
+        self._kv_heads = kv_heads
+        self._head_dim = head_dim
+        self._dtype = dtype
+        self._reserved = 0
+        self._keys = [torch.empty(kv_heads, 0, head_dim, dtype=dtype) for _ in range(num_layers)]
+        self._values = [torch.empty(kv_heads, 0, head_dim, dtype=dtype) for _ in range(num_layers)]
+        self.capacity = capacity
+        self.length = 0
+        self.plan: PositionPlan | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that keys and values are kept in."""
+        return self._dtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one more token takes, all layers together."""
+        return 2 * len(self._keys) * self._kv_heads * self._head_dim * self._dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes reserved now."""
+        return self._reserved * self.bytes_per_token
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for ``tokens`` in all; what is there stays. Raises ValueError past the capacity."""
+        if tokens > self.capacity:
+            raise ValueError(f"{tokens} tokens do not fit a cache for {self.capacity}")
+        if tokens <= self._reserved:
+            return
+        # A quarter more than asked for keeps the copying of long answers linear.
+        wanted = max(tokens, self.length + self.length // 4)
+        blocks = -(-wanted // GROWTH_BLOCK)
+        self._resize(min(blocks * GROWTH_BLOCK, self.capacity))
+
+    def write(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
+        """Store [rows, kv_heads, head_dim] at tokens ``start`` to ``start + rows``; room must be reserved."""
+        end = start + keys.shape[0]
+        self._keys[layer][:, start:end].copy_(keys.transpose(0, 1))
+        self._values[layer][:, start:end].copy_(values.transpose(0, 1))
+
+    def read(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
+        """Views of the keys and values of tokens 0 to ``end``, each [kv_heads, end, head_dim]."""
+        return self._keys[layer][:, :end], self._values[layer][:, :end]
+
+    def truncate(self, length: int) -> None:
+        """Forget the tokens from ``length`` on; 0 empties the cache. Keeps the memory.
+
+        Raises ValueError where the tokens left would no longer mean the same (inside ChatGLM-6B's prompt).
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot truncate a cache of {self.length} tokens to {length}")
+        if length and self.plan is not None and length < self.plan.fixed_tokens:
+            raise ValueError(f"the first {self.plan.fixed_tokens} tokens of this sequence depend on one another")
+        self.length = length
+        if length == 0:
+            self.plan = None
+
+    def copy_prefix_from(self, other: KVCache, length: int) -> None:
+        """Take the first ``length`` tokens of ``other`` in place of everything here.
+
+        Raises ValueError where the shapes differ, ``other`` is shorter, or the family's prompt is cut.
+        """
+        mine = (len(self._keys), self._kv_heads, self._head_dim, self._dtype)
+        theirs = (len(other._keys), other._kv_heads, other._head_dim, other._dtype)
+        if mine != theirs:
+            raise ValueError("the caches belong to different models")
+        if not 0 <= length <= other.length:
+            raise ValueError(f"the other cache holds {other.length} tokens, not {length}")
+        if length and other.plan is not None and length < other.plan.fixed_tokens:
+            raise ValueError(f"the first {other.plan.fixed_tokens} tokens of that sequence depend on one another")
+        self.length = 0
+        self.reserve(length)
+        for layer in range(len(self._keys)):
+            self._keys[layer][:, :length].copy_(other._keys[layer][:, :length])
+            self._values[layer][:, :length].copy_(other._values[layer][:, :length])
+        self.length = length
+        self.plan = other.plan if length else None
+
+    def _resize(self, tokens: int) -> None:
+        # One tensor at a time: the peak is one layer's copy, not the cache's.
+        for tensors in (self._keys, self._values):
+            for layer, old in enumerate(tensors):
+                new = torch.empty(self._kv_heads, tokens, self._head_dim, dtype=self._dtype)
+                new[:, : self.length].copy_(old[:, : self.length])
+                tensors[layer] = new
+        self._reserved = tokens

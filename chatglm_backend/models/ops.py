@@ -1,0 +1,157 @@
+"""The arithmetic between the matrix products, behind one seam.
+
+A faster set of the same operations can take the place of :class:`TorchOps` without the models
+noticing. Knows shapes, not families, caches or weights. Everything is fp32 but keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["Ops", "RotaryTable", "TorchOps", "rotary_table"]
+
+_SCORE_FLOATS = 8 * 1024 * 1024
+"""Most attention scores held at once (32 MiB): long contexts take fewer rows at a time."""
+
+
+class RotaryTable:
+    """Cosines and sines [positions, frequencies] in fp32, computed once per model."""
+
+    __slots__ = ("cos", "sin")
+
+    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+        self.cos = cos
+        self.sin = sin
+
+
+def rotary_table(*, dim: int, positions: int, fp16_frequencies: bool) -> RotaryTable:
+    """Angles for ``dim`` rotated features, base 10000.
+
+    ``fp16_frequencies`` rounds the frequencies to fp16 first, as ChatGLM-6B was trained.
+    """
+    frequencies = 1.0 / (10000 ** (torch.arange(0, dim, 2, dtype=torch.int64).float() / dim))
+    if fp16_frequencies:
+        frequencies = frequencies.half().float()
+    angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
+    return RotaryTable(angles.cos(), angles.sin())
+
+
+class Ops(Protocol):
+    """What the models need besides matrix products. Inputs may be strided views; results are contiguous."""
+
+    name: str
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """``x`` [rows, hidden] -> [rows, hidden]."""
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """``x`` [rows, hidden] -> [rows, hidden]."""
+        ...
+
+    def add_scaled(self, base: Tensor, factor: float, update: Tensor) -> Tensor:
+        """``factor * base + update``; may overwrite ``base``, never ``update``."""
+        ...
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """The tanh form; may overwrite ``x``."""
+        ...
+
+    def swiglu(self, x: Tensor) -> Tensor:
+        """``x`` [rows, gate | up] -> silu(gate) * up, [rows, half]; may overwrite ``x``."""
+        ...
+
+    def rotate_halves(self, x: Tensor, table: RotaryTable, positions: Tensor) -> None:
+        """Rotate ``x`` [rows, heads, dim] in place, feature i with feature i + dim/2."""
+        ...
+
+    def rotate_pairs(self, x: Tensor, table: RotaryTable, positions: Tensor) -> None:
+        """Rotate ``x`` [rows, heads, dim] in place, feature 2i with feature 2i + 1."""
+        ...
+
+    def attention(self, q: Tensor, keys: Tensor, values: Tensor, visible: Sequence[int]) -> Tensor:
+        """Softmax attention, scaled by 1/sqrt(dim).
+
+        ``q`` [rows, heads, dim]; ``keys`` and ``values`` [kv_heads, tokens, dim] of the cache's dtype, each
+        serving heads/kv_heads consecutive heads; row i sees the first ``visible[i]`` tokens.
+        Returns [rows, heads * dim] fp32.
+        """
+        ...
+
+
+class TorchOps:
+    """The operations in eager torch."""
+
+    name = "torch"
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """See :class:`Ops`."""
+        return functional.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See :class:`Ops`."""
+        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True).add_(eps))
+        return (x * scale).mul_(weight)
+
+    def add_scaled(self, base: Tensor, factor: float, update: Tensor) -> Tensor:
+        """See :class:`Ops`."""
+        return torch.add(update, base, alpha=factor)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """See :class:`Ops`."""
+        return functional.gelu(x, approximate="tanh")
+
+    def swiglu(self, x: Tensor) -> Tensor:
+        """See :class:`Ops`."""
+        gate, up = x.chunk(2, dim=-1)
+        return functional.silu(gate).mul_(up)
+
+    def rotate_halves(self, x: Tensor, table: RotaryTable, positions: Tensor) -> None:
+        """See :class:`Ops`."""
+        half = x.shape[-1] // 2
+        _rotate(x[..., :half], x[..., half:], table, positions)
+
+    def rotate_pairs(self, x: Tensor, table: RotaryTable, positions: Tensor) -> None:
+        """See :class:`Ops`."""
+        _rotate(x[..., 0::2], x[..., 1::2], table, positions)
+
+    def attention(self, q: Tensor, keys: Tensor, values: Tensor, visible: Sequence[int]) -> Tensor:
+        """See :class:`Ops`."""
+        rows, heads, dim = q.shape
+        result = torch.empty(rows, heads * dim, dtype=torch.float32)
+        keys, values = keys.float(), values.float()
+        step = max(1, _SCORE_FLOATS // (heads * keys.shape[1]))
+        for start in range(0, rows, step):
+            end = min(start + step, rows)
+            result[start:end] = _attend(q[start:end], keys, values, visible[start:end])
+        return result
+
+
+def _rotate(first: Tensor, second: Tensor, table: RotaryTable, positions: Tensor) -> None:
+    cos = table.cos[positions].unsqueeze(1)
+    sin = table.sin[positions].unsqueeze(1)
+    turned = first * cos - second * sin
+    second.copy_(second * cos + first * sin)
+    first.copy_(turned)
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, visible: Sequence[int]) -> Tensor:
+    rows, heads, dim = q.shape
+    kv_heads = keys.shape[0]
+    seen = max(visible)
+    keys, values = keys[:, :seen], values[:, :seen]
+    group = heads // kv_heads
+    # Heads of one group share their keys: they become more rows of one product.
+    grouped = q.reshape(rows, kv_heads, group, dim).permute(1, 2, 0, 3).reshape(kv_heads, group * rows, dim)
+    scores = torch.bmm(grouped * dim**-0.5, keys.transpose(1, 2))
+    if min(visible) < seen:
+        limits = torch.tensor(list(visible)).unsqueeze(1)
+        hidden = torch.arange(seen).unsqueeze(0) >= limits
+        scores.view(kv_heads, group, rows, seen).masked_fill_(hidden, float("-inf"))
+    mixed = torch.bmm(torch.softmax(scores, dim=-1), values)
+    return mixed.view(kv_heads, group, rows, dim).permute(2, 0, 1, 3).reshape(rows, heads * dim)
