@@ -1,0 +1,192 @@
+"""The thread plan on recorded machines, the user's own wishes, and what the report advises."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from chatglm_backend.errors import ConfigError
+from chatglm_backend.hardware import (
+    PLANNED_THREADS,
+    Machine,
+    PreloadLibraries,
+    Wishes,
+    hints,
+    plan_threads,
+    read_linux,
+    report,
+)
+from tests.unit.hardware_trees import plant
+
+LIBRARIES = PreloadLibraries(
+    tcmalloc=Path("/env/libtcmalloc.so"), jemalloc=Path("/env/libjemalloc.so"), iomp=Path("/env/lib/libiomp5.so")
+)
+
+
+def machine(tmp_path: Path, name: str, affinity: set[int] | None = None) -> Machine:
+    """Return a recorded machine."""
+    return read_linux(plant(name, tmp_path), affinity)
+
+
+@pytest.mark.parametrize(
+    ("name", "profile", "cpus", "nodes"),
+    [
+        ("vm-2cores-cgroup-v1", "server", (0, 1), ()),
+        ("1-socket-4-cores-smt", "client", (0, 1, 2, 3), ()),
+        ("2-sockets-8-cores-smt", "server", (0, 1, 2, 3), (0,)),
+        ("2-sockets-8-cores-no-smt", "server", (0, 1, 2, 3), (0,)),
+        ("1-socket-2-nodes", "server", tuple(range(8)), (0, 1)),
+        ("hybrid-2p-4e", "client", (0, 2, 4, 5, 6, 7), ()),
+    ],
+)
+def test_defaults(tmp_path: Path, name: str, profile: str, cpus: tuple[int, ...], nodes: tuple[int, ...]) -> None:
+    """Each machine gets its profile, one thread per physical core, and its memory nodes."""
+    plan = plan_threads(machine(tmp_path, name))
+    assert (profile, cpus, nodes) == (plan.profile, plan.cpus, plan.numa_nodes)
+    assert len(cpus) == plan.threads == int(plan.env["OMP_NUM_THREADS"])
+
+
+def test_the_socket_with_more_allowed_cores_wins(tmp_path: Path) -> None:
+    """Under taskset, the server profile takes the socket that has more of the allowed cores."""
+    plan = plan_threads(machine(tmp_path, "2-sockets-8-cores-smt", {3, 4, 5, 13, 14}))
+    assert plan.cpus == (4, 5, 14)
+    assert plan.numa_node == 1
+
+
+def test_client_profile_uses_both_sockets(tmp_path: Path) -> None:
+    """The client profile means all allowed cores, and binds nothing."""
+    plan = plan_threads(machine(tmp_path, "2-sockets-8-cores-smt"), Wishes(profile="client"))
+    assert plan.threads == 8
+    assert not plan.bind
+
+
+def test_fewer_threads_on_a_hybrid_cpu_take_the_big_cores(tmp_path: Path) -> None:
+    """Asked for two threads, a hybrid CPU gives its two performance cores and is held on them."""
+    plan = plan_threads(machine(tmp_path, "hybrid-2p-4e"), Wishes(threads=2))
+    assert plan.cpus == (0, 2)
+    assert plan.bind
+
+
+@pytest.mark.parametrize(
+    ("name", "threads"),
+    [("cgroup-v2-quota-and-memory", 2), ("cgroup-v2-parent-limits", 1), ("cgroup-v1-docker", 1)],
+)
+def test_quota_is_rounded_down_to_at_least_one(tmp_path: Path, name: str, threads: int) -> None:
+    """2.5 CPUs make two threads, half a CPU makes one."""
+    plan = plan_threads(machine(tmp_path, name))
+    assert threads == plan.threads
+    assert any("cgroup grants" in reason for reason in plan.reasons)
+
+
+def test_the_users_own_number_is_kept(tmp_path: Path) -> None:
+    """OMP_NUM_THREADS is read, never rewritten, and the others follow it."""
+    plan = plan_threads(machine(tmp_path, "cgroup-v2-quota-and-memory"), environ={"OMP_NUM_THREADS": "3,2"})
+    assert plan.threads == 3
+    assert "OMP_NUM_THREADS" not in plan.env
+    assert plan.env["NUMBA_NUM_THREADS"] == "3"
+
+
+def test_a_flag_beats_the_environment(tmp_path: Path) -> None:
+    """--threads is more explicit than a variable."""
+    plan = plan_threads(
+        machine(tmp_path, "1-socket-4-cores-smt"), Wishes(threads=2), {"OMP_NUM_THREADS": "4", "NUMBA_NUM_THREADS": "4"}
+    )
+    assert (plan.threads, plan.env["OMP_NUM_THREADS"], plan.env["NUMBA_NUM_THREADS"]) == (2, "2", "2")
+
+
+def test_an_unusable_own_number_is_replaced(tmp_path: Path) -> None:
+    """OMP_NUM_THREADS=many counts as unset."""
+    plan = plan_threads(machine(tmp_path, "1-socket-4-cores-smt"), environ={"OMP_NUM_THREADS": "many"})
+    assert plan.env["OMP_NUM_THREADS"] == "4"
+
+
+def test_more_threads_than_cores_are_not_bound(tmp_path: Path) -> None:
+    """A user who asks for more than one socket's cores gets them, unbound, with a warning."""
+    plan = plan_threads(machine(tmp_path, "2-sockets-8-cores-smt"), Wishes(threads=8))
+    assert (plan.threads, plan.bind, plan.numa_nodes) == (8, False, ())
+    assert any("only 4 physical cores" in reason for reason in plan.reasons)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 4096])
+def test_impossible_numbers_are_refused(threads: int) -> None:
+    """Zero, negative and absurd counts are errors."""
+    with pytest.raises(ConfigError, match="threads"):
+        Wishes(threads=threads)
+
+
+def test_nothing_is_preloaded_unasked(tmp_path: Path) -> None:
+    """By default there is no preload and no variable of a library that is not loaded."""
+    plan = plan_threads(machine(tmp_path, "2-sockets-8-cores-smt"), libraries=LIBRARIES)
+    assert {"NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"} == set(plan.env)
+
+
+def test_preload_keeps_the_users_own(tmp_path: Path) -> None:
+    """What the user preloads stays, behind ours; variables the user set are not touched."""
+    plan = plan_threads(
+        machine(tmp_path, "1-socket-4-cores-smt"),
+        Wishes(allocator="jemalloc", intel_openmp=True),
+        {"LD_PRELOAD": "/own.so", "KMP_BLOCKTIME": "0"},
+        LIBRARIES,
+    )
+    assert plan.env["LD_PRELOAD"] == "/env/libjemalloc.so:/env/lib/libiomp5.so:/own.so"
+    assert plan.env["KMP_AFFINITY"] == "granularity=fine,none"
+    assert "KMP_BLOCKTIME" not in plan.env
+    assert "MALLOC_CONF" in plan.env
+
+
+@pytest.mark.parametrize(
+    ("libraries", "environ", "reason"),
+    [
+        (PreloadLibraries(), {}, "not installed"),
+        (PreloadLibraries(tcmalloc=Path("/my env/libtcmalloc.so")), {}, "space or a colon"),
+        (LIBRARIES, {"LD_PRELOAD": "/usr/lib/libtcmalloc.so"}, "already"),
+    ],
+)
+def test_preloads_that_cannot_be(
+    tmp_path: Path, libraries: PreloadLibraries, environ: dict[str, str], reason: str
+) -> None:
+    """A missing library, a path LD_PRELOAD cannot hold and a double one are named and left out."""
+    plan = plan_threads(machine(tmp_path, "1-socket-4-cores-smt"), Wishes(allocator="tcmalloc"), environ, libraries)
+    assert "LD_PRELOAD" not in plan.env
+    assert any(reason in text for text in plan.reasons)
+
+
+def test_hints_name_the_fix(tmp_path: Path) -> None:
+    """A wrong thread count, a quota, a narrow mask and little memory each get a sentence."""
+    odd = dataclasses.replace(
+        machine(tmp_path, "cgroup-v2-quota-and-memory", {0, 1, 2, 4, 5, 6}),
+        memory_available=3_000_000_000,
+        architecture="x86_64",
+    )
+    found = hints(odd, {"OMP_NUM_THREADS": "64"})
+    assert [
+        any(word in hint for hint in found) for word in ("OMP_NUM_THREADS is 64", "3.0 GB", "2.5 CPUs", "6 of 8 CPUs")
+    ] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"), [({"sse2"}, "has no AVX,"), ({"avx"}, "has no AVX2"), ({"avx", "avx2"}, None)]
+)
+def test_hints_on_cpu_features(tmp_path: Path, flags: set[str], words: str | None) -> None:
+    """CPUs without AVX or AVX2 are told so."""
+    old = dataclasses.replace(machine(tmp_path, "1-socket-4-cores-smt"), flags=frozenset(flags), architecture="x86_64")
+    found = hints(old, {})
+    assert ([words is not None] if found else []) == [words in hint for hint in found if words]
+    assert bool(found) == (words is not None)
+
+
+def test_the_launchers_number_is_not_the_users(tmp_path: Path) -> None:
+    """What the launcher set is neither called the user's own nor complained about."""
+    environ = {"OMP_NUM_THREADS": "2", PLANNED_THREADS: "2"}
+    here = dataclasses.replace(machine(tmp_path, "1-socket-4-cores-smt"), architecture="x86_64")
+    assert any("planned by the launcher" in reason for reason in plan_threads(here, environ=environ).reasons)
+    assert hints(here, environ) == ()
+
+
+def test_the_report_of_this_machine_is_plain_data() -> None:
+    """The live report has a plan within the allowed CPUs and turns into JSON values."""
+    found = report({})
+    assert found.plan.threads <= len(found.machine.allowed)
+    assert found.plan.threads == found.to_json()["plan"]["threads"]  # type: ignore[index]

@@ -1,0 +1,113 @@
+"""Reading Windows machines from buffers built to the documented layout."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from chatglm_backend.hardware import plan_threads, read_machine
+from chatglm_backend.hardware.cpuid import CpuId, flags_from_cpuid, native_cpuid
+from chatglm_backend.hardware.windows import WindowsFacts, machine_from_facts, parse_processor_table
+from tests.unit.hardware_trees import cache_record, core_record, node_record, package_record
+
+HYBRID = b"".join(
+    [
+        core_record(0b11, efficiency=1),
+        cache_record(),
+        core_record(0b1100, efficiency=1),
+        core_record(0b10000),
+        core_record(0b100000),
+        package_record(0b111111),
+        node_record(0, 0b111111),
+    ]
+)
+
+
+def facts(table: bytes, affinity: tuple[int, ...] | None = None) -> WindowsFacts:
+    """Return answers of a system with this table and 16 GB."""
+    return WindowsFacts(table, affinity, frozenset({"avx2"}), 16_000_000_000, 9_000_000_000)
+
+
+def test_hybrid_table() -> None:
+    """Cores, their threads and the small ones are told apart; unknown records are stepped over."""
+    cpus = parse_processor_table(HYBRID)
+    assert [(cpu.number, cpu.core) for cpu in cpus] == [(0, 0), (1, 0), (2, 2), (3, 2), (4, 4), (5, 5)]
+    assert [cpu.number for cpu in cpus if cpu.efficient] == [4, 5]
+
+
+def test_two_sockets_in_two_groups() -> None:
+    """CPUs of the second group of 64 get numbers from 64 on, and each socket its own number."""
+    table = b"".join(
+        [
+            core_record(0b1),
+            core_record(0b10),
+            core_record(0b1, group=1),
+            core_record(0b10, group=1),
+            package_record(0b11),
+            package_record(0, 0b11),
+            node_record(0, 0b11),
+            node_record(1, 0b11, group=1),
+        ]
+    )
+    machine = machine_from_facts(facts(table))
+    assert [cpu.number for cpu in machine.cpus] == [0, 1, 64, 65]
+    assert machine.sockets == (0, 1)
+    assert [node.cpus for node in machine.nodes] == [(0, 1), (64, 65)]
+    assert any("group of 64" in note for note in machine.notes)
+
+
+def test_a_truncated_table_keeps_whole_records() -> None:
+    """A cut buffer gives the cores before the cut and does not raise."""
+    assert len(parse_processor_table(HYBRID[:60])) == 2
+    assert parse_processor_table(b"") == ()
+    assert parse_processor_table(b"\x00" * 64) == ()
+
+
+def test_affinity_and_the_plan() -> None:
+    """Windows uses all allowed cores, big ones first, and quiets Intel's spinning threads."""
+    machine = machine_from_facts(facts(HYBRID, affinity=(2, 3, 4, 5)))
+    plan = plan_threads(machine)
+    assert plan.profile == "client"
+    assert plan.cpus == (2, 4, 5)
+    assert plan.env["KMP_BLOCKTIME"] == "1"
+    assert plan.env["OMP_NUM_THREADS"] == "3"
+
+
+def test_no_table_still_gives_a_machine() -> None:
+    """Where the system's call fails, each CPU counts as a core, and a note says so."""
+    machine = machine_from_facts(facts(b""))
+    assert machine.cpus
+    assert any("processor table" in note for note in machine.notes)
+
+
+def fake_cpuid(leaves: dict[tuple[int, int], tuple[int, int, int, int]]) -> CpuId:
+    """Return a CPU that answers from a table."""
+    return lambda leaf, subleaf: leaves.get((leaf, subleaf), (0, 0, 0, 0))
+
+
+def test_features_need_the_systems_consent() -> None:
+    """AVX-512 is reported only when the system saves its registers."""
+    cpuid = fake_cpuid({(0, 0): (7, 0, 0, 0), (1, 0): (0, 0, 1 << 28, 0), (7, 0): (0, 1 << 5 | 1 << 16, 1 << 11, 0)})
+    assert {"avx", "avx2", "avx512f", "avx512_vnni"} == flags_from_cpuid(cpuid, 0xE7)
+    assert {"avx", "avx2"} == flags_from_cpuid(cpuid, 0x07)
+    assert frozenset() == flags_from_cpuid(cpuid, 0x03)
+
+
+def test_leaves_beyond_the_highest_are_not_asked() -> None:
+    """Old CPUs answer unknown leaves with nonsense, which must not count."""
+    cpuid = fake_cpuid({(0, 0): (1, 0, 0, 0), (7, 0): (9, 2**32 - 1, 2**32 - 1, 2**32 - 1)})
+    assert frozenset() == flags_from_cpuid(cpuid, 0xFFFFFFFF)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="compares with /proc/cpuinfo")
+def test_cpuid_agrees_with_the_kernel() -> None:
+    """The instruction run here tells the same features as /proc/cpuinfo."""
+    flags = read_machine().flags
+    state = 0x07 | (0xE0 if "avx512f" in flags else 0) | (0x60000 if "amx_tile" in flags else 0)
+    try:
+        found = flags_from_cpuid(native_cpuid(), state)
+    except OSError as error:
+        pytest.skip(f"this system forbids code pages: {error}")
+    assert found <= flags
+    assert {"avx", "avx2", "avx512_vnni", "avx_vnni"} & flags == {"avx", "avx2", "avx512_vnni", "avx_vnni"} & found
