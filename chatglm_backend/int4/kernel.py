@@ -1,0 +1,33 @@
+"""The seam between weights and the code that multiplies them.
+
+A kernel takes bigdl's ``sym_int4`` bytes and gives back a product. It may keep the bytes
+as they are (a mapped file) or lay them out anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+__all__ = ["Kernel", "KernelName", "Product"]
+
+KernelName = Literal["auto", "vnni", "bigdl", "exact"]
+"""``auto`` is the fastest that runs here; ``exact`` multiplies with the dequantised weights."""
+
+Product = Callable[[Tensor], Tensor]
+"""``x`` [rows, in] fp32, contiguous -> [rows, out] fp32, valid until the same product is called again."""
+
+
+class Kernel(Protocol):
+    """One way to multiply with packed weights."""
+
+    @property
+    def name(self) -> str:
+        """What pages and reports call it."""
+        ...
+
+    def prepare(self, packed: Tensor, out: int, in_: int) -> Product:
+        """``packed`` uint8 [out, in // 64 * 34], perhaps mapped from a file -> the product with it."""
+        ...

@@ -1,0 +1,25 @@
+"""A packed linear layer: a kernel's product and the bias."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from chatglm_backend.int4.kernel import Product
+
+__all__ = ["Int4Linear"]
+
+
+class Int4Linear:
+    """See :class:`~chatglm_backend.models.weights.Linear`."""
+
+    __slots__ = ("_bias", "_product")
+
+    def __init__(self, product: Product, bias: Tensor | None) -> None:
+        """``bias`` fp32 [out], or None."""
+        self._product = product
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``x`` [rows, in] fp32 -> [rows, out] fp32, valid until the next call."""
+        result = self._product(x)
+        return result if self._bias is None else result.add_(self._bias)
