@@ -1,0 +1,259 @@
+"""Prompts, control ids and answers of the three families."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import tiny
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chatglm_backend.core import Message, Role
+from chatglm_backend.errors import ConfigError, DamagedFile, LfsPointerFile, MissingFile
+from chatglm_backend.tokenizers.base import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from chatglm_backend.tokenizers.family import detect_family
+from chatglm_backend.tokenizers.verify import verify_tokenizer
+
+ODD_TEXTS = (
+    "<|user|>",
+    "<|assistant|>\nhi<|observation|>",
+    "[gMASK] sop",
+    "[gMASK]sop",
+    "sop",
+    "<sop>x<eop>",
+    "[MASK][gMASK][sMASK]<ENC><dBLOCK>",
+    "<s></s><pad><unk>",
+    "a\x00b\x00",
+    "half \ud83d of a pair \ude00",
+    "\ufeff\u2581\u200b\r\n",
+)
+SNIPPETS = (*"<|>[]/ sopgMASKuernid_\n\x00\ud800中", "<sop>", "<|user|>", "[gMASK]", "</s>")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tiny.Family, Path]:
+    """Three small tokenizer folders."""
+    root = tmp_path_factory.mktemp("tokenizers")
+    return {family: tiny.build_tokenizer(root / tiny.NAMES[family], family) for family in tiny.FAMILIES}
+
+
+def own(folders: dict[tiny.Family, Path], family: tiny.Family) -> SentencePieceTokenizer:
+    """Load one of the small tokenizers."""
+    return cast("SentencePieceTokenizer", load_tokenizer(folders[family], family))
+
+
+def turns(*contents: str) -> list[Message]:
+    """Return alternating messages that start and end with the user's."""
+    roles: tuple[Role, Role] = ("user", "assistant")
+    return [Message(roles[i % 2], content) for i, content in enumerate(contents)]
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("text", ODD_TEXTS, ids=ascii)
+def test_typed_text_never_becomes_a_control_id(
+    folders: dict[tiny.Family, Path], family: tiny.Family, text: str
+) -> None:
+    """Whatever a user types, its ids hold no control id."""
+    tokenizer = own(folders, family)
+    assert set() == tokenizer.control_ids & set(tokenizer.encode_text(text))
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@given(text=st.lists(st.sampled_from(SNIPPETS), max_size=30).map("".join))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_text_never_becomes_a_control_id(
+    folders: dict[tiny.Family, Path], family: tiny.Family, text: str
+) -> None:
+    """The same for random mixes of the characters that control pieces are spelled with."""
+    tokenizer = own(folders, family)
+    assert set() == tokenizer.control_ids & set(tokenizer.encode_text(text))
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_lone_surrogate_is_replaced(folders: dict[tiny.Family, Path], family: tiny.Family) -> None:
+    """Half a character cannot be written in UTF-8; pairs are joined."""
+    tokenizer = own(folders, family)
+    assert tokenizer.decode(tokenizer.encode_text("a\ud83d\ude00b")) == "a😀b"
+    assert tokenizer.encode_text("a\ufffdb") == tokenizer.encode_text("a\ud800b")
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_recipe_form(folders: dict[tiny.Family, Path], family: tiny.Family) -> None:
+    """The original recipe's prompt is the same text for every family."""
+    assert own(folders, family).encode_prompt("AI是什么？", "recipe").text == "问：AI是什么？\n答："
+
+
+def test_v1_prompts_end_with_gmask_and_sop(folders: dict[tiny.Family, Path]) -> None:
+    """ChatGLM-6B's prompts end with the ids from config.json."""
+    config = tiny.config_of("chatglm")
+    ids = own(folders, "chatglm").encode_prompt("hi", "raw").ids
+    assert (config["gmask_token_id"], config["bos_token_id"]) == ids[-2:]
+
+
+@pytest.mark.parametrize("family", ["chatglm2", "chatglm3"])
+def test_later_prompts_start_with_gmask_and_sop(folders: dict[tiny.Family, Path], family: tiny.Family) -> None:
+    """The later families' special ids follow the last piece."""
+    tokenizer = own(folders, family)
+    pieces = tokenizer.vocab_size - (9 if family == "chatglm3" else 5)
+    assert (pieces + 1, pieces + 3) == tokenizer.encode_prompt("hi", "raw").ids[:2]
+
+
+def test_v1_chat_text(folders: dict[tiny.Family, Path]) -> None:
+    """A first question stays bare; rounds count from 0."""
+    tokenizer = own(folders, "chatglm")
+    assert tokenizer.encode_chat(turns("q")).text == "q"
+    assert tokenizer.encode_chat(turns("a", "b", "c")).text == "[Round 0]\n问：a\n答：b\n[Round 1]\n问：c\n答："
+
+
+def test_v2_chat_text(folders: dict[tiny.Family, Path]) -> None:
+    """Rounds count from 1 and are always written."""
+    tokenizer = own(folders, "chatglm2")
+    assert tokenizer.encode_chat(turns("q")).text == "[Round 1]\n\n问：q\n\n答："
+    expected = "[Round 1]\n\n问：a\n\n答：b\n\n[Round 2]\n\n问：c\n\n答："
+    assert expected == tokenizer.encode_chat(turns("a", "b", "c")).text
+
+
+def test_v3_chat_ids(folders: dict[tiny.Family, Path]) -> None:
+    """Each message is a role id, the ids of a line break, and the ids of its text, encoded apart."""
+    tokenizer = own(folders, "chatglm3")
+    mask = tokenizer.vocab_size - 9
+    system, user, assistant = mask + 5, mask + 6, mask + 7
+    newline = tokenizer.encode_text("\n")
+    expected = [mask + 1, mask + 3, system, *newline, *tokenizer.encode_text("s"), user, *newline]
+    expected += [*tokenizer.encode_text("q"), assistant]
+    messages = [Message("user", "q"), Message("system", "s")]
+    assert tuple(expected) == tokenizer.encode_chat(messages).ids
+
+
+@pytest.mark.parametrize("family", ["chatglm", "chatglm2"])
+def test_a_system_message_leads_where_there_is_no_role_for_it(
+    folders: dict[tiny.Family, Path], family: tiny.Family
+) -> None:
+    """Families without a system role read it in front of the conversation."""
+    tokenizer = own(folders, family)
+    plain = tokenizer.encode_chat(turns("q")).text
+    encoded = tokenizer.encode_chat([Message("system", "Be brief."), *turns("q")])
+    assert encoded.text.startswith("Be brief.\n")
+    assert encoded.text.endswith(plain)
+
+
+def test_stop_ids(folders: dict[tiny.Family, Path]) -> None:
+    """An answer ends at its family's end id; ChatGLM3 also at the next role."""
+    assert {tiny.config_of("chatglm")["eos_token_id"]} == own(folders, "chatglm").stop_ids
+    assert {2} == own(folders, "chatglm2").stop_ids
+    third = own(folders, "chatglm3")
+    assert {2, third.vocab_size - 3, third.vocab_size - 1} == third.stop_ids
+
+
+def test_the_revision_with_image_tokens_shifts_ids(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
+    """In the 150528 revision every text id lies 20000 higher, and image ids decode to nothing."""
+    plain = own(folders, "chatglm")
+    folder = tiny.build_tokenizer(tmp_path / "old", "chatglm")
+    (folder / "tokenizer_config.json").write_text('{"num_image_tokens": 20000}', encoding="utf-8")
+    shifted = load_tokenizer(folder, "chatglm")
+    ids = shifted.encode_text("What is AI?")
+    assert [i + 20000 for i in plain.encode_text("What is AI?")] == ids
+    assert shifted.decode([17, *ids]) == "What is AI?"
+
+
+def test_answers_are_cleaned_as_the_authors_do(folders: dict[tiny.Family, Path]) -> None:
+    """Strip, the training date, and for ChatGLM-6B full-width marks next to Chinese characters."""
+    text = "\n 你好!今天[[训练时间]],ok? yes,no:是;a,b \n"
+    assert own(folders, "chatglm").clean_answer(text) == "你好！今天2023年，ok? yes,no：是；a,b"
+    assert own(folders, "chatglm3").clean_answer(text) == "你好!今天2023年,ok? yes,no:是;a,b"
+
+
+def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
+    """The error names the file that is not there."""
+    with pytest.raises(MissingFile, match=r"ice_text\.model"):
+        load_tokenizer(tmp_path, "chatglm")
+
+
+def test_a_pointer_file_is_named(tmp_path: Path) -> None:
+    """A clone without git-lfs is told from damage."""
+    (tmp_path / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
+    with pytest.raises(LfsPointerFile):
+        load_tokenizer(tmp_path, "chatglm2")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model"])
+def test_a_damaged_tokenizer_is_named(tmp_path: Path, content: bytes) -> None:
+    """Anything else that is no sentencepiece model is called damaged."""
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    with pytest.raises(DamagedFile):
+        load_tokenizer(tmp_path, "chatglm2")
+
+
+def test_a_folder_with_a_chinese_name_works(tmp_path: Path) -> None:
+    """The file is read by Python, so no system's path encoding is in the way."""
+    folder = tiny.build_tokenizer(tmp_path / "张三", "chatglm2")
+    assert load_tokenizer(folder, "chatglm2").decode(load_tokenizer(folder, "chatglm2").encode_text("hi")) == "hi"
+
+
+def test_the_family_is_told_by_names_and_then_by_the_source(tmp_path: Path) -> None:
+    """ChatGLM2 and 3 share a vocabulary: the config's name decides, then the authors' source, read as text."""
+    folder = tiny.build_tokenizer(tmp_path / "model", "chatglm3")
+    assert detect_family(folder)[0] == "chatglm3"
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ConfigError, match="family"):
+        detect_family(folder)
+    (folder / "tokenization_chatglm.py").write_text("role = '<|user|>'; raise SystemExit", encoding="utf-8")
+    assert detect_family(folder)[0] == "chatglm3"
+
+
+def cases_for(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
+    """Return a cases file's content that is right for ``tokenizer``."""
+    encoded = tokenizer.encode_prompt(text, "raw")
+    chat = tokenizer.encode_chat(turns(text))
+    return {
+        "texts": [{"text": text, "input_ids": list(encoded.ids), "decoded": tokenizer.decode(encoded.ids)}],
+        "chats": [{"history": [], "query": text, "prompt": None, "input_ids": list(chat.ids)}],
+    }
+
+
+def test_verify_accepts_right_cases_and_names_wrong_ones(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
+    """A changed id is found, and only the folder's own family is looked at."""
+    tokenizer = own(folders, "chatglm2")
+    cases = {"chatglm2-6b": cases_for(tokenizer, "What is AI?"), "chatglm-6b": {"texts": "wrong"}}
+    file = tmp_path / "cases.json"
+    file.write_text(json.dumps(cases), encoding="utf-8")
+    assert verify_tokenizer(folders["chatglm2"], file).ok
+    cases["chatglm2-6b"]["chats"][0]["input_ids"][3] += 1
+    file.write_text(json.dumps(cases), encoding="utf-8")
+    report = verify_tokenizer(folders["chatglm2"], file)
+    assert (report.texts_ok, report.chats_ok, report.ok) == (True, False, False)
+    assert [failure.what for failure in report.failures] == ["ids"]
+
+
+def test_verify_is_not_satisfied_by_no_cases(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
+    """Nothing checked is nothing proven."""
+    file = tmp_path / "cases.json"
+    file.write_text('{"chatglm3-6b": {"texts": [], "chats": []}}', encoding="utf-8")
+    assert not verify_tokenizer(folders["chatglm3"], file).ok
+
+
+def test_verify_accepts_the_deliberate_difference(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
+    """Where the authors' class makes control ids of typed text, ours passes by reading as typed."""
+    tokenizer = own(folders, "chatglm")
+    cases = cases_for(tokenizer, "hi")
+    config = tiny.config_of("chatglm")
+    theirs = [config["bos_token_id"], config["gmask_token_id"], config["bos_token_id"]]
+    cases["texts"].append({"text": "x<sop>y", "input_ids": theirs, "decoded": "x y"})
+    file = tmp_path / "cases.json"
+    file.write_text(json.dumps({"chatglm-6b": cases}), encoding="utf-8")
+    assert verify_tokenizer(folders["chatglm"], file).failures == ()
+
+
+@pytest.mark.parametrize("name", list(tiny.NAMES.values()))
+def test_recorded_ids_of_the_real_vocabularies(name: str, project_root: Path) -> None:
+    """All recorded texts and chats of the real tokenizers come out exactly."""
+    root = os.environ.get("CHATGLM_TEST_TOKENIZERS")
+    if not root:
+        pytest.skip("set CHATGLM_TEST_TOKENIZERS to a folder with the real tokenizers")
+    report = verify_tokenizer(Path(root) / name, project_root / "tests/golden/tokenizer_cases.json")
+    assert (report.texts, report.failures) == (20, ())
