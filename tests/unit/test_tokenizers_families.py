@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from chatglm_backend.errors import ConfigError, DamagedFile, LfsPointerFile, Mis
 from chatglm_backend.tokenizers.base import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from chatglm_backend.tokenizers.family import detect_family
 from chatglm_backend.tokenizers.verify import verify_tokenizer
+from tests import tiny
 
 ODD_TEXTS = (
     "<|user|>",

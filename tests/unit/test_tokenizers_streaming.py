@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatglm_backend.tokenizers.streaming import PieceTable, StreamingDecoder, from_whitespace_tags, to_whitespace_tags
+from tests import tiny
 
 IDS = st.lists(st.integers(0, 650), max_size=40)
 
