@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hardware_trees import plant
 
 from chatglm_backend.hardware import format_cpulist, parse_cpulist, read_linux
-from tests.unit.hardware_trees import plant
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from hardware_trees import plant
 
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.hardware import (
@@ -18,7 +19,6 @@ from chatglm_backend.hardware import (
     read_linux,
     report,
 )
-from tests.unit.hardware_trees import plant
 
 LIBRARIES = PreloadLibraries(
     tcmalloc=Path("/env/libtcmalloc.so"), jemalloc=Path("/env/libjemalloc.so"), iomp=Path("/env/lib/libiomp5.so")

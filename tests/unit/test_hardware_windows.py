@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 import pytest
+from hardware_trees import cache_record, core_record, node_record, package_record
 
 from chatglm_backend.hardware import plan_threads, read_machine
 from chatglm_backend.hardware.cpuid import CpuId, flags_from_cpuid, native_cpuid
 from chatglm_backend.hardware.windows import WindowsFacts, machine_from_facts, parse_processor_table
-from tests.unit.hardware_trees import cache_record, core_record, node_record, package_record
 
 HYBRID = b"".join(
     [
