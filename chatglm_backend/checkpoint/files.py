@@ -1,0 +1,155 @@
+"""Cheap checks of weight files, and reading JSON, with errors that name the file.
+
+Reads headers only: a few kilobytes of each file. Knows nothing of tensors' meaning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from chatglm_backend.errors import DamagedFile, LfsPointerFile, MissingFile
+
+__all__ = [
+    "HeaderEntry",
+    "check_weight_file",
+    "file_fingerprint",
+    "hash_file",
+    "is_lfs_pointer",
+    "read_json",
+    "read_safetensors_header",
+]
+
+_LFS_START = b"version https://git-lfs.github.com/spec/"
+_MAX_HEADER = 100_000_000
+_SAMPLE = 4096
+_SAMPLES = 16
+
+DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "BOOL": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderEntry:
+    """One tensor in a safetensors file: ``start`` and ``end`` are byte offsets in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether git left a pointer here in place of the file."""
+    with path.open("rb") as file:
+        return file.read(len(_LFS_START)) == _LFS_START
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Read a JSON object. Raises MissingFile, LfsPointerFile or DamagedFile."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise MissingFile(path=path) from None
+    except OSError as error:
+        raise DamagedFile(path=path, reason=error.strerror or "it cannot be read") from error
+    if raw.startswith(_LFS_START):
+        raise LfsPointerFile(path=path)
+    try:
+        value = json.loads(raw.decode("utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError):
+        raise DamagedFile(path=path, reason="it is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise DamagedFile(path=path, reason="it is not a JSON object")
+    return value
+
+
+def check_weight_file(path: Path) -> None:
+    """See from its outside whether a weight file can be whole.
+
+    Raises MissingFile, LfsPointerFile, or DamagedFile for one that is empty or cut short.
+    """
+    if not path.is_file():
+        raise MissingFile(path=path)
+    if path.stat().st_size == 0:
+        raise DamagedFile(path=path, reason="it is empty")
+    if is_lfs_pointer(path):
+        raise LfsPointerFile(path=path)
+    if path.suffix == ".safetensors":
+        read_safetensors_header(path)
+        return
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start == b"PK" and not zipfile.is_zipfile(path):
+        raise DamagedFile(path=path, reason="its end is missing")
+    if start not in (b"PK", b"\x80\x02"):
+        raise DamagedFile(path=path, reason="it is not a PyTorch file")
+
+
+def read_safetensors_header(path: Path) -> dict[str, HeaderEntry]:
+    """Read where each tensor lies. Raises DamagedFile where the header and the file's size disagree."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise DamagedFile(path=path, reason="it is too short")
+        (length,) = struct.unpack("<Q", prefix)
+        if not 2 <= length <= min(_MAX_HEADER, size - 8):
+            raise DamagedFile(path=path, reason="its header is cut off")
+        raw = file.read(length)
+    try:
+        header = json.loads(raw.decode("utf-8"))
+        entries = {name: _header_entry(value, 8 + length) for name, value in header.items() if name != "__metadata__"}
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DamagedFile(path=path, reason="its header cannot be read") from None
+    needed = max((entry.end for entry in entries.values()), default=8 + length)
+    if needed != size:
+        raise DamagedFile(path=path, reason=f"it has {size} bytes instead of {needed}")
+    return entries
+
+
+def _header_entry(value: dict[str, object], base: int) -> HeaderEntry:
+    dtype, shape, offsets = str(value["dtype"]), value["shape"], value["data_offsets"]
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        raise TypeError
+    dims = tuple(int(n) for n in shape)
+    start, end = (int(n) for n in offsets)
+    count = 1
+    for n in dims:
+        count *= n
+    if start < 0 or any(n < 0 for n in dims) or end - start != count * DTYPE_BYTES.get(dtype, -1):
+        raise ValueError
+    return HeaderEntry(dtype, dims, base + start, base + end)
+
+
+def hash_file(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
+    """The SHA-256 of a whole file, in hexadecimal; ``on_bytes`` hears of every piece read."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(4 << 20):
+            digest.update(piece)
+            if on_bytes:
+                on_bytes(len(piece))
+    return digest.hexdigest()
+
+
+def file_fingerprint(path: Path) -> str:
+    """A hash of a weight file's size, start, end and a few blocks between: changes with the file, never with its date.
+
+    The end of a PyTorch file is its table of contents with a checksum of every tensor.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb", buffering=0) as file:
+        digest.update(file.read(64 << 10))
+        for index in range(_SAMPLES):
+            file.seek(size * index // _SAMPLES)
+            digest.update(file.read(_SAMPLE))
+        file.seek(-min(size, 256 << 10), os.SEEK_END)
+        digest.update(file.read())
+    return digest.hexdigest()

@@ -1,0 +1,49 @@
+"""One writer per low-bit checkpoint, across processes. Knows no formats."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from chatglm_backend.checkpoint.progress import check_cancel
+from chatglm_backend.core import CancelToken, Clock, monotonic_clock
+from chatglm_backend.errors import CacheLocked
+
+__all__ = ["LOCK", "writer_lock"]
+
+LOCK = ".lock"
+_POLL_S = 0.2
+
+
+@contextlib.contextmanager
+def writer_lock(
+    folder: Path,
+    *,
+    wait_s: float | None = None,
+    cancel: CancelToken | None = None,
+    name: str = LOCK,
+    clock: Clock = monotonic_clock,
+) -> Iterator[None]:
+    """Hold the folder's lock; the folder is made if need be.
+
+    ``wait_s`` bounds the wait in seconds (``None`` waits until the other process ends; 0 does not wait).
+    Raises CacheLocked, or LoadCancelled while waiting.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / name)
+    started = clock()
+    while True:
+        check_cancel(cancel, folder.name)
+        try:
+            lock.acquire(timeout=0 if wait_s == 0 else _POLL_S)
+            break
+        except filelock.Timeout:
+            if wait_s is not None and clock() - started >= wait_s:
+                raise CacheLocked(path=folder) from None
+    try:
+        yield
+    finally:
+        lock.release()

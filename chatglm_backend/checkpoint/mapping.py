@@ -1,0 +1,124 @@
+"""Safetensors files mapped into memory: tensors without a copy, pages given back after use.
+
+Our own reader, because it maps read-only (so pages are shared between processes and cost no
+commit charge on Windows) and knows where each tensor's pages lie. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chatglm_backend.checkpoint.files import HeaderEntry, read_safetensors_header
+from chatglm_backend.errors import DamagedFile, UnsupportedQuantization
+
+__all__ = ["DTYPES", "MappedTensors", "release_pages", "will_read"]
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "BOOL": torch.bool,
+}
+_MADV_WILLNEED, _MADV_DONTNEED = 3, 4
+
+
+class MappedTensors:
+    """The tensors of one or several safetensors files, read-only (writing to one ends the process).
+
+    A tensor keeps its file mapped for as long as it lives.
+    """
+
+    def __init__(self, files: Mapping[Path, Mapping[str, HeaderEntry]]) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        self._files: dict[str, Path] = {}
+        for path, entries in files.items():
+            buffer = _map(path)
+            for name, entry in entries.items():
+                self._tensors[name] = _view(path, buffer, entry)
+                self._files[name] = path
+
+    @staticmethod
+    def open(*paths: Path) -> MappedTensors:
+        """Map files after checking their headers. Raises DamagedFile."""
+        return MappedTensors({path: read_safetensors_header(path) for path in paths})
+
+    def get(self, name: str) -> Tensor:
+        """The tensor of that name, as stored. Raises KeyError."""
+        return self._tensors[name]
+
+    def names(self) -> frozenset[str]:
+        """The names of all tensors."""
+        return frozenset(self._tensors)
+
+    def file_of(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        return self._files[name]
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all tensors, in bytes."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    def release(self, name: str) -> None:
+        """Give a tensor's pages back to the system; reading it again maps them again."""
+        release_pages(self._tensors[name])
+
+
+def release_pages(tensor: Tensor) -> None:
+    """Drop the resident pages of a tensor that is mapped from a file and was never written to."""
+    _advise(tensor, _MADV_DONTNEED)
+
+
+def will_read(tensor: Tensor) -> None:
+    """Start reading a mapped tensor from disk."""
+    _advise(tensor, _MADV_WILLNEED)
+
+
+def _advise(tensor: Tensor, advice: int) -> None:
+    if not sys.platform.startswith("linux") or tensor.nbytes == 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    page = mmap.PAGESIZE
+    start = tensor.data_ptr() // page * page
+    length = tensor.data_ptr() + tensor.nbytes - start
+    libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), ctypes.c_int(advice))
+
+
+def _map(path: Path) -> ctypes.Array[ctypes.c_ubyte]:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    view = np.frombuffer(mapped, dtype=np.uint8)
+    # torch.frombuffer warns on read-only buffers; a ctypes array at the same address does not carry that mark.
+    buffer = (ctypes.c_ubyte * size).from_address(view.ctypes.data)
+    buffer._owner = view  # type: ignore[attr-defined]  # keeps the mapping alive for as long as any tensor does
+    return buffer
+
+
+def _view(path: Path, buffer: ctypes.Array[ctypes.c_ubyte], entry: HeaderEntry) -> Tensor:
+    dtype = DTYPES.get(entry.dtype)
+    if dtype is None:
+        raise UnsupportedQuantization(path=path, found=entry.dtype)
+    count = 1
+    for n in entry.shape:
+        count *= n
+    if count == 0:
+        return torch.empty(entry.shape, dtype=dtype)
+    if entry.start % dtype.itemsize:
+        raise DamagedFile(path=path, reason="its tensors are not aligned")
+    return torch.frombuffer(buffer, dtype=dtype, count=count, offset=entry.start).view(entry.shape)

@@ -1,0 +1,113 @@
+"""Writing a safetensors file as a stream: header first, then rows in order, hashed on the way.
+
+Never holds more than the piece being written. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from chatglm_backend.checkpoint.manifest import FileRecord
+from chatglm_backend.checkpoint.mapping import DTYPES
+from chatglm_backend.errors import NotEnoughDisk
+
+__all__ = ["Opener", "OutputFile", "StreamWriter", "TensorLayout", "open_for_writing", "tensor_bytes"]
+
+TensorLayout = tuple[torch.dtype, tuple[int, ...]]
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_ALIGNMENT = 64
+
+
+class OutputFile(Protocol):
+    """What the writer needs of a file."""
+
+    def write(self, data: bytes | memoryview, /) -> int: ...  # noqa: D102
+    def flush(self) -> None: ...  # noqa: D102
+    def fileno(self) -> int: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+Opener = Callable[[Path], OutputFile]
+
+
+def open_for_writing(path: Path) -> OutputFile:
+    """Open a new file."""
+    return path.open("xb")
+
+
+def tensor_bytes(layout: TensorLayout) -> int:
+    """The size of a tensor of that dtype and shape, in bytes."""
+    count = layout[0].itemsize
+    for n in layout[1]:
+        count *= n
+    return count
+
+
+class StreamWriter:
+    """One safetensors file. ``write`` takes pieces in the order of ``layout``; ``finish`` makes the file durable."""
+
+    def __init__(self, path: Path, layout: Mapping[str, TensorLayout], opener: Opener = open_for_writing) -> None:
+        self.path = path
+        self._left = sum(tensor_bytes(item) for item in layout.values())
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._file = opener(path)
+        self._put(_header(layout))
+
+    def write(self, piece: Tensor) -> None:
+        """Append a contiguous piece. Raises NotEnoughDisk when the disk is full."""
+        self._left -= piece.nbytes
+        raw = piece.contiguous().view(-1).view(torch.uint8).numpy()
+        self._put(raw.data)
+
+    def finish(self) -> FileRecord:
+        """Flush to disk and close. Raises ValueError when pieces are missing."""
+        if self._left:
+            raise ValueError(f"{self.path.name}: {self._left} bytes were never written")
+        self._guard(self._sync)
+        self._file.close()
+        return FileRecord(self._size, self._digest.hexdigest())
+
+    def close(self) -> None:
+        """Close the file, finished or not."""
+        self._file.close()
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._guard(lambda: self._file.write(data))
+        self._digest.update(data)
+        self._size += len(data)
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _guard(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            missing = self._left / 1e9
+            raise NotEnoughDisk(path=self.path.parent, free_gb=0.0, needed_gb=max(missing, 0.1)) from error
+
+
+def _header(layout: Mapping[str, TensorLayout]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, item in layout.items():
+        end = offset + tensor_bytes(item)
+        entries[name] = {"dtype": _NAMES[item[0]], "shape": list(item[1]), "data_offsets": [offset, end]}
+        offset = end
+    raw = json.dumps(entries, ensure_ascii=False).encode()
+    raw += b" " * (-(len(raw) + 8) % _ALIGNMENT)
+    return struct.pack("<Q", len(raw)) + raw
