@@ -1,0 +1,94 @@
+"""The KV of earlier sequences, kept so that a follow-up only reads what is new.
+
+Only for families whose K/V of a prefix do not depend on what follows. Compares tokens exactly, is
+bounded in bytes, forgets the least recently used. Knows nothing of requests or texts.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from chatglm_backend.models.config import Family
+from chatglm_backend.models.kv_cache import KVCache
+
+
+class PrefixCache:
+    """Keeps copies of KV caches by their token ids. ``reason`` says why it is off; empty when it is on."""
+
+    def __init__(
+        self, family: Family, new_cache: Callable[[int], KVCache], *, max_bytes: int, min_tokens: int = 8
+    ) -> None:
+        self.reason = _off_reason(family, max_bytes)
+        self.nbytes = 0
+        self._new_cache = new_cache
+        self._max_bytes = max_bytes
+        self._min_tokens = min_tokens
+        self._entries: OrderedDict[tuple[int, ...], KVCache] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def fill(self, ids: tuple[int, ...], cache: KVCache) -> int:
+        """Copy the longest known prefix of ``ids`` into the empty ``cache``; the number of tokens copied.
+
+        At least one token is always left to evaluate.
+        """
+        if self.reason:
+            return 0
+        best: tuple[int, ...] | None = None
+        length = 0
+        for known in self._entries:
+            common = common_prefix(known, ids)
+            if common > length:
+                best, length = known, common
+        length = min(length, len(ids) - 1)
+        if best is None or length < self._min_tokens:
+            return 0
+        cache.copy_prefix_from(self._entries[best], length)
+        self._entries.move_to_end(best)
+        return length
+
+    def keep(self, ids: tuple[int, ...], cache: KVCache) -> None:
+        """Remember the K/V of ``ids``, which are the first tokens of ``cache``."""
+        if self.reason or len(ids) < self._min_tokens or cache.bytes_per_token * len(ids) > self._max_bytes:
+            return
+        for known in list(self._entries):
+            common = common_prefix(known, ids)
+            if common == len(ids):
+                self._entries.move_to_end(known)
+                return
+            if common == len(known):
+                self._drop(known)
+        copy = self._new_cache(len(ids))
+        copy.copy_prefix_from(cache, len(ids))
+        self._entries[ids] = copy
+        self.nbytes += copy.nbytes
+        while self.nbytes > self._max_bytes and self._entries:
+            self._drop(next(iter(self._entries)))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self.nbytes = 0
+
+    def _drop(self, ids: tuple[int, ...]) -> None:
+        self.nbytes -= self._entries.pop(ids).nbytes
+
+
+def common_prefix(first: tuple[int, ...], second: tuple[int, ...]) -> int:
+    """How many leading tokens are equal."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _off_reason(family: Family, max_bytes: int) -> str:
+    if family == "chatglm":
+        return "in ChatGLM-6B every prompt token attends to all others, so a longer prompt changes the K/V of its start"
+    return "switched off" if max_bytes <= 0 else ""

@@ -1,0 +1,195 @@
+"""A deterministic model and a byte tokenizer, small enough to count their work."""
+
+from __future__ import annotations
+
+import codecs
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chatglm_backend.core import Message, PromptFormat
+from chatglm_backend.models.base import Feed
+from chatglm_backend.models.config import Family, ModelConfig
+from chatglm_backend.tokenizers.base import EncodedPrompt
+
+VOCAB = 260
+STOP_ID = 256
+
+
+class FakeClock:
+    """Time that passes only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeCache:
+    """Remembers the ids themselves."""
+
+    def __init__(self, capacity: int) -> None:
+        self.ids: list[int] = []
+        self.capacity = capacity
+        self.bytes_per_token = 10
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        return self.capacity * self.bytes_per_token
+
+    def truncate(self, length: int) -> None:
+        assert length <= len(self.ids)
+        del self.ids[length:]
+
+    def copy_prefix_from(self, other: FakeCache, length: int) -> None:
+        assert length <= other.length
+        self.ids = other.ids[:length]
+
+    def append(self, ids: Iterable[int]) -> None:
+        self.ids += ids
+        assert len(self.ids) <= self.capacity
+
+
+class FakePrefill:
+    """``units`` units for any prompt; the last one writes the cache."""
+
+    def __init__(self, model: FakeModel, ids: Sequence[int], cache: FakeCache) -> None:
+        self.total = len(ids)
+        self._model, self._ids, self._cache = model, ids, cache
+        self._units = 0
+
+    @property
+    def done(self) -> int:
+        return self.total * self._units // self._model.units
+
+    @property
+    def logits(self) -> Tensor:
+        assert self._units == self._model.units
+        return self._model.row(self._cache.ids)[None]
+
+    def advance(self) -> bool:
+        self._model.note("unit", self._model.unit_s)
+        if self._model.explode_on in self._ids:
+            raise RuntimeError("boom in a layer")
+        self._units += 1
+        if self._units == self._model.units:
+            self._cache.append(self._ids)
+            return True
+        return False
+
+
+def hash_row(ids: Sequence[int]) -> Tensor:
+    """Logits that depend on every id before; never the stop id unless the hash says so."""
+    generator = torch.Generator()
+    generator.manual_seed(zlib.crc32(repr(list(ids)).encode()))
+    return torch.randn(VOCAB, generator=generator)
+
+
+@dataclass
+class FakeModel:
+    """Counts its work in ``log``; ``script`` replaces the hash by logits of your own."""
+
+    family: Family = "chatglm2"
+    context_limit: int = 256
+    units: int = 4
+    unit_s: float = 0.0
+    decode_s: float = 0.0
+    clock: FakeClock = field(default_factory=FakeClock)
+    row: Callable[[Sequence[int]], Tensor] = hash_row
+    explode_on: int = -1
+    explode_after: int = -1
+    log: list[str] = field(default_factory=list)
+    rows_decoded: int = 0
+    on_work: Callable[[str], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        self.config = ModelConfig(self.family, 2, 8, 1, 1, 8, 8, VOCAB, self.context_limit, 1e-5, (STOP_ID,))
+
+    def note(self, what: str, seconds: float) -> None:
+        self.log.append(what)
+        self.clock.now += seconds
+        self.on_work(what)
+
+    def new_cache(self, capacity: int) -> Any:
+        assert capacity <= self.context_limit
+        return FakeCache(capacity)
+
+    def prefill(self, ids: Sequence[int], cache: Any, *, max_rows: int = 128, logit_rows: int = 1) -> Any:
+        del max_rows, logit_rows
+        return FakePrefill(self, ids, cache)
+
+    def decode(self, feeds: Sequence[Feed]) -> Tensor:
+        self.note(f"decode{len(feeds)}", self.decode_s)
+        rows = []
+        for feed in feeds:
+            cache: Any = feed.cache
+            for token in feed.ids:
+                cache.append([token])
+                if token == self.explode_on and cache.length > self.explode_after >= 0:
+                    raise RuntimeError("boom in a layer")
+                rows.append(self.row(cache.ids))
+        self.rows_decoded += len(rows)
+        return torch.stack(rows)
+
+
+class ByteDecoder:
+    """UTF-8 bytes to text, never half a character."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def add(self, token_id: int) -> str:
+        return self._decoder.decode(bytes([token_id])) if token_id < 256 else ""
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class ByteTokenizer:
+    """Ids 0 to 255 are UTF-8 bytes, 256 ends the answer."""
+
+    family: Family = "chatglm2"
+    stop_ids = frozenset({STOP_ID})
+    vocab_size = VOCAB
+
+    def encode_text(self, text: str) -> list[int]:
+        return list(text.encode("utf-8", "replace"))
+
+    def encode_prompt(self, prompt: str, prompt_format: PromptFormat) -> EncodedPrompt:
+        del prompt_format
+        return EncodedPrompt(tuple(self.encode_text(prompt)), prompt)
+
+    def encode_chat(self, messages: Sequence[Message]) -> EncodedPrompt:
+        text = "".join(f"{m.role}:{m.content}\n" for m in messages)
+        return EncodedPrompt(tuple(self.encode_text(text)), text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        stream = self.stream()
+        return "".join([*map(stream.add, ids), stream.finish()])
+
+    def stream(self) -> Any:
+        return ByteDecoder()
+
+    def clean_answer(self, text: str) -> str:
+        return text
+
+
+def script_row(answer: Sequence[int], prompt_length: int) -> Callable[[Sequence[int]], Tensor]:
+    """Logits whose best token is always the next of ``answer``, then the stop id."""
+
+    def row(ids: Sequence[int]) -> Tensor:
+        place = len(ids) - prompt_length
+        logits = torch.zeros(VOCAB)
+        logits[answer[place] if place < len(answer) else STOP_ID] = 5.0
+        return logits
+
+    return row
