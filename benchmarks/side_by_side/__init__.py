@@ -1,0 +1,1 @@
+"""Ours beside its peers, on one machine, in one run."""
