@@ -8,7 +8,7 @@ Standard library only; imports nothing of ours, so that any room may raise these
     ├── ConfigError            a setting or flag is wrong
     ├── RequestError           this request cannot be served; the next one can
     │   ├── InvalidRequest, ContextLimitExceeded, QueueFull, TooManyRequests
-    │   └── ModelNotReady, EngineFailure
+    │   └── ModelNotReady, EngineFailure, ShuttingDown
     ├── ModelError             no usable model
     │   ├── ModelNotFound, ModelNotCached, HubUnreachable, DownloadFailed
     │   ├── LoadCancelled      the user stopped a download or conversion
@@ -91,6 +91,13 @@ class EngineFailure(RequestError):
 
     code = "engine_failure"
     template = "The engine failed on this request ({reason}). Other requests go on; try again."
+
+
+class ShuttingDown(RequestError):
+    """The program is ending and finishes only what it has begun."""
+
+    code = "shutting_down"
+    template = "The server is shutting down and takes no new requests. Try again once it is back."
 
 
 class ModelError(ChatGLMError):

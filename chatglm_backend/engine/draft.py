@@ -45,7 +45,8 @@ class PromptLookup:
         for length in range(_LONGEST_NGRAM, shortest - 1, -1):
             start = self._index.get(tuple(self._ids[-length:])) if len(self._ids) >= length else None
             if start is not None and size > 0:
-                return tuple(self._ids[start : start + size])
+                period = self._ids[start:]
+                return tuple(period[place % len(period)] for place in range(size))
         return ()
 
     def verdict(self, proposed: int, accepted: int) -> None:

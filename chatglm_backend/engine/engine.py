@@ -53,6 +53,11 @@ class PreparedRequest:
     max_new_tokens: int
     kv_bytes: int
 
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens the prompt has."""
+        return len(self.prompt_ids)
+
 
 class Engine:
     """Makes tokens. All methods but :meth:`encode` and :meth:`prepare` belong to one thread."""
