@@ -1,0 +1,278 @@
+"""Every setting, once: its default, bounds, help text, and where its value came from.
+
+Defaults < TOML file < ``CHATGLM_*`` environment < flags. The terminal and the page read their
+help texts and bounds from :func:`spec`. Knows no model, no page and no HTTP.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from chatglm_backend.core import GenerationParams
+from chatglm_backend.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["AUTO", "SettingSpec", "Settings", "config_file", "load_settings", "spec", "specs"]
+
+AUTO: Literal["auto"] = "auto"
+_PREFIX = "CHATGLM_"
+_ALIASES = {"repo_id_or_model_path": "model", "n_predict": "max_new_tokens"}
+# Variables of ours that are read elsewhere, and those that container systems make up from a service's name.
+_OTHER_VARIABLES = frozenset({"CONFIG", "INT4_LIBRARY"})
+_OTHER_PREFIXES = ("TEST_", "PLANNED_", "LAUNCH_", "LAUNCHER_", "SERVICE_", "PORT_")
+
+Kind = Literal["text", "int", "float", "bool", "int or auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingSpec:
+    """What is known of one setting. ``low`` and ``high`` are inclusive; ``choices`` empty where anything goes."""
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    secret: bool = False
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return _PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """The flag in the terminal."""
+        return "--" + self.name.replace("_", "-")
+
+
+def _setting(
+    default: Any,  # noqa: ANN401 - the field's own annotation says what it is
+    kind: Kind,
+    help_text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    secret: bool = False,
+) -> Any:  # noqa: ANN401
+    details = {"kind": kind, "help": help_text, "low": low, "high": high, "choices": choices, "secret": secret}
+    return field(default=default, repr=not secret, metadata=details)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one run. ``None`` and ``"auto"`` leave the choice to the program."""
+
+    model: str | None = _setting(None, "text", "Model folder, hub id such as THUDM/chatglm-6b, or low-bit folder.")
+    family: str = _setting(
+        AUTO,
+        "text",
+        "Family of the checkpoint, where its folder does not tell.",
+        choices=(AUTO, "chatglm", "chatglm2", "chatglm3"),
+    )
+    revision: str | None = _setting(None, "text", "Branch, tag or commit of a hub model.")
+    cache: str | None = _setting(None, "text", "Folder for low-bit checkpoints (default: the system's cache folder).")
+    data: str | None = _setting(None, "text", "Folder for conversations (default: the system's data folder).")
+    no_cache: bool = _setting(default=False, kind="bool", help_text="Convert in memory and write nothing to disk.")
+    threads: int | str = _setting(
+        AUTO, "int or auto", "Compute threads (auto: one per physical core).", low=1, high=1024
+    )
+    kernel: str = _setting(AUTO, "text", "How INT4 products are computed.", choices=(AUTO, "vnni", "bigdl", "exact"))
+    kv_dtype: str = _setting(
+        "float16", "text", "Number format of the KV cache.", choices=("float16", "bfloat16", "float32")
+    )
+    draft_tokens: int | str = _setting(
+        AUTO, "int or auto", "Tokens guessed from the text so far and checked in one step; 0: off.", low=0, high=64
+    )
+    prefix_cache_mb: int = _setting(
+        512, "int", "Memory for the beginnings of conversations, in MB; 0: off.", low=0, high=1_000_000
+    )
+    max_running: int | str = _setting(
+        AUTO, "int or auto", "Answers made at the same time; the others wait (auto: from memory).", low=1, high=1024
+    )
+    max_new_tokens: int = _setting(32, "int", "Most tokens of an answer.", low=1, high=1_000_000)
+    temperature: float = _setting(0.0, "float", "0: always the likeliest token; higher: freer.", low=0, high=100)
+    top_p: float = _setting(
+        1.0, "float", "Choose among the likeliest tokens with this total probability.", low=0, high=1
+    )
+    top_k: int = _setting(0, "int", "Choose among this many tokens; 0: all.", low=0, high=1_000_000)
+    repetition_penalty: float = _setting(1.0, "float", "Above 1: repeats become less likely.", low=0.01, high=100)
+    seed: int | None = _setting(None, "int", "Makes sampling repeatable.", low=0, high=2**63 - 1)
+    host: str = _setting("127.0.0.1", "text", "Address that the page listens on.")
+    port: int = _setting(7860, "int", "Port that the page listens on.", low=1, high=65535)
+    root_path: str = _setting("", "text", "Path under which a reverse proxy shows the page.")
+    listen: bool = _setting(default=False, kind="bool", help_text="Share on the local network, with an access token.")
+    insecure_listen: bool = _setting(
+        default=False, kind="bool", help_text="Share without any access check: everyone on the network may use it."
+    )
+    auth: str | None = _setting(None, "text", "user:password instead of an access token.", secret=True)
+    token: str | None = _setting(None, "text", "Access token to use instead of a random one.", secret=True)
+    allowed_hosts: str = _setting("", "text", "Further host names to answer to, separated by commas.")
+    tls_cert: str | None = _setting(None, "text", "Certificate file (PEM) for https.")
+    tls_key: str | None = _setting(None, "text", "Key file (PEM) for https.")
+    queue_limit: int = _setting(64, "int", "Most requests that wait.", low=0, high=100_000)
+    visitor_limit: int = _setting(4, "int", "Most requests of one visitor, running or waiting.", low=1, high=100_000)
+    request_timeout: float = _setting(600.0, "float", "Most seconds for one answer; 0: no limit.", low=0, high=86_400)
+    disconnect_grace: float = _setting(
+        10.0, "float", "Seconds that an answer goes on after its page has gone.", low=0, high=3600
+    )
+    drain_seconds: float = _setting(
+        30.0, "float", "Seconds for running answers when the program is asked to end.", low=0, high=3600
+    )
+    history: bool = _setting(default=True, kind="bool", help_text="Keep conversations on this machine's disk.")
+    log_level: str = _setting(
+        "warning", "text", "Least serious log lines shown.", choices=("debug", "info", "warning", "error")
+    )
+    log_format: str = _setting("text", "text", "Form of log lines.", choices=("text", "json"))
+    log_prompts: bool = _setting(default=False, kind="bool", help_text="Write prompts to the log.")
+
+    def sampling(self, **changes: Any) -> GenerationParams:  # noqa: ANN401
+        """Return the generation parameters, with ``changes`` where they are not ``None``."""
+        names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
+        values = {name: getattr(self, name) for name in names}
+        values.update({name: value for name, value in changes.items() if value is not None})
+        return GenerationParams(**values)
+
+
+@lru_cache(maxsize=1)
+def specs() -> Mapping[str, SettingSpec]:
+    """Return all settings by name, in their order."""
+    return {
+        f.name: SettingSpec(
+            name=f.name,
+            kind=f.metadata["kind"],
+            default=None if f.default is MISSING else f.default,
+            help=f.metadata["help"],
+            low=f.metadata["low"],
+            high=f.metadata["high"],
+            choices=f.metadata["choices"],
+            secret=f.metadata["secret"],
+        )
+        for f in fields(Settings)
+    }
+
+
+def spec(name: str) -> SettingSpec:
+    """Return what is known of one setting. Raises KeyError."""
+    return specs()[name]
+
+
+def config_file(environ: Mapping[str, str] | None = None) -> Path:
+    """Return where the TOML file is looked for: ``CHATGLM_CONFIG``, or the system's configuration folder."""
+    environ = os.environ if environ is None else environ
+    given = environ.get(_PREFIX + "CONFIG")
+    if given:
+        return Path(given).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("chatglm-cpu", appauthor=False)) / "config.toml"
+
+
+def load_settings(
+    flags: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None, *, file: Path | None = None
+) -> Settings:
+    """Put the settings together. ``flags`` with ``None`` were not given; a file that is not there is no error.
+
+    Raises :class:`ConfigError`, which names the place of an unknown name or a bad value.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, object] = {}
+    file = file or config_file(environ)
+    for key, value in _read_toml(file).items():
+        values.update([_checked(key, value, f"in {file}")])
+    for variable, text in environ.items():
+        name = variable.removeprefix(_PREFIX)
+        if name == variable or name in _OTHER_VARIABLES or name.startswith(_OTHER_PREFIXES) or not text:
+            continue
+        values.update([_checked(name.lower(), text, f"from {variable}")])
+    for key, value in (flags or {}).items():
+        if value is not None:
+            values.update([_checked(key, value, "from the command line")])
+    return Settings(**cast("dict[str, Any]", values))
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(name="config", value=path, reason=f"it cannot be read ({type(error).__name__})") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(name="config", value=path, reason=f"it is not TOML ({error})") from error
+
+
+def _checked(key: str, value: object, where: str) -> tuple[str, object]:
+    """Return a setting's real name and its value in the right type."""
+    name = key.replace("-", "_")
+    name = _ALIASES.get(name, name)
+    found = specs().get(name)
+    if found is None:
+        import difflib
+
+        near = difflib.get_close_matches(name, [*specs(), *_ALIASES], n=1)
+        hint = f", did you mean {near[0]}" if near else ""
+        raise ConfigError(name=f"{key} ({where})", value="used", reason=f"there is no such setting{hint}")
+    try:
+        return name, _convert(found, value)
+    except ValueError as error:
+        shown = "what was given" if found.secret else repr(value)
+        raise ConfigError(name=f"{name} ({where})", value=shown, reason=str(error)) from error
+
+
+def _convert(found: SettingSpec, value: object) -> object:
+    if found.kind == "bool":
+        return _to_bool(value)
+    if found.kind == "text":
+        if not isinstance(value, str):
+            raise ValueError("it must be text")
+        if found.choices and value not in found.choices:
+            raise ValueError(f"use {', '.join(found.choices[:-1])} or {found.choices[-1]}")
+        return value
+    if found.kind == "int or auto" and value == AUTO:
+        return AUTO
+    return _to_number(found, value)
+
+
+def _to_bool(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if isinstance(value, str) and value.strip().lower() in words:
+        return words[value.strip().lower()]
+    raise ValueError("use true or false")
+
+
+def _to_number(found: SettingSpec, value: object) -> int | float:
+    whole = found.kind != "float"
+    wanted = f"use a {'whole ' if whole else ''}number"
+    if found.low is not None and found.high is not None:
+        wanted += f" from {found.low} to {found.high}"
+    if found.kind == "int or auto":
+        wanted += " or auto"
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(wanted)
+    try:
+        number = int(value) if whole and not isinstance(value, float) else float(value)
+    except ValueError as error:
+        raise ValueError(wanted) from error
+    out_of_bounds = (found.low is not None and number < found.low) or (found.high is not None and number > found.high)
+    if not math.isfinite(number) or out_of_bounds or (whole and isinstance(number, float)):
+        raise ValueError(wanted)
+    return number
