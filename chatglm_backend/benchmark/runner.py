@@ -1,0 +1,169 @@
+"""Runs prompts of chosen lengths through the engine and reads the clock.
+
+The engine is the one that serves pages; only its prompts are made up
+(:mod:`.counted_prompts`) and stop ids are ignored, so that every run makes as many tokens as
+asked for. Knows nothing of files and prints nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from chatglm_backend.benchmark.counted_prompts import CountedPrompts
+from chatglm_backend.benchmark.report import BenchmarkRun
+from chatglm_backend.core import CancelToken, Clock, Completed, GenerationParams, GenerationRequest, TokenEvent
+from chatglm_backend.core import monotonic_clock as _monotonic_clock
+from chatglm_backend.engine.engine import Engine, EngineOptions
+from chatglm_backend.errors import RequestError
+from chatglm_backend.models.base import ChatModel
+
+__all__ = ["BenchmarkPlan", "Machine", "run_plan", "run_prompts"]
+
+_UNBOUNDED = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkPlan:
+    """What to measure: every prompt length with every batch size, ``repeats`` times, the median kept."""
+
+    prompt_tokens: tuple[int, ...] = (32, 128, 512)
+    new_tokens: int = 32
+    batches: tuple[int, ...] = (1,)
+    draft_tokens: int = 0
+    repeats: int = 3
+    warm_up: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the runs' figures are to be read with; ``weight_bytes`` are the INT4 bytes read per token."""
+
+    model: str
+    kernel: str
+    threads: int
+    weight_bytes: int
+    bandwidth: Callable[[], float]
+
+
+def run_plan(
+    model: ChatModel,
+    plan: BenchmarkPlan,
+    machine: Machine,
+    *,
+    progress: Callable[[BenchmarkRun], None] | None = None,
+    cancel: CancelToken | None = None,
+    clock: Clock = _monotonic_clock,
+) -> tuple[BenchmarkRun, ...]:
+    """Return one entry per prompt length × batch, in order; fewer when cancelled. Raises RequestError."""
+    options = EngineOptions(
+        draft_tokens=plan.draft_tokens, prefix_cache_bytes=0, prefill_share=_UNBOUNDED, prefill_units_per_step=1 << 30
+    )
+    engine = Engine(model, CountedPrompts(model.config), options, clock=clock)
+    token = cancel or CancelToken()
+    if plan.warm_up:
+        run_prompts(engine, [f"{min(plan.prompt_tokens)}/0"], 4, token, clock)
+    found: list[BenchmarkRun] = []
+    for length in plan.prompt_tokens:
+        for batch in plan.batches:
+            bandwidth = machine.bandwidth()
+            measured = []
+            for repeat in range(plan.repeats):
+                prompts = [f"{length}/{1 + repeat * batch + i}" for i in range(batch)]
+                measured.append(run_prompts(engine, prompts, plan.new_tokens, token, clock))
+                if token.cancelled:
+                    return tuple(found)
+            run = _entry(length, batch, plan, machine, bandwidth, measured)
+            if progress is not None:
+                progress(run)
+            found.append(run)
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """One batch: seconds to the first token of the first prompt, and the time of every step that all took part in."""
+
+    ttft_s: float
+    prefill_tok_s: float
+    decode_tok_s: float
+    itl_s: tuple[float, ...]
+    draft_tokens: int
+    accepted_draft_tokens: int
+
+
+def run_prompts(
+    engine: Engine, prompts: Sequence[str], new_tokens: int, cancel: CancelToken, clock: Clock
+) -> _Measured:
+    """Read all prompts, then decode them together. Raises RequestError."""
+    began = clock()
+    params = GenerationParams(max_new_tokens=new_tokens)
+    running = [
+        engine.start(
+            GenerationRequest(
+                f"benchmark-{i}", prompt=prompt, prompt_format="raw", params=params, ignore_stop_ids=True
+            ),
+            cancel,
+            began,
+        )
+        for i, prompt in enumerate(prompts)
+    ]
+    stamps: dict[int, list[float]] = {id(sequence): [] for sequence in running}
+    done: dict[int, Completed] = {}
+    while len(done) < len(running):
+        results = engine.step()
+        now = clock()
+        for sequence, result in results:
+            if isinstance(result, RequestError):
+                raise result
+            if isinstance(result, TokenEvent):
+                stamps[id(sequence)].append(now)
+            elif isinstance(result, Completed):
+                done[id(sequence)] = result
+    first = done[id(running[0])]
+    all_writing = max((s[0] for s in stamps.values() if s), default=began)
+    first_ended = min((s[-1] for s in stamps.values() if s), default=began)
+    shared = [[t for t in s if all_writing <= t <= first_ended] for s in stamps.values()]
+    window = first_ended - all_writing
+    count = sum(len(s) - 1 for s in shared if s)
+    gaps = tuple(b - a for s in shared for a, b in pairwise(s))
+    return _Measured(
+        ttft_s=first.timing.ttft_s or 0.0,
+        prefill_tok_s=first.timing.prefill_tok_s or 0.0,
+        decode_tok_s=count / window if window > 0 else 0.0,
+        itl_s=gaps,
+        draft_tokens=sum(c.usage.draft_tokens for c in done.values()),
+        accepted_draft_tokens=sum(c.usage.accepted_draft_tokens for c in done.values()),
+    )
+
+
+def _entry(
+    length: int,
+    batch: int,
+    plan: BenchmarkPlan,
+    machine: Machine,
+    bandwidth: float,
+    measured: Sequence[_Measured],
+) -> BenchmarkRun:
+    decode = statistics.median(m.decode_tok_s for m in measured)
+    gaps = sorted(1000 * gap for m in measured for gap in m.itl_s) or [0.0]
+    share = machine.weight_bytes * decode / (bandwidth * 1e9) if batch == 1 and bandwidth > 0 else None
+    return BenchmarkRun(
+        model=machine.model,
+        prompt_tokens=length,
+        new_tokens=plan.new_tokens,
+        batch=batch,
+        ttft_s=statistics.median(m.ttft_s for m in measured),
+        prefill_tok_s=statistics.median(m.prefill_tok_s for m in measured),
+        decode_tok_s=decode,
+        itl_p50_ms=gaps[len(gaps) // 2],
+        itl_p95_ms=gaps[min(len(gaps) - 1, int(len(gaps) * 0.95))],
+        kernel=machine.kernel,
+        threads=machine.threads,
+        read_bandwidth_gb_s=bandwidth,
+        bandwidth_share=share,
+        draft_tokens=sum(m.draft_tokens for m in measured),
+        accepted_draft_tokens=sum(m.accepted_draft_tokens for m in measured),
+    )
