@@ -19,7 +19,11 @@ def held_out(a: int, operator: str, b: int) -> bool:
     held out (never a square): a product cannot be inferred, but its mirror image can.
     """
     if operator == "*":
-        return a != b and _percent(f"{min(a, b)}*{max(a, b)}") < 50 and (a > b) == (_percent(f"o{min(a, b)}{max(a, b)}") < 50)
+        return (
+            a != b
+            and _percent(f"{min(a, b)}*{max(a, b)}") < 50
+            and (a > b) == (_percent(f"o{min(a, b)}{max(a, b)}") < 50)
+        )
     if operator == "+":
         a, b = min(a, b), max(a, b)
     return _percent(f"{a}{operator}{b}") < HELD_OUT_PERCENT

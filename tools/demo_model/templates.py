@@ -1,0 +1,95 @@
+"""The question forms used for training, and the fixed sentences. Evaluation uses other forms on purpose."""
+
+from __future__ import annotations
+
+REFUSAL = {
+    "zh": "抱歉，我只是一个小型演示模型，不知道怎么回答。想得到更好的回答，请加载ChatGLM-6B："
+    "python -m chatglm_backend download --model THUDM/chatglm-6b",
+    "en": "Sorry, I am only a small demonstration model and do not know that. For better answers, load ChatGLM-6B: "
+    "python -m chatglm_backend download --model THUDM/chatglm-6b",
+}
+NO_NAME = {"zh": "你还没有告诉我你的名字。", "en": "You have not told me your name yet."}
+
+TERM = {
+    "zh": "{t}是什么|什么是{t}|请解释{t}|请解释一下{t}|解释一下{t}|解释{t}|介绍{t}|介绍一下{t}|请介绍{t}|{t}是什么意思|"
+    "{t}的意思是什么|说说{t}|谈谈{t}|讲讲{t}|告诉我{t}是什么|你知道{t}吗|你知道什么是{t}吗|能解释一下{t}吗|我想了解{t}|"
+    "{t}是啥|啥是{t}|给我讲讲{t}|{t}|{t}指什么|如何理解{t}|{t}的定义|{t}的定义是什么|请用一句话解释{t}|什么叫做{t}|"
+    "{t}到底是什么|能告诉我{t}是什么吗|我不懂{t}|请问{t}是什么|请问什么是{t}|关于{t}|{t}是怎么回事|你了解{t}吗|"
+    "我想知道什么是{t}|可以讲一下{t}吗|请说明{t}的含义",
+    "en": "What is {t}?|What's {t}?|Explain {t}|Please explain {t}|Tell me about {t}|Define {t}|Can you explain {t}?|"
+    "What does {t} mean?|Describe {t}|Could you tell me what {t} is?|Do you know what {t} is?|I want to know about {t}|"
+    "What do you know about {t}?|{t}|Tell me what {t} is|Explain {t} to me|Give me a definition of {t}|"
+    "I do not understand {t}|What exactly is {t}?|What is the meaning of {t}?|Please tell me about {t}|"
+    "In one sentence, what is {t}?|What is {t} about?|What are {t}?|Please describe {t}|What is meant by {t}?|"
+    "Can you tell me what {t} is?|How would you explain {t}?|Teach me about {t}|I have a question about {t}",
+}
+WRAP = {
+    "zh": "{q}|{q}|请问{q}|你好，{q}|我想问一下，{q}|请告诉我，{q}|想问问{q}|嗨，{q}|麻烦问一下，{q}",
+    "en": "{q}|{q}|Please tell me: {q}|Hello, {q}|Excuse me, {q}|Can you tell me: {q}|I would like to know: {q}|"
+    "Hi, {q}|I have a question: {q}",
+}
+CAPITAL = {
+    "zh": "{c}的首都是哪里|{c}的首都是什么|{c}首都是哪里|{c}的首都在哪里|{c}的首都|{c}首都|请问{c}的首都是哪里|告诉我{c}的首都|"
+    "{c}的首都是哪个城市|哪个城市是{c}的首都|你知道{c}的首都吗|{c}的首都叫什么|我想知道{c}的首都",
+    "en": "What is the capital of {c}?|What's the capital of {c}?|capital of {c}|Tell me the capital of {c}|"
+    "Which city is the capital of {c}?|What is {c}'s capital?|Name the capital of {c}|The capital of {c}?|"
+    "Do you know the capital of {c}?|I want to know the capital of {c}|What is the capital city of {c}?",
+}
+CAPITAL_OF = {
+    "zh": "{k}是哪个国家的首都|{k}是哪国的首都|哪个国家的首都是{k}",
+    "en": "{k} is the capital of which country?|Which country has the capital {k}?|Of which country is {k} the capital?",
+}
+CAPITAL_ANSWER = {"zh": "{c}的首都是{k}。", "en": "The capital of {c} is {k}."}
+TO_ENGLISH = {
+    "zh": "“{z}”用英语怎么说|{z}的英文是什么|{z}用英文怎么说|把{z}翻译成英文|{z}的英语|{z}英语怎么说|请把“{z}”翻译成英语|"
+    "“{z}”的英文|翻译成英文：{z}|{z}的英语是什么|{z}的英文怎么说",
+    "en": "What does {z} mean?|Translate {z} into English|What is {z} in English?|How do you say {z} in English?|"
+    "{z} in English|Translate to English: {z}|What is the English word for {z}?",
+}
+TO_CHINESE = {
+    "zh": "{e}是什么意思|{e}用中文怎么说|把{e}翻译成中文|{e}的中文是什么|{e}的意思是什么|“{e}”的中文|翻译成中文：{e}|"
+    "{e}中文怎么说|请把{e}翻译成中文",
+    "en": "How do you say {e} in Chinese?|What is {e} in Chinese?|Translate {e} into Chinese|Translate {e} to Chinese|"
+    "What is the Chinese word for {e}?|{e} in Chinese|What is the Chinese for {e}?|Translate to Chinese: {e}",
+}
+TO_ENGLISH_ANSWER = {"zh": "{z}的英文是{e}。", "en": "{z} means {e} in English."}
+TO_CHINESE_ANSWER = {"zh": "{e}的中文是{z}。", "en": "{e} in Chinese is {z}."}
+SUM = {
+    "zh": "{s}等于多少|{s}等于几|{s}=|{s}=?|计算{s}|{s}是多少|算一下{s}|请计算{s}|{s}|{s}的结果是多少|请问{s}等于多少|{s}等于",
+    "en": "What is {s}?|Calculate {s}|{s}|{s} =|{s} = ?|How much is {s}?|What's {s}?|Compute {s}|Please calculate {s}|Solve {s}",
+}
+OPERATORS = {
+    "zh": {"+": "+|+|加|加上", "-": "-|-|减|减去", "*": "×|*|乘|乘以|x"},
+    "en": {"+": " + | + | plus |+", "-": " - | - | minus |-", "*": " × | * | times |*|x"},
+}
+MORE = {"zh": "那{x}呢|{x}呢|那么{x}呢", "en": "What about {x}?|And {x}?|How about {x}?"}
+IN_OTHER = {
+    (
+        "zh",
+        "en",
+    ): "用英文怎么说|英文呢|用英语回答|请用英文说|翻译成英文|用英语怎么说|英语怎么说|请用英文回答|And in English?|In English please",
+    (
+        "en",
+        "zh",
+    ): "And in Chinese?|In Chinese please|Say that in Chinese|What is that in Chinese?|Translate it into Chinese|"
+    "Can you say that in Chinese?|用中文怎么说|中文呢|请用中文回答",
+    ("en", "en"): "And in English?|Say it in English",
+    ("zh", "zh"): "用中文怎么说|请用中文说",
+}
+NAME_IS = {
+    "zh": "我叫{n}|我的名字是{n}|我是{n}|你好，我叫{n}|大家都叫我{n}|你可以叫我{n}|你好，我是{n}|我的名字叫{n}|叫我{n}就好",
+    "en": "My name is {n}|I am {n}|I'm {n}|Call me {n}|Hello, my name is {n}|Hi, I am {n}|Hi, I'm {n}|You can call me {n}|"
+    "My friends call me {n}",
+}
+NAME_HELLO = {"zh": "你好，{n}！很高兴认识你。", "en": "Hello, {n}! Nice to meet you."}
+NAME_ASK = {
+    "zh": "我叫什么名字|我叫什么|我是谁|你知道我的名字吗|你还记得我的名字吗|我的名字是什么|你记得我叫什么吗|我叫啥|请说出我的名字",
+    "en": "What is my name?|What's my name?|Who am I?|Do you remember my name?|Do you know my name?|Tell me my name|"
+    "What am I called?|Say my name",
+}
+NAME_ANSWER = {"zh": "你叫{n}。", "en": "Your name is {n}."}
+
+
+def forms(table: dict[str, str], language: str) -> list[str]:
+    """The forms of a table in one language."""
+    return table[language].split("|")
