@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from chatglm_backend.core import CancelToken, Event, GenerationRequest
 from chatglm_backend.errors import RequestError
@@ -23,14 +23,17 @@ class Prepared(Protocol):
         ...
 
 
-class EnginePort(Protocol):
+P = TypeVar("P", bound=Prepared)
+
+
+class EnginePort(Protocol[P]):
     """The engine as the worker drives it. ``prepare`` is safe from any thread, the rest belongs to one."""
 
-    def prepare(self, request: GenerationRequest) -> Prepared:
+    def prepare(self, request: GenerationRequest) -> P:
         """Encode and measure; raises a RequestError for what cannot be served."""
         ...
 
-    def start(self, request: GenerationRequest, cancel: CancelToken, submitted_at: float, prepared: Any) -> Hashable:
+    def start(self, request: GenerationRequest, cancel: CancelToken, submitted_at: float, prepared: P) -> Hashable:
         """Take a request in and name it by a handle; ``prepared`` is what ``prepare`` gave."""
         ...
 

@@ -156,10 +156,7 @@ class Ticket:
             self._changed.notify_all()
             listeners = list(self._listeners)
         for listener in listeners:
-            try:
-                listener()
-            except RuntimeError:  # its event loop is closed: nobody reads there any more
-                self._forget(listener)
+            self._tell(listener)
 
     def check_reader(self) -> None:
         """Cancel when the deadline has passed or nobody has read for longer than the grace period."""
@@ -198,6 +195,12 @@ class Ticket:
         try:
             yield
         finally:
+            self._forget(listener)
+
+    def _tell(self, listener: Callable[[], None]) -> None:
+        try:
+            listener()
+        except RuntimeError:  # its event loop is closed: nobody reads there any more
             self._forget(listener)
 
     def _forget(self, listener: Callable[[], None]) -> None:

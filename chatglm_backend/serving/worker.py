@@ -1,0 +1,314 @@
+"""One thread owns the engine; everybody else holds tickets.
+
+Admits waiting requests fairly and by memory, steps the engine, hands events to tickets, and
+counts. Knows the engine through a protocol; nothing of models, HTTP or pages.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic
+
+from chatglm_backend.core import (
+    Clock,
+    Completed,
+    Event,
+    GenerationRequest,
+    Queued,
+    Timing,
+    TokenEvent,
+    Usage,
+    monotonic_clock,
+)
+from chatglm_backend.errors import EngineFailure, InvalidRequest, RequestError, ShuttingDown, TooManyRequests
+from chatglm_backend.serving.fair_queue import FairQueue
+from chatglm_backend.serving.metrics import Metrics, MetricsSnapshot
+from chatglm_backend.serving.ports import EnginePort, P
+from chatglm_backend.serving.ticket import Ticket
+
+__all__ = ["Worker", "WorkerOptions"]
+
+_log = logging.getLogger(__name__)
+
+_HOUSEKEEPING_S = 0.5
+_FINISHED_KEPT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """Limits. ``kv_budget_bytes`` ``None`` leaves memory out of admission; one request may always run."""
+
+    max_running: int = 4
+    kv_budget_bytes: int | None = None
+    queue_limit: int = 64
+    session_limit: int = 4
+
+
+@dataclass(eq=False, slots=True)
+class _Job(Generic[P]):
+    """A ticket with what the worker needs to know of it; compared by identity."""
+
+    ticket: Ticket
+    prepared: P
+    told_position: int = 0
+    last_token_at: float | None = None
+
+
+class Worker(Generic[P]):
+    """Thread-safe, but for the engine, which only the worker's own thread touches. Starts at once."""
+
+    def __init__(
+        self, engine: EnginePort[P], options: WorkerOptions | None = None, *, clock: Clock = monotonic_clock
+    ) -> None:
+        self.options = options or WorkerOptions()
+        self._engine = engine
+        self._clock = clock
+        self._wake = threading.Condition()
+        self._queue: FairQueue[_Job[P]] = FairQueue(self.options.queue_limit)
+        self._running: dict[Hashable, _Job[P]] = {}
+        self._active: dict[str, Ticket] = {}
+        self._finished: OrderedDict[str, Ticket] = OrderedDict()
+        self._metrics = Metrics()
+        self._closing = False
+        self._crashed = False
+        self._poked = False
+        self._thread = self._start_thread()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the thread is alive and takes requests."""
+        return not self._crashed and not self._closing and self._thread.is_alive()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody runs and nobody waits."""
+        with self._wake:
+            return not self._active
+
+    def submit(
+        self, request: GenerationRequest, *, disconnect_grace_s: float | None = None, timeout_s: float | None = None
+    ) -> Ticket:
+        """Take a request in line. With ``disconnect_grace_s`` it is cancelled when nobody reads for so long.
+
+        Raises ContextLimitExceeded, QueueFull, TooManyRequests, InvalidRequest (an id in use), ShuttingDown
+        or EngineFailure (the worker has died).
+        """
+        try:
+            self._refuse_when_gone()
+            prepared = self._engine.prepare(request)  # encoding is slow, and needs no lock
+            ticket = Ticket(
+                request,
+                disconnect_grace_s=disconnect_grace_s,
+                timeout_s=timeout_s,
+                wake=self._poke,
+                clock=self._clock,
+            )
+            with self._wake:
+                self._refuse_when_gone()
+                self._check_limits(request)
+                self._queue.push(request.session_id, _Job(ticket, prepared))
+                self._active[request.request_id] = ticket
+                self._metrics.accepted += 1
+        except RequestError as error:
+            with self._wake:
+                self._metrics.refused[error.code] += 1
+            raise
+        self._poke()
+        return ticket
+
+    def find(self, request_id: str) -> Ticket | None:
+        """A ticket in work, or one of the last that ended."""
+        with self._wake:
+            return self._active.get(request_id) or self._finished.get(request_id)
+
+    def metrics(self) -> MetricsSnapshot:
+        """Counters and histograms of this moment."""
+        with self._wake:
+            return self._metrics.snapshot(
+                running=len(self._running), waiting=len(self._queue), kv_reserved_bytes=self._reserved()
+            )
+
+    def close(self, drain_s: float = 0.0) -> None:
+        """Take nothing new, give what is accepted ``drain_s`` to end, cancel the rest, end the thread."""
+        with self._wake:
+            self._closing = True
+            self._poked = True
+            self._wake.notify_all()
+            self._wake.wait_for(lambda: not self._active or self._crashed, drain_s)
+            left = list(self._active.values())
+        for ticket in left:
+            ticket.cancel()
+        self._poke()
+        self._thread.join()
+
+    def restart(self, engine: EnginePort[P] | None = None) -> None:
+        """Begin anew after a crash, with the same engine emptied or another one. Does nothing while healthy."""
+        if self.healthy or self._closing:
+            return
+        self._thread.join()
+        if engine is not None:
+            self._engine = engine
+        self._engine.abandon_all()
+        with self._wake:
+            self._crashed = False
+            self._thread = self._start_thread()
+
+    def _start_thread(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        thread.start()
+        return thread
+
+    def _refuse_when_gone(self) -> None:
+        if self._closing:
+            raise ShuttingDown
+        if not self.healthy:
+            raise EngineFailure(reason="the worker has stopped")
+
+    def _check_limits(self, request: GenerationRequest) -> None:
+        if request.request_id in self._active:
+            raise InvalidRequest(field="request_id", value=request.request_id, reason="it is in use")
+        mine = sum(ticket.request.session_id == request.session_id for ticket in self._active.values())
+        if mine >= self.options.session_limit:
+            raise TooManyRequests(limit=self.options.session_limit)
+
+    def _poke(self) -> None:
+        with self._wake:
+            self._poked = True
+            self._wake.notify_all()
+
+    def _run(self) -> None:
+        reason = "the worker thread ended"
+        try:
+            while self._wait_for_work():
+                self._turn()
+        except Exception as error:
+            _log.exception("the engine failed")
+            reason = type(error).__name__
+        finally:
+            # Also reached when the thread is ended from outside: nobody may wait for ever.
+            if self._active or not self._closing:
+                self._crash(reason)
+
+    def _wait_for_work(self) -> bool:
+        """Sleep until there is something to do; False when the worker is to end."""
+        with self._wake:
+            if not self._running and not self._poked:
+                self._wake.wait(_HOUSEKEEPING_S if self._active else None)
+            self._poked = False
+            return bool(self._active) or not self._closing
+
+    def _turn(self) -> None:
+        """Housekeeping, admission, one step."""
+        for ticket in self._tickets():
+            ticket.check_reader()
+        self._drop_cancelled()
+        while (job := self._next_job()) is not None:
+            self._start(job)
+        self._tell_positions()
+        if self._running:
+            for handle, result in self._engine.step():
+                self._deliver(handle, result)
+
+    def _tickets(self) -> list[Ticket]:
+        with self._wake:
+            return list(self._active.values())
+
+    def _drop_cancelled(self) -> None:
+        with self._wake:
+            gone = [job for job in self._queue.order() if job.ticket.cancel_token.cancelled]
+            for job in gone:
+                self._queue.remove(job.ticket.request.session_id, job)
+        for job in gone:
+            waited = self._clock() - job.ticket.submitted_at
+            usage = Usage(prompt_tokens=job.prepared.prompt_tokens, completion_tokens=0)
+            timing = Timing(queue_wait_s=waited, total_s=waited)
+            self._end(job, Completed(job.ticket.cancel_token.reason, usage, timing))
+
+    def _next_job(self) -> _Job[P] | None:
+        with self._wake:
+            job = self._queue.peek()
+            if job is None or len(self._running) >= self.options.max_running:
+                return None
+            budget = self.options.kv_budget_bytes
+            if self._running and budget is not None and self._reserved() + job.prepared.kv_bytes > budget:
+                return None  # it waits for memory, and nobody overtakes it
+            return self._queue.pop()
+
+    def _start(self, job: _Job[P]) -> None:
+        ticket = job.ticket
+        try:
+            handle = self._engine.start(ticket.request, ticket.cancel_token, ticket.submitted_at, job.prepared)
+        except RequestError as error:
+            self._end(job, error)
+        except Exception as error:
+            _log.exception("request %s could not start", ticket.request_id)
+            self._end(job, EngineFailure(reason=type(error).__name__))
+        else:
+            with self._wake:
+                self._running[handle] = job
+
+    def _tell_positions(self) -> None:
+        with self._wake:
+            waiting = self._queue.order()
+            mean = self._metrics.mean_running_s
+            slots = max(1, len(self._running))
+        for position, job in enumerate(waiting, start=1):
+            if job.told_position != position:
+                job.told_position = position
+                eta = None if mean is None else position * mean / slots
+                job.ticket.publish(Queued(position, eta))
+
+    def _deliver(self, handle: Hashable, result: Event | RequestError) -> None:
+        job = self._running.get(handle)
+        if job is None:
+            return
+        if isinstance(result, (Completed, RequestError)):
+            with self._wake:
+                del self._running[handle]
+            self._end(job, result)
+            return
+        if isinstance(result, TokenEvent):
+            now = self._clock()
+            if job.last_token_at is not None:
+                with self._wake:
+                    self._metrics.itl_s.observe(now - job.last_token_at)
+            job.last_token_at = now
+        job.ticket.publish(result)
+
+    def _end(self, job: _Job[P], result: Completed | RequestError) -> None:
+        """Count and tell the end of a request that is neither running nor waiting any more."""
+        with self._wake:
+            if isinstance(result, Completed):
+                self._metrics.completed(result)
+            else:
+                self._metrics.failed[result.code] += 1
+            self._active.pop(job.ticket.request_id, None)
+            self._finished[job.ticket.request_id] = job.ticket
+            while len(self._finished) > _FINISHED_KEPT:
+                self._finished.popitem(last=False)
+            self._wake.notify_all()
+        job.ticket.publish(result)
+
+    def _crash(self, reason: str) -> None:
+        with self._wake:
+            self._crashed = True
+            jobs = [*self._running.values(), *self._queue.order()]
+            self._running.clear()
+            while len(self._queue):
+                self._queue.pop()
+            orphans = [t for t in self._active.values() if all(job.ticket is not t for job in jobs)]
+        for job in jobs:
+            self._end(job, EngineFailure(reason=reason))
+        for ticket in orphans:  # it was between the queue and the engine
+            with self._wake:
+                self._active.pop(ticket.request_id, None)
+            ticket.publish(EngineFailure(reason=reason))
+        with self._wake:
+            self._wake.notify_all()
+
+    def _reserved(self) -> int:
+        return sum(job.prepared.kv_bytes for job in self._running.values())
