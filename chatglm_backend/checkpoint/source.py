@@ -26,7 +26,15 @@ from chatglm_backend.errors import (
 )
 from chatglm_backend.models.config import Family, ModelConfig, family_named_in
 
-__all__ = ["CheckpointFolder", "CheckpointFormat", "fingerprint", "inspect_folder", "tokenizer_files", "weight_files"]
+__all__ = [
+    "CheckpointFolder",
+    "CheckpointFormat",
+    "fingerprint",
+    "has_complete_weights",
+    "inspect_folder",
+    "tokenizer_files",
+    "weight_files",
+]
 
 CheckpointFormat = Literal["bin", "safetensors", "lowbit"]
 
@@ -74,6 +82,19 @@ def inspect_folder(path: Path, *, family: Family | None = None, name: str | None
     kind = "THUDM's 4-bit form" if quantized else "full precision"
     reason = f"{chosen}: {why}; {len(files)} {weight_format} file(s), {kind}{note}"
     return CheckpointFolder(path, name or path.resolve().name, chosen, config, weight_format, quantized, reason)
+
+
+def has_complete_weights(path: Path) -> bool:
+    """Whether config and one set of weight files are all there, for a folder that a download may still fill.
+
+    Raises LfsPointerFile or DamagedFile for files that are there and wrong.
+    """
+    try:
+        read_json(path / "config.json")
+        _weights(path)
+    except MissingFile:
+        return False
+    return True
 
 
 def weight_files(folder: CheckpointFolder) -> tuple[Path, ...]:

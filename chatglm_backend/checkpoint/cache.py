@@ -1,0 +1,112 @@
+"""What is kept on this machine, how large it is, and how to delete it.
+
+Covers our converted checkpoints and the hub's downloads of the three families. Loads no tensor.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from chatglm_backend.checkpoint.lock import writer_lock
+from chatglm_backend.checkpoint.manifest import MANIFEST, Manifest, read_manifest
+from chatglm_backend.checkpoint.places import cache_root, canonical, hub_cache, low_bit_root, slug
+from chatglm_backend.errors import CacheLocked, CheckpointError, MissingFile, ModelNotFound
+from chatglm_backend.models.config import Family, family_named_in
+
+__all__ = ["CacheEntry", "delete_cached", "find_low_bit", "list_cache", "low_bit_folder"]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """One thing in a cache. ``name`` is what ``delete_cached`` takes; ``nbytes`` counts all its files, in bytes."""
+
+    name: str
+    model: str
+    kind: Literal["low-bit", "download"]
+    path: Path
+    nbytes: int
+    family: Family | None
+    complete: bool
+
+
+def low_bit_folder(root: Path, name: str, fingerprint: str) -> Path:
+    """Where the conversion of a source lies: one folder for each model name and content."""
+    return low_bit_root(root) / f"{slug(canonical(name))}-{fingerprint[:8]}"
+
+
+def find_low_bit(root: Path, name: str, *, family: Family | None = None) -> Path | None:
+    """The newest converted checkpoint of a hub model, whether or not its source is still here."""
+    found: list[tuple[float, Path]] = []
+    for folder in _folders(low_bit_root(root)):
+        manifest = _manifest(folder)
+        if manifest and canonical(manifest.name) == canonical(name) and family in (None, manifest.family):
+            found.append(((folder / MANIFEST).stat().st_mtime, folder))
+    return max(found)[1] if found else None
+
+
+def list_cache(env: Mapping[str, str] = os.environ) -> tuple[CacheEntry, ...]:
+    """Everything kept, converted checkpoints first."""
+    return (*_low_bit_entries(cache_root(env)), *_hub_entries(hub_cache(env)))
+
+
+def delete_cached(name: str, env: Mapping[str, str] = os.environ) -> CacheEntry:
+    """Delete one entry of :func:`list_cache`, by its name, and return what was deleted.
+
+    Raises ModelNotFound, and CacheLocked while another process writes it.
+    """
+    entry = next((entry for entry in list_cache(env) if entry.name == name), None)
+    if entry is None:
+        raise ModelNotFound(path=name)
+    if entry.kind == "low-bit":
+        with writer_lock(entry.path, wait_s=0):
+            # The manifest goes first: a deletion cut short leaves nothing that looks whole.
+            (entry.path / MANIFEST).unlink(missing_ok=True)
+    try:
+        shutil.rmtree(entry.path)
+    except PermissionError as error:
+        raise CacheLocked(path=entry.path) from error
+    return entry
+
+
+def _low_bit_entries(root: Path) -> list[CacheEntry]:
+    entries = []
+    for folder in _folders(low_bit_root(root)):
+        manifest = _manifest(folder)
+        model = manifest.name if manifest else folder.name
+        family = manifest.family if manifest else None
+        size = _size(folder)
+        entries.append(CacheEntry(folder.name, model, "low-bit", folder, size, family, manifest is not None))
+    return entries
+
+
+def _hub_entries(cache: Path) -> list[CacheEntry]:
+    entries = []
+    for folder in _folders(cache):
+        owner, _, name = folder.name.removeprefix("models--").partition("--")
+        family = family_named_in(name)
+        if not folder.name.startswith("models--") or family is None:
+            continue
+        complete = not any(folder.glob("blobs/*.incomplete"))
+        model = f"{owner}/{name}"
+        entries.append(CacheEntry(model, model, "download", folder, _size(folder), family, complete))
+    return entries
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def _manifest(folder: Path) -> Manifest | None:
+    try:
+        return read_manifest(folder)
+    except (CheckpointError, MissingFile, OSError):
+        return None
+
+
+def _size(folder: Path) -> int:
+    return sum(p.lstat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())

@@ -1,0 +1,182 @@
+"""Fetching a model into the hub's cache: resumable, checked, and in the layout that other programs share.
+
+A half file stays as ``blobs/<etag>.incomplete`` and is continued next time. Knows HTTP only
+through :class:`HubApi`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from chatglm_backend.checkpoint.hub import HubAccess
+from chatglm_backend.checkpoint.hub_api import HubApi, RemoteFile, RemoteModel
+from chatglm_backend.checkpoint.lock import writer_lock
+from chatglm_backend.checkpoint.places import aliases, hub_folder_name
+from chatglm_backend.checkpoint.preflight import Room
+from chatglm_backend.checkpoint.progress import Progress, check_cancel, silent
+from chatglm_backend.core import CancelToken, LoadProgress
+from chatglm_backend.errors import DownloadFailed, HubUnreachable
+
+__all__ = ["download"]
+
+_ATTEMPTS = 5
+_MARGIN = 64 << 20
+
+
+def download(
+    model_id: str,
+    access: HubAccess,
+    *,
+    revision: str | None = None,
+    progress: Progress = silent,
+    cancel: CancelToken | None = None,
+    room: Room | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Path:
+    """Fetch config, tokenizer and weights, and return the snapshot's folder; what is there is not fetched again.
+
+    Raises HubUnreachable, DownloadFailed, NotEnoughDisk, LoadCancelled.
+    """
+    try:
+        with HubApi(access.endpoint, access.token) as api:
+            model = _find(api, model_id, revision)
+            return _Download(api, model, access.cache, progress, cancel, sleep).run(revision, room or Room())
+    except (ValueError, ImportError, httpx.InvalidURL) as error:
+        # A proxy variable that no HTTP client understands.
+        raise HubUnreachable(model=model_id, endpoint=access.endpoint) from error
+
+
+def _find(api: HubApi, model_id: str, revision: str | None) -> RemoteModel:
+    for name in aliases(model_id):
+        model = api.model(name, revision)
+        if model is not None:
+            if not any(file.name.endswith((".bin", ".safetensors")) for file in model.files):
+                raise DownloadFailed(model=model_id, reason="it has no weights that can be read here")
+            return model
+    what = f"revision {revision} of it" if revision else "such a model"
+    raise DownloadFailed(model=model_id, reason=f"{api.endpoint} has no {what}, or it is not open to you")
+
+
+class _Download:
+    """One model on its way into one cache."""
+
+    def __init__(
+        self,
+        api: HubApi,
+        model: RemoteModel,
+        cache: Path,
+        progress: Progress,
+        cancel: CancelToken | None,
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._api = api
+        self._model = model
+        self._repo = cache / hub_folder_name(model.model_id)
+        self._locks = cache / ".locks" / hub_folder_name(model.model_id)
+        self._snapshot = self._repo / "snapshots" / model.commit
+        self._progress = progress
+        self._cancel = cancel
+        self._sleep = sleep
+        self._total = sum(file.size for file in model.files)
+        self._finished = 0
+
+    def run(self, revision: str | None, room: Room) -> Path:
+        """Fetch what is missing, file by file; small ones first."""
+        room.need_disk(self._repo, sum(self._missing_bytes(file) for file in self._model.files) + _MARGIN)
+        (self._repo / "blobs").mkdir(parents=True, exist_ok=True)
+        self._snapshot.mkdir(parents=True, exist_ok=True)
+        for file in self._model.files:
+            if not self._present(file):
+                with writer_lock(self._locks, name=f"{file.etag}.lock", cancel=self._cancel):
+                    self._fetch(file)
+                    self._publish(file)
+            self._finished += file.size
+            self._report(0)
+        if revision != self._model.commit:
+            ref = self._repo.joinpath("refs", *(revision or "main").split("/"))
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            ref.write_text(self._model.commit, encoding="utf-8")
+        return self._snapshot
+
+    def _present(self, file: RemoteFile) -> bool:
+        place = self._snapshot / file.name
+        return place.is_file() and place.stat().st_size == file.size
+
+    def _missing_bytes(self, file: RemoteFile) -> int:
+        if self._present(file) or self._blob(file).is_file():
+            return 0
+        partial = self._partial(file)
+        return max(file.size - (partial.stat().st_size if partial.is_file() else 0), 0)
+
+    def _blob(self, file: RemoteFile) -> Path:
+        return self._repo / "blobs" / file.etag
+
+    def _partial(self, file: RemoteFile) -> Path:
+        return self._repo / "blobs" / f"{file.etag}.incomplete"
+
+    def _fetch(self, file: RemoteFile) -> None:
+        if self._blob(file).is_file() and self._blob(file).stat().st_size == file.size:
+            return
+        partial, idle = self._partial(file), 0
+        partial.touch()
+        while (had := partial.stat().st_size) != file.size or file.size == 0:
+            check_cancel(self._cancel, self._model.model_id)
+            try:
+                self._transfer(file, partial, had)
+                broken = "it ended too early"
+            except httpx.TransportError as error:
+                broken = str(error) or type(error).__name__
+            now = partial.stat().st_size
+            if now == file.size:
+                break
+            idle = 0 if now > had else idle + 1
+            if idle >= _ATTEMPTS:
+                raise DownloadFailed(model=self._model.model_id, reason=f"{file.name}: {broken}")
+            self._sleep(min(idle, 1))
+        self._check(file, partial)
+        partial.replace(self._blob(file))
+
+    def _transfer(self, file: RemoteFile, partial: Path, had: int) -> None:
+        start = had if had < file.size else 0
+        with self._api.fetch(self._model, file, start) as transfer, partial.open("r+b") as out:
+            out.seek(transfer.start)
+            out.truncate()
+            for chunk in transfer.chunks:
+                check_cancel(self._cancel, self._model.model_id)
+                out.write(chunk)
+                if out.tell() > file.size:
+                    out.truncate(0)
+                    raise DownloadFailed(model=self._model.model_id, reason=f"{file.name} is longer than announced")
+                self._report(out.tell())
+
+    def _check(self, file: RemoteFile, partial: Path) -> None:
+        if file.sha256 is None:
+            return
+        digest = hashlib.sha256()
+        with partial.open("rb") as opened:
+            while piece := opened.read(4 << 20):
+                check_cancel(self._cancel, self._model.model_id)
+                digest.update(piece)
+        if digest.hexdigest() != file.sha256:
+            partial.unlink()
+            raise DownloadFailed(model=self._model.model_id, reason=f"{file.name} arrived damaged")
+
+    def _publish(self, file: RemoteFile) -> None:
+        place = self._snapshot / file.name
+        with contextlib.suppress(FileNotFoundError):
+            place.unlink()
+        try:
+            place.symlink_to(Path(os.path.relpath(self._blob(file), place.parent)))
+        except OSError:
+            # Windows without developer mode: the file itself goes there, as huggingface_hub does it.
+            self._blob(file).replace(place)
+
+    def _report(self, of_current: int) -> None:
+        self._progress(LoadProgress("download", self._finished + of_current, self._total))

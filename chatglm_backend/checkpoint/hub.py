@@ -1,0 +1,75 @@
+"""What the hub's cache on this machine holds, and how the environment wants the hub to be reached.
+
+Reads the cache's folders in the layout that huggingface_hub keeps; never reaches the network.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from chatglm_backend.checkpoint.places import aliases, hub_cache, hub_folder_name
+from chatglm_backend.checkpoint.source import has_complete_weights
+
+__all__ = ["HubAccess", "find_cached", "hub_access"]
+
+_DEFAULT_ENDPOINT = "https://huggingface.co"
+_TRUE = {"1", "true", "yes", "on"}
+
+
+@dataclass(frozen=True, slots=True)
+class HubAccess:
+    """Where the hub is and how it may be used."""
+
+    endpoint: str
+    cache: Path
+    offline: bool
+    token: str | None
+
+
+def hub_access(env: Mapping[str, str] = os.environ) -> HubAccess:
+    """Read ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_TOKEN`` and the cache's place from the environment."""
+    offline = any(env.get(name, "").strip().lower() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    endpoint = env.get("HF_ENDPOINT", "").strip().rstrip("/") or _DEFAULT_ENDPOINT
+    return HubAccess(endpoint, hub_cache(env), offline, _token(env))
+
+
+def find_cached(model_id: str, *, revision: str | None = None, cache: Path) -> Path | None:
+    """The folder of a model's complete snapshot under either of its names, or ``None``.
+
+    Without ``revision`` the main branch is meant, and where its name was not kept, the newest snapshot.
+    Raises LfsPointerFile or DamagedFile for files that can never become whole by downloading on.
+    """
+    for name in aliases(model_id):
+        for snapshot in _snapshots(cache / hub_folder_name(name), revision):
+            if has_complete_weights(snapshot):
+                return snapshot
+    return None
+
+
+def _snapshots(repo: Path, revision: str | None) -> list[Path]:
+    folder = repo / "snapshots"
+    ref = repo.joinpath("refs", *(revision or "main").split("/"))
+    if ref.is_file():
+        named = folder / ref.read_text(encoding="utf-8").strip()
+        return [named] if named.is_dir() else []
+    if revision:
+        return [folder / revision] if (folder / revision).is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda p: p.stat().st_mtime, reverse=True)
+
+
+def _token(env: Mapping[str, str]) -> str | None:
+    if env.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").strip().lower() in _TRUE:
+        return None
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if env.get(name, "").strip():
+            return env[name].strip()
+    place = Path(env["HF_TOKEN_PATH"]) if env.get("HF_TOKEN_PATH") else hub_cache(env).parent / "token"
+    try:
+        return place.expanduser().read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None

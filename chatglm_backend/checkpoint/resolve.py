@@ -1,0 +1,78 @@
+"""From what a user typed to a checkpoint on this machine: a folder, a hub id, or a download.
+
+Loads no tensor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from chatglm_backend.checkpoint.cache import find_low_bit
+from chatglm_backend.checkpoint.hub import find_cached, hub_access
+from chatglm_backend.checkpoint.places import cache_root, canonical, is_hub_id
+from chatglm_backend.checkpoint.progress import Progress, silent
+from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
+from chatglm_backend.core import CancelToken, LoadProgress
+from chatglm_backend.errors import ModelNotCached, ModelNotFound
+from chatglm_backend.models.config import Family
+
+__all__ = ["fetch", "resolve"]
+
+
+def resolve(
+    model: str,
+    *,
+    allow_download: bool,
+    family: Family | None = None,
+    revision: str | None = None,
+    progress: Progress = silent,
+    cancel: CancelToken | None = None,
+    env: Mapping[str, str] = os.environ,
+) -> CheckpointFolder:
+    """Find a model: a local folder first, then the hub's cache, then a converted one, then the hub itself.
+
+    Raises ModelNotFound, ModelNotCached (where nothing may be fetched), HubUnreachable, DownloadFailed,
+    LoadCancelled, and every CheckpointError.
+    """
+    progress(LoadProgress("find"))
+    folder = Path(model).expanduser()
+    if model.strip() and folder.is_dir():
+        return inspect_folder(folder, family=family)
+    if not is_hub_id(model):
+        raise ModelNotFound(path=model)
+    access = hub_access(env)
+    snapshot = find_cached(model, revision=revision, cache=access.cache)
+    if snapshot is None and revision is None:
+        converted = find_low_bit(cache_root(env), canonical(model), family=family)
+        if converted is not None:
+            return inspect_folder(converted, family=family)
+    if snapshot is None:
+        if not allow_download or access.offline:
+            raise ModelNotCached(model=model)
+        snapshot = fetch(model, revision=revision, progress=progress, cancel=cancel, env=env)
+    return inspect_folder(snapshot, family=family, name=canonical(model))
+
+
+def fetch(
+    model: str,
+    *,
+    revision: str | None = None,
+    progress: Progress = silent,
+    cancel: CancelToken | None = None,
+    env: Mapping[str, str] = os.environ,
+) -> Path:
+    """Download a hub model, or what is missing of it, and return its folder. Raises as :func:`resolve` does."""
+    if not is_hub_id(model):
+        raise ModelNotFound(path=model)
+    access = hub_access(env)
+    if access.offline:
+        snapshot = find_cached(model, revision=revision, cache=access.cache)
+        if snapshot is None:
+            raise ModelNotCached(model=model)
+        return snapshot
+    # The HTTP client is loaded only when something is fetched.
+    from chatglm_backend.checkpoint.download import download
+
+    return download(model, access, revision=revision, progress=progress, cancel=cancel)
