@@ -1,0 +1,52 @@
+"""Two plots of a benchmark: decode speed against the bandwidth's ceiling, and TTFT against prompt length.
+
+matplotlib is optional and imported here only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from chatglm_backend.benchmark.report import BenchmarkReport, BenchmarkRun
+from chatglm_backend.errors import ConfigError
+
+__all__ = ["save_plot"]
+
+_INK, _ACCENT, _CEILING = "#1f2933", "#2563eb", "#9aa5b1"
+
+
+def save_plot(report: BenchmarkReport, path: Path) -> None:
+    """Write a PNG of 1600 × 640 pixels. Raises ConfigError where matplotlib is not installed."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - optional
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ImportError as error:
+        reason = "install matplotlib first: pip install matplotlib"
+        raise ConfigError(name="plot", value=str(path), reason=reason) from error
+    figure = Figure(figsize=(16, 6.4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    _decode(left, report.runs)
+    _ttft(right, report.runs)
+    run = report.runs[0]
+    figure.suptitle(f"{run.model}, kernel {run.kernel}, {run.threads} threads", color=_INK)
+    figure.savefig(path)
+
+
+def _decode(axes: Any, runs: tuple[BenchmarkRun, ...]) -> None:  # noqa: ANN401 - an axes of an optional package
+    labels = [f"{run.prompt_tokens}×{run.batch}" for run in runs]
+    axes.bar(labels, [run.decode_tok_s for run in runs], color=_ACCENT, label="measured")
+    ceilings = [run.decode_tok_s / run.bandwidth_share if run.bandwidth_share else float("nan") for run in runs]
+    axes.plot(labels, ceilings, color=_CEILING, marker="_", markersize=28, linestyle="none", label="read bandwidth")
+    axes.set_xlabel("prompt tokens × batch")
+    axes.set_ylabel("decode tok/s, all sequences")
+    axes.legend(frameon=False)
+
+
+def _ttft(axes: Any, runs: tuple[BenchmarkRun, ...]) -> None:  # noqa: ANN401 - an axes of an optional package
+    alone = sorted((run for run in runs if run.batch == min(r.batch for r in runs)), key=lambda run: run.prompt_tokens)
+    axes.plot([run.prompt_tokens for run in alone], [run.ttft_s for run in alone], color=_ACCENT, marker="o")
+    axes.set_xlabel("prompt tokens")
+    axes.set_ylabel("time to first token, s")
+    axes.set_ylim(bottom=0)
