@@ -1,0 +1,146 @@
+"""Builds the compiled kernel for this machine: which variants it has, and which is best for each shape.
+
+A shape that was not seen before is measured for a fraction of a second; the choice is kept as
+JSON in the caller's cache folder, under a key of everything that it depends on. A damaged
+or foreign file counts as no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import llvmlite
+import torch
+
+from chatglm_backend.errors import ConfigError
+from chatglm_backend.int4.kernels.layout import LAYOUT_TAG, layout_nbytes
+from chatglm_backend.int4.kernels.native import NativeKernels, compile_variant
+from chatglm_backend.int4.kernels.product import ROW_CLASSES, CompiledKernel, PickVariant, Product
+from chatglm_backend.int4.kernels.team import Team
+from chatglm_backend.int4.kernels.variants import HostCpu, host_cpu, usable_variants
+
+__all__ = ["CPU_TOO_OLD", "build_kernel"]
+
+CPU_TOO_OLD = "this CPU has no AVX2"
+_FILE = "kernel-choice.json"
+_ROUNDS = 5
+_MEASURED_OUT = 4096
+"""Measured matrices have at most this many rows: the choice depends on how a row is read, not on how many."""
+
+Notify = Callable[[str], None]
+
+
+def build_kernel(
+    threads: int,
+    cache: Path | None = None,
+    *,
+    cpu: HostCpu | None = None,
+    only: str | None = None,
+    notify: Notify = lambda _: None,
+) -> CompiledKernel | None:
+    """The compiled kernel for ``threads`` threads, or ``None`` where the CPU has too few instructions.
+
+    ``cache`` is a folder for compiled code and choices; ``only`` forces one variant by name;
+    ``notify`` is told in words what takes time.
+    """
+    cpu = cpu or host_cpu()
+    variants = {v.name: v for v in usable_variants(cpu)}
+    if only is not None and only not in variants:
+        raise ConfigError(name="kernel variant", value=only, reason=f"this CPU offers {', '.join(variants) or 'none'}")
+    if not variants:
+        return None
+    start = time.perf_counter()
+    team = Team(threads, cache)
+    kernels = {name: compile_variant(v) for name, v in variants.items() if only in (None, name)}
+    notify(f"compiled the {' and '.join(kernels)} kernels in {time.perf_counter() - start:.1f} s")
+    if len(kernels) == 1:
+        name = next(iter(kernels))
+        return CompiledKernel(team, kernels, _always(name))
+    choices = _Choices(team, kernels, None if cache is None else cache / _FILE, _key(cpu, team.threads), notify)
+    return CompiledKernel(team, kernels, choices.pick)
+
+
+def _always(name: str) -> PickVariant:
+    """One variant for every shape and row class."""
+    picks = dict.fromkeys(ROW_CLASSES, name)
+    return lambda _out, _in: picks
+
+
+def _key(cpu: HostCpu, threads: int) -> str:
+    """A short name for everything that a choice depends on."""
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        code.update(path.read_bytes())
+    parts = (cpu.name, *sorted(cpu.features), LAYOUT_TAG, llvmlite.__version__, str(threads), code.hexdigest())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+class _Choices:
+    """Remembers, and where it must, measures, the best variant for each shape and row class."""
+
+    def __init__(
+        self, team: Team, kernels: Mapping[str, NativeKernels], file: Path | None, key: str, notify: Notify
+    ) -> None:
+        self._team, self._kernels, self._file, self._key, self._notify = team, kernels, file, key, notify
+        self._known = self._read()
+
+    def pick(self, out: int, in_: int) -> dict[int, str]:
+        """See :data:`~.product.PickVariant`."""
+        out = min(out, _MEASURED_OUT)
+        shape = f"{out}x{in_}"
+        if shape not in self._known:
+            start = time.perf_counter()
+            self._known[shape] = self._measure(out, in_)
+            self._notify(f"compared the kernels on {shape} in {time.perf_counter() - start:.1f} s")
+            self._write()
+        return self._known[shape]
+
+    def _measure(self, out: int, in_: int) -> dict[int, str]:
+        """The fastest of a few interleaved rounds, on bytes whose values do not matter (zeros would be mapped once)."""
+        layout = torch.full((layout_nbytes(out, in_),), 17, dtype=torch.uint8)
+        products: dict[str, Product] = {}
+        for name, native in self._kernels.items():
+            single = CompiledKernel(self._team, {name: native}, _always(name))
+            products[name] = single.from_layout(layout, out, in_)
+        chosen = {}
+        for rows in ROW_CLASSES:
+            x = torch.ones(rows, in_)
+            best = dict.fromkeys(products, float("inf"))
+            for _ in range(_ROUNDS):
+                for name, product in products.items():
+                    start = time.perf_counter()
+                    product(x)
+                    best[name] = min(best[name], time.perf_counter() - start)
+            chosen[rows] = min(best, key=lambda name: best[name])
+        return chosen
+
+    def _read(self) -> dict[str, dict[int, str]]:
+        if self._file is None:
+            return {}
+        try:
+            stored = json.loads(self._file.read_text("utf-8"))[self._key]
+            known = {str(shape): {int(r): str(v) for r, v in picks.items()} for shape, picks in stored.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+        return {
+            shape: picks
+            for shape, picks in known.items()
+            if set(picks) == set(ROW_CLASSES) and set(picks.values()) <= set(self._kernels)
+        }
+
+    def _write(self) -> None:
+        """Only this key's choices are kept: other keys are of other versions or thread counts."""
+        if self._file is None:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            part = self._file.with_suffix(f".{os.getpid()}.part")
+            part.write_text(json.dumps({self._key: self._known}, indent=1), "utf-8")
+            part.replace(self._file)
+        except OSError as error:
+            self._notify(f"the choice of kernels could not be kept: {error}")

@@ -1,0 +1,47 @@
+"""Turns the kernels' LLVM code into machine code in this process, and hands out its addresses.
+
+Takes about a quarter of a second a variant, so nothing of it is kept on disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import llvmlite.binding as llvm
+
+from chatglm_backend.int4.kernels.emit import KERNEL_NAMES, build_module
+from chatglm_backend.int4.kernels.variants import Variant
+
+__all__ = ["NativeKernels", "compile_variant"]
+
+
+@dataclass(frozen=True, slots=True)
+class NativeKernels:
+    """Addresses of one variant's kernels, by name; valid as long as this object lives."""
+
+    variant: Variant
+    addresses: dict[str, int]
+    assembly: str = field(repr=False, default="")
+    _engine: object = field(repr=False, default=None)
+
+
+def compile_variant(variant: Variant, *, with_assembly: bool = False) -> NativeKernels:
+    """Compile all kernels of ``variant``. The CPU must have its features; running them elsewhere crashes."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    triple = llvm.get_process_triple()
+    module = llvm.parse_assembly(str(build_module(variant, triple)))
+    module.verify()
+    machine = llvm.Target.from_triple(triple).create_target_machine(
+        cpu=variant.target, features=variant.features, opt=3, jit=True
+    )
+    tuning = llvm.create_pipeline_tuning_options(speed_level=2)
+    tuning.loop_unrolling = False
+    tuning.slp_vectorization = tuning.loop_vectorization = False
+    passes = llvm.create_pass_builder(machine, tuning)
+    passes.getModulePassManager().run(module, passes)
+    assembly = machine.emit_assembly(module) if with_assembly else ""
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    addresses = {name: int(engine.get_function_address(name)) for name in KERNEL_NAMES}
+    return NativeKernels(variant, addresses, assembly, engine)

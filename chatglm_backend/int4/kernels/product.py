@@ -1,0 +1,136 @@
+"""INT4 matrices ready to multiply: bytes in the kernels' layout and the compiled code for them.
+
+Takes portable ``sym_int4`` bytes, or bytes that were laid out before and may be mapped from
+a file. Knows tensors and addresses; which variant suits which shape is :mod:`.choose`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chatglm_backend.errors import WrongShape
+from chatglm_backend.int4.kernels.emit import FEW_ROWS, Arg
+from chatglm_backend.int4.kernels.layout import BLOCK, BLOCK_BYTES, GROUP, layout_nbytes, repack
+from chatglm_backend.int4.kernels.native import NativeKernels
+from chatglm_backend.int4.kernels.team import Team
+
+__all__ = ["ROW_CLASSES", "CompiledKernel", "PickVariant", "Product", "row_class"]
+
+ROW_CLASSES = (1, 4, 16, 128)
+"""The row counts that stand for one row, a few, some, and a prompt's worth when variants are compared."""
+
+PickVariant = Callable[[int, int], Mapping[int, str]]
+"""(out, in) -> the variant's name for each of :data:`ROW_CLASSES`."""
+
+
+def row_class(rows: int) -> int:
+    """Which of :data:`ROW_CLASSES` a call with ``rows`` rows belongs to."""
+    if rows == 1:
+        return 1
+    return 4 if rows <= 4 else 16 if rows <= 32 else 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """One variant's entry points for one row class."""
+
+    variant: str
+    quantize: int
+    few: tuple[int, ...]
+    tile: int
+
+    def for_rows(self, rows: int) -> int:
+        return self.few[rows - 1] if rows <= len(self.few) else self.tile
+
+
+class Product:
+    """``x @ W.T`` for one INT4 matrix ``[out, in_]``. Activations are rounded to int8 per 64 values."""
+
+    def __init__(self, layout: Tensor, out: int, in_: int, code: Mapping[int, _Code], team: Team) -> None:
+        self.layout, self.out, self.in_ = layout, out, in_
+        self._code, self._team = dict(code), team
+        self._groups = -(-out // GROUP)
+        self._chunks = layout.data_ptr()
+        self._scales = self._chunks + self._groups * (in_ // BLOCK) * GROUP * BLOCK // 2
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``x`` [rows, in_] fp32 -> a new [rows, out] fp32. Not-a-number in a row stays in that row."""
+        if x.dim() != 2 or x.shape[1] != self.in_ or x.dtype != torch.float32:
+            raise WrongShape(
+                tensor="activations",
+                path="memory",
+                found=f"{tuple(x.shape)} {x.dtype}",
+                expected=f"(rows, {self.in_}) float32",
+            )
+        x, rows = x.contiguous(), x.shape[0]
+        padded = self._groups * GROUP
+        result = torch.empty(rows, padded)
+        if rows:
+            self._multiply(x, result, rows, padded)
+        return result if padded == self.out else result[:, : self.out].contiguous()
+
+    def _multiply(self, x: Tensor, result: Tensor, rows: int, padded: int) -> None:
+        team, code = self._team, self._code[row_class(rows)]
+        with team.lock:
+            team.work.reserve(rows, self.in_ // BLOCK)
+            args = team.work.args
+            args[Arg.CHUNKS], args[Arg.SCALES] = self._chunks, self._scales
+            args[Arg.X], args[Arg.OUT], args[Arg.OUT_STRIDE] = x.data_ptr(), result.data_ptr(), padded
+            team.run(code.quantize, code.for_rows(rows), rows, self.in_, self._groups)
+
+    @property
+    def variants(self) -> dict[int, str]:
+        """The variant in use for each of :data:`ROW_CLASSES`."""
+        return {rows: code.variant for rows, code in self._code.items()}
+
+
+class CompiledKernel:
+    """Makes :class:`Product` objects. ``kernels`` by variant name; ``pick`` names the variant for each shape."""
+
+    name = "vnni"
+
+    def __init__(self, team: Team, kernels: Mapping[str, NativeKernels], pick: PickVariant) -> None:
+        self.team, self._pick = team, pick
+        self._kernels = dict(kernels)
+        self._code = {name: _code_of(native) for name, native in kernels.items()}
+
+    def prepare(self, packed: Tensor, out: int, in_: int) -> Product:
+        """From portable bytes, uint8 [out, in_ // 64 * 34]; they are copied, not kept."""
+        expected = (out, in_ // BLOCK * BLOCK_BYTES)
+        if packed.dtype != torch.uint8 or packed.numel() != expected[0] * expected[1]:
+            raise WrongShape(
+                tensor="portable INT4 bytes",
+                path="memory",
+                found=f"{tuple(packed.shape)} {packed.dtype}",
+                expected=f"{expected} uint8",
+            )
+        layout = _aligned(layout_nbytes(out, in_))
+        repack(packed.contiguous().numpy(), out, in_, layout.numpy())
+        return self.from_layout(layout, out, in_)
+
+    def from_layout(self, layout: Tensor, out: int, in_: int) -> Product:
+        """From bytes that :func:`~.layout.repack` made, flat uint8; kept and read in place (they may be mapped)."""
+        if layout.dtype != torch.uint8 or layout.numel() != layout_nbytes(out, in_) or not layout.is_contiguous():
+            raise WrongShape(
+                tensor="laid-out INT4 bytes",
+                path="memory",
+                found=f"{layout.numel()} of {layout.dtype}",
+                expected=f"{layout_nbytes(out, in_)} contiguous of torch.uint8",
+            )
+        chosen = self._pick(out, in_)
+        return Product(layout, out, in_, {rows: self._code[chosen[rows]] for rows in ROW_CLASSES}, self.team)
+
+
+def _code_of(native: NativeKernels) -> _Code:
+    at = native.addresses
+    return _Code(native.variant.name, at["quantize"], tuple(at[f"rows_{m}"] for m in FEW_ROWS), at["tile"])
+
+
+def _aligned(nbytes: int) -> Tensor:
+    """Uninitialised bytes that start on a cache line."""
+    spare = torch.empty(nbytes + 64, dtype=torch.uint8)
+    return spare[-spare.data_ptr() % 64 :][:nbytes]

@@ -1,0 +1,121 @@
+"""The threads that share a product's work, and the buffers they share.
+
+numba's pool does the work; its OpenMP layer is preferred, because with torch imported first
+both use one and the same OpenMP library, so that there is one set of threads and not two.
+One product at a time: numba's fallback layer ("workqueue") must not be entered twice, and the
+buffers are shared, so a lock is held around each product. Any thread may call.
+Knows addresses and counts; knows nothing of tensors' meaning.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from chatglm_backend.int4.kernels.driver import Driver, build_driver
+from chatglm_backend.int4.kernels.emit import Arg
+from chatglm_backend.int4.kernels.layout import BLOCK, GROUP
+
+__all__ = ["TILE_ROWS", "Team", "Work"]
+
+TILE_ROWS = 128
+"""Most rows that one pass of the tile kernel takes: their sums fit the L1 cache."""
+_PANEL_BLOCKS = 64
+_PARALLEL_QUANTIZE = 128 * 1024
+"""From this many activations on, quantising is shared between threads; below, waking them costs more."""
+
+
+class Work:
+    """Buffers for one call: quantised activations, sums of tiles, the argument block. Grows, never shrinks."""
+
+    def __init__(self, threads: int) -> None:
+        self.args = np.zeros(len(Arg), np.int64)
+        self.scratch = np.zeros((threads, TILE_ROWS, GROUP), np.float32)
+        self._values = np.empty(0, np.int8)
+        self._scales = np.empty(0, np.float32)
+        self._offsets = np.empty(0, np.int32)
+
+    def reserve(self, rows: int, blocks: int) -> None:
+        """Make room for ``rows`` x ``blocks`` 64-blocks and note the addresses in ``args``."""
+        if self._scales.size < rows * blocks:
+            self._values = np.empty(rows * blocks * BLOCK, np.int8)
+            self._scales = np.empty(rows * blocks, np.float32)
+            self._offsets = np.empty(rows * blocks, np.int32)
+            self.args[Arg.XQ] = self._values.ctypes.data
+            self.args[Arg.XS] = self._scales.ctypes.data
+            self.args[Arg.XC] = self._offsets.ctypes.data
+
+
+class Team:
+    """``threads`` threads with a compiled driver. ``cache`` is where numba keeps it (``None``: nowhere)."""
+
+    def __init__(self, threads: int, cache: Path | None = None) -> None:
+        import numba
+
+        numba.config.THREADING_LAYER_PRIORITY = ["omp", "workqueue", "tbb"]
+        self.threads = max(1, min(threads, numba.config.NUMBA_NUM_THREADS))
+        self.lock = threading.Lock()
+        self.work = Work(self.threads)
+        self._driver = _load_driver(cache)
+        self._local = threading.local()
+
+    @property
+    def layer(self) -> str:
+        """The name of numba's threading layer in use; known after the first product."""
+        import numba
+
+        return str(numba.threading_layer())
+
+    def run(self, quantize: int, kernel: int, rows: int, in_: int, groups: int) -> None:
+        """Quantise the activations at ``args[X]`` and run ``kernel`` on ``groups`` groups. Hold ``lock``."""
+        self._use_threads()
+        args, blocks = self.work.args, in_ // BLOCK
+        args[Arg.BLOCKS], args[Arg.ROWS], args[Arg.PANEL] = blocks, rows, _PANEL_BLOCKS
+        parts = min(self.threads, groups)
+        quantize_parts = 1 if rows * in_ < _PARALLEL_QUANTIZE else min(self.threads, blocks)
+        passes = max(1, -(-rows // TILE_ROWS))
+        for index in range(passes):
+            args[Arg.ROW0], args[Arg.ROW1] = rows * index // passes, rows * (index + 1) // passes
+            self._driver(
+                quantize if index == 0 else 0,
+                kernel,
+                args.ctypes.data,
+                blocks,
+                quantize_parts,
+                groups,
+                parts,
+                self.work.scratch.ctypes.data,
+                self.work.scratch.strides[0],
+            )
+
+    def _use_threads(self) -> None:
+        """Numba's thread count belongs to the calling thread."""
+        if getattr(self._local, "threads", 0) != self.threads:
+            import numba
+
+            numba.set_num_threads(self.threads)
+            self._local.threads = self.threads
+
+
+def _load_driver(cache: Path | None) -> Driver:
+    """From ``cache`` where it is there and sound; else compiled, and kept there where it can be written."""
+    import numba
+
+    if cache is None:
+        return build_driver(cached=False)
+    folder, before = cache / "numba", numba.config.CACHE_DIR
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        numba.config.CACHE_DIR = str(folder)
+        try:
+            return build_driver(cached=True)
+        except Exception:  # noqa: BLE001 - a damaged cache can fail in any way; it is only a cache
+            shutil.rmtree(folder, ignore_errors=True)
+            return build_driver(cached=False)
+    except OSError:
+        return build_driver(cached=False)
+    finally:
+        numba.config.CACHE_DIR = before

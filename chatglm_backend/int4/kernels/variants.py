@@ -1,0 +1,85 @@
+"""Which dot-product instructions a CPU has, and the kernel variants made of them.
+
+Knows feature names as LLVM spells them; knows nothing of layouts, tensors or threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["AVX2", "AVX512VNNI", "AVXVNNI", "VARIANTS", "HostCpu", "Variant", "host_cpu", "usable_variants"]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to compile the kernels.
+
+    ``lanes`` is the number of int32 sums in a vector register (16 or 8). ``target`` and
+    ``features`` are what LLVM compiles for; ``needs`` are the CPU features it then requires.
+    ``tile_rows`` activation rows share each read of a weight in the kernel for many rows.
+    """
+
+    name: str
+    lanes: int
+    target: str
+    features: str
+    needs: frozenset[str]
+    tile_rows: int
+    uses_vnni: bool
+
+
+_AVX2_NEEDS = frozenset({"avx2", "fma", "f16c", "bmi", "bmi2"})
+
+AVX512VNNI = Variant(
+    name="avx512vnni",
+    lanes=16,
+    target="x86-64-v4",
+    features="+avx512vnni",
+    needs=_AVX2_NEEDS | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni"},
+    tile_rows=1,
+    uses_vnni=True,
+)
+AVXVNNI = Variant(
+    name="avxvnni",
+    lanes=8,
+    target="x86-64-v3",
+    features="+avxvnni",
+    needs=_AVX2_NEEDS | {"avxvnni"},
+    tile_rows=4,
+    uses_vnni=True,
+)
+AVX2 = Variant(
+    name="avx2",
+    lanes=8,
+    target="x86-64-v3",
+    features="",
+    needs=_AVX2_NEEDS,
+    tile_rows=4,
+    uses_vnni=False,
+)
+
+VARIANTS: tuple[Variant, ...] = (AVX512VNNI, AVXVNNI, AVX2)
+"""Fastest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostCpu:
+    """The CPU this process runs on: LLVM's name for it and its feature names."""
+
+    name: str
+    features: frozenset[str]
+
+
+def host_cpu() -> HostCpu:
+    """Ask LLVM about this CPU; features that the operating system does not enable are left out."""
+    import llvmlite.binding as llvm
+
+    return HostCpu(
+        name=str(llvm.get_host_cpu_name()),
+        features=frozenset(name for name, on in llvm.get_host_cpu_features().items() if on),
+    )
+
+
+def usable_variants(cpu: HostCpu) -> tuple[Variant, ...]:
+    """The variants whose instructions ``cpu`` has, fastest first; empty means none of ours can run."""
+    return tuple(v for v in VARIANTS if v.needs <= cpu.features)

@@ -1,0 +1,71 @@
+"""The choice of variants: measured once, kept on disk, rebuilt when damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatglm_backend.int4.kernels.choose import build_kernel
+from chatglm_backend.int4.kernels.layout import layout_nbytes
+from chatglm_backend.int4.kernels.product import ROW_CLASSES, CompiledKernel
+from chatglm_backend.int4.kernels.variants import VARIANTS, host_cpu, usable_variants
+
+needs_two = pytest.mark.skipif(
+    len(usable_variants(host_cpu())) < 2, reason="this CPU has fewer than two variants to choose from"
+)
+LAYOUT = torch.zeros(layout_nbytes(16, 64), dtype=torch.uint8)
+
+
+def build(cache: Path, told: list[str]) -> CompiledKernel:
+    """A kernel with its choices in ``cache``."""
+    kernel = build_kernel(1, cache, notify=told.append)
+    assert kernel is not None
+    return kernel
+
+
+@needs_two
+def test_a_shape_is_measured_once_and_remembered(tmp_path: Path) -> None:
+    """The second start reads the choice and compares nothing."""
+    first: list[str] = []
+    chosen = build(tmp_path, first).from_layout(LAYOUT, 16, 64).variants
+    second: list[str] = []
+    assert chosen == build(tmp_path, second).from_layout(LAYOUT, 16, 64).variants
+    assert [sum("compared" in line for line in told) for told in (first, second)] == [1, 0]
+
+
+@needs_two
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}', "null"])
+def test_a_damaged_choice_file_is_rebuilt(tmp_path: Path, content: str) -> None:
+    """Whatever the file holds, the kernel works and a sound file is written."""
+    file = tmp_path / "kernel-choice.json"
+    file.write_text(content)
+    build(tmp_path, []).from_layout(LAYOUT, 16, 64)
+    assert [list(shapes) for shapes in json.loads(file.read_text()).values()] == [["16x64"]]
+
+
+@needs_two
+def test_unknown_variants_in_the_file_are_not_believed(tmp_path: Path) -> None:
+    """A file edited by hand cannot name a kernel that does not exist."""
+    build(tmp_path, []).from_layout(LAYOUT, 16, 64)
+    file = tmp_path / "kernel-choice.json"
+    stored = json.loads(file.read_text())
+    key = next(iter(stored))
+    stored[key]["16x64"] = dict.fromkeys(map(str, ROW_CLASSES), "magic")
+    file.write_text(json.dumps(stored))
+    assert set(build(tmp_path, []).from_layout(LAYOUT, 16, 64).variants.values()) <= {v.name for v in VARIANTS}
+
+
+def test_damaged_compiled_code_is_rebuilt(tmp_path: Path) -> None:
+    """Compiled code is found on disk again, and rubbish in its place is replaced."""
+    if not usable_variants(host_cpu()):
+        pytest.skip("this CPU has no AVX2")
+    build(tmp_path, [])
+    files = [p for p in (tmp_path / "numba").rglob("*.nb*") if p.is_file()]
+    assert files
+    for path in files:
+        path.write_bytes(b"rubbish")
+    kernel = build(tmp_path, [])
+    assert tuple(kernel.from_layout(LAYOUT, 16, 64)(torch.ones(1, 64)).shape) == (1, 16)

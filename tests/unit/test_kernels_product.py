@@ -1,0 +1,242 @@
+"""The compiled INT4 products: every variant against exact and against int8-activation arithmetic."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chatglm_backend.errors import ConfigError, WrongShape
+from chatglm_backend.int4.kernels.choose import build_kernel
+from chatglm_backend.int4.kernels.layout import layout_nbytes, repack
+from chatglm_backend.int4.kernels.product import CompiledKernel
+from chatglm_backend.int4.kernels.team import Team
+from chatglm_backend.int4.kernels.variants import VARIANTS, HostCpu, host_cpu, usable_variants
+
+ROW_COUNTS = [*range(1, 18), 33, 128, 200, 513]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for compiled code, so that it is compiled once."""
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(scope="module")
+def kernels(cache: Path) -> dict[str, CompiledKernel]:
+    """Every variant that this CPU can run, with two threads."""
+    built = {v.name: build_kernel(2, cache, only=v.name) for v in usable_variants(host_cpu())}
+    return {name: kernel for name, kernel in built.items() if kernel is not None}
+
+
+@pytest.fixture(params=[v.name for v in VARIANTS])
+def kernel(request: pytest.FixtureRequest, kernels: dict[str, CompiledKernel]) -> CompiledKernel:
+    """Each variant in turn."""
+    variant = next(v for v in VARIANTS if v.name == request.param)
+    if variant.name not in kernels:
+        missing = ", ".join(sorted(variant.needs - host_cpu().features))
+        pytest.skip(f"this CPU has no {missing}, which the {variant.name} kernel needs")
+    return kernels[variant.name]
+
+
+def make_packed(out: int, in_: int, seed: int = 0) -> np.ndarray:
+    """Random portable bytes with scales of both signs."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (out, in_ // 64, 34), dtype=np.uint8)
+    scales = (rng.standard_normal((out, in_ // 64, 1)) * 0.01).astype(np.float16)
+    blocks[..., :2] = scales.view(np.uint8)
+    return blocks.reshape(out, -1)
+
+
+def split(packed: np.ndarray, in_: int) -> tuple[np.ndarray, np.ndarray]:
+    """Portable bytes -> integers [out, blocks, 64] in -8..7 and scales [out, blocks], in float64."""
+    blocks = packed.reshape(packed.shape[0], in_ // 64, 34)
+    scales = blocks[..., :2].copy().view(np.float16)[..., 0].astype(np.float64)
+    values = np.concatenate([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], -1).astype(np.float64) - 8
+    return values, scales
+
+
+def exact(packed: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The product in float64 with unrounded activations."""
+    values, scales = split(packed, x.shape[1])
+    return x.astype(np.float64) @ (values * scales[..., None]).reshape(len(packed), -1).T
+
+
+def rounded(packed: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The product in float64 with activations rounded to int8 per 64 values, as the kernels do."""
+    values, scales = split(packed, x.shape[1])
+    blocks = x.reshape(len(x), -1, 64)
+    x_scales = (np.abs(blocks).max(-1) / np.float32(127)).astype(np.float32)
+    inverse = np.divide(np.float32(1), x_scales, out=np.zeros_like(x_scales), where=x_scales > 0)
+    quantized = np.rint(blocks * inverse[..., None]).astype(np.float64)
+    sums = np.einsum("mbk,nbk->mnb", quantized, values, optimize=True)
+    return np.einsum("mnb,mb,nb->mn", sums, x_scales.astype(np.float64), scales, optimize=True)
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    """The norm of the difference over the norm of what was expected."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("rows", ROW_COUNTS)
+def test_products_equal_integer_arithmetic_on_rounded_activations(kernel: CompiledKernel, rows: int) -> None:
+    """Every row count gives what integer sums give; the result stays close to exact INT4 arithmetic."""
+    packed = make_packed(64, 320)
+    x = np.random.default_rng(rows).standard_normal((rows, 320)).astype(np.float32)
+    found = kernel.prepare(torch.from_numpy(packed), 64, 320)(torch.from_numpy(x)).numpy()
+    assert (rows, 64) == found.shape
+    assert relative(found, rounded(packed, x)) < 1e-5
+    assert relative(found, exact(packed, x)) < 1.2e-2
+
+
+@pytest.mark.parametrize("out", [1, 15, 17, 600])
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_output_rows_need_not_fill_a_group(kernel: CompiledKernel, out: int, rows: int) -> None:
+    """Matrices whose rows are no multiple of 16 give exactly their own rows."""
+    packed = make_packed(out, 128)
+    x = np.random.default_rng(1).standard_normal((rows, 128)).astype(np.float32)
+    found = kernel.prepare(torch.from_numpy(packed), out, 128)(torch.from_numpy(x))
+    assert (rows, out) == tuple(found.shape)
+    assert relative(found.numpy(), rounded(packed, x)) < 1e-5
+
+
+def test_long_rows_pass_through_several_panels(kernel: CompiledKernel) -> None:
+    """A product of more blocks than a panel holds adds its panels up."""
+    packed = make_packed(32, 64 * 130)
+    x = np.random.default_rng(2).standard_normal((9, 64 * 130)).astype(np.float32)
+    found = kernel.prepare(torch.from_numpy(packed), 32, 64 * 130)(torch.from_numpy(x)).numpy()
+    assert relative(found, rounded(packed, x)) < 1e-5
+
+
+@pytest.mark.parametrize("rows", [2, 20])
+def test_extreme_nibbles_and_activations_do_not_overflow(kernel: CompiledKernel, rows: int) -> None:
+    """All weights at one end and all activations at their largest stay exact."""
+    for nibbles, sign in ((0x00, 1.0), (0xFF, 1.0), (0xFF, -1.0)):
+        blocks = np.full((16, 2, 34), nibbles, np.uint8)
+        blocks[..., :2] = np.frombuffer(np.float16(1.0).tobytes(), np.uint8)
+        packed = blocks.reshape(16, -1)
+        x = np.full((rows, 128), sign, np.float32)
+        found = kernel.prepare(torch.from_numpy(packed), 16, 128)(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(found, exact(packed, x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.0, 6e-8, -6e-8, 65504.0])
+def test_unusual_weight_scales_keep_their_value(kernel: CompiledKernel, scale: float) -> None:
+    """Zero, subnormal and the largest fp16 scales are read as what they are."""
+    packed = make_packed(16, 64)
+    packed.reshape(16, 1, 34)[..., :2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
+    x = np.random.default_rng(3).standard_normal((2, 64)).astype(np.float32)
+    found = kernel.prepare(torch.from_numpy(packed), 16, 64)(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, rounded(packed, x), rtol=1e-5, atol=1e-30)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("rows", [3, 17])
+def test_a_bad_activation_spoils_only_its_own_row(kernel: CompiledKernel, bad: float, rows: int) -> None:
+    """Not-a-number and infinity make their row not-a-number; the others stay right."""
+    packed = make_packed(32, 128)
+    x = np.random.default_rng(4).standard_normal((rows, 128)).astype(np.float32)
+    clean = rounded(packed, x)
+    x[1, 70] = bad
+    found = kernel.prepare(torch.from_numpy(packed), 32, 128)(torch.from_numpy(x)).numpy()
+    assert np.isnan(found[1]).all()
+    others = [row for row in range(rows) if row != 1]
+    assert relative(found[others], clean[others]) < 1e-5
+
+
+def test_zero_and_tiny_activations_give_zero_or_tiny_results(kernel: CompiledKernel) -> None:
+    """A block of zeros does not divide by zero, and magnitudes below fp32's normal range stay finite."""
+    packed = make_packed(16, 64)
+    x = torch.zeros(2, 64)
+    x[1] = 1e-42
+    found = kernel.prepare(torch.from_numpy(packed), 16, 64)(x)
+    assert torch.equal(torch.zeros(16), found[0])
+    assert found[1].abs().max() < 1e-36
+
+
+def test_laid_out_bytes_are_used_in_place(kernel: CompiledKernel) -> None:
+    """Bytes laid out earlier, for example mapped from a file, give the same result without a copy."""
+    packed = make_packed(48, 128)
+    layout = torch.from_numpy(repack(packed, 48, 128))
+    product = kernel.from_layout(layout, 48, 128)
+    x = torch.randn(2, 128)
+    assert torch.equal(kernel.prepare(torch.from_numpy(packed), 48, 128)(x), product(x))
+    assert layout.data_ptr() == product.layout.data_ptr()
+
+
+def test_wrong_shapes_are_refused(kernel: CompiledKernel) -> None:
+    """Bytes or activations of another size raise instead of reading past the end."""
+    packed = torch.from_numpy(make_packed(16, 128))
+    product = kernel.prepare(packed, 16, 128)
+    for call in (
+        lambda: kernel.prepare(packed, 17, 128),
+        lambda: kernel.prepare(packed, 16, 100),
+        lambda: kernel.from_layout(torch.zeros(layout_nbytes(16, 128) - 1, dtype=torch.uint8), 16, 128),
+        lambda: product(torch.zeros(1, 64)),
+        lambda: product(torch.zeros(1, 128, dtype=torch.float64)),
+    ):
+        with pytest.raises(WrongShape):
+            call()
+
+
+def test_no_rows_give_no_rows(kernel: CompiledKernel) -> None:
+    """An empty batch is allowed."""
+    product = kernel.prepare(torch.from_numpy(make_packed(16, 64)), 16, 64)
+    assert tuple(product(torch.zeros(0, 64)).shape) == (0, 16)
+
+
+def test_several_threads_may_call_at_once(kernels: dict[str, CompiledKernel]) -> None:
+    """Products called from worker threads, at the same time, do not disturb each other."""
+    if not kernels:
+        pytest.skip("this CPU has no AVX2")
+    kernel = next(iter(kernels.values()))
+    product = kernel.prepare(torch.from_numpy(make_packed(64, 256)), 64, 256)
+    inputs = [torch.randn(rows, 256) for rows in (1, 3, 20, 64)]
+    expected = [product(x) for x in inputs]
+    failures: list[int] = []
+
+    def work(index: int) -> None:
+        results = [product(inputs[index]) for _ in range(20)]
+        failures.extend(index for result in results if not torch.equal(expected[index], result))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert failures == []
+
+
+def test_the_thread_count_does_not_change_results(kernels: dict[str, CompiledKernel], cache: Path) -> None:
+    """One and two threads give the same bits; more threads than the machine has are cut to what it has."""
+    results = []
+    if not kernels:
+        pytest.skip("this CPU has no AVX2")
+    name = next(iter(kernels))
+    for threads in (1, 2, 999):
+        kernel = build_kernel(threads, cache, only=name)
+        assert kernel is not None
+        results.append(kernel.prepare(torch.from_numpy(make_packed(64, 256)), 64, 256)(torch.ones(40, 256)))
+        assert kernel.team.threads <= threads
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_a_cpu_without_avx2_gets_no_compiled_kernel() -> None:
+    """The caller then takes bigdl's library."""
+    assert build_kernel(1, cpu=HostCpu("old", frozenset({"sse4.2"}))) is None
+
+
+def test_forcing_a_variant_that_the_cpu_lacks_is_refused() -> None:
+    """The error says what there is."""
+    cpu = HostCpu("haswell", frozenset({"avx2", "fma", "f16c", "bmi", "bmi2"}))
+    with pytest.raises(ConfigError, match="offers avx2"):
+        build_kernel(1, cpu=cpu, only="avx512vnni")
+
+
+def test_a_team_has_at_least_one_thread() -> None:
+    """Zero or negative counts become one."""
+    assert Team(0).threads == 1
