@@ -1,7 +1,8 @@
 """Write a full-size ChatGLM checkpoint of random weights, in the shards of the real ones.
 
-For measuring conversion, memory and speed without a download: 13.4 GB for ChatGLM-6B (the tied output layer is stored twice, as the authors do). The same
-seed gives the same bytes. The weights mean nothing; the sizes, names and formats are the authors'.
+For measuring conversion, memory and speed without a download: 13.4 GB for ChatGLM-6B, whose tied
+output layer is stored twice, as the authors do. The same seed gives the same bytes. The weights
+mean nothing; the sizes, names and formats are the authors'.
 
     python benchmarks/full_size_folder.py /big/disk/chatglm-6b
     python benchmarks/full_size_folder.py /big/disk/chatglm3-6b --shape chatglm3-6b --format safetensors
