@@ -1,0 +1,141 @@
+"""Turns the corpus into batches of token ids, with small changes of punctuation, case and prompt form."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import sentencepiece
+import torch
+from torch import Tensor
+
+from tools.demo_model.corpus import OUT
+
+SHARES = {
+    "topic": 0.22,
+    "fact": 0.05,
+    "capital": 0.05,
+    "word": 0.10,
+    "unknown": 0.15,
+    "unknown_sum": 0.04,
+    "name": 0.02,
+    "sum": 0.17,
+    "times": 0.02,
+    "follow_name": 0.06,
+    "follow_more": 0.05,
+    "follow_other": 0.04,
+    "follow_any": 0.03,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded ids with what :class:`Network` needs; ``targets`` are the ids that follow the wanted positions."""
+
+    ids: Tensor
+    starts: Tensor
+    lengths: Tensor
+    wanted: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+class Stream:
+    """Endless batches of about ``tokens`` tokens each, sequences of similar length together."""
+
+    def __init__(self, tokens: int, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.tokens = tokens
+        self.sp = sentencepiece.SentencePieceProcessor(model_file=str(OUT / "ice_text.model"))
+        self.gmask, self.sop, self.eop, self.newline = (
+            self.sp.piece_to_id(p) for p in ("[gMASK]", "<sop>", "<eop>", "<n>")
+        )
+        self.groups: dict[str, list[list[list[str]]]] = {}
+        for line in (OUT / "corpus.jsonl").read_text(encoding="utf-8").splitlines():
+            example = json.loads(line)
+            self.groups.setdefault(example["group"], []).append(example["turns"])
+        self.decks: dict[str, list[list[list[str]]]] = {}
+
+    def draw(self) -> tuple[list[int], list[int]]:
+        """One (prompt ids, answer ids); every example of a group comes before one comes twice."""
+        group = self.rng.choices(list(SHARES), list(SHARES.values()))[0]
+        deck = self.decks.get(group)
+        if not deck:
+            deck = self.decks[group] = self.rng.sample(self.groups[group], len(self.groups[group]))
+        turns = deck.pop()
+        text = self.prompt_text(turns)
+        sample = self.rng.random() < 0.1 and "sum" not in group and group != "times"
+        prompt = self.encode(text, sample=sample)
+        return [*prompt, self.gmask, self.sop], [*self.encode(turns[-1][1], sample=False), self.eop]
+
+    def encode(self, text: str, *, sample: bool) -> list[int]:
+        """Ids of a text; with ``sample`` split in a random way, so that unseen splits are less strange."""
+        text = text.replace("\n", "<n>")
+        if sample:
+            return list(self.sp.encode(text, enable_sampling=True, alpha=0.3, nbest_size=-1))
+        return list(self.sp.encode(text))
+
+    def prompt_text(self, turns: list[list[str]]) -> str:
+        """The prompt of the last turn, in recipe form or chat form."""
+        questions = [self.vary(q) for q, _ in turns]
+        if len(turns) == 1:
+            return f"问：{questions[0]}\n答：" if self.rng.random() < 0.6 else questions[0]
+        text = "".join(f"[Round {i}]\n问：{questions[i]}\n答：{a}\n" for i, (_, a) in enumerate(turns[:-1]))
+        return f"{text}[Round {len(turns) - 1}]\n问：{questions[-1]}\n答："
+
+    def vary(self, question: str) -> str:
+        """Another end mark, lower case, no quotation marks: nothing that changes the normalised prompt."""
+        rng = self.rng
+        chinese = any("\u4e00" <= c <= "\u9fff" for c in question)
+        if rng.random() < 0.5:
+            bare = question.rstrip("?？")
+            marks = ["？", "？", "?", "", "", "。", "！"] if chinese else ["?", "?", "?", "", "", ".", "!", " ?"]
+            question = bare + rng.choice(marks)
+        elif chinese and not question.endswith(("?", "？", "=")) and rng.random() < 0.5:
+            question += "？"
+        draw = rng.random()
+        if draw < 0.18:
+            question = question.lower()
+        elif draw < 0.20:
+            question = question.upper()
+        if rng.random() < 0.3:
+            question = question.replace("“", "").replace("”", "")
+        elif rng.random() < 0.1:
+            question = question.replace("“", '"').replace("”", '"')
+        if rng.random() < 0.15:
+            question = question.replace("，", " " if chinese else ",")
+        return question
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches for ever."""
+        while True:
+            pool = sorted((self.draw() for _ in range(2048)), key=lambda pair: len(pair[0]) + len(pair[1]))
+            batches: list[list[tuple[list[int], list[int]]]] = [[]]
+            for pair in pool:
+                length = len(pair[0]) + len(pair[1])
+                if batches[-1] and length * (len(batches[-1]) + 1) > self.tokens:
+                    batches.append([])
+                batches[-1].append(pair)
+            self.rng.shuffle(batches)
+            for batch in batches:
+                yield self.collate(batch)
+
+    def collate(self, pairs: list[tuple[list[int], list[int]]]) -> Batch:
+        """Pad one batch; the loss is on answers only, at the positions from ``<sop>`` on."""
+        longest = -(-max(len(p) + len(a) for p, a in pairs) // 4) * 4
+        ids = torch.zeros(len(pairs), longest, dtype=torch.long)
+        wanted = torch.zeros(len(pairs), longest, dtype=torch.bool)
+        targets: list[int] = []
+        weights: list[float] = []
+        for row, (prompt, answer) in enumerate(pairs):
+            whole = prompt + answer[:-1]
+            ids[row, : len(whole)] = torch.tensor(whole)
+            wanted[row, len(prompt) - 1 : len(whole)] = True
+            targets += answer
+            # Long fixed sentences would otherwise drown the few tokens that decide.
+            weights += [1.0 / len(answer) ** 0.5] * len(answer)
+        starts = torch.tensor([len(p) - 1 for p, _ in pairs])
+        lengths = torch.tensor([len(p) + len(a) - 1 for p, a in pairs])
+        return Batch(ids, starts, lengths, wanted, torch.tensor(targets), torch.tensor(weights))
