@@ -1,0 +1,265 @@
+"""What a folder holds, and what is said about folders that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatglm_backend.checkpoint.readers import open_source, read_dense
+from chatglm_backend.checkpoint.source import fingerprint, inspect_folder
+from chatglm_backend.errors import (
+    CheckpointError,
+    DamagedFile,
+    LfsPointerFile,
+    MissingFile,
+    ModelNotFound,
+    UnsafeCheckpoint,
+    UnsupportedFamily,
+    UnsupportedQuantization,
+    WrongShape,
+)
+from tests.tiny import build_checkpoint
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    """Replace entries of a folder's config.json; ``None`` removes one."""
+    config = json.loads((folder / "config.json").read_text())
+    config |= changes
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+@pytest.fixture
+def v1(tmp_path: Path) -> Path:
+    """Return a small ChatGLM-6B folder in two .bin shards."""
+    return build_checkpoint(tmp_path / "chatglm-6b", "chatglm")
+
+
+@pytest.fixture
+def v3(tmp_path: Path) -> Path:
+    """Return a small ChatGLM3-6B folder in two safetensors shards."""
+    return build_checkpoint(tmp_path / "chatglm3-6b", "chatglm3", form="safetensors")
+
+
+@pytest.mark.parametrize("family", ["chatglm", "chatglm2", "chatglm3"])
+@pytest.mark.parametrize("form", ["bin", "safetensors"])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_every_format_is_read(tmp_path: Path, family: str, form: str, shards: int) -> None:
+    """All tensors of all families are found in sharded and single files of both formats."""
+    folder = inspect_folder(build_checkpoint(tmp_path / "m", family, form=form, shards=shards))  # type: ignore[arg-type]
+    assert (family, form, False) == (folder.family, folder.format, folder.quantized)
+    assert len(open_source(folder).specs) == len(read_dense(folder))
+
+
+def test_folder_with_other_files_and_a_chinese_name(tmp_path: Path) -> None:
+    """Git and ModelScope leave further files; a user called 张三 has them in their own folder."""
+    folder = build_checkpoint(tmp_path / "张三" / "模型", "chatglm2")
+    (folder / ".git").mkdir()
+    (folder / "configuration.json").write_text("{}")
+    (folder / "modeling_chatglm.py").write_text("raise SystemExit")
+    assert inspect_folder(folder).family == "chatglm2"
+    assert open_source(inspect_folder(folder)).specs
+
+
+def test_safetensors_come_first(v3: Path, tmp_path: Path) -> None:
+    """With both formats in a folder, the safetensors are read."""
+    both = build_checkpoint(tmp_path / "both", "chatglm3", form="bin")
+    for file in v3.glob("model*"):
+        shutil.copy(file, both)
+    assert inspect_folder(both).format == "safetensors"
+
+
+def test_the_complete_set_is_taken(v3: Path, tmp_path: Path) -> None:
+    """Where the safetensors are only half there, the complete .bin set is read, and the reason says so."""
+    both = build_checkpoint(tmp_path / "both", "chatglm3", form="bin")
+    for file in v3.glob("model*"):
+        shutil.copy(file, both)
+    next(both.glob("model-00002*")).unlink()
+    folder = inspect_folder(both)
+    assert folder.format == "bin"
+    assert "model-00002" in folder.reason
+
+
+def test_shards_without_their_index(v1: Path) -> None:
+    """Numbered shards are read without an index, and a gap in the numbers is named."""
+    next(v1.glob("*.index.json")).unlink()
+    assert open_source(inspect_folder(v1)).specs
+    next(v1.glob("*-00001-of-*")).unlink()
+    with pytest.raises(MissingFile, match="00001-of-00002"):
+        inspect_folder(v1)
+
+
+def test_missing_shard_is_named(v1: Path) -> None:
+    """The error names the shard that the index lists."""
+    next(v1.glob("*-00002-of-*")).unlink()
+    with pytest.raises(MissingFile, match="pytorch_model-00002"):
+        inspect_folder(v1)
+
+
+@pytest.mark.parametrize("form", ["bin", "safetensors"])
+def test_truncated_shard_is_named(tmp_path: Path, form: str) -> None:
+    """A shard that lacks its end is seen before anything is loaded."""
+    folder = build_checkpoint(tmp_path / "m", "chatglm3", form=form)  # type: ignore[arg-type]
+    shard = next(folder.glob("*-00002-of-*"))
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    with pytest.raises(DamagedFile, match="00002-of-00002"):
+        inspect_folder(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\x00" * 50])
+def test_file_of_another_kind(v3: Path, content: bytes) -> None:
+    """Empty files and saved web pages are no weights."""
+    next(v3.glob("*-00001-of-*")).write_bytes(content)
+    with pytest.raises(DamagedFile):
+        inspect_folder(v3)
+
+
+def test_lfs_pointers_say_what_to_do(v1: Path) -> None:
+    """A clone without git-lfs is recognised and the fix is given."""
+    for file in v1.glob("*.bin"):
+        file.write_bytes(POINTER)
+    with pytest.raises(LfsPointerFile, match="git lfs pull"):
+        inspect_folder(v1)
+
+
+def test_config_that_is_no_json(v1: Path) -> None:
+    """A config that cannot be parsed is named."""
+    (v1 / "config.json").write_text("{")
+    with pytest.raises(DamagedFile, match=r"config\.json"):
+        inspect_folder(v1)
+
+
+def test_folder_without_config(v1: Path) -> None:
+    """The missing config is named."""
+    (v1 / "config.json").unlink()
+    with pytest.raises(MissingFile, match=r"config\.json"):
+        inspect_folder(v1)
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    """A path that is not there is said to be so."""
+    with pytest.raises(ModelNotFound):
+        inspect_folder(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, {"rope_ratio": 50}, {"padded_vocab_size": 151552}],
+)
+def test_other_families_are_refused(v3: Path, config: dict[str, object]) -> None:
+    """A Llama, a 32k variant and GLM-4 are refused by name."""
+    if "model_type" in config:
+        (v3 / "config.json").write_text(json.dumps(config))
+    else:
+        change_config(v3, **config)
+    with pytest.raises(UnsupportedFamily):
+        inspect_folder(v3)
+
+
+@pytest.mark.parametrize(
+    "config", [{"quantization_bit": 8}, {"quantization_config": {"quant_method": "gptq"}}, {"quantization_bit": 3}]
+)
+def test_other_quantisations_are_refused(v1: Path, config: dict[str, object]) -> None:
+    """Only THUDM's 4-bit form is read."""
+    change_config(v1, **config)
+    with pytest.raises(UnsupportedQuantization):
+        inspect_folder(v1)
+
+
+def test_wrong_shapes_are_named(v1: Path) -> None:
+    """The tensor, its shape and the expected one are in the error."""
+    change_config(v1, inner_hidden_size=512)
+    with pytest.raises(WrongShape, match=r"mlp\.dense_h_to_4h\.weight.*\(256, 128\).*\(512, 128\)"):
+        open_source(inspect_folder(v1))
+
+
+def test_missing_tensor_is_named(v1: Path) -> None:
+    """A config with more layers than the files hold is told which tensor lacks."""
+    change_config(v1, num_layers=3)
+    with pytest.raises(CheckpointError, match=r"layers\.2"):
+        open_source(inspect_folder(v1))
+
+
+def test_pickles_with_code_are_refused(tmp_path: Path) -> None:
+    """A pickle that would call something is never run."""
+
+    class Call:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "ran",))  # type: ignore[return-value]
+
+    folder = build_checkpoint(tmp_path / "m", "chatglm", shards=1)
+    weights = next(folder.glob("*.bin"))
+    torch.save({"transformer.word_embeddings.weight": Call()}, weights)
+    with pytest.raises(UnsafeCheckpoint):
+        open_source(inspect_folder(folder))
+    weights.write_bytes(pickle.dumps(Call(), protocol=2))
+    with pytest.raises(UnsafeCheckpoint):
+        open_source(inspect_folder(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_index_cannot_point_elsewhere(v3: Path) -> None:
+    """An index that names files outside its folder is refused."""
+    (v3 / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../../secret.safetensors"}}))
+    with pytest.raises(DamagedFile, match="outside"):
+        inspect_folder(v3)
+
+
+@pytest.mark.parametrize("which", ["chatglm2", "chatglm3"])
+def test_family_from_the_folders_name(tmp_path: Path, which: str) -> None:
+    """Without a name in the config, the folder's own decides, and the reason says so."""
+    folder = build_checkpoint(tmp_path / f"my-{which}-6b", "chatglm2", _name_or_path="")
+    found = inspect_folder(folder)
+    assert which == found.family
+    assert folder.name in found.reason
+
+
+def test_family_from_the_tokenizers_source(tmp_path: Path) -> None:
+    """A role token in the tokenizer's source, read as text, marks ChatGLM3; without it ChatGLM2 is assumed aloud."""
+    folder = build_checkpoint(tmp_path / "model", "chatglm2", _name_or_path="")
+    assert inspect_folder(folder).family == "chatglm2"
+    assert "--family chatglm3" in inspect_folder(folder).reason
+    (folder / "tokenization_chatglm.py").write_text('raise SystemExit\nroles = ["<|user|>"]\n')
+    assert inspect_folder(folder).family == "chatglm3"
+
+
+def test_family_can_be_chosen_but_not_against_the_weights(tmp_path: Path) -> None:
+    """--family decides between ChatGLM2 and 3, and is refused for another architecture."""
+    folder = build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")
+    assert inspect_folder(folder, family="chatglm3").family == "chatglm3"
+    with pytest.raises(UnsupportedFamily):
+        inspect_folder(folder, family="chatglm")
+
+
+def test_tied_output_layer_is_the_embedding(tmp_path: Path) -> None:
+    """ChatGLM-6B uses the embedding for both, also where the file's lm_head differs or is missing."""
+    folder = build_checkpoint(tmp_path / "m", "chatglm", shards=1)
+    weights = next(folder.glob("*.bin"))
+    tensors = torch.load(weights, weights_only=True)
+    embedding = tensors["transformer.word_embeddings.weight"].clone()
+    tensors["lm_head.weight"] = torch.zeros_like(embedding)
+    torch.save(tensors, weights)
+    assert torch.equal(embedding, read_dense(inspect_folder(folder))["lm_head.weight"])
+    del tensors["lm_head.weight"]
+    torch.save(tensors, weights)
+    assert torch.equal(embedding, read_dense(inspect_folder(folder))["lm_head.weight"])
+
+
+def test_fingerprint_follows_the_contents(v3: Path, tmp_path: Path) -> None:
+    """A copy elsewhere has the same fingerprint; another weight, config or tokenizer a different one."""
+    first = fingerprint(inspect_folder(v3))
+    copy = tmp_path / "copy" / "chatglm3-6b"
+    shutil.copytree(v3, copy)
+    assert first == fingerprint(inspect_folder(copy))
+    change_config(copy, seq_length=1024)
+    assert first != fingerprint(inspect_folder(copy))
+    other = build_checkpoint(tmp_path / "other" / "chatglm3-6b", "chatglm3", form="safetensors", seed=5)
+    assert first != fingerprint(inspect_folder(other))
+    (v3 / "tokenizer.model").write_bytes(b"another")
+    assert first != fingerprint(inspect_folder(v3))
