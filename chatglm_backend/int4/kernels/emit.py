@@ -11,28 +11,25 @@ Knows nothing of Python arrays, threads or files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
 
 from llvmlite import ir
 
 from chatglm_backend.int4.kernels.layout import BLOCK, GROUP
 from chatglm_backend.int4.kernels.variants import Variant
+from chatglm_backend.int4.kernels.writer import F16, F32, I8, I32, I64, KernelWriter, Values
 
-__all__ = ["FEW_ROWS", "KERNEL_NAMES", "Arg", "build_module"]
+__all__ = ["FEW_ROWS", "Arg", "build_module"]
 
 FEW_ROWS = (1, 2, 3, 4)
 """Row counts with a kernel of their own, which keeps all sums in registers."""
-KERNEL_NAMES = ("quantize", "tile", *(f"rows_{m}" for m in FEW_ROWS))
 
-I8, I32, I64, F32, F16 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.HalfType()
 _CHUNKS = 8
 _CHUNK_BYTES = GROUP * 4
 _PREFETCH_BYTES = 8192
 """How far ahead weights are asked for; the hardware's own prefetching stops at pages of 4 KiB."""
 _EXPONENT_ALL_ONES = 0x7F800000
-
-Values = list[ir.Value]
 
 
 class Arg(IntEnum):
@@ -64,77 +61,7 @@ def build_module(variant: Variant, triple: str) -> ir.Module:
     return module
 
 
-class _Kernel:
-    """One function under construction, with the vector vocabulary that the kernels share."""
-
-    def __init__(self, module: ir.Module, variant: Variant, name: str) -> None:
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 4)
-        self.function = ir.Function(module, kind, name)
-        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
-        self.module, self.variant, self.lanes = module, variant, variant.lanes
-        self.args, self.first, self.last, self.scratch = self.function.args
-        self.int_vector = ir.VectorType(I32, self.lanes)
-        self.float_vector = ir.VectorType(F32, self.lanes)
-        self.byte_vector = ir.VectorType(I8, self.lanes * 4)
-
-    def arg(self, which: Arg) -> ir.Value:
-        return self.load(self.offset(self.args, int(which) * 8), I64, align=8)
-
-    def offset(self, address: ir.Value, by: ir.Value | int, scale: int = 1) -> ir.Value:
-        b = self.builder
-        by = ir.Constant(I64, by * scale) if isinstance(by, int) else b.mul(by, ir.Constant(I64, scale))
-        return b.add(address, by)
-
-    def load(self, address: ir.Value, kind: ir.Type, align: int = 1) -> ir.Value:
-        value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
-        value.align = align
-        return value
-
-    def store(self, value: ir.Value, address: ir.Value, align: int = 1) -> None:
-        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer())).align = align
-
-    def splat(self, value: ir.Value, lanes: int) -> ir.Value:
-        kind = ir.VectorType(value.type, lanes)
-        single = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
-        mask = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
-        return self.builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), mask)
-
-    def call(self, name: str, result: ir.Type, args: Sequence[ir.Value]) -> ir.Value:
-        function = self.module.globals.get(name)
-        if function is None:
-            function = ir.Function(self.module, ir.FunctionType(result, [a.type for a in args]), name)
-        return self.builder.call(function, args)
-
-    def loop(
-        self,
-        first: ir.Value,
-        last: ir.Value,
-        step: int,
-        carried: Values,
-        body: Callable[[ir.Value, Values], Values],
-    ) -> Values:
-        """``for i in range(first, last, step)``; ``body`` turns the carried values into the next ones."""
-        b, before = self.builder, self.builder.block
-        head, inside, done = (self.function.append_basic_block(n) for n in ("head", "body", "done"))
-        b.branch(head)
-        b.position_at_end(head)
-        index = b.phi(I64)
-        index.add_incoming(first, before)
-        phis = [b.phi(v.type) for v in carried]
-        for phi, value in zip(phis, carried, strict=True):
-            phi.add_incoming(value, before)
-        b.cbranch(b.icmp_signed("<", index, last), inside, done)
-        b.position_at_end(inside)
-        after = body(index, list(phis))
-        index.add_incoming(b.add(index, ir.Constant(I64, step)), b.block)
-        for phi, value in zip(phis, after, strict=True):
-            phi.add_incoming(value, b.block)
-        b.branch(head)
-        b.position_at_end(done)
-        return list(phis)
-
-
-class _Quantize(_Kernel):
+class _Quantize(KernelWriter):
     """fp32 [rows, blocks * 64] -> int8, scales, offsets, for a range of blocks.
 
     The magnitudes are compared as integers, where NaN and infinity are the largest: such a
@@ -182,7 +109,7 @@ class _Quantize(_Kernel):
         return b.trunc(wide, ir.VectorType(I8, BLOCK)), scale, b.mul(total, ir.Constant(I32, -8))
 
 
-class _Product(_Kernel):
+class _Product(KernelWriter):
     """What the two product kernels share: reading weights, and the dot products of one 64-block."""
 
     def __init__(self, module: ir.Module, variant: Variant, name: str) -> None:

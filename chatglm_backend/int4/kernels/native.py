@@ -5,14 +5,16 @@ Takes about a quarter of a second a variant, so nothing of it is kept on disk.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import llvmlite.binding as llvm
+from llvmlite.ir import Module
 
-from chatglm_backend.int4.kernels.emit import KERNEL_NAMES, build_module
+from chatglm_backend.int4.kernels.emit import build_module
 from chatglm_backend.int4.kernels.variants import Variant
 
-__all__ = ["NativeKernels", "compile_variant"]
+__all__ = ["NativeKernels", "compile_module", "compile_variant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,17 @@ class NativeKernels:
 
 
 def compile_variant(variant: Variant, *, with_assembly: bool = False) -> NativeKernels:
-    """Compile all kernels of ``variant``. The CPU must have its features; running them elsewhere crashes."""
+    """Compile all products of ``variant``. The CPU must have its features; running them elsewhere crashes."""
+    return compile_module(variant, lambda triple: build_module(variant, triple), with_assembly=with_assembly)
+
+
+def compile_module(variant: Variant, build: Callable[[str], Module], *, with_assembly: bool = False) -> NativeKernels:
+    """Compile what ``build`` makes for a target triple, with the instructions of ``variant``."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     triple = llvm.get_process_triple()
-    module = llvm.parse_assembly(str(build_module(variant, triple)))
+    source = build(triple)
+    module = llvm.parse_assembly(str(source))
     module.verify()
     machine = llvm.Target.from_triple(triple).create_target_machine(
         cpu=variant.target, features=variant.features, opt=3, jit=True
@@ -43,5 +51,6 @@ def compile_variant(variant: Variant, *, with_assembly: bool = False) -> NativeK
     assembly = machine.emit_assembly(module) if with_assembly else ""
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    addresses = {name: int(engine.get_function_address(name)) for name in KERNEL_NAMES}
+    names = [function.name for function in source.functions if not function.is_declaration]
+    addresses = {name: int(engine.get_function_address(name)) for name in names}
     return NativeKernels(variant, addresses, assembly, engine)

@@ -91,6 +91,11 @@ class Team:
                 self.work.scratch.strides[0],
             )
 
+    def share(self, kernel: int, args: int, items: int, scratch: int = 0, scratch_stride: int = 0) -> None:
+        """Run ``kernel`` on ``items`` equal pieces of work, with scratch of its own for each thread. Hold ``lock``."""
+        self._use_threads()
+        self._driver(0, kernel, args, 0, 1, items, min(self.threads, items), scratch, scratch_stride)
+
     def _use_threads(self) -> None:
         """Numba's thread count belongs to the calling thread."""
         if getattr(self._local, "threads", 0) != self.threads:

@@ -1,0 +1,240 @@
+"""Writes the operations between the products as LLVM code: attention over 16-bit keys and values,
+GELU, SwiGLU.
+
+Kernels have the form described in :mod:`.writer`; argument words are in the order of
+:class:`AttentionArg` or :class:`GateArg`. Strides are in bytes. Knows nothing of tensors.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from llvmlite import ir
+
+from chatglm_backend.int4.kernels.variants import Variant
+from chatglm_backend.int4.kernels.writer import F16, F32, I32, I64, KernelWriter, Values
+
+__all__ = ["ATTENTION_ROWS", "LANES", "AttentionArg", "GateArg", "build_attention", "build_gates"]
+
+LANES = 16
+ATTENTION_ROWS = 4
+"""Query rows that share each read of a key or value in the kernel for many rows."""
+_NEGATIVE_INFINITY = float("-inf")
+
+
+class AttentionArg(IntEnum):
+    """``VISIBLE`` is the address of int64 counts per row; ``SCALE`` that of one fp32 number."""
+
+    Q = 0
+    Q_ROW = 1
+    Q_HEAD = 2
+    KEYS = 3
+    KEYS_HEAD = 4
+    VALUES = 5
+    VALUES_HEAD = 6
+    OUT = 7
+    OUT_ROW = 8
+    VISIBLE = 9
+    HEADS = 10
+    GROUP = 11
+    SCALE = 12
+    ROW0 = 13
+    SCORES_ROW = 14
+
+
+class GateArg(IntEnum):
+    """``UNITS`` is the row length of the result; the work range is rows."""
+
+    X = 0
+    X_ROW = 1
+    OUT = 2
+    OUT_ROW = 3
+    UNITS = 4
+
+
+def build_attention(variant: Variant, triple: str, dim: int) -> ir.Module:
+    """``attend_1`` and ``attend_4`` for heads of ``dim`` features (a multiple of 16).
+
+    The work range counts (blocks of rows) x heads, heads fastest; keys and values are fp16 with tokens
+    next to each other.
+    """
+    module = ir.Module(name=f"attention_{dim}")
+    module.triple = triple
+    for rows in (1, ATTENTION_ROWS):
+        _Attention(module, variant, f"attend_{rows}", dim, rows).emit()
+    return module
+
+
+def build_gates(variant: Variant, triple: str) -> ir.Module:
+    """``gelu`` (tanh form) and ``swiglu``, over ``UNITS`` (a multiple of 16) numbers a row."""
+    module = ir.Module(name="gates")
+    module.triple = triple
+    _Gate(module, variant, "gelu").emit(swiglu=False)
+    _Gate(module, variant, "swiglu").emit(swiglu=True)
+    return module
+
+
+class _Attention(KernelWriter):
+    """Scores of all visible tokens into scratch, softmax in place, then the mix of the values."""
+
+    def __init__(self, module: ir.Module, variant: Variant, name: str, dim: int, rows: int) -> None:
+        super().__init__(module, variant, name)
+        self.dim, self.count, self.parts = dim, rows, dim // LANES
+        self.vector = ir.VectorType(F32, LANES)
+        self.arguments = {which: self.arg(which) for which in AttentionArg}
+
+    def emit(self) -> None:
+        self.loop(self.first, self.last, 1, [], self._item)
+        self.builder.ret_void()
+
+    def _item(self, item: ir.Value, _: Values) -> Values:
+        b, a = self.builder, self.arguments
+        heads = a[AttentionArg.HEADS]
+        head = b.srem(item, heads)
+        row = b.add(a[AttentionArg.ROW0], b.mul(b.sdiv(item, heads), ir.Constant(I64, self.count)))
+        rows = [b.add(row, ir.Constant(I64, i)) for i in range(self.count)]
+        visible = [self.load(self.offset(a[AttentionArg.VISIBLE], r, 8), I64, align=8) for r in rows]
+        longest = visible[0]
+        for other in visible[1:]:
+            longest = b.select(b.icmp_signed(">", other, longest), other, longest)
+        shared = b.sdiv(head, a[AttentionArg.GROUP])
+        keys = b.add(a[AttentionArg.KEYS], b.mul(shared, a[AttentionArg.KEYS_HEAD]))
+        values = b.add(a[AttentionArg.VALUES], b.mul(shared, a[AttentionArg.VALUES_HEAD]))
+        scores = [self.offset(self.scratch, a[AttentionArg.SCORES_ROW], i) for i in range(self.count)]
+        queries = [
+            b.add(b.add(a[AttentionArg.Q], b.mul(r, a[AttentionArg.Q_ROW])), b.mul(head, a[AttentionArg.Q_HEAD]))
+            for r in rows
+        ]
+        self._scores(queries, keys, longest, scores)
+        sums = [self._softmax(s, v, longest) for s, v in zip(scores, visible, strict=True)]
+        outs = [
+            b.add(
+                b.add(a[AttentionArg.OUT], b.mul(r, a[AttentionArg.OUT_ROW])),
+                self.offset(ir.Constant(I64, 0), head, self.dim * 4),
+            )
+            for r in rows
+        ]
+        step = self.parts if self.count == 1 else min(4, self.parts)
+        for first in range(0, self.parts, step):
+            self._mix(scores, sums, values, longest, outs, range(first, min(first + step, self.parts)))
+        return []
+
+    def _halves(self, address: ir.Value, part: int) -> ir.Value:
+        loaded = self.load(self.offset(address, part * LANES * 2), ir.VectorType(F16, LANES), align=2)
+        return self.builder.fpext(loaded, self.vector)
+
+    def _scores(self, queries: Values, keys: ir.Value, tokens: ir.Value, scores: Values) -> None:
+        b = self.builder
+        factor = self.splat(self.load(self.arguments[AttentionArg.SCALE], F32, align=4), LANES)
+        query = [
+            [b.fmul(self.load(self.offset(q, p * LANES * 4), self.vector, align=4), factor) for p in range(self.parts)]
+            for q in queries
+        ]
+
+        def token(t: ir.Value, _: Values) -> Values:
+            key = self.offset(keys, t, self.dim * 2)
+            sums = [[self.constant(0.0, LANES)] * 2 for _ in queries]
+            for part in range(self.parts):
+                feature = self._halves(key, part)
+                for i, parts in enumerate(query):
+                    sums[i][part % 2] = self.fma(parts[part], feature, sums[i][part % 2])
+            for i, (even, odd) in enumerate(sums):
+                self.store(self._total(b.fadd(even, odd)), self.offset(scores[i], t, 4), align=4)
+            return []
+
+        self.loop(ir.Constant(I64, 0), tokens, 1, [], token)
+
+    def _total(self, vector: ir.Value) -> ir.Value:
+        """The sum of the lanes, by halving."""
+        b, lanes = self.builder, vector.type.count
+        nothing = ir.Constant(vector.type, ir.Undefined)
+        while lanes > 1:
+            lanes //= 2
+            order = [i + lanes if i < lanes else i for i in range(vector.type.count)]
+            mask = ir.Constant(ir.VectorType(I32, vector.type.count), order)
+            vector = b.fadd(vector, b.shuffle_vector(vector, nothing, mask))
+        return b.extract_element(vector, ir.Constant(I32, 0))
+
+    def _softmax(self, scores: ir.Value, visible: ir.Value, tokens: ir.Value) -> ir.Value:
+        """Turn scores into unnormalised weights; what is not visible becomes (about) zero. Returns their sum."""
+        b = self.builder
+        padded = b.and_(b.add(tokens, ir.Constant(I64, LANES - 1)), ir.Constant(I64, -LANES))
+
+        def hide(t: ir.Value, _: Values) -> Values:
+            self.store(ir.Constant(F32, _NEGATIVE_INFINITY), self.offset(scores, t, 4), align=4)
+            return []
+
+        self.loop(visible, padded, 1, [], hide)
+        zero = ir.Constant(I64, 0)
+
+        def largest(t: ir.Value, carried: Values) -> Values:
+            here = self.load(self.offset(scores, t, 4), self.vector, align=4)
+            return [self.call(f"llvm.maxnum.v{LANES}f32", self.vector, [here, carried[0]])]
+
+        (most,) = self.loop(zero, padded, LANES, [self.constant(_NEGATIVE_INFINITY, LANES)], largest)
+        top = self.splat(self.call(f"llvm.vector.reduce.fmax.v{LANES}f32", F32, [most]), LANES)
+
+        def weigh(t: ir.Value, carried: Values) -> Values:
+            address = self.offset(scores, t, 4)
+            weight = self.exp(b.fsub(self.load(address, self.vector, align=4), top))
+            self.store(weight, address, align=4)
+            return [b.fadd(carried[0], weight)]
+
+        (total,) = self.loop(zero, padded, LANES, [self.constant(0.0, LANES)], weigh)
+        return self._total(total)
+
+    def _mix(
+        self, scores: Values, sums: Values, values: ir.Value, tokens: ir.Value, outs: Values, parts: range
+    ) -> None:
+        b = self.builder
+        start = [self.constant(0.0, LANES)] * (self.count * len(parts))
+
+        def token(t: ir.Value, carried: Values) -> Values:
+            value = self.offset(values, t, self.dim * 2)
+            weights = [self.splat(self.load(self.offset(s, t, 4), F32, align=4), LANES) for s in scores]
+            after = []
+            for index, part in enumerate(parts):
+                feature = self._halves(value, part)
+                after += [self.fma(w, feature, carried[index * self.count + i]) for i, w in enumerate(weights)]
+            return after
+
+        mixed = self.loop(ir.Constant(I64, 0), tokens, 1, start, token)
+        for i, (out, total) in enumerate(zip(outs, sums, strict=True)):
+            share = self.splat(b.fdiv(ir.Constant(F32, 1.0), total), LANES)
+            for index, part in enumerate(parts):
+                result = b.fmul(mixed[index * self.count + i], share)
+                self.store(result, self.offset(out, part * LANES * 4), align=4)
+
+
+class _Gate(KernelWriter):
+    """Elementwise activations, by rows."""
+
+    def emit(self, *, swiglu: bool) -> None:
+        x, x_row, out, out_row, units = (self.arg(which) for which in GateArg)
+        b, vector = self.builder, ir.VectorType(F32, LANES)
+
+        def row(r: ir.Value, _: Values) -> Values:
+            source, result = b.add(x, b.mul(r, x_row)), b.add(out, b.mul(r, out_row))
+
+            def few(t: ir.Value, _: Values) -> Values:
+                value = self.load(self.offset(source, t, 4), vector, align=4)
+                scaled = value if swiglu else self._gelu_argument(value)
+                denominator = b.fadd(self.constant(1.0, LANES), self.exp(b.fsub(self.constant(0.0, LANES), scaled)))
+                gated = b.fdiv(value, denominator)
+                if swiglu:
+                    up = self.offset(source, b.add(t, units), 4)
+                    gated = b.fmul(gated, self.load(up, vector, align=4))
+                self.store(gated, self.offset(result, t, 4), align=4)
+                return []
+
+            self.loop(ir.Constant(I64, 0), units, LANES, [], few)
+            return []
+
+        self.loop(self.first, self.last, 1, [], row)
+        b.ret_void()
+
+    def _gelu_argument(self, x: ir.Value) -> ir.Value:
+        """Twice the argument of the tanh: 0.5 (1 + tanh u) = 1 / (1 + e^-2u)."""
+        b = self.builder
+        inner = self.fma(b.fmul(x, x), self.constant(0.044715, LANES), self.constant(1.0, LANES))
+        return b.fmul(b.fmul(x, self.constant(1.5957691216057308, LANES)), inner)

@@ -1,0 +1,117 @@
+"""The models' operations between products, compiled where it shows: attention over a 16-bit cache, GELU, SwiGLU.
+
+Everything else, and whatever shape or dtype the compiled code does not take, is left to
+:class:`~chatglm_backend.models.ops.TorchOps`. Shares its threads with the products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chatglm_backend.int4.kernels.emit_ops import (
+    ATTENTION_ROWS,
+    LANES,
+    AttentionArg,
+    GateArg,
+    build_attention,
+    build_gates,
+)
+from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
+from chatglm_backend.int4.kernels.team import Team
+from chatglm_backend.int4.kernels.variants import Variant
+from chatglm_backend.models.ops import TorchOps
+
+__all__ = ["CompiledOps"]
+
+
+class CompiledOps(TorchOps):
+    """:class:`~chatglm_backend.models.ops.Ops` with the costly ones compiled for ``variant``."""
+
+    name = "compiled"
+
+    def __init__(self, team: Team, variant: Variant) -> None:
+        self._team, self._variant = team, variant
+        self._gates = compile_module(variant, lambda triple: build_gates(variant, triple))
+        self._attention: dict[int, NativeKernels] = {}
+        self._scale: dict[int, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
+        self._scores = np.empty(0, np.float32)
+        self._gate_args = np.zeros(len(GateArg), np.int64)
+        self._attention_args = np.zeros(len(AttentionArg), np.int64)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """See :class:`~chatglm_backend.models.ops.Ops`."""
+        return self._gate("gelu", x, x.shape[-1]) if _plain(x, x.shape[-1]) else super().gelu(x)
+
+    def swiglu(self, x: Tensor) -> Tensor:
+        """See :class:`~chatglm_backend.models.ops.Ops`."""
+        units = x.shape[-1] // 2
+        return self._gate("swiglu", x, units) if _plain(x, units) else super().swiglu(x)
+
+    def attention(self, q: Tensor, keys: Tensor, values: Tensor, visible: Sequence[int]) -> Tensor:
+        """See :class:`~chatglm_backend.models.ops.Ops`."""
+        rows, heads, dim = q.shape
+        fits = dim % LANES == 0 and q.dtype is torch.float32 and q.stride(2) == 1 and min(visible) > 0
+        if not (fits and _half_tokens(keys, dim) and _half_tokens(values, dim)):
+            return super().attention(q, keys, values, visible)
+        result = torch.empty(rows, heads * dim)
+        counts = np.fromiter(visible, np.int64, rows)
+        native = self._native(dim)
+        with self._team.lock:
+            args = self._attention_args
+            args[AttentionArg.Q], args[AttentionArg.OUT] = q.data_ptr(), result.data_ptr()
+            args[AttentionArg.Q_ROW], args[AttentionArg.Q_HEAD] = q.stride(0) * 4, q.stride(1) * 4
+            args[AttentionArg.KEYS], args[AttentionArg.KEYS_HEAD] = keys.data_ptr(), keys.stride(0) * 2
+            args[AttentionArg.VALUES], args[AttentionArg.VALUES_HEAD] = values.data_ptr(), values.stride(0) * 2
+            args[AttentionArg.OUT_ROW] = heads * dim * 4
+            args[AttentionArg.VISIBLE], args[AttentionArg.SCALE] = counts.ctypes.data, self._scale[dim].ctypes.data
+            args[AttentionArg.HEADS], args[AttentionArg.GROUP] = heads, heads // keys.shape[0]
+            self._attend(native, rows, heads, int(counts.max()))
+        return result
+
+    def _attend(self, native: NativeKernels, rows: int, heads: int, longest: int) -> None:
+        """Rows in fours, then what is left one by one."""
+        team, args = self._team, self._attention_args
+        stride = (longest + LANES) // LANES * LANES
+        need = team.threads * ATTENTION_ROWS * stride
+        if self._scores.size < need:
+            self._scores = np.empty(need * 2, np.float32)
+        args[AttentionArg.SCORES_ROW] = stride * 4
+        fours = rows // ATTENTION_ROWS
+        for count, first, blocks in ((ATTENTION_ROWS, 0, fours), (1, fours * ATTENTION_ROWS, rows % ATTENTION_ROWS)):
+            if blocks:
+                args[AttentionArg.ROW0] = first
+                address = native.addresses[f"attend_{count}"]
+                scratch = self._scores.ctypes.data
+                team.share(address, args.ctypes.data, blocks * heads, scratch, ATTENTION_ROWS * stride * 4)
+
+    def _native(self, dim: int) -> NativeKernels:
+        """The kernels for heads of ``dim`` features, compiled at first use."""
+        if dim not in self._attention:
+            self._attention[dim] = compile_module(
+                self._variant, lambda triple: build_attention(self._variant, triple, dim)
+            )
+            self._scale[dim] = np.array([dim**-0.5], np.float32)
+        return self._attention[dim]
+
+    def _gate(self, name: str, x: Tensor, units: int) -> Tensor:
+        rows = x.shape[0]
+        result = torch.empty(rows, units)
+        with self._team.lock:
+            args = self._gate_args
+            args[GateArg.X], args[GateArg.X_ROW] = x.data_ptr(), x.stride(0) * 4
+            args[GateArg.OUT], args[GateArg.OUT_ROW], args[GateArg.UNITS] = result.data_ptr(), units * 4, units
+            self._team.share(self._gates.addresses[name], args.ctypes.data, rows)
+        return result
+
+
+def _plain(x: Tensor, units: int) -> bool:
+    return x.dim() == 2 and x.dtype is torch.float32 and x.stride(1) == 1 and units % LANES == 0 and x.shape[0] > 0
+
+
+def _half_tokens(x: Tensor, dim: int) -> bool:
+    """Whether ``x`` [kv_heads, tokens, dim] is fp16 with each token right after the one before."""
+    return x.dtype is torch.float16 and x.stride(2) == 1 and x.stride(1) == dim

@@ -1,0 +1,120 @@
+"""A small vocabulary for writing kernels as LLVM code: loads, stores, splats, loops, exponentials.
+
+Every kernel is ``void (i64 args, i64 first, i64 last, i64 scratch)``: the address of int64
+argument words, a range of work, and scratch memory. Knows nothing of what the kernels compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from llvmlite import ir
+
+from chatglm_backend.int4.kernels.variants import Variant
+
+__all__ = ["F16", "F32", "I8", "I32", "I64", "KernelWriter", "Values"]
+
+I8, I32, I64, F32, F16 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.HalfType()
+
+Values = list[ir.Value]
+
+
+class KernelWriter:
+    """One function under construction, with the vector vocabulary that the kernels share."""
+
+    def __init__(self, module: ir.Module, variant: Variant, name: str) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 4)
+        self.function = ir.Function(module, kind, name)
+        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+        self.module, self.variant, self.lanes = module, variant, variant.lanes
+        self.args, self.first, self.last, self.scratch = self.function.args
+        self.int_vector = ir.VectorType(I32, self.lanes)
+        self.float_vector = ir.VectorType(F32, self.lanes)
+        self.byte_vector = ir.VectorType(I8, self.lanes * 4)
+
+    def arg(self, which: int) -> ir.Value:
+        """The argument word at index ``which``."""
+        return self.load(self.offset(self.args, int(which) * 8), I64, align=8)
+
+    def offset(self, address: ir.Value, by: ir.Value | int, scale: int = 1) -> ir.Value:
+        """``address + by * scale``, in bytes."""
+        b = self.builder
+        by = ir.Constant(I64, by * scale) if isinstance(by, int) else b.mul(by, ir.Constant(I64, scale))
+        return b.add(address, by)
+
+    def load(self, address: ir.Value, kind: ir.Type, align: int = 1) -> ir.Value:
+        """The ``kind`` at an address."""
+        value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
+        value.align = align
+        return value
+
+    def store(self, value: ir.Value, address: ir.Value, align: int = 1) -> None:
+        """Put ``value`` at an address."""
+        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer())).align = align
+
+    def splat(self, value: ir.Value, lanes: int) -> ir.Value:
+        """A vector with ``value`` in every lane."""
+        kind = ir.VectorType(value.type, lanes)
+        single = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
+        mask = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
+        return self.builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), mask)
+
+    def call(self, name: str, result: ir.Type, args: Sequence[ir.Value]) -> ir.Value:
+        """Call an LLVM intrinsic, declared at first use."""
+        function = self.module.globals.get(name)
+        if function is None:
+            function = ir.Function(self.module, ir.FunctionType(result, [a.type for a in args]), name)
+        return self.builder.call(function, args)
+
+    def loop(
+        self,
+        first: ir.Value,
+        last: ir.Value,
+        step: int,
+        carried: Values,
+        body: Callable[[ir.Value, Values], Values],
+    ) -> Values:
+        """``for i in range(first, last, step)``; ``body`` turns the carried values into the next ones."""
+        b, before = self.builder, self.builder.block
+        head, inside, done = (self.function.append_basic_block(n) for n in ("head", "body", "done"))
+        b.branch(head)
+        b.position_at_end(head)
+        index = b.phi(I64)
+        index.add_incoming(first, before)
+        phis = [b.phi(v.type) for v in carried]
+        for phi, value in zip(phis, carried, strict=True):
+            phi.add_incoming(value, before)
+        b.cbranch(b.icmp_signed("<", index, last), inside, done)
+        b.position_at_end(inside)
+        after = body(index, list(phis))
+        index.add_incoming(b.add(index, ir.Constant(I64, step)), b.block)
+        for phi, value in zip(phis, after, strict=True):
+            phi.add_incoming(value, b.block)
+        b.branch(head)
+        b.position_at_end(done)
+        return list(phis)
+
+    def constant(self, value: float, lanes: int) -> ir.Value:
+        """The same fp32 number in every lane."""
+        return ir.Constant(ir.VectorType(F32, lanes), [value] * lanes)
+
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """``a * b + c`` of fp32 vectors."""
+        return self.call(f"llvm.fma.v{a.type.count}f32", a.type, [a, b, c])
+
+    def exp(self, x: ir.Value) -> ir.Value:
+        """E to the power of an fp32 vector, relative error about 1e-7 * |x| + 2e-7; below -87 it is about 1e-38."""
+        b, lanes = self.builder, x.type.count
+        ints = ir.VectorType(I32, lanes)
+        for name, bound in (("maxnum", -87.0), ("minnum", 88.0)):
+            x = self.call(f"llvm.{name}.v{lanes}f32", x.type, [x, self.constant(bound, lanes)])
+        power = b.fmul(x, self.constant(1.4426950408889634, lanes))
+        whole = self.call(f"llvm.rint.v{lanes}f32", x.type, [power])
+        # The remainder x - whole * ln 2, with ln 2 in two parts so that little is lost.
+        rest = self.fma(whole, self.constant(-0.693359375, lanes), x)
+        rest = self.fma(whole, self.constant(2.12194440e-4, lanes), rest)
+        result = self.constant(1 / 720, lanes)
+        for factor in (1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
+            result = self.fma(result, rest, self.constant(factor, lanes))
+        exponent = b.shl(b.fptosi(whole, ints), ir.Constant(ints, [23] * lanes))
+        return b.bitcast(b.add(b.bitcast(result, ints), exponent), x.type)

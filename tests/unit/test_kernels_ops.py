@@ -1,0 +1,73 @@
+"""The compiled operations between products, against eager torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from chatglm_backend.int4.kernels.ops import CompiledOps
+from chatglm_backend.int4.kernels.team import Team
+from chatglm_backend.int4.kernels.variants import VARIANTS, host_cpu, usable_variants
+from chatglm_backend.models.ops import TorchOps
+
+
+@pytest.fixture(scope="module")
+def team() -> Team:
+    """Two threads."""
+    return Team(2)
+
+
+@pytest.fixture(params=[v.name for v in VARIANTS])
+def ops(request: pytest.FixtureRequest, team: Team) -> CompiledOps:
+    """The operations compiled for each instruction set that this CPU has."""
+    variant = next(v for v in VARIANTS if v.name == request.param)
+    if variant not in usable_variants(host_cpu()):
+        pytest.skip(f"this CPU has no {', '.join(sorted(variant.needs - host_cpu().features))}")
+    return CompiledOps(team, variant)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 4, 128), (8, 2, 32), (3, 1, 16)])
+@pytest.mark.parametrize("rows", [1, 3, 4, 9])
+def test_attention_equals_torch(ops: CompiledOps, heads: int, kv_heads: int, dim: int, rows: int) -> None:
+    """Rows that see different numbers of tokens, strided queries, part of a larger cache."""
+    torch.manual_seed(0)
+    q = torch.randn(rows, heads, 3 * dim)[..., dim : 2 * dim]
+    cache = torch.randn(2, kv_heads, 64, dim).half()
+    keys, values = cache[0][:, :50], cache[1][:, :50]
+    visible = [50 - rows + 1 + row for row in range(rows)]
+    expected = TorchOps().attention(q, keys, values, visible)
+    torch.testing.assert_close(ops.attention(q, keys, values, visible), expected, rtol=1e-4, atol=2e-6)
+
+
+def test_unseen_tokens_have_no_influence(ops: CompiledOps) -> None:
+    """What lies behind the visible tokens, even large numbers, changes nothing."""
+    q, keys, values = torch.randn(5, 2, 32), torch.randn(2, 20, 32).half(), torch.randn(2, 20, 32).half()
+    visible = [1, 2, 7, 3, 16]
+    before = ops.attention(q, keys, values, visible)
+    keys[:, 16:], values[:, 16:] = 1000.0, 1000.0
+    assert torch.equal(before, ops.attention(q, keys, values, visible))
+
+
+def test_very_different_scores_stay_finite(ops: CompiledOps) -> None:
+    """One token that outweighs all others gives its own value."""
+    q = torch.full((1, 1, 16), 30.0)
+    keys, values = -torch.ones(1, 40, 16).half(), torch.randn(1, 40, 16).half()
+    keys[:, 11] = 1.0
+    expected = values[0, 11].float().unsqueeze(0)
+    torch.testing.assert_close(ops.attention(q, keys, values, [40]), expected)
+
+
+def test_other_caches_are_left_to_torch(ops: CompiledOps) -> None:
+    """fp32 keys and values, as in exact checks, give torch's own result."""
+    q, keys, values = torch.randn(2, 2, 32), torch.randn(2, 20, 32), torch.randn(2, 20, 32)
+    assert torch.equal(TorchOps().attention(q, keys, values, [19, 20]), ops.attention(q, keys, values, [19, 20]))
+
+
+@pytest.mark.parametrize("width", [64, 30])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_gelu_and_swiglu_equal_torch(ops: CompiledOps, width: int, rows: int) -> None:
+    """Also for widths that the compiled code does not take, and for very large and small inputs."""
+    x = torch.randn(rows, 2 * width) * 4
+    x[0, :4] = torch.tensor([0.0, -200.0, 200.0, 1e-20])
+    torch.testing.assert_close(ops.gelu(x.clone()), TorchOps().gelu(x.clone()), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ops.swiglu(x.clone()), TorchOps().swiglu(x.clone()), rtol=1e-5, atol=1e-6)
