@@ -60,7 +60,7 @@ def _find(api: HubApi, model_id: str, revision: str | None) -> RemoteModel:
             if not any(file.name.endswith((".bin", ".safetensors")) for file in model.files):
                 raise DownloadFailed(model=model_id, reason="it has no weights that can be read here")
             return model
-    what = f"revision {revision} of it" if revision else "such a model"
+    what = f"revision {revision} of it" if revision else "model of that name"
     raise DownloadFailed(model=model_id, reason=f"{api.endpoint} has no {what}, or it is not open to you")
 
 

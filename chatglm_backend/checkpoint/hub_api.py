@@ -101,7 +101,7 @@ class HubApi:
             if answer.status_code >= 400:
                 raise DownloadFailed(model=model.model_id, reason=f"{file.name}: the hub answered {answer.status_code}")
             resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
-            yield Transfer(start if resumed else 0, answer.iter_bytes(1 << 20))
+            yield Transfer(start if resumed else 0, answer.iter_bytes())
 
     def _url(self, model: RemoteModel, name: str) -> str:
         return f"{self.endpoint}/{model.model_id}/resolve/{model.commit}/{quote(name)}"

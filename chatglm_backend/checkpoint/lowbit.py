@@ -134,14 +134,16 @@ class LowBitCheckpoint:
     def derived(self, tag: str) -> MappedTensors | None:
         """The layout published under ``tag`` for exactly these weights, mapped; ``None`` where there is none.
 
-        The tag names layout and CPU features; an entry for other weights or of another size does not count.
+        The tag names layout and CPU features; an entry for other weights or one that was changed does not count.
         """
         try:
             entry = read_json(self._derived_folder / f"{slug(tag)}.json")
             path = self._derived_folder / Path(str(entry.get("file"))).name
             if entry.get("weights") != self._weights_id() or entry.get("tag") != tag:
                 return None
-            if not path.is_file() or path.stat().st_size != entry.get("size"):
+            stat = path.stat()
+            # A layout is quickly made again, so one that was touched since is not worth hashing.
+            if [stat.st_size, stat.st_mtime_ns] != entry.get("stamp"):
                 return None
             return MappedTensors.open(path)
         except (MissingFile, CheckpointError, OSError):
@@ -170,11 +172,12 @@ class LowBitCheckpoint:
             self._clean_derived(tag)
             path = self._derived_folder / f"{slug(tag)}-{secrets.token_hex(4)}.safetensors"
             try:
-                size = self._write_derived(path, specs, produce, cancel=cancel, opener=opener)
+                self._write_derived(path, specs, produce, cancel=cancel, opener=opener)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
-            entry = {"tag": tag, "weights": self._weights_id(), "file": path.name, "size": size}
+            stamp = [path.stat().st_size, path.stat().st_mtime_ns]
+            entry = {"tag": tag, "weights": self._weights_id(), "file": path.name, "stamp": stamp}
             write_json_atomic(self._derived_folder / f"{slug(tag)}.json", entry)
         return MappedTensors.open(path)
 
@@ -186,7 +189,7 @@ class LowBitCheckpoint:
         *,
         cancel: CancelToken | None,
         opener: Opener,
-    ) -> int:
+    ) -> None:
         with contextlib.closing(StreamWriter(path, specs, opener)) as writer:
             for name in specs:
                 for piece in produce(name):
@@ -194,7 +197,7 @@ class LowBitCheckpoint:
                     writer.write(piece)
                 if name in self._tensors.names():
                     self.release(name)
-            return writer.finish().size
+            writer.finish()
 
     def _clean_derived(self, tag: str) -> None:
         """Remove unfinished and outdated files of this tag, and everything made from other weights."""

@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        limit = self.hub.break_after
+        limit = self.hub.break_after if "/resolve/" in self.path else None
         if body and limit is not None and len(data) > limit:
             self.wfile.write(data[:limit])
             self.close_connection = True

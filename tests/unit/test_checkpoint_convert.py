@@ -1,0 +1,365 @@
+"""Conversion: the right bytes, little memory, and never a half-made checkpoint."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from chatglm_backend.checkpoint.convert import ConvertOptions, convert, convert_in_memory
+from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
+from chatglm_backend.checkpoint.manifest import MANIFEST, read_manifest
+from chatglm_backend.checkpoint.preflight import Room
+from chatglm_backend.checkpoint.prepare import prepare
+from chatglm_backend.checkpoint.readers import read_dense
+from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
+from chatglm_backend.checkpoint.thudm import dequantize_rows, reencode_rows
+from chatglm_backend.checkpoint.writer import OutputFile, open_for_writing
+from chatglm_backend.core import CancelToken, LoadProgress
+from chatglm_backend.errors import (
+    CheckpointError,
+    ConfigError,
+    DamagedLowBit,
+    LoadCancelled,
+    NotEnoughDisk,
+    NotEnoughMemory,
+)
+from chatglm_backend.models.layout import tensor_specs
+from tests.tiny import build_checkpoint
+from tests.unit.checkpoint_helpers import dequantize, flip_byte, largest_weights, quantize
+
+SMALL = ConvertOptions(threads=2, slice_bytes=32 << 10, file_bytes=64 << 10)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> CheckpointFolder:
+    """Return a small ChatGLM2-6B folder."""
+    return inspect_folder(build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2"))
+
+
+@pytest.fixture
+def target(source: CheckpointFolder, tmp_path: Path) -> Path:
+    """Return its conversion."""
+    return convert(source, tmp_path / "low-bit", quantize=quantize, options=SMALL)
+
+
+def generations(target: Path) -> list[str]:
+    """Return the data folders that are there."""
+    return sorted(path.name for path in target.glob("data-*"))
+
+
+@pytest.mark.parametrize("family", ["chatglm", "chatglm2", "chatglm3"])
+def test_bytes_are_those_of_the_quantiser(tmp_path: Path, family: str) -> None:
+    """Whatever the slices and files, each tensor holds what quantising it at once gives."""
+    source = inspect_folder(build_checkpoint(tmp_path / "m", family))  # type: ignore[arg-type]
+    made = open_low_bit(convert(source, tmp_path / "low-bit", quantize=quantize, options=SMALL))
+    dense = read_dense(source)
+    for spec in tensor_specs(source.config):
+        weight = dense[spec.name]
+        expected = {"vector": weight.float(), "embedding": weight.half()}.get(spec.kind)
+        if expected is None:
+            expected = quantize(weight.float())
+        assert torch.equal(expected, made.get(spec.name)), spec.name
+    assert made.names() == frozenset(spec.name for spec in tensor_specs(source.config))
+
+
+def test_folder_is_self_contained(source: CheckpointFolder, target: Path, tmp_path: Path) -> None:
+    """Moved to another place without its source, the folder still opens, tokenizer and config included."""
+    moved = tmp_path / "张三" / "moved"
+    shutil.copytree(target, moved)
+    shutil.rmtree(source.path)
+    shutil.rmtree(target)
+    made = open_low_bit(moved)
+    assert source.config == made.config
+    assert (made.tokenizer_folder / "tokenizer.model").is_file()
+    assert json.loads((made.tokenizer_folder / "config.json").read_text()) == source.config_json
+
+
+def test_memory_gives_the_same_tensors(source: CheckpointFolder, target: Path) -> None:
+    """Converting without a cache gives the same bytes and writes nothing beside the source."""
+    before = sorted(source.path.parent.rglob("*"))
+    made, mapped = convert_in_memory(source, quantize=quantize, options=SMALL), open_low_bit(target)
+    assert mapped.names() == made.names()
+    assert all(torch.equal(mapped.get(name), made.get(name)) for name in made.names())
+    assert before == sorted(source.path.parent.rglob("*"))
+
+
+def test_no_fp32_piece_is_large(source: CheckpointFolder, tmp_path: Path) -> None:
+    """The quantiser never sees more than one slice, and all slices together are the model once."""
+    seen: list[int] = []
+
+    def counting(weight: Tensor) -> Tensor:
+        seen.append(weight.nbytes)
+        return quantize(weight)
+
+    convert(source, tmp_path / "out", quantize=counting, options=SMALL)
+    expected = sum(4 * s.shape[0] * s.shape[1] for s in tensor_specs(source.config) if s.kind in ("linear", "output"))
+    assert max(seen) <= SMALL.slice_bytes
+    assert sum(seen) == expected
+
+
+def test_progress_counts_source_bytes_once(tmp_path: Path) -> None:
+    """Progress grows to the total, which is the stored size; a tied embedding counts once."""
+    source = inspect_folder(build_checkpoint(tmp_path / "m", "chatglm"))
+    reports: list[LoadProgress] = []
+    convert(source, tmp_path / "out", quantize=quantize, progress=reports.append, options=SMALL)
+    sizes = {s.name: read_dense(source)[s.name].nbytes for s in tensor_specs(source.config) if s.kind != "output"}
+    assert sum(sizes.values()) == reports[-1].done == reports[-1].total
+    assert all(a.done <= b.done for a, b in itertools.pairwise(reports))
+
+
+def test_read_only_source(source: CheckpointFolder, tmp_path: Path) -> None:
+    """A source on read-only storage is converted and left as it was."""
+    before = {p: p.stat().st_mtime_ns for p in source.path.iterdir()}
+    for path in source.path.iterdir():
+        path.chmod(0o444)
+    source.path.chmod(0o555)
+    try:
+        convert(source, tmp_path / "out", quantize=quantize)
+    finally:
+        source.path.chmod(0o755)
+    assert before == {p: p.stat().st_mtime_ns for p in source.path.iterdir()}
+
+
+def test_second_conversion_does_nothing(source: CheckpointFolder, target: Path) -> None:
+    """An up-to-date folder is left alone."""
+    before = generations(target)
+
+    def never(_: Tensor) -> Tensor:
+        raise AssertionError("converted again")
+
+    convert(source, target, quantize=never)
+    assert before == generations(target)
+
+
+def test_changed_source_is_converted_again(source: CheckpointFolder, target: Path) -> None:
+    """A source that changed replaces the old generation, which is removed."""
+    before = generations(target)
+    build_checkpoint(source.path, "chatglm2", seed=9)
+    convert(inspect_folder(source.path), target, quantize=quantize)
+    after = generations(target)
+    assert len(after) == 1
+    assert before != after
+
+
+def test_open_tensors_survive_a_new_generation(source: CheckpointFolder, target: Path) -> None:
+    """Replacing a checkpoint never touches files that are mapped."""
+    old = open_low_bit(target)
+    name = next(n for n in old.names() if n.endswith("dense.weight"))
+    copy = old.get(name).clone()
+    build_checkpoint(source.path, "chatglm2", seed=9)
+    convert(inspect_folder(source.path), target, quantize=quantize)
+    old.release(name)
+    assert torch.equal(copy, old.get(name))
+    assert not torch.equal(copy, open_low_bit(target).get(name))
+
+
+@pytest.mark.parametrize("after", [0, 3, 10])
+def test_cancelling_keeps_the_old_state(source: CheckpointFolder, target: Path, after: int) -> None:
+    """Stopped at any moment, the earlier checkpoint still opens and nothing is left behind."""
+    before = generations(target)
+    build_checkpoint(source.path, "chatglm2", seed=9)
+    cancel, count = CancelToken(), 0
+
+    def progress(_: LoadProgress) -> None:
+        nonlocal count
+        count += 1
+        if count > after:
+            cancel.cancel()
+
+    with pytest.raises(LoadCancelled):
+        convert(inspect_folder(source.path), target, quantize=quantize, progress=progress, cancel=cancel, options=SMALL)
+    assert before == generations(target)
+    open_low_bit(target, full_check=True)
+
+
+def test_full_disk_before(source: CheckpointFolder, tmp_path: Path) -> None:
+    """Too little free disk is said before anything is written, with the numbers."""
+    options = ConvertOptions(room=Room(disk=lambda _: 5_000_000))
+    with pytest.raises(NotEnoughDisk, match=r"has 0\.0 GB free"):
+        convert(source, tmp_path / "out", quantize=quantize, options=options)
+    assert generations(tmp_path / "out") == []
+
+
+def test_full_disk_on_the_way(source: CheckpointFolder, tmp_path: Path) -> None:
+    """A disk that fills up during conversion gives the same error and leaves no data behind."""
+
+    class Full:
+        def __init__(self, file: OutputFile) -> None:
+            self._file = file
+            self.fileno, self.flush, self.close = file.fileno, file.flush, file.close
+            self._room = 10_000
+
+        def write(self, data: bytes | memoryview, /) -> int:
+            self._room -= len(data)
+            if self._room < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self._file.write(data)
+
+    options = ConvertOptions(opener=lambda path: Full(open_for_writing(path)), slice_bytes=4096)
+    with pytest.raises(NotEnoughDisk):
+        convert(source, tmp_path / "out", quantize=quantize, options=options)
+    assert generations(tmp_path / "out") == []
+    assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+def test_little_memory(source: CheckpointFolder, tmp_path: Path) -> None:
+    """Too little memory is said before conversion."""
+    with pytest.raises(NotEnoughMemory):
+        convert(source, tmp_path / "out", quantize=quantize, options=ConvertOptions(room=Room(memory=lambda: 1 << 20)))
+
+
+def test_not_onto_the_source(source: CheckpointFolder) -> None:
+    """A conversion into the source's own folder is refused."""
+    with pytest.raises(ConfigError):
+        convert(source, source.path, quantize=quantize)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "foreign", "manifest"])
+def test_damage_is_named_and_never_loaded(target: Path, damage: str, tmp_path: Path) -> None:
+    """A file that changed in any way is named when the folder is opened."""
+    file = largest_weights(target)
+    if damage == "flip":
+        flip_byte(file)
+    elif damage == "truncate":
+        file.write_bytes(file.read_bytes()[:-10])
+    elif damage == "remove":
+        file.unlink()
+    elif damage == "foreign":
+        other = inspect_folder(build_checkpoint(tmp_path / "x" / "chatglm2-6b", "chatglm2", seed=4))
+        foreign = convert(other, tmp_path / "foreign", quantize=quantize, options=SMALL)
+        shutil.copy(foreign / read_manifest(foreign).data / file.name, file)
+    else:
+        file = target / MANIFEST
+        file.write_text(file.read_text().replace('"chatglm2"', '"chatglm3"'))
+    with pytest.raises(DamagedLowBit, match=file.name):
+        open_low_bit(target)
+
+
+def test_damage_with_an_old_date_is_found_by_the_full_check(target: Path) -> None:
+    """Hashing all files finds damage that kept size and date, as a failing disk does."""
+    import os
+
+    file = largest_weights(target)
+    stat = file.stat()
+    flip_byte(file)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(DamagedLowBit, match=file.name):
+        open_low_bit(target).verify_files()
+
+
+def test_damaged_cache_is_rebuilt_from_its_source(source: CheckpointFolder) -> None:
+    """The cache's damaged file is named, and made again from the source."""
+    notes: list[str] = []
+    first = prepare(str(source.path), quantize=quantize)
+    assert isinstance(first, LowBitCheckpoint)
+    damaged = largest_weights(first.folder)
+    flip_byte(damaged)
+    again = prepare(str(source.path), quantize=quantize, note=notes.append)
+    assert isinstance(again, LowBitCheckpoint)
+    again.verify_files()
+    assert damaged.name in notes[-1]
+    assert not damaged.exists()
+
+
+def test_damaged_folder_is_rebuilt_while_its_source_is_there(source: CheckpointFolder, target: Path) -> None:
+    """A low-bit folder given by path is rebuilt too; without its source the error says what to do."""
+    flip_byte(largest_weights(target))
+    assert isinstance(prepare(str(target), quantize=quantize), LowBitCheckpoint)
+    flip_byte(largest_weights(target))
+    shutil.rmtree(source.path)
+    with pytest.raises(DamagedLowBit, match="Convert the original model again"):
+        prepare(str(target), quantize=quantize)
+
+
+def test_leftovers_are_cleaned(source: CheckpointFolder, target: Path) -> None:
+    """What a killed conversion left is removed by the next one."""
+    (target / "data-dead").mkdir()
+    (target / "data-dead" / "weights-00001.safetensors").write_bytes(b"half")
+    (target / "manifest.json.123.tmp").write_text("{")
+    convert(source, target, quantize=quantize)
+    assert generations(target) == [read_manifest(target).data]
+    assert list(target.glob("*.tmp")) == []
+
+
+def test_newer_format_is_refused(target: Path) -> None:
+    """A folder from a later version says so."""
+    manifest = json.loads((target / MANIFEST).read_text())
+    (target / MANIFEST).write_text(json.dumps(manifest | {"format_version": 2}))
+    with pytest.raises(CheckpointError, match="format version 2"):
+        open_low_bit(target)
+
+
+def test_no_cache_writes_nothing(source: CheckpointFolder, tmp_path: Path) -> None:
+    """``use_cache=False`` leaves the cache folder empty."""
+    prepare(str(source.path), quantize=quantize, use_cache=False, env={"CHATGLM_CACHE": str(tmp_path / "cache")})
+    assert not (tmp_path / "cache").exists()
+
+
+def test_thudm_rows_keep_every_weight() -> None:
+    """Every 4-bit value at every place of a block, under scales of both signs and subnormals, is kept bit by bit."""
+    generator = torch.Generator().manual_seed(1)
+    scales = torch.tensor([0.013, -0.7, 6e-8, 0.0, 1000.0, -2e-5, 0.1, 3.3]).half()
+    values = torch.arange(-8, 8).repeat(8, 16)
+    for row in range(8):
+        values[row] = values[row][torch.randperm(256, generator=generator)]
+    packed = ((values[:, 0::2] << 4) | (values[:, 1::2] & 15)).to(torch.int8)
+    expected = values.float() * scales.float()[:, None]
+    assert torch.equal(expected, dequantize_rows(packed, scales))
+    encoded = reencode_rows(packed, scales)
+    assert encoded.shape == (8, 256 // 64 * 34)
+    assert torch.equal(expected, dequantize(encoded))
+
+
+def test_derived_layout_is_published_and_tagged(target: Path) -> None:
+    """A kernel's layout is found again under its tag and for these weights only."""
+    made = open_low_bit(target)
+    names = sorted(n for n in made.names() if n.endswith("dense.weight"))
+    specs = {n: (torch.uint8, tuple(made.get(n).shape)) for n in names}
+
+    def flipped(name: str) -> list[Tensor]:
+        return [255 - piece for piece in made.get(name).split(16)]
+
+    assert made.derived("vnni-1") is None
+    made.publish_derived("vnni-1", specs, flipped)
+    found = open_low_bit(target).derived("vnni-1")
+    assert found is not None
+    assert all(torch.equal(255 - made.get(n), found.get(n)) for n in names)
+    assert made.derived("vnni-2") is None
+    made.publish_derived("vnni-2", specs, flipped)
+    assert made.derived("vnni-1") is not None
+
+
+def test_derived_layout_of_old_weights_does_not_count(source: CheckpointFolder, target: Path) -> None:
+    """After a new conversion, or a change to its file, a derived layout is not used."""
+    made = open_low_bit(target)
+    name = next(n for n in made.names() if n.endswith("dense.weight"))
+    specs = {name: (torch.uint8, tuple(made.get(name).shape))}
+    made.publish_derived("t", specs, lambda n: [made.get(n)])
+    build_checkpoint(source.path, "chatglm2", seed=9)
+    convert(inspect_folder(source.path), target, quantize=quantize)
+    new = open_low_bit(target)
+    assert new.derived("t") is None
+    new.publish_derived("t", specs, lambda n: [new.get(n)])
+    file = next((target / "derived").glob("*.safetensors"))
+    flip_byte(file)
+    assert new.derived("t") is None
+
+
+def test_failed_derived_layout_leaves_nothing(target: Path) -> None:
+    """A repacking that fails leaves no file."""
+    made = open_low_bit(target)
+
+    def fail(_: str) -> list[Tensor]:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        made.publish_derived("t", {"x": (torch.uint8, (4,))}, fail)
+    assert list((target / "derived").glob("*.safetensors")) == []
+    assert made.derived("t") is None

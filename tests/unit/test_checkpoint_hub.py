@@ -1,0 +1,222 @@
+"""Downloads against a hub on this machine: what is fetched, resuming, aliases, and being offline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chatglm_backend.checkpoint.cache import delete_cached, list_cache
+from chatglm_backend.checkpoint.download import download
+from chatglm_backend.checkpoint.hub import find_cached, hub_access
+from chatglm_backend.checkpoint.hub_api import wanted_files
+from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint
+from chatglm_backend.checkpoint.preflight import Room
+from chatglm_backend.checkpoint.prepare import prepare
+from chatglm_backend.checkpoint.resolve import fetch, resolve
+from chatglm_backend.core import CancelToken, LoadProgress
+from chatglm_backend.errors import (
+    DownloadFailed,
+    HubUnreachable,
+    LoadCancelled,
+    ModelNotCached,
+    ModelNotFound,
+    NotEnoughDisk,
+)
+from tests.tiny import build_checkpoint
+from tests.unit.checkpoint_helpers import COMMIT, FakeHub, quantize, serve
+
+MODEL = "THUDM/chatglm3-6b"
+BIG = "model-00002-of-00002.safetensors"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[FakeHub]:
+    """Serve a small ChatGLM3-6B under its old name, with code and other files beside it."""
+    folder = build_checkpoint(tmp_path / "remote" / "files", "chatglm3", form="safetensors", _name_or_path="")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files |= {"modeling_chatglm.py": b"raise SystemExit", "README.md": b"#", "pytorch_model.bin": b"PK"}
+    with serve(FakeHub(MODEL, files)) as running:
+        yield running
+
+
+@pytest.fixture
+def env(hub: FakeHub, tmp_path: Path) -> dict[str, str]:
+    """Point everything at that hub and at an empty cache."""
+    home = tmp_path / "张三"
+    return {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"), "CHATGLM_CACHE": str(home / "cache")}
+
+
+def test_fetches_only_what_is_needed(hub: FakeHub, env: dict[str, str]) -> None:
+    """Config, tokenizer and the safetensors come, code and the other weights do not; the bytes are right."""
+    folder = fetch(MODEL, env=env)
+    expected = sorted(n for n in hub.files if not n.endswith((".py", ".md", ".bin")))
+    assert expected == sorted(path.name for path in folder.iterdir())
+    assert all((folder / name).read_bytes() == hub.files[name] for name in expected)
+
+
+def test_second_fetch_transfers_nothing(hub: FakeHub, env: dict[str, str]) -> None:
+    """What is there is not fetched again."""
+    fetch(MODEL, env=env)
+    before = len(hub.fetched())
+    fetch(MODEL, env=env)
+    assert before == len(hub.fetched())
+
+
+def test_progress_is_in_bytes(env: dict[str, str]) -> None:
+    """Progress ends at the sum of the sizes and never falls."""
+    reports: list[LoadProgress] = []
+    folder = fetch(MODEL, env=env, progress=reports.append)
+    assert sum(path.stat().st_size for path in folder.iterdir()) == reports[-1].done == reports[-1].total
+    assert sorted(r.done for r in reports) == [r.done for r in reports]
+
+
+def test_half_download_is_continued(hub: FakeHub, env: dict[str, str]) -> None:
+    """After a connection that always breaks early, the next run asks only for the rest."""
+    hub.break_after = len(hub.files[BIG]) // 2
+    cancel = CancelToken()
+
+    def stop_when_the_big_file_broke(_: float) -> None:
+        if BIG in hub.fetched():
+            cancel.cancel()
+
+    with pytest.raises(LoadCancelled):
+        download(MODEL, hub_access(env), cancel=cancel, sleep=stop_when_the_big_file_broke)
+    partial = next(Path(env["HF_HOME"]).rglob("*.incomplete"))
+    assert partial.stat().st_size > 0
+    hub.break_after = None
+    hub.requests.clear()
+    had = partial.stat().st_size
+    folder = fetch(MODEL, env=env)
+    assert (folder / BIG).read_bytes() == hub.files[BIG]
+    ranges = [asked for method, path, asked in hub.requests if method == "GET" and asked]
+    assert ranges == [f"bytes={had}-"]
+
+
+def test_broken_connection_is_resumed_within_a_run(hub: FakeHub, env: dict[str, str]) -> None:
+    """A connection that breaks after some bytes each time still gets there."""
+    hub.break_after = 50_000
+    folder = download(MODEL, hub_access(env), sleep=lambda _: None)
+    assert (folder / BIG).read_bytes() == hub.files[BIG]
+
+
+def test_connection_that_never_brings_anything(hub: FakeHub, env: dict[str, str]) -> None:
+    """A few attempts without a byte end in one sentence that says how to go on."""
+    hub.break_after = 0
+    with pytest.raises(DownloadFailed, match="Run the same command again"):
+        download(MODEL, hub_access(env), sleep=lambda _: None)
+
+
+def test_damaged_transfer_is_not_kept(hub: FakeHub, env: dict[str, str]) -> None:
+    """Bytes that do not have the announced hash are thrown away."""
+    listing = hub.listing()
+    hub.listing = lambda: listing  # type: ignore[method-assign]
+    good = hub.files[BIG]
+    hub.files[BIG] = good[:-1] + bytes([good[-1] ^ 1])
+    with pytest.raises(DownloadFailed, match="arrived damaged"):
+        fetch(MODEL, env=env)
+    hub.files[BIG] = good
+    assert (fetch(MODEL, env=env) / BIG).read_bytes() == good
+
+
+def test_mirror_without_sizes(hub: FakeHub, env: dict[str, str]) -> None:
+    """A mirror whose list lacks sizes and hashes is asked for each file."""
+    hub.tell_sizes = False
+    folder = fetch(MODEL, env=env)
+    assert (folder / BIG).read_bytes() == hub.files[BIG]
+
+
+@pytest.mark.parametrize("asked", ["THUDM/chatglm3-6b", "zai-org/chatglm3-6b"])
+def test_both_names_are_one_model(hub: FakeHub, env: dict[str, str], asked: str) -> None:
+    """Whichever name is typed, the hub's other name is tried, and the cache serves both."""
+    resolve(asked, allow_download=True, env=env)
+    before = len(hub.requests)
+    for name in ("THUDM/chatglm3-6b", "zai-org/chatglm3-6b"):
+        folder = resolve(name, allow_download=False, env=env)
+        assert (folder.name, folder.family) == ("THUDM/chatglm3-6b", "chatglm3")
+    assert before == len(hub.requests)
+
+
+def test_revisions_are_kept_apart(hub: FakeHub, env: dict[str, str]) -> None:
+    """A fetched branch is found by its name and by its commit, and is not taken for main."""
+    fetch(MODEL, revision="v1.0", env=env)
+    cache = hub_access(env).cache
+    assert find_cached(MODEL, revision="v1.0", cache=cache)
+    assert find_cached(MODEL, revision=COMMIT, cache=cache)
+    assert find_cached(MODEL, revision="other", cache=cache) is None
+    assert "/revision/v1.0" in hub.requests[0][1]
+
+
+def test_half_snapshot_is_not_a_model(env: dict[str, str]) -> None:
+    """A snapshot that lacks a shard does not count as being here."""
+    folder = fetch(MODEL, env=env)
+    (folder / BIG).unlink()
+    with pytest.raises(ModelNotCached):
+        resolve(MODEL, allow_download=False, env=env)
+    resolve(MODEL, allow_download=True, env=env)
+    assert (folder / BIG).is_file()
+
+
+def test_unknown_model(env: dict[str, str]) -> None:
+    """A hub that does not know the model is no network failure."""
+    with pytest.raises(DownloadFailed, match="no model of that name"):
+        fetch("THUDM/no-such-model", env=env)
+
+
+def test_nothing_is_fetched_unasked(hub: FakeHub, env: dict[str, str]) -> None:
+    """Without permission, and with HF_HUB_OFFLINE, no request is made and the command to fetch is given."""
+    with pytest.raises(ModelNotCached, match="download --model THUDM/chatglm3-6b"):
+        resolve(MODEL, allow_download=False, env=env)
+    with pytest.raises(ModelNotCached):
+        resolve(MODEL, allow_download=True, env=env | {"HF_HUB_OFFLINE": "1"})
+    assert hub.requests == []
+
+
+def test_unreachable_hub_is_said_at_once(env: dict[str, str]) -> None:
+    """A machine without network gets one sentence within seconds, not after retries."""
+    started = time.monotonic()
+    with pytest.raises(HubUnreachable, match="HF_ENDPOINT"):
+        fetch(MODEL, env=env | {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert time.monotonic() - started < 10
+
+
+def test_disk_is_checked_first(hub: FakeHub, env: dict[str, str]) -> None:
+    """Too little disk is said before a file is fetched."""
+    with pytest.raises(NotEnoughDisk):
+        download(MODEL, hub_access(env), room=Room(disk=lambda _: 1000))
+    assert hub.fetched() == []
+
+
+@pytest.mark.parametrize("text", ["no such folder", "a/b/c", "", "/nowhere/at/all", r"C:\models"])
+def test_neither_folder_nor_id(env: dict[str, str], text: str) -> None:
+    """Text that is neither is said to be so."""
+    with pytest.raises(ModelNotFound):
+        resolve(text, allow_download=True, env=env)
+
+
+def test_safetensors_are_wanted_only_when_there() -> None:
+    """A repository with .bin files only gives those."""
+    names = (
+        "config.json",
+        "pytorch_model-00001-of-00001.bin",
+        "pytorch_model.bin.index.json",
+        "x.py",
+        "onnx/model.bin",
+    )
+    assert wanted_files(names) == ("config.json", "pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json")
+
+
+def test_converted_model_outlives_its_download(env: dict[str, str]) -> None:
+    """After conversion the download can be deleted: the model's name then finds the low-bit checkpoint."""
+    first = prepare(MODEL, allow_download=True, quantize=quantize, env=env)
+    kinds = {entry.kind: entry for entry in list_cache(env)}
+    assert set(kinds) == {"low-bit", "download"}
+    assert all(entry.nbytes > 100_000 and entry.complete for entry in kinds.values())
+    delete_cached(kinds["download"].name, env)
+    again = prepare("zai-org/chatglm3-6b", quantize=quantize, env=env)
+    assert isinstance(first, LowBitCheckpoint)
+    assert isinstance(again, LowBitCheckpoint)
+    assert first.folder == again.folder
+    assert [entry.kind for entry in list_cache(env)] == ["low-bit"]
