@@ -1,0 +1,78 @@
+#!/bin/sh
+# Runs every check of the project: formatting, types, unit, integration and browser tests.
+#   tests/run.sh              everything
+#   tests/run.sh -k words     arguments go to pytest
+# CHROMIUM=/path chooses the browser; CHATGLM_TEST_TOKENIZERS=dir adds the tests on the real vocabularies.
+set -u
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
+root=$(dirname -- "$here")
+cd "$root" || exit 1
+exec </dev/null
+
+failed=
+note() { printf '\n== %s\n' "$*"; }
+
+limit() { # limit SECONDS COMMAND...
+    seconds=$1
+    shift
+    if command -v timeout >/dev/null 2>&1; then timeout -k 10 "$seconds" "$@"; else "$@"; fi
+}
+
+step() { # step NAME SECONDS COMMAND...
+    name=$1
+    shift
+    note "$name"
+    limit "$@" || { printf '%s: failed (exit code %s)\n' "$name" "$?"; failed="$failed $name"; }
+}
+
+find_chromium() {
+    for name in "${CHROMIUM:-}" chromium chromium-browser google-chrome google-chrome-stable; do
+        if [ -n "$name" ] && command -v "$name" >/dev/null 2>&1; then
+            command -v "$name"
+            return 0
+        fi
+    done
+    return 1
+}
+
+has_chinese_font() {
+    command -v fc-list >/dev/null 2>&1 && [ -n "$(fc-list :lang=zh 2>/dev/null | head -n 1)" ]
+}
+
+packages='chromium fonts-noto-cjk'
+if ! { find_chromium >/dev/null && has_chinese_font; }; then
+    if [ "$(id -u)" = 0 ] && [ -f /etc/debian_version ] && command -v apt-get >/dev/null 2>&1; then
+        note "installing $packages"
+        export DEBIAN_FRONTEND=noninteractive
+        # shellcheck disable=SC2086  # a list of package names
+        { limit 120 apt-get -qq update && limit 240 apt-get -qq install -y --no-install-recommends $packages; } >/dev/null 2>&1 ||
+            printf 'could not install them: going on without\n'
+    else
+        printf "For the browser tests: sudo apt install %s\n" "$packages"
+    fi
+fi
+if browser=$(find_chromium); then export CHROMIUM="$browser"; fi
+
+note 'environment'
+limit 500 "$root/launch.sh" --setup-only --dev || exit 1
+python=${CHATGLM_VENV:-$root/.venv}/bin/python
+
+# Few threads: the tests are about being right, and run beside each other on small machines.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
+
+step format 60 "$python" -m ruff format --check .
+step lint 60 "$python" -m ruff check .
+step types 180 "$python" -m mypy
+step unit 120 "$python" -m pytest -q tests/unit "$@"
+step integration 240 "$python" -m pytest -q tests/integration "$@"
+if [ -n "${CHROMIUM:-}" ]; then
+    step browser 240 "$python" -m pytest -q tests/browser "$@"
+else
+    note "browser: skipped, there is no Chromium (sudo apt install $packages, or set CHROMIUM)"
+fi
+
+if [ -n "$failed" ]; then
+    note "failed:$failed"
+    exit 1
+fi
+note 'all passed'

@@ -1,0 +1,120 @@
+"""The launcher's flags, platform check, and choice of torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from chatglm_backend.errors import ConfigError, UnsupportedPlatform
+from chatglm_backend.hardware import Wishes
+from chatglm_backend.launcher.options import LaunchOptions, parse_options
+from chatglm_backend.launcher.platform_check import check_platform
+from chatglm_backend.launcher.torch_source import CPU_INDEX, cuda_in_report, torch_index, torch_requirement
+
+REPORTS = Path(__file__).resolve().parents[1] / "golden" / "pip_reports"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_own_flags_are_taken_and_the_rest_handed_on() -> None:
+    """Flags of both kinds may be mixed; the page's keep their order and spelling."""
+    found = parse_options(
+        ["--model", "a b", "--profile", "server", "--threads=4", "--port=1", "--allocator", "tcmalloc"]
+    )
+    assert found == LaunchOptions(
+        wishes=Wishes(profile="server", threads=4, allocator="tcmalloc"), page_args=("--model", "a b", "--port=1")
+    )
+
+
+def test_two_dashes_end_the_launchers_flags() -> None:
+    """After ``--`` even a flag of the launcher's name goes to the page."""
+    assert parse_options(["--dry-run", "--", "--help"]) == LaunchOptions(action="dry-run", page_args=("--help",))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--profile", "fast"],
+        ["--profile"],
+        ["--threads", "two"],
+        ["--threads", "0"],
+        ["--threads=-1"],
+        ["--allocator="],
+    ],
+)
+def test_wrong_values_are_one_sentence(argv: list[str]) -> None:
+    """A wrong value names the flag and what to use."""
+    with pytest.raises(ConfigError) as caught:
+        parse_options(argv)
+    assert "threads" in str(caught.value) or argv[0].partition("=")[0] in str(caught.value)
+    assert "use" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["linux-pypi-cuda", "linux-nvidia-only"])
+def test_reports_with_cuda(name: str) -> None:
+    """A torch that is not a +cpu build, or any CUDA package, is found, and the saving told."""
+    finding = cuda_in_report(json.loads((REPORTS / f"{name}.json").read_text(encoding="utf-8")))
+    assert finding
+    assert "GB" in finding.saving
+
+
+@pytest.mark.parametrize("name", ["linux-cpu-build", "already-installed"])
+def test_reports_without_cuda(name: str) -> None:
+    """A +cpu build, and a torch that is there already, need no other index."""
+    assert not cuda_in_report(json.loads((REPORTS / f"{name}.json").read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("report", [{}, {"install": None}, {"install": [1, {}, {"metadata": 3}]}])
+def test_odd_reports_find_nothing(report: dict[str, object]) -> None:
+    """A document of another shape is no reason to change the index."""
+    assert not cuda_in_report(report)
+
+
+def test_cuda_packages_are_named() -> None:
+    """The packages to save are counted by their canonical names."""
+    finding = cuda_in_report(json.loads((REPORTS / "linux-pypi-cuda.json").read_text(encoding="utf-8")))
+    assert {"nvidia-cublas", "nvidia-cudnn-cu13", "triton"} <= set(finding.packages)
+    assert finding.cuda_torch
+
+
+@pytest.mark.parametrize(
+    ("environ", "index"),
+    [
+        ({}, CPU_INDEX),
+        ({"CHATGLM_TORCH_INDEX": "https://mirror.example/cpu"}, "https://mirror.example/cpu"),
+        ({"CHATGLM_TORCH_INDEX": "none"}, None),
+    ],
+)
+def test_the_index_can_be_chosen(environ: dict[str, str], index: str | None) -> None:
+    """PyTorch's own index by default, a mirror or none if the user says so."""
+    assert torch_index(environ) == index
+
+
+def test_the_torch_line_is_found_in_our_requirements() -> None:
+    """The pinned torch is what pip is asked about, without its comment; torchaudio is another package."""
+    assert torch_requirement((ROOT / "requirements.txt").read_text(encoding="utf-8")) == "torch==2.13.0"
+    assert torch_requirement("torchaudio\n# torch\n") is None
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "bits", "libc", "words"),
+    [
+        ("Darwin", "arm64", 64, "", "macOS on arm64"),
+        ("Linux", "aarch64", 64, "glibc", "Linux on aarch64"),
+        ("Windows", "ARM64", 64, "", "Windows on ARM64"),
+        ("Windows", "AMD64", 32, "", "32-bit"),
+        ("Linux", "x86_64", 64, "", "glibc"),
+        ("FreeBSD", "amd64", 64, "", "FreeBSD"),
+    ],
+)
+def test_unsupported_platforms_get_one_sentence(system: str, machine: str, bits: int, libc: str, words: str) -> None:
+    """Other systems, ARM, 32 bits and musl are refused by name."""
+    with pytest.raises(UnsupportedPlatform, match=words):
+        check_platform(system, machine, bits, libc)
+
+
+@pytest.mark.parametrize(("system", "machine", "libc"), [("Linux", "x86_64", "glibc"), ("Windows", "AMD64", "")])
+def test_supported_platforms_pass(system: str, machine: str, libc: str) -> None:
+    """Linux and Windows on x86-64 are accepted."""
+    check_platform(system, machine, 64, libc)
