@@ -1,0 +1,50 @@
+"""The page's flags: one for each setting, with the setting's own help, default and names.
+
+It knows no page: it turns a command line into settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from chatglm_backend.settings import Settings, SettingSpec, load_settings, specs
+
+__all__ = ["page_settings", "slider_start"]
+
+_SENTENCES = 128
+
+_OTHER_NAMES = {"model": ("--repo-id-or-model-path",), "max_new_tokens": ("--n-predict",)}
+
+
+def page_settings(argv: Sequence[str] | None = None) -> Settings:
+    """Settings from flags, environment and file.
+
+    Raises:
+        ConfigError: for a bad value or an unknown name. ``SystemExit`` for an unknown flag or ``--help``.
+    """
+    parser = argparse.ArgumentParser(
+        prog="webui.py", description="Open ChatGLM as a page in the browser.", allow_abbrev=False
+    )
+    for spec in specs().values():
+        _add(parser, spec)
+    return load_settings({name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None})
+
+
+def slider_start(settings: Settings) -> int:
+    """Where the page's slider for new tokens stands at first: as set, or far enough for whole sentences."""
+    chosen = settings.max_new_tokens
+    return _SENTENCES if chosen == specs()["max_new_tokens"].default else min(chosen, 2048)
+
+
+def _add(parser: argparse.ArgumentParser, spec: SettingSpec) -> None:
+    text = spec.help.replace("%", "%%")
+    if spec.kind == "bool":
+        parser.add_argument(spec.flag, dest=spec.name, action=argparse.BooleanOptionalAction, default=None, help=text)
+        return
+    if spec.default not in (None, ""):
+        text += f" Default: {spec.default}."
+    parser.add_argument(
+        spec.flag, *_OTHER_NAMES.get(spec.name, ()), dest=spec.name, default=None, help=text,
+        choices=spec.choices or None, metavar=None if spec.choices else spec.name.upper(),
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""One module per tab of the page: its layout, then its wiring."""

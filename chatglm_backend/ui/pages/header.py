@@ -1,0 +1,64 @@
+"""The top of the page: title, language, colours, and the model's card, which follows the loading."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from chatglm_backend.ui.presenter import Presenter
+
+__all__ = ["build_header", "follow_model", "stop_when_closed"]
+
+_LOGO = (
+    '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round" '
+    'aria-hidden="true"><path d="M5 6.5h14v9H11l-4 3.5v-3.5H5z"/><path d="M9 10.2h6M9 12.8h3.5"/></svg>'
+)
+_CONTRAST = (
+    '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2" aria-hidden="true">'
+    '<circle cx="12" cy="12" r="8"/><path d="M12 4a8 8 0 0 1 0 16z" fill="currentColor"/></svg>'
+)
+_FAST_S, _SLOW_S = 1.0, 15.0
+
+
+def build_header(presenter: Presenter) -> gr.HTML:
+    """Lay the header out in the current Blocks; returns the model's card."""
+    t = presenter.texts
+    other = "en" if t.language == "zh" else "zh"
+    gr.HTML(
+        f'<header class="cg-head"><span class="cg-logo">{_LOGO}</span>'
+        f'<div class="cg-titles"><h1>{escape(t("app.title"))}</h1><p>{escape(t("app.tagline"))}</p></div>'
+        f'<nav class="cg-tools"><a class="cg-tool" href="./?lang={other}" data-action="language" '
+        f'lang="{other}" title="{escape(t("app.language_hint"))}">{escape(t("app.language"))}</a>'
+        f'<button type="button" class="cg-tool" data-action="theme" title="{escape(t("app.theme_hint"))}" '
+        f'aria-label="{escape(t("app.theme_hint"))}">{_CONTRAST}</button></nav></header>'
+    )
+    return gr.HTML(presenter.header().card, elem_id="cg-model-card")
+
+
+def follow_model(page: gr.Blocks, presenter: Presenter, card: gr.HTML, examples: gr.HTML) -> None:
+    """Keep card and examples up to date: every second while a model loads, seldom afterwards."""
+    timer = gr.Timer(_FAST_S)
+    shown = gr.State("")
+
+    def refresh(before: str) -> tuple[Any, ...]:
+        view = presenter.header()
+        pace = gr.Timer(value=_SLOW_S if view.settled else _FAST_S)
+        now = view.card + view.examples
+        if now == before:
+            return gr.skip(), gr.skip(), pace, gr.skip()
+        return view.card, view.examples, pace, now
+
+    outputs = [card, examples, timer, shown]
+    for event in (page.load, timer.tick):
+        event(refresh, shown, outputs, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def stop_when_closed(page: gr.Blocks, presenter: Presenter) -> None:
+    """End a visitor's answers when they close or reload the page."""
+
+    def leave(request: gr.Request) -> None:
+        presenter.stop(request.session_hash or "")
+
+    page.unload(leave)

@@ -1,0 +1,61 @@
+"""What the page asks of the service, as protocols, so that it can be shown without a model.
+
+Standard library and our shared words only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from chatglm_backend.core import Event, FinishReason, GenerationRequest, ModelStatus
+
+
+class ExactPrompt(Protocol):
+    """A prompt as the model reads it."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The token ids."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """The same, for people."""
+        ...
+
+
+class Ticket(Protocol):
+    """One answer on its way."""
+
+    def events(self) -> Iterator[Event]:
+        """Events as they happen, :class:`~chatglm_backend.core.Completed` last; blocks between them."""
+        ...
+
+    def cancel(self, reason: FinishReason = ...) -> None:
+        """Ask for the end, from any thread, more than once."""
+        ...
+
+
+class PageService(Protocol):
+    """The part of the service that the page uses."""
+
+    def status(self) -> ModelStatus:
+        """Where the model is in its life; cheap."""
+        ...
+
+    def load(self, model: str | None) -> None:
+        """Begin loading another model; returns at once."""
+        ...
+
+    def cancel_load(self) -> None:
+        """Stop loading."""
+        ...
+
+    def preview_prompt(self, request: GenerationRequest) -> ExactPrompt:
+        """The exact prompt of a request."""
+        ...
+
+    def submit(self, request: GenerationRequest) -> Ticket:
+        """Queue a request."""
+        ...

@@ -1,0 +1,166 @@
+"""What happens when people use the Prompt page: forms in, views out.
+
+Pure Python: views hold text and small HTML, and the page module turns them into components.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from importlib.resources import files
+
+import psutil
+
+from chatglm_backend.core import GenerationParams, GenerationRequest, ModelState, PromptFormat
+from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.ui.i18n import Texts
+from chatglm_backend.ui.ports import PageService
+from chatglm_backend.ui.progress import Answer
+from chatglm_backend.ui.render import answer_status, empty_prompt, example_chips, model_card, timing_panel
+from chatglm_backend.ui.runner import AnswerRunner
+
+__all__ = ["HeaderView", "Presenter", "PromptForm", "PromptView"]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptForm:
+    """What the visitor set. Numbers come as the components give them; ``seed`` ``None`` means a new one each time."""
+
+    prompt: str
+    max_new_tokens: float = 128
+    prompt_format: PromptFormat = "recipe"
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: float = 0
+    repetition_penalty: float = 1.0
+    seed: float | None = None
+
+    def request(self, session: str) -> GenerationRequest:
+        """The request for the engine.
+
+        Raises:
+            InvalidRequest: if a value is out of range.
+        """
+        return GenerationRequest(
+            request_id=secrets.token_hex(8),
+            session_id=session,
+            prompt=self.prompt,
+            prompt_format=self.prompt_format,
+            params=GenerationParams(
+                max_new_tokens=int(self.max_new_tokens),
+                temperature=float(self.temperature),
+                top_p=float(self.top_p),
+                top_k=int(self.top_k),
+                repetition_penalty=float(self.repetition_penalty),
+                seed=None if self.seed is None else int(self.seed),
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PromptView:
+    """The Prompt page at a moment. ``sent`` is ``None`` while the exact prompt has not changed."""
+
+    running: bool
+    status: str
+    output: str
+    timing: str
+    sent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderView:
+    """The model's card and the examples that suit it. ``settled`` says that nothing will change by itself."""
+
+    card: str
+    examples: str
+    settled: bool
+
+
+class Presenter:
+    """The page's logic in one language."""
+
+    def __init__(self, service: PageService, runner: AnswerRunner, texts: Texts) -> None:
+        self.texts = texts
+        self._service = service
+        self._runner = runner
+
+    def header(self) -> HeaderView:
+        """The top of the page as it is now."""
+        status = self._service.status()
+        demo = status.info is not None and status.info.is_demo
+        prompts = _demo_examples(self.texts.language) if demo else ()
+        prompts = prompts or (self.texts("examples.1"), self.texts("examples.2"), self.texts("examples.3"))
+        return HeaderView(
+            card=model_card(self.texts, status),
+            examples=example_chips(self.texts, prompts),
+            settled=status.state is not ModelState.LOADING,
+        )
+
+    def blank(self) -> PromptView:
+        """The Prompt page before an answer."""
+        return self._view(None, sent="")
+
+    async def generate(self, session: str, form: PromptForm) -> AsyncGenerator[PromptView, None]:
+        """Views of one answer, from the click to its end."""
+        if not form.prompt.strip():
+            yield PromptView(
+                running=False, status=empty_prompt(self.texts), output="", timing=self._timing(None), sent=""
+            )
+            return
+        try:
+            request = form.request(session)
+        except (ChatGLMError, ValueError, OverflowError) as error:
+            answer = Answer()
+            answer.fail(error)
+            yield self._view(answer)
+            return
+        sent: str | None = ""
+        async with aclosing(self._runner.run(session, request)) as answers:
+            async for answer in answers:
+                if not sent and self._service.status().state is ModelState.READY:
+                    sent = await self._exact_prompt(request)
+                    yield self._view(answer, sent=sent)
+                else:
+                    yield self._view(answer)
+
+    def stop(self, session: str) -> None:
+        """Stop this visitor's answers; their texts stay."""
+        self._runner.stop(session)
+
+    def clear(self, session: str) -> PromptView:
+        """Stop and empty the page."""
+        self._runner.stop(session)
+        return self.blank()
+
+    async def _exact_prompt(self, request: GenerationRequest) -> str:
+        try:
+            return (await asyncio.to_thread(self._service.preview_prompt, request)).text
+        except ChatGLMError:
+            return ""  # the answer itself says what is wrong
+
+    def _view(self, answer: Answer | None, sent: str | None = None) -> PromptView:
+        status = self._service.status()
+        return PromptView(
+            running=answer is not None and answer.running,
+            status=answer_status(self.texts, answer, status),
+            output="" if answer is None else answer.text,
+            timing=self._timing(answer),
+            sent=sent,
+        )
+
+    def _timing(self, answer: Answer | None) -> str:
+        return timing_panel(self.texts, answer, self._service.status().info, psutil.Process().memory_info().rss)
+
+
+def _demo_examples(language: str) -> tuple[str, ...]:
+    source = files("chatglm_backend").joinpath("demo_model", "examples.json")
+    try:
+        prompts = json.loads(source.read_text(encoding="utf-8"))[language]
+    except (OSError, ValueError, KeyError):
+        return ()
+    return tuple(str(prompt) for prompt in prompts)[:6]

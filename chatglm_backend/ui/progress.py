@@ -1,0 +1,129 @@
+"""What one answer looks like at a moment: phase, text, figures. Built from events, shown by the page.
+
+Standard library and our shared words only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from chatglm_backend.core import (
+    Clock,
+    Completed,
+    Event,
+    FinishReason,
+    PrefillProgress,
+    Queued,
+    Timing,
+    TokenEvent,
+    Usage,
+    monotonic_clock,
+)
+
+__all__ = ["Answer", "Phase"]
+
+
+class Phase(str, Enum):
+    """What is happening to an answer."""
+
+    WAITING = "waiting"
+    LOADING = "loading"
+    QUEUED = "queued"
+    READING = "reading"
+    WRITING = "writing"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Answer:
+    """An answer in the making. Times are seconds of ``clock``; ``error`` is set exactly when the phase is FAILED."""
+
+    clock: Clock = monotonic_clock
+    phase: Phase = Phase.WAITING
+    started: float = 0.0
+    first_token: float | None = None
+    last_token: float | None = None
+    pieces: list[str] = field(default_factory=list)
+    tokens: int = 0
+    prompt_tokens: int = 0
+    read_tokens: int = 0
+    cached_tokens: int = 0
+    queued: Queued | None = None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timing: Timing | None = None
+    error: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return "".join(self.pieces)
+
+    @property
+    def running(self) -> bool:
+        """Whether more may come."""
+        return self.phase not in (Phase.DONE, Phase.FAILED)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the request, or the measured total once it ended."""
+        return self.timing.total_s if self.timing is not None else self.clock() - self.started
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds to the first token, as measured by the engine once it ended, by the page before."""
+        if self.timing is not None:
+            return self.timing.ttft_s
+        return None if self.first_token is None else self.first_token - self.started
+
+    @property
+    def decode_tok_s(self) -> float | None:
+        """Tokens per second after the first."""
+        if self.timing is not None:
+            return self.timing.decode_tok_s
+        if self.first_token is None or self.last_token is None or self.last_token <= self.first_token:
+            return None
+        return (self.tokens - 1) / (self.last_token - self.first_token)
+
+    @property
+    def prefill_tok_s(self) -> float | None:
+        """Prompt tokens read per second; known once the engine has measured it."""
+        return None if self.timing is None else self.timing.prefill_tok_s
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Follow the events."""
+        for event in events:
+            if isinstance(event, Queued):
+                self.phase, self.queued = Phase.QUEUED, event
+            elif isinstance(event, PrefillProgress):
+                self.phase = Phase.READING
+                self.read_tokens, self.prompt_tokens, self.cached_tokens = event.done, event.total, event.cached
+            elif isinstance(event, TokenEvent):
+                self._token(event)
+            else:
+                self._complete(event)
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error; the text so far stays."""
+        self.phase, self.error = Phase.FAILED, error
+
+    def _token(self, event: TokenEvent) -> None:
+        self.phase = Phase.WRITING
+        self.last_token = self.clock()
+        if self.first_token is None:
+            self.first_token = self.last_token
+        self.tokens += 1
+        self.pieces.append(event.text)
+
+    def _complete(self, event: Completed) -> None:
+        self.phase = Phase.DONE
+        self.pieces.append(event.text)
+        self.finish_reason, self.usage, self.timing = event.finish_reason, event.usage, event.timing
+        self.prompt_tokens, self.tokens = event.usage.prompt_tokens, event.usage.completion_tokens
+        self.cached_tokens = event.usage.cached_tokens

@@ -1,0 +1,169 @@
+"""Small pieces of HTML: status lines, the timing panel, the model's card. All text is escaped here.
+
+It knows the catalogue and the style sheet's class names, and no components.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+from chatglm_backend.core import FinishReason, LoadProgress, ModelInfo, ModelState, ModelStatus
+from chatglm_backend.ui.i18n import Texts
+from chatglm_backend.ui.progress import Answer, Phase
+
+__all__ = ["answer_status", "empty_prompt", "example_chips", "load_line", "model_card", "timing_panel"]
+
+_GB = 1_000_000_000
+_MEGA = 1_000_000
+_NONE = "–"
+
+
+def answer_status(texts: Texts, answer: Answer | None, status: ModelStatus) -> str:
+    """One polite line: what is happening to the answer at this moment."""
+    if answer is None:
+        return _status_line("idle", texts("status.idle"))
+    if answer.error is not None:
+        return f'<div class="cg-alert" role="alert">{escape(texts.error(answer.error))}</div>'
+    return _status_line(answer.phase.value, _phase_text(texts, answer, status), busy=answer.running)
+
+
+def empty_prompt(texts: Texts) -> str:
+    """The status line after sending nothing."""
+    return _status_line("idle", texts("status.empty"))
+
+
+def timing_panel(texts: Texts, answer: Answer | None, info: ModelInfo | None, memory_bytes: int) -> str:
+    """The figures of one answer and of the machine, as a list of terms."""
+    figures = [
+        ("inference_time", _seconds(None if answer is None else answer.elapsed_s)),
+        ("ttft", _seconds(None if answer is None else answer.ttft_s)),
+        ("prefill", _rate(None if answer is None else answer.prefill_tok_s)),
+        ("decode", _rate(None if answer is None else answer.decode_tok_s)),
+        ("prompt_tokens", _prompt_tokens(texts, answer)),
+        ("completion_tokens", _count(0 if answer is None else answer.tokens)),
+        ("memory", f"{memory_bytes / _GB:.2f} GB"),
+        ("threads", _NONE if info is None else str(info.threads)),
+        ("kernel", _NONE if info is None else info.kernel),
+    ]
+    cells = "".join(
+        f'<div class="cg-figure" data-figure="{key}"><dt>{escape(texts(f"timing.{key}"))}</dt>'
+        f"<dd>{escape(value)}</dd></div>"
+        for key, value in figures
+    )
+    return f'<dl class="cg-figures" aria-label="{escape(texts("timing.title"))}">{cells}</dl>'
+
+
+def model_card(texts: Texts, status: ModelStatus) -> str:
+    """The line under the page's title: which model, and whether it is ready."""
+    state = status.state
+    if state is ModelState.READY and status.info is not None:
+        return _ready_card(texts, status.info)
+    if state is ModelState.LOADING:
+        return _loading_card(texts, status.progress)
+    if state is ModelState.FAILED and status.error is not None:
+        heading, text = texts("model.failed"), texts.error(status.error)
+        return (
+            f'<div class="cg-model" data-state="failed"><div class="cg-alert" role="alert">'
+            f"<strong>{escape(heading)}</strong> {escape(text)}</div></div>"
+        )
+    return f'<div class="cg-model" data-state="none"><span class="cg-pill">{escape(texts("model.none"))}</span></div>'
+
+
+def load_line(texts: Texts, progress: LoadProgress | None) -> tuple[str, float | None]:
+    """What loading does now, and how far it is (0 to 1, ``None`` if unknown)."""
+    if progress is None:
+        return texts("load.find"), None
+    stage = texts(f"load.{progress.stage}")
+    if progress.total <= 0:
+        return stage, None
+    share = min(progress.done / progress.total, 1.0)
+    return texts("load.progress", stage=stage, percent=int(share * 100)), share
+
+
+def example_chips(texts: Texts, prompts: tuple[str, ...]) -> str:
+    """Buttons that put an example into the prompt box (the page's script listens)."""
+    chips = "".join(
+        f'<button type="button" class="cg-chip" data-fill="{escape(prompt, quote=True)}">{escape(prompt)}</button>'
+        for prompt in prompts
+    )
+    return f'<div class="cg-chips" role="group" aria-label="{escape(texts("examples.label"))}">{chips}</div>'
+
+
+def _phase_text(texts: Texts, answer: Answer, status: ModelStatus) -> str:
+    if answer.phase is Phase.LOADING:
+        return texts("status.loading", what=load_line(texts, status.progress)[0])
+    if answer.phase is Phase.QUEUED and answer.queued is not None:
+        if answer.queued.eta_s is None:
+            return texts("status.queued", position=answer.queued.position)
+        return texts("status.queued_eta", position=answer.queued.position, seconds=max(1, round(answer.queued.eta_s)))
+    if answer.phase is Phase.READING:
+        return texts("status.reading", done=answer.read_tokens, total=answer.prompt_tokens)
+    if answer.phase is Phase.WRITING:
+        return texts("status.writing", tokens=answer.tokens)
+    if answer.phase is Phase.DONE:
+        return _done_text(texts, answer)
+    return texts("status.waiting")
+
+
+def _done_text(texts: Texts, answer: Answer) -> str:
+    reason = answer.finish_reason or FinishReason.CANCELLED
+    return texts(f"status.done.{reason.value}", tokens=answer.tokens)
+
+
+def _status_line(state: str, text: str, *, busy: bool = False) -> str:
+    dot = '<span class="cg-spinner" aria-hidden="true"></span>' if busy else ""
+    return f'<div class="cg-status" data-phase="{state}" role="status" aria-live="polite">{dot}{escape(text)}</div>'
+
+
+def _ready_card(texts: Texts, info: ModelInfo) -> str:
+    facts = [
+        texts("model.parameters", millions=round(info.parameters / _MEGA))
+        if info.parameters < 1000 * _MEGA
+        else texts("model.parameters_b", billions=f"{info.parameters / 1e9:.1f}"),
+        texts("model.context", tokens=info.context_limit),
+    ]
+    line = " · ".join(escape(fact) for fact in facts)
+    demo = ""
+    if info.is_demo:
+        text = texts("model.demo", millions=round(info.parameters / _MEGA))
+        how = texts("model.demo_how")
+        demo = f'<p class="cg-demo" role="note">{escape(text)} {escape(how)} <code>{_DEMO_COMMAND}</code></p>'
+    return (
+        f'<div class="cg-model" data-state="ready"><span class="cg-pill cg-ready">{escape(texts("model.ready"))}</span>'
+        f'<strong class="cg-name">{escape(info.name)}</strong><span class="cg-facts">{line}</span></div>{demo}'
+    )
+
+
+_DEMO_COMMAND = "python webui.py --model THUDM/chatglm-6b"
+
+
+def _loading_card(texts: Texts, progress: LoadProgress | None) -> str:
+    text, share = load_line(texts, progress)
+    width = "" if share is None else f' style="width:{share * 100:.0f}%"'
+    value = "" if share is None else f' aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100"'
+    unknown = " cg-unknown" if share is None else ""
+    return (
+        f'<div class="cg-model" data-state="loading"><span class="cg-pill cg-loading">{escape(text)}</span>'
+        f'<div class="cg-bar{unknown}" role="progressbar" aria-label="{escape(texts("model.loading"))}"{value}>'
+        f"<span{width}></span></div></div>"
+    )
+
+
+def _seconds(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.2f} s"
+
+
+def _rate(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.1f} tok/s"
+
+
+def _count(value: int) -> str:
+    return str(value) if value else _NONE
+
+
+def _prompt_tokens(texts: Texts, answer: Answer | None) -> str:
+    if answer is None or not answer.prompt_tokens:
+        return _NONE
+    if answer.cached_tokens:
+        return texts("timing.with_cached", tokens=answer.prompt_tokens, cached=answer.cached_tokens)
+    return str(answer.prompt_tokens)

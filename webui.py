@@ -1,0 +1,106 @@
+"""The page: layout from top to bottom, the application that serves it, and the command that starts it.
+
+Every callback is a presenter's method and every string a key of the catalogue; see ``chatglm_backend/ui``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.network import quiet_environment
+from chatglm_backend.settings import Settings
+from chatglm_backend.ui.listen import take_port
+from chatglm_backend.ui.options import page_settings
+
+if TYPE_CHECKING:
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from chatglm_backend.ui.ports import PageService
+    from chatglm_backend.ui.presenter import Presenter
+
+__all__ = ["build_page", "create_app", "main"]
+
+
+def build_page(presenter: Presenter, settings: Settings) -> gr.Blocks:
+    """The page in the presenter's language."""
+    import gradio as gr
+
+    from chatglm_backend.ui.pages.header import build_header, follow_model, stop_when_closed
+    from chatglm_backend.ui.pages.prompt import build_prompt_page
+
+    t = presenter.texts
+    with gr.Blocks(title=t("app.title"), analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        card = build_header(presenter)
+        with gr.Tabs(elem_id="cg-tabs"):  # noqa: SIM117  more tabs follow
+            with gr.Tab(t("tab.prompt"), id="prompt"):
+                examples = build_prompt_page(presenter, settings)
+        gr.HTML(f'<p class="cg-foot">{t("footer.note")}</p>')
+        follow_model(page, presenter, card, examples)
+        stop_when_closed(page, presenter)
+    return page
+
+
+def create_app(service: PageService, settings: Settings) -> FastAPI:
+    """The page in every language on one application. Loading the model begins once the page can be opened."""
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from chatglm_backend.ui.i18n import LANGUAGES, load_texts
+    from chatglm_backend.ui.languages import LanguageRoot
+    from chatglm_backend.ui.presenter import Presenter
+    from chatglm_backend.ui.runner import AnswerRunner
+    from chatglm_backend.ui.theme import page_script, page_styles, page_theme
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().call_later(0.2, service.load, settings.model)
+        yield
+
+    app = FastAPI(title="ChatGLM", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    runner, pages, titles = AnswerRunner(service), {}, {}
+    for language in LANGUAGES:
+        presenter = Presenter(service, runner, load_texts(language))
+        page = build_page(presenter, settings).queue(default_concurrency_limit=None, api_open=False)
+        gr.mount_gradio_app(
+            app, page, path=f"/{language}", theme=page_theme(), css=page_styles(), footer_links=[], run_history=False,
+            show_error=False, max_file_size="1mb", ssr_mode=False, pwa=False, enable_monitoring=False,
+        )  # fmt: skip
+        pages[language] = app.router.routes.pop().app  # type: ignore[attr-defined]
+        titles[language] = presenter.texts("app.title")
+    app.mount("/", LanguageRoot(pages, page_script(), titles))
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Start the page; returns the exit code."""
+    quiet_environment(os.environ)
+    try:
+        settings = page_settings(argv)
+        listener = take_port(settings.host, settings.port)
+    except ChatGLMError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    import uvicorn
+
+    from chatglm_backend.service import create_service
+
+    service = create_service(settings)
+    try:
+        app = create_app(service, settings)
+        sys.stderr.write(f"http://{settings.host}:{settings.port}\n")
+        config = uvicorn.Config(app, log_level=settings.log_level, timeout_graceful_shutdown=3)
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        service.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
