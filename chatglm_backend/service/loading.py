@@ -1,0 +1,167 @@
+"""From a model's name to a running worker: settings, checkpoint, kernel, model and engine put together.
+
+The heavy packages are imported inside the functions, so that only the loading thread waits for
+them. Knows nothing of status, pages or HTTP.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, cast
+
+from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, LoadProgress, ModelInfo
+from chatglm_backend.errors import LoadCancelled
+from chatglm_backend.settings import AUTO, Settings
+
+if TYPE_CHECKING:
+    from chatglm_backend.checkpoint.lowbit import Checkpoint
+    from chatglm_backend.engine.engine import Engine, PreparedRequest
+    from chatglm_backend.serving.worker import Worker
+    from chatglm_backend.tokenizers.base import EncodedPrompt, Family, Tokenizer
+
+__all__ = ["LoadedModel", "Loader", "Note", "Progress", "load_model"]
+
+_log = logging.getLogger(__name__)
+
+Note = Callable[[str], None]
+"""Takes one sentence for the user."""
+Progress = Callable[[LoadProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to answer, and the parts that the service asks."""
+
+    info: ModelInfo
+    tokenizer: Tokenizer
+    encode: Callable[[GenerationRequest], EncodedPrompt]
+    worker: Worker[PreparedRequest]
+
+
+class Loader(Protocol):
+    """Makes a model ready. Raises a :class:`ChatGLMError`, LoadCancelled among them."""
+
+    def __call__(
+        self,
+        model: str | None,
+        settings: Settings,
+        *,
+        progress: Progress,
+        cancel: CancelToken,
+        note: Note,
+        env: Mapping[str, str],
+    ) -> LoadedModel:
+        """Load ``model``, or the default one for ``None``."""
+        ...
+
+
+def load_model(
+    model: str | None,
+    settings: Settings,
+    *,
+    progress: Progress,
+    cancel: CancelToken,
+    note: Note,
+    env: Mapping[str, str],
+) -> LoadedModel:
+    """See :class:`Loader`. Only a model that was named is ever downloaded."""
+    progress(LoadProgress("find"))
+    import torch
+
+    from chatglm_backend.checkpoint.default import bundled_folder, default_model
+    from chatglm_backend.checkpoint.prepare import prepare
+    from chatglm_backend.engine.engine import Engine, EngineOptions
+    from chatglm_backend.hardware import Wishes, plan_threads, read_machine
+    from chatglm_backend.int4.kernel import KernelName
+    from chatglm_backend.int4.select import select_kernel
+    from chatglm_backend.int4.weights import Int4Weights
+    from chatglm_backend.models.base import build_model
+    from chatglm_backend.tokenizers.base import load_tokenizer
+
+    named = model is not None
+    if model is None:
+        default = default_model(env)
+        model = default.model
+        if default.notice:
+            note(default.notice)
+    wishes = Wishes(threads=None if settings.threads == AUTO else int(settings.threads))
+    plan = plan_threads(read_machine(), wishes, env)
+    torch.set_num_threads(plan.threads)
+    checkpoint = prepare(
+        model,
+        allow_download=named,
+        use_cache=not settings.no_cache,
+        family=None if settings.family == AUTO else cast("Family", settings.family),
+        revision=settings.revision,
+        progress=progress,
+        cancel=cancel,
+        note=_log.info,
+        env=env,
+    )
+    progress(LoadProgress("map"))
+    choice = select_kernel(cast("KernelName", settings.kernel))
+    network = build_model(
+        checkpoint.config, Int4Weights(checkpoint, choice.kernel), kv_dtype=getattr(torch, settings.kv_dtype)
+    )
+    tokenizer = load_tokenizer(checkpoint.tokenizer_folder, checkpoint.config.family)
+    options = EngineOptions(prefix_cache_bytes=settings.prefix_cache_mb * 1_000_000)
+    if settings.draft_tokens != AUTO:
+        options = replace(options, draft_tokens=int(settings.draft_tokens))
+    engine = Engine(network, tokenizer, options)
+    progress(LoadProgress("warm_up"))
+    _warm_up(engine, cancel, checkpoint.name)
+    bytes_per_token = network.new_cache(1).bytes_per_token
+    info = ModelInfo(
+        name=checkpoint.name,
+        family=checkpoint.config.family,
+        parameters=_parameters(checkpoint),
+        context_limit=checkpoint.config.context_limit,
+        kernel=choice.kernel.name,
+        kernel_reason=choice.reason,
+        threads=plan.threads,
+        kv_dtype=settings.kv_dtype,
+        kv_bytes_per_token=bytes_per_token,
+        weight_bytes=checkpoint.nbytes,
+        is_demo=model == str(bundled_folder()),
+    )
+    return LoadedModel(info, tokenizer, engine.encode, _start_worker(engine, settings, bytes_per_token))
+
+
+def _start_worker(engine: Engine, settings: Settings, bytes_per_token: int) -> Worker[PreparedRequest]:
+    from chatglm_backend.checkpoint.preflight import available_memory
+    from chatglm_backend.serving.admission import plan_admission
+    from chatglm_backend.serving.worker import Worker, WorkerOptions
+
+    wanted = None if settings.max_running == AUTO else int(settings.max_running)
+    admission = plan_admission(available_memory(), bytes_per_token, max_running=wanted)
+    options = WorkerOptions(
+        max_running=admission.max_running,
+        kv_budget_bytes=admission.kv_budget_bytes,
+        queue_limit=settings.queue_limit,
+        session_limit=settings.visitor_limit,
+    )
+    return cast("Worker[PreparedRequest]", Worker(engine, options))
+
+
+def _warm_up(engine: Engine, cancel: CancelToken, name: str) -> None:
+    """Make one token, so that the first visitor does not pay for what is only done once."""
+    request = GenerationRequest(
+        "warm-up", prompt="你好", prompt_format="raw", params=GenerationParams(max_new_tokens=1), ignore_stop_ids=True
+    )
+    for _ in engine.generate(request, cancel):
+        pass
+    if cancel.cancelled:
+        raise LoadCancelled(model=name)
+    engine.prefix_cache.clear()
+
+
+def _parameters(checkpoint: Checkpoint) -> int:
+    """The weights of the original model; ChatGLM-6B's tied output layer is not counted twice."""
+    from chatglm_backend.models.layout import tensor_specs
+
+    tied = checkpoint.config.family == "chatglm"
+    specs = tensor_specs(checkpoint.config)
+    return sum(math.prod(spec.shape) for spec in specs if not (tied and spec.kind == "output"))

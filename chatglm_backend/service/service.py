@@ -1,0 +1,206 @@
+"""One model's life: none, loading, ready, failed; and the way in for every request.
+
+Thread-safe. How a model is made ready is the loader's business. Knows no page and no HTTP.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from chatglm_backend.core import CancelToken, GenerationRequest, LoadProgress, ModelInfo, ModelState, ModelStatus
+from chatglm_backend.errors import ChatGLMError, EngineFailure, LoadCancelled, ModelError, ModelNotReady
+from chatglm_backend.service.loading import LoadedModel, Loader, Note, load_model
+from chatglm_backend.settings import Settings
+
+if TYPE_CHECKING:
+    from chatglm_backend.serving.metrics import MetricsSnapshot
+    from chatglm_backend.serving.ticket import Ticket
+    from chatglm_backend.tokenizers.base import EncodedPrompt
+
+__all__ = ["Service"]
+
+_log = logging.getLogger(__name__)
+_POLL_S = 0.2
+
+
+class Service:
+    """Thread-safe. One model at a time; nothing is loaded until :meth:`load`."""
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        note: Note = _log.info,
+        env: Mapping[str, str] | None = None,
+        loader: Loader | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self._note = note
+        self._env = _environment(self.settings, os.environ if env is None else env)
+        self._loader: Loader = loader or load_model
+        self._changed = threading.Condition()
+        self._status = ModelStatus(ModelState.NONE)
+        self._loaded: LoadedModel | None = None
+        self._cancel = CancelToken()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def status(self) -> ModelStatus:
+        """A snapshot; a model whose worker has died counts as failed."""
+        with self._changed:
+            status, loaded = self._status, self._loaded
+        if status.state is ModelState.READY and loaded is not None and not loaded.worker.healthy:
+            return ModelStatus(
+                ModelState.FAILED, info=loaded.info, error=EngineFailure(reason="the worker has stopped")
+            )
+        return status
+
+    def load(self, model: str | None = None) -> None:
+        """Begin loading ``model`` (``None``: the one of the settings, or the default); returns at once.
+
+        A loading in progress is cancelled; the model in use first answers what it has accepted
+        (for at most ``drain_seconds``) and is then given up.
+        """
+        with self._changed:
+            if self._closed:
+                return
+            self._cancel.cancel()
+            self._cancel = cancel = CancelToken()
+            previous = self._thread
+            self._set(ModelStatus(ModelState.LOADING, progress=LoadProgress("find")))
+            self._thread = threading.Thread(
+                target=self._run, args=(model or self.settings.model, cancel, previous), name="loading", daemon=True
+            )
+            self._thread.start()
+
+    def cancel_load(self) -> None:
+        """Stop the loading in progress; afterwards there is no model."""
+        with self._changed:
+            if self._status.state is ModelState.LOADING:
+                self._cancel.cancel()
+
+    def wait_ready(self, timeout_s: float | None = None) -> ModelInfo:
+        """Wait until loading has ended. Raises its error, or ModelNotReady when time is up."""
+        left = float("inf") if timeout_s is None else timeout_s
+        with self._changed:
+            # In slices: on Windows an endless wait would not hear Ctrl-C.
+            while self._status.state is ModelState.LOADING and left > 0:
+                self._changed.wait(min(_POLL_S, left))
+                left -= _POLL_S
+            status = self._status
+        if status.state is ModelState.READY and status.info is not None:
+            return status.info
+        raise status.error or ModelNotReady()
+
+    def preview_prompt(self, request: GenerationRequest) -> EncodedPrompt:
+        """The exact prompt of a request. Raises ModelNotReady."""
+        return self._ready().encode(request)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids. Raises ModelNotReady."""
+        return self._ready().tokenizer.decode(ids)
+
+    def clean_answer(self, text: str) -> str:
+        """A finished answer as the authors' own chat shows it. Raises ModelNotReady."""
+        return self._ready().tokenizer.clean_answer(text)
+
+    def submit(
+        self, request: GenerationRequest, *, disconnect_grace_s: float | None = None, timeout_s: float | None = None
+    ) -> Ticket:
+        """Take a request in line. Raises ModelNotReady and what the worker's ``submit`` raises."""
+        worker = self._ready().worker
+        return worker.submit(request, disconnect_grace_s=disconnect_grace_s, timeout_s=timeout_s)
+
+    def find(self, request_id: str) -> Ticket | None:
+        """A ticket in work, or one of the last that ended."""
+        loaded = self._loaded
+        return None if loaded is None else loaded.worker.find(request_id)
+
+    def metrics(self) -> MetricsSnapshot | None:
+        """The worker's counters; ``None`` without a model."""
+        loaded = self._loaded
+        return None if loaded is None else loaded.worker.metrics()
+
+    def close(self, drain_s: float = 0.0) -> None:
+        """Stop loading, give accepted requests ``drain_s`` seconds, cancel the rest, end all threads."""
+        with self._changed:
+            self._closed = True
+            self._cancel.cancel()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+        self._give_up(drain_s)
+        with self._changed:
+            self._set(ModelStatus(ModelState.NONE))
+
+    def _ready(self) -> LoadedModel:
+        loaded = self._loaded
+        if loaded is None:
+            raise ModelNotReady
+        return loaded
+
+    def _run(self, model: str | None, cancel: CancelToken, previous: threading.Thread | None) -> None:
+        """The loading thread: whatever happens ends in a status."""
+        if previous is not None:
+            previous.join()
+        self._give_up(0.0 if self._closed else self.settings.drain_seconds)
+        try:
+            if cancel.cancelled:
+                raise LoadCancelled(model=model or "the model")
+            loaded = self._loader(
+                model,
+                self.settings,
+                progress=lambda step: self._tell(cancel, step),
+                cancel=cancel,
+                note=self._note,
+                env=self._env,
+            )
+        except LoadCancelled as error:
+            self._finish(cancel, ModelStatus(ModelState.NONE, error=error), None)
+        except ChatGLMError as error:
+            self._finish(cancel, ModelStatus(ModelState.FAILED, error=error), None)
+        except Exception as error:  # noqa: BLE001 - a status, not a traceback, tells the user
+            _log.exception("loading failed")
+            failure = ModelError(reason=f"{type(error).__name__}: {error}".rstrip(": "))
+            self._finish(cancel, ModelStatus(ModelState.FAILED, error=failure), None)
+        else:
+            self._finish(cancel, ModelStatus(ModelState.READY, info=loaded.info), loaded)
+
+    def _tell(self, cancel: CancelToken, step: LoadProgress) -> None:
+        with self._changed:
+            if self._cancel is cancel:
+                self._set(ModelStatus(ModelState.LOADING, progress=step))
+
+    def _finish(self, cancel: CancelToken, status: ModelStatus, loaded: LoadedModel | None) -> None:
+        with self._changed:
+            current = self._cancel is cancel and not cancel.cancelled
+            if current or (self._cancel is cancel and loaded is None):
+                self._loaded = loaded
+                self._set(status)
+                return
+            if self._cancel is cancel:
+                self._set(ModelStatus(ModelState.NONE, error=LoadCancelled(model="the model")))
+        if loaded is not None:
+            loaded.worker.close()
+
+    def _set(self, status: ModelStatus) -> None:
+        self._status = status
+        self._changed.notify_all()
+
+    def _give_up(self, drain_s: float) -> None:
+        """Close the model in use, so that two never lie in memory together."""
+        with self._changed:
+            loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.worker.close(drain_s)
+            del loaded
+            gc.collect()
+
+
+def _environment(settings: Settings, env: Mapping[str, str]) -> Mapping[str, str]:
+    return {**env, "CHATGLM_CACHE": settings.cache} if settings.cache else dict(env)
