@@ -106,7 +106,6 @@ class FakeModel:
     clock: FakeClock = field(default_factory=FakeClock)
     row: Callable[[Sequence[int]], Tensor] = hash_row
     explode_on: int = -1
-    explode_after: int = -1
     log: list[str] = field(default_factory=list)
     rows_decoded: int = 0
     on_work: Callable[[str], None] = lambda _: None
@@ -134,8 +133,6 @@ class FakeModel:
             cache: Any = feed.cache
             for token in feed.ids:
                 cache.append([token])
-                if token == self.explode_on and cache.length > self.explode_after >= 0:
-                    raise RuntimeError("boom in a layer")
                 rows.append(self.row(cache.ids))
         self.rows_decoded += len(rows)
         return torch.stack(rows)
@@ -193,3 +190,19 @@ def script_row(answer: Sequence[int], prompt_length: int) -> Callable[[Sequence[
         return logits
 
     return row
+
+
+def collect(engine: Any, sequences: Sequence[Any], limit: int = 10_000) -> dict[Any, list[Any]]:
+    """Step until every sequence has ended; what each was told."""
+    told: dict[Any, list[Any]] = {sequence: [] for sequence in sequences}
+    for _ in range(limit):
+        if engine.idle:
+            return told
+        for sequence, result in engine.step():
+            told[sequence].append(result)
+    raise AssertionError("the engine did not come to an end")
+
+
+def text_of(events: Iterable[Any]) -> str:
+    """The concatenated texts of a stream."""
+    return "".join(event.text for event in events if hasattr(event, "text"))

@@ -1,0 +1,136 @@
+"""Timing, guesses and the prefix cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chatglm_backend.engine.draft import PromptLookup
+from chatglm_backend.engine.prefix_cache import PrefixCache, common_prefix
+from chatglm_backend.engine.timing import RequestTimer, percentile
+from tests.engine_fakes import FakeCache, FakeClock
+
+
+def cache_of(*ids: int) -> Any:
+    """Return a cache that holds these ids."""
+    cache = FakeCache(len(ids) + 5)
+    cache.append(ids)
+    return cache
+
+
+def prefix_cache(max_bytes: int = 10_000, family: Any = "chatglm2") -> PrefixCache:
+    """Return an empty prefix cache over fake caches of 10 bytes a token."""
+    new_cache: Any = FakeCache
+    return PrefixCache(family, new_cache, max_bytes=max_bytes, min_tokens=2)
+
+
+def test_timing_follows_its_definitions() -> None:
+    """Queue wait, TTFT, prefill and decode rates and ITL come from the injected clock."""
+    clock = FakeClock()
+    timer = RequestTimer(clock, 0.0)
+    clock.now = 2.0
+    timer.work_begins()
+    clock.now = 6.0
+    timer.prompt_read()
+    for moment in (6.0, 6.5, 7.0, 8.0):
+        clock.now = moment
+        timer.token()
+    clock.now = 9.0
+    timing = timer.finish(evaluated_prompt_tokens=8)
+    assert (
+        timing.queue_wait_s,
+        timing.ttft_s,
+        timing.prefill_s,
+        timing.prefill_tok_s,
+        timing.decode_tok_s,
+        timing.itl_p50_ms,
+        timing.total_s,
+    ) == (2.0, 6.0, 4.0, 2.0, 1.5, 500.0, 9.0)
+
+
+def test_nothing_measured_is_none() -> None:
+    """A request that was cancelled at once has no rates."""
+    timing = RequestTimer(FakeClock(), 0.0).finish(evaluated_prompt_tokens=5)
+    assert (timing.ttft_s, timing.prefill_tok_s, timing.decode_tok_s, timing.itl_p95_ms) == (None, None, None, None)
+
+
+def test_percentiles_interpolate() -> None:
+    """Half-way between two values is their middle."""
+    assert [percentile([1.0, 2.0], 0.5), percentile([1.0, 2.0], 1.0), percentile([], 0.5)] == [1.5, 2.0, None]
+
+
+def test_lookup_proposes_what_followed_before() -> None:
+    """After '1 2' came '3 4' last time."""
+    assert PromptLookup([1, 2, 3, 4, 9, 1, 2], max_tokens=8).propose(8) == (3, 4)
+
+
+def test_lookup_continues_a_repetition() -> None:
+    """A run of one token is guessed to go on, longer than the run seen."""
+    lookup = PromptLookup([7, 7, 7, 7], max_tokens=8)
+    lookup.verdict(2, 2)
+    assert lookup.propose(8) == (7, 7, 7, 7)
+
+
+def test_lookup_has_no_guess_without_a_precedent() -> None:
+    """Nothing seen, nothing guessed; no room, no guess."""
+    assert PromptLookup([1, 2, 3], max_tokens=8).propose(8) == ()
+    assert PromptLookup([1, 2, 3, 1, 2], max_tokens=8).propose(0) == ()
+
+
+def test_wrong_guesses_become_rare() -> None:
+    """Where every guess is wrong, few steps of a long answer carry one."""
+    lookup = PromptLookup([5] * 10, max_tokens=8)
+    steps_with_guess = 0
+    for _ in range(256):
+        lookup.append(5)
+        guess = lookup.propose(8)
+        steps_with_guess += bool(guess)
+        lookup.verdict(len(guess), 0)
+    assert steps_with_guess <= 8
+
+
+def test_common_prefix_counts_equal_tokens() -> None:
+    """Up to the first difference or the shorter end."""
+    assert [
+        common_prefix((1, 2, 3), (1, 2, 4)),
+        common_prefix((1, 2, 3), (1, 2, 3, 4)),
+        common_prefix((1,), (2,)),
+    ] == [2, 3, 0]
+
+
+def test_a_known_prefix_is_copied_but_for_one_token() -> None:
+    """The longest match wins, and the last token is always left to evaluate."""
+    known = prefix_cache()
+    known.keep((1, 2, 3, 9), cache_of(1, 2, 3, 9))
+    known.keep((1, 2, 3, 4, 5), cache_of(1, 2, 3, 4, 5))
+    target: Any = FakeCache(10)
+    assert known.fill((1, 2, 3, 4, 5), target) == 4
+    assert target.ids == [1, 2, 3, 4]
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    """The bound in bytes holds, and use protects."""
+    known = prefix_cache(max_bytes=70)
+    known.keep((1, 1, 1), cache_of(1, 1, 1))
+    known.keep((2, 2, 2), cache_of(2, 2, 2))
+    known.fill((1, 1, 1, 7), FakeCache(9))  # type: ignore[arg-type]
+    known.keep((3, 3, 3), cache_of(3, 3, 3))
+    found = [known.fill((i, i, i, 7), FakeCache(9)) for i in (1, 2, 3)]  # type: ignore[arg-type]
+    assert found == [3, 0, 3]
+    assert known.nbytes <= 70
+
+
+def test_a_longer_turn_replaces_its_beginning() -> None:
+    """A conversation takes one entry, not one a turn."""
+    known = prefix_cache()
+    known.keep((1, 2, 3), cache_of(1, 2, 3))
+    known.keep((1, 2, 3, 4), cache_of(1, 2, 3, 4))
+    known.keep((1, 2), cache_of(1, 2))
+    assert len(known) == 1
+
+
+def test_chatglm_6b_never_reuses_and_says_why() -> None:
+    """Its K/V of a prefix depend on what follows."""
+    known = prefix_cache(family="chatglm")
+    known.keep((1, 2, 3), cache_of(1, 2, 3))
+    assert known.fill((1, 2, 3, 4), FakeCache(9)) == 0  # type: ignore[arg-type]
+    assert "ChatGLM-6B" in known.reason
