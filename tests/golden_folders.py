@@ -1,0 +1,95 @@
+"""Small checkpoints with the logits of the authors' own code, read straight from their files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from chatglm_backend.checkpoint.thudm import dequantize_rows, reencode_rows
+from chatglm_backend.int4.bigdl import quantize
+from chatglm_backend.models.config import ModelConfig
+from chatglm_backend.models.layout import tensor_specs
+
+GOLDEN = Path(__file__).parent / "golden"
+FOLDERS = ("chatglm-6b", "chatglm-6b-int4", "chatglm2-6b", "chatglm3-6b")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt with what the authors' code makes of it; logits fp32 [rows, vocab]."""
+
+    input_ids: list[int]
+    continuation_ids: list[int]
+    greedy_ids: list[int]
+    prefill_logits: Tensor
+    decode_logits: Tensor
+
+
+def golden_config(name: str) -> ModelConfig:
+    """Return the folder's config."""
+    return ModelConfig.from_json(json.loads((GOLDEN / name / "config.json").read_text()), path=name)
+
+
+def golden_cases(name: str, *, int4: bool = False) -> list[Case]:
+    """Return the folder's cases with fp32 logits, or those of exact INT4 arithmetic."""
+    logits = load_file(GOLDEN / name / ("expected_int4_logits.safetensors" if int4 else "expected_logits.safetensors"))
+    cases = json.loads((GOLDEN / name / "expected.json").read_text())["cases"]
+    return [
+        Case(**case, prefill_logits=logits[f"case{i}.prefill_logits"], decode_logits=logits[f"case{i}.decode_logits"])
+        for i, case in enumerate(cases)
+    ]
+
+
+@lru_cache(maxsize=8)
+def dense_tensors(name: str) -> Mapping[str, Tensor]:
+    """Return the folder's weights; 4-bit ones as their fp32 values."""
+    tensors = _raw_tensors(name)
+    for scale in [key for key in tensors if key.endswith(".weight_scale")]:
+        weight = scale.removesuffix("_scale")
+        tensors[weight] = dequantize_rows(tensors[weight], tensors.pop(scale))
+    return tensors
+
+
+@lru_cache(maxsize=8)
+def packed_tensors(name: str) -> Mapping[str, Tensor]:
+    """Return the folder's weights as a low-bit checkpoint holds them."""
+    raw = _raw_tensors(name)
+    packed: dict[str, Tensor] = {}
+    for spec in tensor_specs(golden_config(name)):
+        scale = raw.get(f"{spec.name}_scale")
+        if scale is not None:
+            packed[spec.name] = reencode_rows(raw[spec.name], scale)
+        else:
+            lowered = spec.kind in ("linear", "output")
+            packed[spec.name] = quantize(raw[spec.name].float()) if lowered else raw[spec.name]
+    return packed
+
+
+def random_tensors(config: ModelConfig, *, seed: int = 0) -> dict[str, Tensor]:
+    """Return fp32 weights of the config's shapes, small enough that nothing overflows."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        spec.name: torch.randn(spec.shape, generator=generator) * 0.05 + (0.5 if "norm" in spec.name else 0.0)
+        for spec in tensor_specs(config)
+    }
+
+
+def rel_error(found: Tensor, expected: Tensor) -> float:
+    """Return ‖found - expected‖ / ‖expected‖."""
+    return float((found - expected).norm() / expected.norm())
+
+
+def _raw_tensors(name: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for path in sorted((GOLDEN / name).glob("pytorch_model*.bin")):
+        tensors.update(torch.load(path, weights_only=True))
+    for path in sorted((GOLDEN / name).glob("model*.safetensors")):
+        tensors.update(load_file(path))
+    return tensors

@@ -1,0 +1,186 @@
+"""The forward passes against the logits of the authors' own code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from chatglm_backend.int4.kernel import KernelName
+from chatglm_backend.int4.weights import Int4Weights, MemoryTensors
+from chatglm_backend.models.base import ChatModel, Feed, build_model
+from chatglm_backend.models.chatglm import build_chatglm
+from chatglm_backend.models.config import ModelConfig
+from chatglm_backend.models.ops import TorchOps
+from chatglm_backend.models.positions import PositionPlan, PrefixPlan, prefix_plan
+from chatglm_backend.models.weights import DenseWeights
+from tests.golden_folders import (
+    FOLDERS,
+    Case,
+    dense_tensors,
+    golden_cases,
+    golden_config,
+    packed_tensors,
+    rel_error,
+)
+
+
+def dense_model(name: str) -> ChatModel:
+    """Build the folder's model in fp32."""
+    return build_model(golden_config(name), DenseWeights(dense_tensors(name)), kv_dtype=torch.float32)
+
+
+def int4_model(name: str, kernel: KernelName, kv_dtype: torch.dtype) -> ChatModel:
+    """Build the folder's model from packed weights."""
+    weights = Int4Weights(MemoryTensors(packed_tensors(name)), kernel)
+    return build_model(golden_config(name), weights, kv_dtype=kv_dtype)
+
+
+def run(model: ChatModel, case: Case, *, max_rows: int = 128) -> tuple[Tensor, Tensor]:
+    """Return prefill logits for the expected rows, and the logits after each continuation id fed alone."""
+    cache = model.new_cache(len(case.input_ids) + len(case.continuation_ids))
+    prefill = model.prefill(case.input_ids, cache, max_rows=max_rows, logit_rows=len(case.prefill_logits))
+    while not prefill.advance():
+        pass
+    return prefill.logits, torch.cat([model.decode([Feed((token,), cache)]) for token in case.continuation_ids])
+
+
+def errors(model: ChatModel, case: Case, *, max_rows: int = 128) -> tuple[float, float]:
+    """Return the relative errors of prefill and decode."""
+    prefill, decode = run(model, case, max_rows=max_rows)
+    return rel_error(prefill, case.prefill_logits), rel_error(decode, case.decode_logits)
+
+
+@pytest.mark.parametrize("max_rows", [128, 7])
+@pytest.mark.parametrize("name", FOLDERS)
+def test_fp32_logits_equal_the_authors(name: str, max_rows: int) -> None:
+    """Prefill and one-by-one decode agree to 1e-4, in whole and in small slices of rows."""
+    model = dense_model(name)
+    worst = max(error for case in golden_cases(name) for error in errors(model, case, max_rows=max_rows))
+    assert worst <= 1e-4
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_fp32_greedy_ids_equal_the_authors(name: str) -> None:
+    """Always taking the most likely token gives the recorded 24 ids."""
+    model = dense_model(name)
+    for case in golden_cases(name):
+        cache = model.new_cache(len(case.input_ids) + 24)
+        prefill = model.prefill(case.input_ids, cache)
+        while not prefill.advance():
+            pass
+        ids = [int(prefill.logits.argmax())]
+        while len(ids) < 24:
+            ids.append(int(model.decode([Feed((ids[-1],), cache)]).argmax()))
+        assert case.greedy_ids == ids
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", FOLDERS)
+def test_exact_int4_logits(name: str) -> None:
+    """Dequantised INT4 weights give the recorded INT4 logits to 1e-4."""
+    model = int4_model(name, "exact", torch.float32)
+    worst = max(error for case in golden_cases(name, int4=True) for error in errors(model, case))
+    assert worst <= 1e-4
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", FOLDERS)
+def test_bigdl_kernel_logits(name: str) -> None:
+    """Bigdl's kernel, with fp16 keys and values, stays within 5e-2 and keeps 95 % of the top-1 tokens."""
+    model = int4_model(name, "bigdl", torch.float16)
+    same = positions = 0
+    for case in golden_cases(name, int4=True):
+        found = run(model, case)
+        for logits, expected in zip(found, (case.prefill_logits, case.decode_logits), strict=True):
+            assert rel_error(logits, expected) <= 5e-2
+            same += int((logits.argmax(-1) == expected.argmax(-1)).sum())
+            positions += len(expected)
+    assert same >= 0.95 * positions
+
+
+@dataclass(frozen=True)
+class CausalMask:
+    """A wrong plan: ChatGLM-6B's positions, but nobody sees a later token of the prompt."""
+
+    right: PrefixPlan
+
+    @property
+    def fixed_tokens(self) -> int:
+        """As in the right plan."""
+        return self.right.fixed_tokens
+
+    def position(self, index: int) -> int:
+        """As in the right plan."""
+        return self.right.position(index)
+
+    def block(self, index: int) -> int:
+        """As in the right plan."""
+        return self.right.block(index)
+
+    def visible(self, index: int) -> int:
+        """Count the tokens up to this one."""
+        return index + 1
+
+
+@dataclass(frozen=True)
+class NoBlocks(CausalMask):
+    """A wrong plan: block positions stay 0."""
+
+    def block(self, index: int) -> int:  # noqa: ARG002
+        """Never count."""
+        return 0
+
+    def visible(self, index: int) -> int:
+        """As in the right plan."""
+        return self.right.visible(index)
+
+
+@dataclass(frozen=True)
+class GrowingPositions(CausalMask):
+    """A wrong plan: positions go on growing behind the prompt."""
+
+    def position(self, index: int) -> int:
+        """Go on growing."""
+        return index
+
+    def visible(self, index: int) -> int:
+        """As in the right plan."""
+        return self.right.visible(index)
+
+
+def _mutated(mutant: type[CausalMask], ids: Sequence[int], config: ModelConfig) -> PositionPlan:
+    return mutant(prefix_plan(ids, config))
+
+
+@pytest.mark.parametrize("mutant", [CausalMask, NoBlocks, GrowingPositions])
+def test_the_goldens_catch_wrong_positions(mutant: type[CausalMask]) -> None:
+    """Each of the three easy mistakes with ChatGLM-6B's positions misses the goldens by far."""
+    name = "chatglm-6b"
+    wrong = build_chatglm(
+        golden_config(name),
+        DenseWeights(dense_tensors(name)),
+        ops=TorchOps(),
+        kv_dtype=torch.float32,
+        plan_for=partial(_mutated, mutant),
+    )
+    case = golden_cases(name)[2]
+    assert max(errors(wrong, case)) > 1e-2
+
+
+def test_rounding_the_frequencies_of_the_second_family_is_caught() -> None:
+    """ChatGLM2's goldens tell fp32 rotary frequencies from fp16 ones."""
+    name = "chatglm2-6b"
+    right = dense_model(name)
+    case = golden_cases(name)[-1]
+    layers = right.layers  # type: ignore[attr-defined]
+    table = layers[0]._rotary
+    half_dim = golden_config(name).head_dim // 2
+    frequencies = (1.0 / (10000 ** (torch.arange(0, half_dim, 2).float() / half_dim))).half().float()
+    angles = torch.outer(torch.arange(table.cos.shape[0]).float(), frequencies)
+    table.cos, table.sin = angles.cos(), angles.sin()
+    assert max(errors(right, case)) > 1e-4

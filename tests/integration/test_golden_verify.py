@@ -1,0 +1,161 @@
+"""``verify_logits``: what counts as right, and everything that must not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from chatglm_backend.engine.verify import VerifyReport, verify_logits
+from chatglm_backend.errors import DamagedFile, MissingFile
+from chatglm_backend.int4.weights import Int4Weights, MemoryTensors
+from chatglm_backend.models.base import build_model
+from chatglm_backend.models.weights import DenseWeights
+from tests.golden_folders import FOLDERS, GOLDEN, dense_tensors, golden_config, packed_tensors
+
+NAME = "chatglm3-6b"
+
+
+def verify_fp32(folder: Path, name: str = NAME, *, tolerance: float | None = None) -> VerifyReport:
+    """Compare the folder with the fp32 model called ``name``."""
+    model = build_model(golden_config(name), DenseWeights(dense_tensors(name)), kv_dtype=torch.float32)
+    return verify_logits(folder, model, tolerance=tolerance)
+
+
+def changed(
+    tmp_path: Path,
+    *,
+    expected: Callable[[dict[str, Any]], None] | None = None,
+    logits: Callable[[dict[str, Tensor]], None] | None = None,
+) -> Path:
+    """Copy the expectations and change them."""
+    for file in ("expected.json", "expected_logits.safetensors"):
+        shutil.copy(GOLDEN / NAME / file, tmp_path / file)
+    if expected:
+        document = json.loads((tmp_path / "expected.json").read_text())
+        expected(document)
+        (tmp_path / "expected.json").write_text(json.dumps(document))
+    if logits:
+        tensors = {name: tensor.clone() for name, tensor in load_file(tmp_path / "expected_logits.safetensors").items()}
+        logits(tensors)
+        save_file(tensors, tmp_path / "expected_logits.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_every_golden_folder_is_ok_in_fp32(name: str) -> None:
+    """All cases are measured, small, and greedy ids match."""
+    report = verify_fp32(GOLDEN / name, name)
+    assert (report.ok, [case.greedy_match for case in report.cases]) == (True, [True] * 5)
+    assert report.max_rel_error is not None
+    assert report.max_rel_error <= 1e-4
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", FOLDERS)
+def test_every_golden_folder_is_ok_in_exact_int4(name: str) -> None:
+    """The INT4 expectations hold to 1e-4 with dequantised products."""
+    weights = Int4Weights(MemoryTensors(packed_tensors(name)), "exact")
+    model = build_model(golden_config(name), weights, kv_dtype=torch.float32)
+    assert verify_logits(GOLDEN / name, model, precision="int4", tolerance=1e-4).ok
+
+
+def test_the_json_has_the_promised_keys() -> None:
+    """Programs read the document by these names."""
+    document = verify_fp32(GOLDEN / NAME).to_json()
+    assert {"cases", "max_rel_error", "ok"} <= document.keys()
+    first = document["cases"][0]  # type: ignore[index]
+    assert {"prefill_rel_error", "decode_rel_error", "greedy_match"} <= first.keys()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+def test_past_the_tolerance_is_not_ok() -> None:
+    """A tolerance below fp32's own rounding fails."""
+    assert not verify_fp32(GOLDEN / NAME, tolerance=1e-12).ok
+
+
+def test_other_greedy_ids_are_not_ok(tmp_path: Path) -> None:
+    """In fp32 a different greedy id fails, with the logits right."""
+
+    def change(document: dict[str, Any]) -> None:
+        document["cases"][1]["greedy_ids"][5] ^= 1
+
+    report = verify_fp32(changed(tmp_path, expected=change))
+    assert (report.ok, report.cases[1].greedy_match) == (False, False)
+
+
+def test_no_cases_are_not_ok(tmp_path: Path) -> None:
+    """Nothing measured proves nothing."""
+    report = verify_fp32(changed(tmp_path, expected=lambda document: document["cases"].clear()))
+    assert (report.ok, report.max_rel_error) == (False, None)
+
+
+def _drop(tensors: dict[str, Tensor]) -> None:
+    del tensors["case1.decode_logits"]
+
+
+def _cut(tensors: dict[str, Tensor]) -> None:
+    tensors["case1.prefill_logits"] = tensors["case1.prefill_logits"][:, :-1].contiguous()
+
+
+def _fewer_rows(tensors: dict[str, Tensor]) -> None:
+    tensors["case1.prefill_logits"] = tensors["case1.prefill_logits"][-3:].contiguous()
+
+
+def _nan(tensors: dict[str, Tensor]) -> None:
+    tensors["case1.decode_logits"][0, 0] = float("nan")
+
+
+@pytest.mark.parametrize("damage", [_drop, _cut, _fewer_rows, _nan])
+def test_unusable_expectations_are_not_ok(tmp_path: Path, damage: Callable[[dict[str, Tensor]], None]) -> None:
+    """A missing tensor, a wrong shape and NaN fail the folder and leave the other cases measured."""
+    report = verify_fp32(changed(tmp_path, logits=damage))
+    assert (report.ok, report.max_rel_error) == (False, None)
+    assert report.cases[0].prefill_rel_error is not None
+
+
+def _beyond_vocabulary(document: dict[str, Any]) -> None:
+    document["cases"][0]["input_ids"][0] = 600
+
+
+def _beyond_context(document: dict[str, Any]) -> None:
+    document["cases"][0]["input_ids"] *= 200
+
+
+@pytest.mark.parametrize("damage", [_beyond_vocabulary, _beyond_context])
+def test_ids_that_the_model_cannot_read_are_named(tmp_path: Path, damage: Callable[[dict[str, Any]], None]) -> None:
+    """Such a case fails with words instead of a traceback."""
+    report = verify_fp32(changed(tmp_path, expected=damage))
+    assert not report.ok
+    assert report.cases[0].problem
+
+
+def test_a_broken_model_is_not_ok() -> None:
+    """NaN weights fail, although every comparison with NaN is false."""
+    tensors = dict(dense_tensors(NAME))
+    tensors["transformer.encoder.final_layernorm.weight"] = torch.full((128,), float("nan"))
+    model = build_model(golden_config(NAME), DenseWeights(tensors), kv_dtype=torch.float32)
+    assert not verify_logits(GOLDEN / NAME, model).ok
+
+
+def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
+    """The error says which of the two files to look at."""
+    model = build_model(golden_config(NAME), DenseWeights(dense_tensors(NAME)), kv_dtype=torch.float32)
+    with pytest.raises(MissingFile, match=r"expected\.json"):
+        verify_logits(tmp_path, model)
+    (tmp_path / "expected.json").write_text("{}")
+    with pytest.raises(DamagedFile, match=r"expected\.json"):
+        verify_logits(tmp_path, model)
+    (tmp_path / "expected.json").write_text('{"cases": []}')
+    with pytest.raises(MissingFile, match=r"expected_logits"):
+        verify_logits(tmp_path, model)
+    (tmp_path / "expected_logits.safetensors").write_bytes(b"no header")
+    with pytest.raises(DamagedFile, match=r"expected_logits"):
+        verify_logits(tmp_path, model)

@@ -1,0 +1,228 @@
+"""What must not change the result: batches, several ids at once, pauses, truncation, prefix reuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from chatglm_backend.errors import InvalidRequest
+from chatglm_backend.models.base import ChatModel, Feed, build_model
+from chatglm_backend.models.config import Family, ModelConfig
+from chatglm_backend.models.kv_cache import GROWTH_BLOCK, KVCache
+from chatglm_backend.models.weights import DenseWeights
+from tests.golden_folders import random_tensors
+
+FAMILIES: tuple[Family, ...] = ("chatglm", "chatglm2")
+GMASK, SOP = 91, 94
+FIRST_PROMPT = (5, 6, 7, 8, 9, 10, 11, GMASK, SOP)
+OTHER_PROMPT = (30, 31, 32, GMASK, SOP)
+
+
+def config_of(family: Family) -> ModelConfig:
+    """Return a config with two layers and an odd head structure."""
+    first = family == "chatglm"
+    return ModelConfig(
+        family=family,
+        num_layers=2,
+        hidden_size=64,
+        num_heads=4,
+        num_kv_heads=4 if first else 2,
+        head_dim=16,
+        ffn_hidden_size=128,
+        vocab_size=96,
+        context_limit=600,
+        layernorm_eps=1e-5,
+        stop_ids=(95,),
+        gmask_id=GMASK if first else None,
+        mask_id=90 if first else None,
+        bos_id=SOP if first else None,
+    )
+
+
+def model_of(family: Family, *, kv_dtype: torch.dtype = torch.float32) -> ChatModel:
+    """Build a small random model."""
+    config = config_of(family)
+    return build_model(config, DenseWeights(random_tensors(config)), kv_dtype=kv_dtype)
+
+
+def read(model: ChatModel, ids: tuple[int, ...], cache: KVCache, *, max_rows: int = 128) -> Tensor:
+    """Prefill to the end and return the last row's logits."""
+    prefill = model.prefill(ids, cache, max_rows=max_rows)
+    while not prefill.advance():
+        pass
+    return prefill.logits
+
+
+def started(model: ChatModel, ids: tuple[int, ...]) -> KVCache:
+    """Return a cache that holds the prompt."""
+    cache = model.new_cache(64)
+    read(model, ids, cache)
+    return cache
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_gives_each_sequence_what_it_gets_alone(family: Family) -> None:
+    """Rows of several sequences, of different lengths, do not see one another."""
+    model = model_of(family)
+    alone = [
+        model.decode([Feed((3, 4), started(model, FIRST_PROMPT))]),
+        model.decode([Feed((8,), started(model, OTHER_PROMPT))]),
+    ]
+    feeds = [Feed((3, 4), started(model, FIRST_PROMPT)), Feed((8,), started(model, OTHER_PROMPT))]
+    torch.testing.assert_close(model.decode(feeds), torch.cat(alone))
+    assert [feed.cache.length for feed in feeds] == [len(FIRST_PROMPT) + 2, len(OTHER_PROMPT) + 1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_several_ids_at_once_equal_one_by_one(family: Family) -> None:
+    """Guessed tokens are causal among themselves."""
+    model = model_of(family)
+    single = started(model, FIRST_PROMPT)
+    one_by_one = torch.cat([model.decode([Feed((token,), single)]) for token in (3, 4, 5)])
+    torch.testing.assert_close(model.decode([Feed((3, 4, 5), started(model, FIRST_PROMPT))]), one_by_one)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("max_rows", [1, 4, 5])
+def test_a_paused_and_sliced_prefill_equals_a_straight_one(family: Family, max_rows: int) -> None:
+    """Other sequences may read and decode between any two units."""
+    model = model_of(family)
+    straight = read(model, FIRST_PROMPT, model.new_cache(64))
+    busy = started(model, OTHER_PROMPT)
+    cache, other = model.new_cache(64), model.new_cache(64)
+    prefill = model.prefill(FIRST_PROMPT, cache, max_rows=max_rows)
+    beside = model.prefill(OTHER_PROMPT, other, max_rows=2)
+    progress = []
+    while not prefill.advance():
+        progress.append(prefill.done)
+        model.decode([Feed((7,), busy)])
+        beside.advance()
+    assert progress == sorted(progress)
+    assert progress[-1] < prefill.done == prefill.total == cache.length
+    torch.testing.assert_close(prefill.logits, straight)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_the_rows_asked_for_have_logits(family: Family) -> None:
+    """One row by default; more rows end with the same one."""
+    model = model_of(family)
+    one = read(model, FIRST_PROMPT, model.new_cache(64))
+    prefill = model.prefill(FIRST_PROMPT, model.new_cache(64), logit_rows=3)
+    with pytest.raises(ValueError, match="not read"):
+        _ = prefill.logits
+    while not prefill.advance():
+        pass
+    assert (one.shape, prefill.logits.shape) == ((1, 96), (3, 96))
+    torch.testing.assert_close(prefill.logits[-1:], one)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rejected_tokens_leave_no_trace(family: Family) -> None:
+    """After truncating, the next token's logits are as if the others had never been fed."""
+    model = model_of(family)
+    expected = model.decode([Feed((3,), started(model, FIRST_PROMPT))])
+    cache = started(model, FIRST_PROMPT)
+    model.decode([Feed((50, 51, 52), cache)])
+    cache.truncate(len(FIRST_PROMPT))
+    torch.testing.assert_close(model.decode([Feed((3,), cache)]), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("units", [0, 1, 3])
+def test_an_abandoned_prefill_leaves_the_cache_usable(family: Family, units: int) -> None:
+    """Cancelling at any unit changes nothing for the next prompt in the same cache."""
+    model = model_of(family)
+    cache = model.new_cache(64)
+    dropped = model.prefill(FIRST_PROMPT, cache, max_rows=4)
+    for _ in range(units):
+        dropped.advance()
+    assert cache.length == 0
+    torch.testing.assert_close(read(model, OTHER_PROMPT, cache), read(model, OTHER_PROMPT, model.new_cache(64)))
+
+
+def test_a_reused_prefix_equals_a_fresh_prompt() -> None:
+    """ChatGLM2 and 3 may copy what two prompts have in common and read only the rest."""
+    model = model_of("chatglm2")
+    prompt = (1, 2, 3, 4, 5, 60, 61, 62)
+    fresh = read(model, prompt, model.new_cache(64))
+    cache = model.new_cache(64)
+    cache.copy_prefix_from(started(model, (1, 2, 3, 4, 5, 70, 71)), 5)
+    torch.testing.assert_close(read(model, prompt[5:], cache), fresh)
+    assert cache.length == len(prompt)
+
+
+def test_a_first_family_prompt_is_never_continued() -> None:
+    """ChatGLM-6B's prompt tokens see later ones: no prefill behind others, no cut inside the prompt."""
+    model = model_of("chatglm")
+    cache = started(model, FIRST_PROMPT)
+    with pytest.raises(ValueError, match="empty"):
+        model.prefill(OTHER_PROMPT, cache)
+    with pytest.raises(ValueError, match="depend"):
+        cache.truncate(3)
+    with pytest.raises(ValueError, match="depend"):
+        model.new_cache(64).copy_prefix_from(cache, 3)
+    cache.truncate(0)
+    torch.testing.assert_close(read(model, OTHER_PROMPT, cache), read(model, OTHER_PROMPT, model.new_cache(64)))
+
+
+@pytest.mark.parametrize("ids", [(5, 6, GMASK), (5, 6, SOP)])
+def test_a_first_family_prompt_needs_its_control_ids(ids: tuple[int, ...]) -> None:
+    """Without <sop> or a mask token the positions are undefined."""
+    model = model_of("chatglm")
+    with pytest.raises(InvalidRequest):
+        model.prefill(ids, model.new_cache(64))
+
+
+def test_unusable_feeds_are_refused() -> None:
+    """No ids, the same cache twice, no prompt yet, no room."""
+    model = model_of("chatglm2")
+    cache = started(model, (1, 2))
+    for feeds in ([], [Feed((), cache)], [Feed((1,), cache), Feed((2,), cache)], [Feed((1,), model.new_cache(8))]):
+        with pytest.raises(ValueError, match=r"feed|starts with"):
+            model.decode(feeds)
+    with pytest.raises(ValueError, match="do not fit"):
+        model.decode([Feed((1,) * 63, cache)])
+    with pytest.raises(ValueError, match="context"):
+        model.new_cache(601)
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "expected"),
+    [
+        ("chatglm", torch.float16, 2 * 2 * 4 * 16 * 2),
+        ("chatglm2", torch.float16, 2 * 2 * 2 * 16 * 2),
+        ("chatglm2", torch.float32, 2 * 2 * 2 * 16 * 4),
+    ],
+)
+def test_the_stated_bytes_per_token_are_the_memory_taken(family: Family, dtype: torch.dtype, expected: int) -> None:
+    """Keys and values × layers × groups × head size × bytes; nbytes is what the tensors really hold."""
+    model = model_of(family, kv_dtype=dtype)
+    cache = model.new_cache(600)
+    assert (cache.bytes_per_token, cache.nbytes) == (expected, 0)
+    read(model, FIRST_PROMPT, cache)
+    held = sum(tensor.untyped_storage().nbytes() for layer in range(2) for tensor in cache.read(layer, cache.length))
+    assert cache.nbytes == held == GROWTH_BLOCK * expected
+
+
+def test_a_growing_cache_keeps_what_it_holds() -> None:
+    """Past a block's end the answer goes on as with all the room at once."""
+    model = model_of("chatglm2")
+    grown, roomy = model.new_cache(600), model.new_cache(600)
+    roomy.reserve(600)
+    prompt = tuple(range(90)) * 2 + tuple(range(74))
+    read(model, prompt, grown)
+    read(model, prompt, roomy)
+    before = grown.nbytes
+    for token in (5, 6, 7, 8):
+        found, expected = model.decode([Feed((token,), grown)]), model.decode([Feed((token,), roomy)])
+        torch.testing.assert_close(found, expected)
+    assert before == GROWTH_BLOCK * grown.bytes_per_token < grown.nbytes <= roomy.nbytes
+
+
+def test_fp16_keys_and_values_stay_close() -> None:
+    """Halving the cache's memory costs little accuracy."""
+    exact = read(model_of("chatglm2"), FIRST_PROMPT, model_of("chatglm2").new_cache(64))
+    half = model_of("chatglm2", kv_dtype=torch.float16)
+    found = read(half, FIRST_PROMPT, half.new_cache(64))
+    assert float((found - exact).norm() / exact.norm()) < 5e-3
