@@ -1,0 +1,1 @@
+"""Measurements that need more than the project itself: full-size folders, kernels, peers."""

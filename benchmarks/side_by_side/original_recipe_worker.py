@@ -19,7 +19,7 @@ def main(folder: str, threads: int) -> None:
     if not (Path(folder) / "modeling_chatglm.py").exists():
         print(json.dumps({"ready": False, "reason": "put THUDM's modelling code into the folder"}), flush=True)
         return
-    from bigdl.llm.transformers import AutoModel  # noqa: PLC0415 - only after the check
+    from bigdl.llm.transformers import AutoModel
 
     torch.set_num_threads(threads)
     model = AutoModel.from_pretrained(folder, load_in_4bit=True, trust_remote_code=True)

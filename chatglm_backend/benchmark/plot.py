@@ -19,8 +19,8 @@ _INK, _ACCENT, _CEILING = "#1f2933", "#2563eb", "#9aa5b1"
 def save_plot(report: BenchmarkReport, path: Path) -> None:
     """Write a PNG of 1600 × 640 pixels. Raises ConfigError where matplotlib is not installed."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - optional
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
     except ImportError as error:
         reason = "install matplotlib first: pip install matplotlib"
         raise ConfigError(name="plot", value=str(path), reason=reason) from error
