@@ -1,0 +1,111 @@
+"""Conversion with bigdl's own quantiser: the golden folders, and processes that die or race."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatglm_backend.checkpoint.convert import convert
+from chatglm_backend.checkpoint.lowbit import open_low_bit
+from chatglm_backend.checkpoint.manifest import read_manifest
+from chatglm_backend.checkpoint.readers import open_source, read_dense
+from chatglm_backend.checkpoint.source import fingerprint, inspect_folder
+from chatglm_backend.int4.bigdl import dequantize, quantize
+from chatglm_backend.models.layout import tensor_specs
+from tests.tiny import build_checkpoint
+
+pytestmark = pytest.mark.model
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+
+# Converts slowly enough to be killed at a chosen moment, which it announces.
+CHILD = """
+import sys, time
+from pathlib import Path
+from chatglm_backend.checkpoint.convert import ConvertOptions, convert
+from chatglm_backend.checkpoint.source import inspect_folder
+source, target, moment = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+seen = 0
+def progress(_):
+    global seen
+    seen += 1
+    if seen == moment:
+        print("now", flush=True)
+        time.sleep(60)
+convert(inspect_folder(source), target, progress=progress, options=ConvertOptions(threads=1, slice_bytes=16384))
+print("done", flush=True)
+"""
+
+
+def child(source: Path, target: Path, moment: int) -> subprocess.Popen[str]:
+    """Start a conversion in another process."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(source), str(target), str(moment)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=env,
+    )
+
+
+@pytest.mark.parametrize("name", ["chatglm-6b", "chatglm2-6b", "chatglm3-6b"])
+def test_golden_folders_convert_to_bigdls_bytes(name: str, tmp_path: Path) -> None:
+    """Every matrix holds exactly what bigdl makes of it; the rest keeps its values."""
+    source = inspect_folder(GOLDEN / name)
+    made, dense = open_low_bit(convert(source, tmp_path / "out")), read_dense(source)
+    for spec in tensor_specs(source.config):
+        weight, stored = dense[spec.name], made.get(spec.name)
+        expected = quantize(weight.float()) if spec.kind in ("linear", "output") else weight.to(stored.dtype)
+        assert torch.equal(expected.view(-1), stored.view(-1)), spec.name
+
+
+def test_golden_4_bit_folder_keeps_every_weight(tmp_path: Path) -> None:
+    """Bigdl reads from the re-encoded bytes exactly the weights that THUDM's 4-bit folder holds."""
+    source = inspect_folder(GOLDEN / "chatglm-6b-int4")
+    made, dense, stored = open_low_bit(convert(source, tmp_path / "out")), read_dense(source), open_source(source)
+    checked = 0
+    for spec in tensor_specs(source.config):
+        if stored.get(spec.name).scales is not None:
+            restored = dequantize(made.get(spec.name), spec.shape[0], spec.shape[1])
+            assert torch.equal(dense[spec.name], restored), spec.name
+            checked += 1
+    assert checked == 4 * source.config.num_layers
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+@pytest.mark.parametrize("moment", [1, 8, 25])
+def test_killed_conversion_leaves_the_old_state(moment: int, tmp_path: Path) -> None:
+    """Killed outright early, midway or late, the earlier checkpoint opens, and the next run finishes and tidies up."""
+    folder = build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")
+    target = convert(inspect_folder(folder), tmp_path / "out")
+    before = read_manifest(target)
+    build_checkpoint(folder, "chatglm2", seed=3)
+    process = child(folder, target, moment)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "now\n"
+        process.send_signal(signal.SIGKILL)
+    assert before == read_manifest(target)
+    open_low_bit(target, full_check=True)
+    source = inspect_folder(folder)
+    convert(source, target)
+    assert fingerprint(source) == read_manifest(target).source_fingerprint
+    open_low_bit(target, full_check=True)
+    assert [path.name for path in target.glob("data-*")] == [read_manifest(target).data]
+
+
+def test_two_processes_convert_once(tmp_path: Path) -> None:
+    """Started together, one converts, the other waits and finds the result."""
+    folder = build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")
+    target = tmp_path / "out"
+    processes = [child(folder, target, -1) for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert outputs == ["done\n", "done\n"]
+    open_low_bit(target, full_check=True)
+    assert len(list(target.glob("data-*"))) == 1
