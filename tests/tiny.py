@@ -145,10 +145,26 @@ def build_checkpoint(
         values = torch.randn(spec.shape, generator=random) * (0.1 if len(spec.shape) == 2 else 0.02)
         is_norm = spec.kind == "vector" and "layernorm" in spec.name and spec.name.endswith("weight")
         tensors[spec.name] = (values + 1 if is_norm else values).to(torch.float16)
+    _silence(tensors, family)
     if family == "chatglm":
         tensors["lm_head.weight"] = tensors["transformer.word_embeddings.weight"].clone()
     _write_weights(folder, tensors, form, shards)
     return folder
+
+
+def _silence(tensors: dict[str, Any], family: Family) -> None:
+    """Make ids that decode to nothing, or to nothing visible, unlikely, so that answers have text."""
+    processor = sentencepiece.SentencePieceProcessor()
+    processor.LoadFromSerializedProto(sentencepiece_model(first_family=family == "chatglm"))
+    pieces = processor.get_piece_size()
+    name = "transformer.word_embeddings.weight" if family == "chatglm" else "transformer.output_layer.weight"
+    blanks = {processor.piece_to_id(name) for name in V1_WHITESPACE[1:]} if family == "chatglm" else set()
+    mute = [i for i in range(pieces) if processor.is_control(i) or processor.is_unknown(i) or i in blanks]
+    tensors[name][mute] *= 0.1
+    tensors[name][pieces:] *= 0.1
+    if family == "chatglm":
+        # Tied weights would make the last token its own likeliest follower for ever.
+        tensors["transformer.final_layernorm.weight"][1::2] *= -1
 
 
 def _write_weights(folder: Path, tensors: dict[str, Any], form: WeightFormat, shards: int) -> None:
