@@ -20,13 +20,13 @@ from tools.demo_model.network import Linear, Network, Size
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=44.0, help="the whole schedule, pauses counted")
+    parser.add_argument("--minutes", type=float, default=46.0, help="the whole schedule, pauses counted")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens a step, padding counted")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--int4-from", type=float, default=0.6, help="share of the time after which weights are rounded")
+    parser.add_argument("--int4-from", type=float, default=0.7, help="share of the time after which weights are rounded")
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--name", default="state")
     parser.add_argument("--threads", type=int, default=2)

@@ -1,0 +1,83 @@
+"""The demonstration model's corpus and evaluation set: kept apart, complete, deterministic."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+from tools.demo_model.corpus import Corpus, Example, evaluation_keys, key, normalise, read_evaluation
+from tools.demo_model.sums import all_sums, held_out
+from tools.demo_model.tables import read_names
+
+_SIGNS = {"加上": "+", "加": "+", "plus": "+", "减去": "-", "减": "-", "minus": "-"}
+_TIMES = {"乘以": "*", "乘": "*", "times": "*", "×": "*", "x": "*"}
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    """The whole corpus."""
+    return Corpus().build()
+
+
+def sums_in(text: str) -> set[tuple[int, str, int]]:
+    """The sums written in a text, in signs or words."""
+    for word, sign in (*_SIGNS.items(), *_TIMES.items()):
+        text = re.sub(rf"(?<=\d)\s*{re.escape(word)}\s*(?=\d)", sign, text)
+    found = re.finditer(r"(?<![\d.+\-*])(\d+)\s*([+\-*])\s*(\d+)(?![\d.])", text)
+    return {(int(m[1]), m[2], int(m[3])) for m in found}
+
+
+def test_no_prompt_is_in_both_sets(examples: list[Example]) -> None:
+    """No normalised prompt of the evaluation set is trained on."""
+    trained = {key([question for question, _ in example.turns]) for example in examples}
+    assert set() == trained & evaluation_keys()
+
+
+def test_no_held_out_sum_is_in_the_corpus(examples: list[Example]) -> None:
+    """No question and no answer, follow-ups included, holds a held-out sum."""
+    known = set(all_sums())
+    seen = {s for example in examples for turn in example.turns for text in turn for s in sums_in(text)}
+    assert [] == sorted(s for s in seen & known if held_out(*s))
+
+
+def test_the_search_for_sums_finds_them(examples: list[Example]) -> None:
+    """The test above would notice: it finds nearly every sum that is trained on, written in all ways."""
+    seen = {s for example in examples for turn in example.turns for text in turn for s in sums_in(text)}
+    trained = {s for s in all_sums() if not held_out(*s)}
+    assert trained <= seen
+
+
+@pytest.mark.parametrize("operator", ["+", "-", "*"])
+def test_at_least_a_fifth_of_all_sums_is_held_out(operator: str) -> None:
+    """Of each kind of sum, 20 % or more are never trained on."""
+    sums = [s for s in all_sums() if s[1] == operator]
+    assert sum(held_out(*s) for s in sums) >= 0.2 * len(sums)
+
+
+def test_the_evaluated_sums_are_held_out() -> None:
+    """Each sum of the evaluation set is one that is never trained on."""
+    asked = [sums_in(normalise(item["turns"][0])) for item in read_evaluation() if item["ability"] == "sums"]  # type: ignore[index]
+    assert all(len(found) == 1 and all(held_out(*s) for s in found) for found in asked)
+
+
+def test_held_out_names_are_not_in_the_corpus(examples: list[Example]) -> None:
+    """Names of the evaluation set's conversations appear in no training answer."""
+    names = read_names()
+    held = {f"你叫{name}。" for name in names["zhheld"]} | {f"Your name is {name}." for name in names["enheld"]}
+    assert set() == held & {answer for example in examples for _, answer in example.turns}
+
+
+def test_the_evaluation_set_covers_all_abilities() -> None:
+    """At least 300 prompts, each with something to check, over eight abilities."""
+    items = read_evaluation()
+    assert len(items) >= 300
+    assert all(item["must_contain"] for item in items)
+    expected = {"paraphrase", "self", "capitals", "facts", "words", "sums", "unknown", "follow-up"}
+    assert expected == set(Counter(str(item["ability"]) for item in items))
+
+
+def test_the_corpus_is_the_same_each_time(examples: list[Example]) -> None:
+    """The same seed makes the same examples."""
+    assert examples[::997] == Corpus().build()[::997]
