@@ -29,7 +29,7 @@ AUTO: Literal["auto"] = "auto"
 _PREFIX = "CHATGLM_"
 _ALIASES = {"repo_id_or_model_path": "model", "n_predict": "max_new_tokens"}
 # Variables of ours that are read elsewhere, and those that container systems make up from a service's name.
-_OTHER_VARIABLES = frozenset({"CONFIG", "INT4_LIBRARY"})
+_OTHER_VARIABLES = frozenset({"CONFIG", "INT4_LIBRARY", "TORCH_INDEX", "VENV"})
 _OTHER_PREFIXES = ("TEST_", "PLANNED_", "LAUNCH_", "LAUNCHER_", "SERVICE_", "PORT_")
 
 Kind = Literal["text", "int", "float", "bool", "int or auto"]
