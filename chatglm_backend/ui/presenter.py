@@ -122,7 +122,9 @@ class Presenter:
         sent: str | None = ""
         async with aclosing(self._runner.run(session, request)) as answers:
             async for answer in answers:
-                if not sent and self._service.status().state is ModelState.READY:
+                if answer.dropped:
+                    yield self.blank()
+                elif not sent and self._service.status().state is ModelState.READY:
                     sent = await self._exact_prompt(request)
                     yield self._view(answer, sent=sent)
                 else:
@@ -134,7 +136,7 @@ class Presenter:
 
     def clear(self, session: str) -> PromptView:
         """Stop and empty the page."""
-        self._runner.stop(session)
+        self._runner.stop(session, drop=True)
         return self.blank()
 
     async def _exact_prompt(self, request: GenerationRequest) -> str:

@@ -39,7 +39,10 @@ class Phase(str, Enum):
 
 @dataclass(slots=True)
 class Answer:
-    """An answer in the making. Times are seconds of ``clock``; ``error`` is set exactly when the phase is FAILED."""
+    """An answer in the making. Times are seconds of ``clock``; ``error`` is set exactly when the phase is FAILED.
+
+    ``dropped`` says that the visitor cleared it away: nothing of it should be shown any more.
+    """
 
     clock: Clock = monotonic_clock
     phase: Phase = Phase.WAITING
@@ -56,6 +59,7 @@ class Answer:
     usage: Usage | None = None
     timing: Timing | None = None
     error: BaseException | None = None
+    dropped: bool = False
 
     def __post_init__(self) -> None:
         self.started = self.clock()

@@ -31,7 +31,8 @@ class AnswerRunner:
 
     async def run(self, session: str, request: GenerationRequest) -> AsyncGenerator[Answer, None]:
         """Snapshots of one answer, the last with ``running`` false. Errors end up in the answer, never out here."""
-        answer, run = Answer(), _Run()
+        answer = Answer()
+        run = _Run(answer)
         with self._lock:
             self._running.setdefault(session, set()).add(run)
         try:
@@ -52,11 +53,15 @@ class AnswerRunner:
                 if not self._running[session]:
                     del self._running[session]
 
-    def stop(self, session: str) -> int:
-        """Cancel everything that runs for a visitor's page; returns how many there were."""
+    def stop(self, session: str, *, drop: bool = False) -> int:
+        """Cancel everything that runs for a visitor's page; returns how many there were.
+
+        With ``drop``, what they have written is not to be shown any more either.
+        """
         with self._lock:
             runs = tuple(self._running.get(session, ()))
         for run in runs:
+            run.answer.dropped = run.answer.dropped or drop
             run.stop()
         return len(runs)
 
@@ -84,7 +89,8 @@ class AnswerRunner:
 class _Run:
     """One running answer, stoppable before and after it has a ticket."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
         self._lock = threading.Lock()
         self._ticket: Ticket | None = None
         self.stopped = False

@@ -180,3 +180,19 @@ def test_the_demonstration_model_says_what_it_is() -> None:
     card = model_card(load_texts("en"), service.status())
     assert "demonstration model of 41 million parameters" in card
     assert "--model THUDM/chatglm-6b" in card
+
+
+def test_a_cleared_answer_never_comes_back() -> None:
+    """Whatever was under way when the page was cleared, the last view is the empty page."""
+    service = _service()
+
+    async def scene() -> PromptView:
+        presenter = Presenter(service, AnswerRunner(service), load_texts("en"))
+        last = presenter.blank()
+        async for last in presenter.generate("visitor", PromptForm("slow")):
+            if "word1" in last.output:
+                presenter.clear("visitor")
+        return last
+
+    last = asyncio.run(scene())
+    assert (last.output, last.running) == ("", False)

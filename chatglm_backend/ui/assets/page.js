@@ -9,7 +9,7 @@
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (wanted ? wanted === "dark" : prefersDark.matches);
   const url = new URL(location.href);
-  if (!url.searchParams.has("__theme")) {
+  if (wanted || !url.searchParams.has("__theme")) {
     url.searchParams.set("__theme", isDark() ? "dark" : "light");
     history.replaceState(history.state, "", url);
   }

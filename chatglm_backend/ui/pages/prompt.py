@@ -64,20 +64,16 @@ def build_prompt_page(presenter: Presenter, settings: Settings) -> gr.HTML:
             )  # fmt: skip
             status = gr.HTML(blank.status, elem_id="cg-answer-status")
             timing = gr.HTML(blank.timing, elem_id="cg-timing")
-            with gr.Accordion(t("prompt.sent"), open=False):
-                sent = gr.Textbox(
-                    label=t("prompt.sent"), show_label=False, lines=2, max_lines=12, interactive=False,
-                    buttons=["copy"], elem_id="cg-sent",
-                )  # fmt: skip
+            sent = gr.Textbox(
+                label=t("prompt.sent"), lines=2, max_lines=12, interactive=False, buttons=["copy"], elem_id="cg-sent"
+            )
 
     outputs = [generate, stop, status, output, timing, sent]
     choices = [tokens, prompt_format, temperature, top_p, top_k, penalty, seed]
-    running = generate.click(
-        _generate(presenter), [prompt, *choices], outputs, show_progress="hidden", api_name="generate"
-    )
+    generate.click(_generate(presenter), [prompt, *choices], outputs, show_progress="hidden", api_name="generate")
     stop.click(_stop(presenter), queue=False, show_progress="hidden", api_visibility="private")
     clear.click(
-        _clear(presenter), outputs=[prompt, *outputs], cancels=running, queue=False, show_progress="hidden",
+        _clear(presenter), outputs=[prompt, *outputs], queue=False, show_progress="hidden",
         api_visibility="private",
     )  # fmt: skip
     return examples

@@ -1,0 +1,235 @@
+"""The Prompt page as people use it, in a real browser."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from browser_helpers import Serve, Visit, Visitor
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
+
+
+def _wait_for(check: object, seconds: float = 10) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if check():  # type: ignore[operator]
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen in time")
+
+
+def _figure(visit: Visit, name: str) -> str:
+    return str(visit.page.inner_text(f"[data-figure={name}] dd"))
+
+
+def test_a_prompt_streams_and_shows_its_timing(serve: Serve, visitor: Visitor) -> None:
+    """The text grows, then the figures and the exact prompt stand beside it."""
+    visit = visitor(serve())
+    visit.send("queue")
+    assert "position" in visit.status("queued")
+    assert visit.output() == ""
+    assert "Finished after 2 tokens" in visit.status("done")
+    assert visit.output() == "my turn"
+    assert visit.page.locator("#cg-sent textarea").input_value(timeout=5000) == "问：queue\n答："
+    assert _figure(visit, "inference_time").endswith(" s")
+    assert _figure(visit, "prompt_tokens") == "12"
+    assert _figure(visit, "kernel") == "vnni"
+
+
+def test_stop_frees_the_engine_keeps_the_text_and_lets_the_next_prompt_run(serve: Serve, visitor: Visitor) -> None:
+    """The engine ends within a moment of the click, and the page is ready for more."""
+    site = serve()
+    visit = visitor(site)
+    visit.send("slow")
+    visit.status("writing")
+    _wait_for(lambda: "word5 " in visit.output())
+    visit.page.click("#cg-stop")
+    _wait_for(lambda: site.state()["tickets"][-1]["ended"], 2)
+    assert "Stopped" in visit.status("done")
+    kept = visit.output()
+    assert kept.startswith("word0 word1 ")
+    assert site.state()["tickets"][-1]["cancelled"]
+    visit.send("What is AI?")
+    _wait_for(lambda: visit.output() == "AI is the study of machines that learn.")
+
+
+def test_an_error_in_the_middle_is_said_and_the_page_goes_on(serve: Serve, visitor: Visitor) -> None:
+    """The sentence appears, the text before it stays, the next prompt works."""
+    visit = visitor(serve())
+    visit.send("broken")
+    alert = visit.page.locator("#cg-answer-status .cg-alert")
+    alert.wait_for(timeout=10_000)
+    assert "Other requests go on; try again." in alert.inner_text()
+    assert visit.output() == "half an answer"
+    visit.send("What is AI?")
+    visit.status("done")
+    assert visit.output() == "AI is the study of machines that learn."
+
+
+def test_html_in_an_answer_stays_text(serve: Serve, visitor: Visitor) -> None:
+    """Neither the answer nor the prompt can run anything."""
+    visit = visitor(serve())
+    visit.send("html <img src=x onerror=window.hacked=3>")
+    visit.status("done")
+    assert "<script>window.hacked=2</script>" in visit.output()
+    assert visit.page.evaluate("window.hacked") is None
+
+
+def test_leaving_the_page_frees_the_engine_and_a_reload_works(serve: Serve, visitor: Visitor) -> None:
+    """A reload in mid-answer ends that answer; the fresh page answers again."""
+    site = serve()
+    visit = visitor(site)
+    visit.send("slow")
+    visit.status("writing")
+    visit.page.reload()
+    _wait_for(lambda: site.state()["tickets"][-1]["ended"], 10)
+    visit.page.locator("#cg-prompt textarea").wait_for(timeout=30_000)
+    visit.send("What is AI?")
+    visit.status("done")
+    assert visit.output() == "AI is the study of machines that learn."
+
+
+def test_clear_stops_and_empties(serve: Serve, visitor: Visitor) -> None:
+    """Clear in mid-answer leaves an empty page, and it stays empty."""
+    site = serve()
+    visit = visitor(site)
+    visit.send("slow")
+    visit.status("writing")
+    visit.page.click("#cg-clear")
+    visit.status("idle")
+    _wait_for(lambda: site.state()["tickets"][-1]["ended"], 5)
+    visit.page.wait_for_timeout(600)
+    assert visit.output() == ""
+    assert visit.page.input_value("#cg-prompt textarea") == ""
+
+
+def test_the_page_asks_no_other_host_and_reports_no_fault(serve: Serve, visitor: Visitor) -> None:
+    """Fonts, scripts, analytics: everything comes from this machine."""
+    visit = visitor(serve())
+    visit.send("What is AI?")
+    visit.status("done")
+    assert visit.foreign == []
+    assert visit.faults == []
+
+
+def test_the_slider_reaches_the_engine(serve: Serve, visitor: Visitor) -> None:
+    """Three new tokens are three new tokens."""
+    site = serve()
+    visit = visitor(site)
+    visit.page.fill("#cg-max-new-tokens input[type=number]", "3")
+    visit.page.press("#cg-max-new-tokens input[type=number]", "Tab")
+    visit.send("What is AI?")
+    assert "3 new tokens" in visit.status("done")
+    assert site.state()["max_new_tokens"][-1] == 3
+
+
+def test_an_example_fills_the_prompt(serve: Serve, visitor: Visitor) -> None:
+    """One click, then the usual key."""
+    visit = visitor(serve())
+    visit.page.click("button[data-fill='AI是什么？']")
+    visit.page.keyboard.press("Control+Enter")
+    visit.status("done")
+    assert visit.output() == "AI是人工智能的缩写，它让机器学会思考。"
+
+
+def test_keys_send_stop_and_respect_an_input_method(serve: Serve, visitor: Visitor) -> None:
+    """Enter breaks the line, a composing Ctrl+Enter sends nothing, Esc stops."""
+    site = serve()
+    visit = visitor(site)
+    before = len(site.state()["tickets"])
+    visit.page.fill("#cg-prompt textarea", "slow")
+    visit.page.press("#cg-prompt textarea", "Enter")
+    visit.page.evaluate(
+        "document.querySelector('#cg-prompt textarea').dispatchEvent(new KeyboardEvent('keydown',"
+        "{key:'Enter',ctrlKey:true,isComposing:true,bubbles:true}))"
+    )
+    visit.page.wait_for_timeout(400)
+    assert len(site.state()["tickets"]) == before
+    visit.page.press("#cg-prompt textarea", "Control+Enter")
+    visit.status("writing")
+    visit.page.keyboard.press("Escape")
+    assert "Stopped" in visit.status("done")
+
+
+def test_the_language_follows_the_browser_and_can_be_switched(serve: Serve, visitor: Visitor) -> None:
+    """Chinese for a Chinese browser; after the switch English stays, and so does what was typed."""
+    visit = visitor(serve(), language="zh-CN")
+    assert visit.page.inner_text("#cg-generate") == "生成"
+    assert visit.page.evaluate("document.documentElement.lang").startswith("zh")
+    visit.page.fill("#cg-prompt textarea", "half typed")
+    visit.page.click("[data-action=language]")
+    visit.page.locator("#cg-generate", has_text="Generate").wait_for(timeout=20_000)
+    _wait_for(lambda: visit.page.input_value("#cg-prompt textarea") == "half typed")
+    visit.page.reload()
+    visit.page.locator("#cg-generate", has_text="Generate").wait_for(timeout=20_000)
+
+
+@pytest.mark.parametrize("language", ["en-US", "zh-CN"])
+def test_a_phone_shows_everything_without_sideways_scrolling(serve: Serve, visitor: Visitor, language: str) -> None:
+    """At 360 pixels nothing is cut off, in either language, answer included."""
+    visit = visitor(serve("demo"), language=language, width=360)
+    visit.send("What is AI?")
+    visit.status("done")
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert visit.page.locator("#cg-generate").bounding_box()["width"] >= 100
+
+
+def test_dark_follows_the_system_and_the_button(serve: Serve, visitor: Visitor) -> None:
+    """Dark for a dark system; the button turns it, and a reload keeps it."""
+    visit = visitor(serve(), scheme="dark")
+    assert visit.page.evaluate("document.body.classList.contains('dark')")
+    visit.page.click("[data-action=theme]")
+    assert not visit.page.evaluate("document.body.classList.contains('dark')")
+    visit.page.reload()
+    visit.page.locator("#cg-prompt textarea").wait_for(timeout=30_000)
+    assert not visit.page.evaluate("document.body.classList.contains('dark')")
+
+
+def test_the_demonstration_model_is_named_as_such(serve: Serve, visitor: Visitor) -> None:
+    """A visible line says what it is and how to get the real one."""
+    visit = visitor(serve("demo"))
+    note = visit.page.locator(".cg-demo")
+    note.wait_for(timeout=10_000)
+    assert "demonstration model of 41 million parameters" in note.inner_text()
+    assert "--model" in note.inner_text()
+
+
+def test_loading_is_shown_and_an_early_prompt_is_answered(serve: Serve, visitor: Visitor) -> None:
+    """The page opens while the model loads, says how far it is, and keeps the prompt for later."""
+    visit = visitor(serve("loading"))
+    visit.page.locator(".cg-model[data-state=loading] [role=progressbar]").wait_for(timeout=10_000)
+    visit.send("What is AI?")
+    assert "Waiting for the model" in visit.status("loading")
+    visit.status("done", 30)
+    assert visit.output() == "AI is the study of machines that learn."
+    visit.page.locator(".cg-model[data-state=ready]").wait_for(timeout=20_000)
+
+
+def test_a_failed_loading_is_one_sentence_and_the_page_stays_usable(serve: Serve, visitor: Visitor) -> None:
+    """What is missing is said in the visitor's language; buttons still work; a SOCKS proxy changes nothing."""
+    visit = visitor(
+        serve("failing", ALL_PROXY="socks5://127.0.0.1:1", HTTP_PROXY="http://127.0.0.1:1"), language="zh-CN"
+    )
+    failed = visit.page.locator(".cg-model[data-state=failed]")
+    failed.wait_for(timeout=20_000)
+    assert "缺少 /models/chatglm/pytorch_model.bin" in failed.inner_text()
+    visit.send("AI是什么？")
+    visit.page.locator("#cg-answer-status .cg-alert").wait_for(timeout=10_000)
+    assert visit.page.locator("#cg-generate").is_enabled()
+
+
+def test_four_thousand_tokens_leave_the_browser_quick(serve: Serve, visitor: Visitor) -> None:
+    """All of a long answer arrives, and the page still reacts while it does."""
+    visit = visitor(serve())
+    visit.page.fill("#cg-max-new-tokens input[type=number]", "2048")
+    visit.page.press("#cg-max-new-tokens input[type=number]", "Tab")
+    visit.send("long")
+    visit.status("writing")
+    visit.page.evaluate(
+        "window.worst=0;window.before=performance.now();window.beat=setInterval(()=>{const n=performance.now();"
+        "window.worst=Math.max(window.worst,n-window.before);window.before=n},20)"
+    )
+    visit.status("done", 60)
+    assert len(visit.output()) == 2 * 2048
+    assert visit.page.evaluate("window.worst") < 2000
