@@ -1,4 +1,5 @@
 """A deterministic model and a byte tokenizer, small enough to count their work."""
+# ruff: noqa: D102 - the protocols describe these methods
 
 from __future__ import annotations
 

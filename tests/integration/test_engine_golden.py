@@ -1,0 +1,180 @@
+"""The engine over the small golden checkpoints of all families."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+
+from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, TokenEvent
+from chatglm_backend.engine.engine import Engine, EngineOptions
+from chatglm_backend.int4.weights import Int4Weights, MemoryTensors
+from chatglm_backend.models.base import ChatModel, Feed, build_model
+from chatglm_backend.models.kv_cache import KVCache
+from chatglm_backend.models.weights import DenseWeights
+from chatglm_backend.tokenizers.base import EncodedPrompt
+from tests.engine_fakes import ByteTokenizer
+from tests.golden_folders import FOLDERS, dense_tensors, golden_cases, golden_config, packed_tensors
+
+pytestmark = pytest.mark.model
+
+PLAIN = EngineOptions(draft_tokens=0, prefix_cache_bytes=0)
+REUSING = EngineOptions(draft_tokens=0)
+GUESSING = EngineOptions(draft_tokens=8, prefix_cache_bytes=0)
+SAMPLED = {"temperature": 0.8, "top_p": 0.8, "seed": 3}
+
+
+class NumberTokenizer(ByteTokenizer):
+    """Prompts are ids written as numbers, and so are answers."""
+
+    stop_ids: frozenset[int] = frozenset()
+
+    def encode_prompt(self, prompt: str, prompt_format: str) -> EncodedPrompt:
+        """Read the ids."""
+        del prompt_format
+        return EncodedPrompt(tuple(map(int, prompt.split())), prompt)
+
+    def stream(self) -> Any:
+        """Write the ids."""
+        return NumberDecoder()
+
+
+class NumberDecoder:
+    """One number after the other."""
+
+    def add(self, token_id: int) -> str:
+        """Write an id."""
+        return f"{token_id} "
+
+    def finish(self) -> str:
+        """Nothing is held back."""
+        return ""
+
+
+@lru_cache(maxsize=8)
+def model_of(name: str, kind: str) -> ChatModel:
+    """Return a golden model, dense in fp32 or packed with a kernel."""
+    if kind == "dense":
+        return build_model(golden_config(name), DenseWeights(dense_tensors(name)), kv_dtype=torch.float32)
+    weights = Int4Weights(MemoryTensors(packed_tensors(name)), "exact" if kind == "exact" else "auto")
+    return build_model(golden_config(name), weights)
+
+
+def engine_of(name: str, kind: str = "dense", options: EngineOptions = PLAIN) -> Engine:
+    """Return an engine over a golden model."""
+    return Engine(model_of(name, kind), NumberTokenizer(), options)
+
+
+def ask(ids: Sequence[int], number: int = 0, tokens: int = 24, **params: Any) -> GenerationRequest:
+    """Return a request with a prompt of these ids."""
+    return GenerationRequest(
+        f"r{number}",
+        prompt=" ".join(map(str, ids)),
+        params=GenerationParams(max_new_tokens=tokens, **params),
+        ignore_stop_ids=True,
+    )
+
+
+def tokens_of(events: Any) -> list[int]:
+    """Return the token ids of a stream."""
+    return [event.token_id for event in events if isinstance(event, TokenEvent)]
+
+
+def prompts_of(name: str) -> list[list[int]]:
+    """Return the prompts of a folder that leave room for an answer."""
+    limit = golden_config(name).context_limit
+    return [case.input_ids for case in golden_cases(name) if len(case.input_ids) + 40 <= limit]
+
+
+def together(engine: Engine, requests: Sequence[GenerationRequest]) -> list[list[int]]:
+    """Run requests that join one step after the other."""
+    told: dict[Any, list[Any]] = {}
+    waiting = list(requests)
+    while waiting or not engine.idle:
+        if waiting:
+            told[engine.start(waiting.pop(0), CancelToken(), 0.0)] = []
+        for sequence, result in engine.step():
+            told[sequence].append(result)
+    return [tokens_of(events) for events in told.values()]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_greedy_answers_are_the_authors(name: str) -> None:
+    """The engine's tokens in fp32 are the recorded ones, stop ids ignored."""
+    for case in golden_cases(name):
+        assert tokens_of(engine_of(name).generate(ask(case.input_ids))) == case.greedy_ids
+
+
+@pytest.mark.parametrize("params", [{}, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("kind", ["dense", "exact", "auto"])
+@pytest.mark.parametrize("name", FOLDERS)
+def test_batched_is_as_alone(name: str, kind: str, params: dict[str, Any]) -> None:
+    """Requests that run together say what each says alone with the same seed."""
+    requests = [ask(ids, number, **params) for number, ids in enumerate(prompts_of(name) * 2)]
+    alone = [tokens_of(engine_of(name, kind).generate(request)) for request in requests]
+    assert together(engine_of(name, kind), requests) == alone
+
+
+@pytest.mark.parametrize("kind", ["dense", "exact", "auto"])
+@pytest.mark.parametrize("name", FOLDERS)
+def test_guesses_change_no_token(name: str, kind: str) -> None:
+    """With guessed tokens the same answer, and on small models guesses do happen."""
+    drafted = 0
+    for ids in prompts_of(name):
+        request = ask(ids, tokens=40)
+        events = list(engine_of(name, kind, GUESSING).generate(request))
+        drafted += events[-1].usage.draft_tokens
+        assert tokens_of(events) == tokens_of(engine_of(name, kind).generate(request))
+    assert drafted > 0
+
+
+@pytest.mark.parametrize("kind", ["dense", "auto"])
+@pytest.mark.parametrize("name", FOLDERS)
+def test_reuse_changes_no_token(name: str, kind: str) -> None:
+    """A follow-up says the same with reused K/V; ChatGLM-6B never reuses."""
+    engine = engine_of(name, kind, REUSING)
+    first = max(prompts_of(name), key=len)
+    answer = tokens_of(engine.generate(ask(first, tokens=8)))
+    second = first if name.startswith("chatglm-6b") else [*first, *answer, *first[2:6]]
+    events = list(engine.generate(ask(second, tokens=16)))
+    assert tokens_of(events) == tokens_of(engine_of(name, kind).generate(ask(second, tokens=16)))
+    assert (events[-1].usage.cached_tokens > 0) == (not name.startswith("chatglm-6b"))
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_cancelling_leaves_caches_usable(name: str) -> None:
+    """A neighbour that is cancelled at any step of its life changes nothing for the other."""
+    ids = prompts_of(name)[0]
+    expected = tokens_of(engine_of(name).generate(ask(ids)))
+    for steps in range(8):
+        engine, cancel = engine_of(name), CancelToken()
+        engine.start(ask(ids, 1), cancel, 0.0)
+        other = engine.start(ask(ids, 2), CancelToken(), 0.0)
+        told = [result for _ in range(steps) for sequence, result in engine.step() if sequence is other]
+        cancel.cancel()
+        while not engine.idle:
+            told += [result for sequence, result in engine.step() if sequence is other]
+        assert tokens_of(told) == expected
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_rows_do_not_feel_their_neighbours(name: str) -> None:
+    """In INT4 a row's logits are the same bits alone, in a batch of 16, and as one of 9 guessed tokens."""
+    model, ids = model_of(name, "auto"), prompts_of(name)[0]
+    fed = [5, 77, 123, 9, 5, 77, 123, 9, 31]
+
+    def cache_of() -> KVCache:
+        cache = model.new_cache(len(ids) + len(fed))
+        prefill = model.prefill(ids, cache)
+        while not prefill.advance():
+            pass
+        return cache
+
+    alone = cache_of()
+    single = torch.cat([model.decode([Feed((token,), alone)]) for token in fed])
+    assert torch.equal(model.decode([Feed(tuple(fed), cache_of())]), single)
+    batch = model.decode([Feed((fed[0],), cache_of()) for _ in range(16)])
+    assert torch.equal(batch, single[:1].expand(16, -1))
