@@ -145,14 +145,17 @@ class Decoder:
         return self._output(self._final_norm(hidden)).clone()
 
     def _attend_each(self, index: int, projected: Projected, spans: Sequence[_Span]) -> Tensor:
+        # One row at a time, as when the ids are fed one by one: a product of several rows rounds differently,
+        # which INT4 kernels amplify, and guessed tokens must not change an answer.
         results = []
         row = 0
         for span in spans:
             here = slice(row, row + span.end - span.start)
-            row = here.stop
             span.cache.write(index, span.start, projected.k[here], projected.v[here])
-            keys, values = span.cache.read(index, span.end)
-            results.append(self.ops.attention(projected.q[here], keys, values, span.visible))
+            for offset, visible in enumerate(span.visible):
+                keys, values = span.cache.read(index, span.start + offset + 1)
+                results.append(self.ops.attention(projected.q[row : row + 1], keys, values, (visible,)))
+                row += 1
         return results[0] if len(results) == 1 else torch.cat(results)
 
 
