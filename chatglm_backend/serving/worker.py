@@ -185,7 +185,7 @@ class Worker(Generic[P]):
         try:
             while self._wait_for_work():
                 self._turn()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told to the visitors concerned, and logged
             _log.exception("the engine failed")
             reason = type(error).__name__
         finally:
@@ -196,7 +196,8 @@ class Worker(Generic[P]):
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False when the worker is to end."""
         with self._wake:
-            if not self._running and not self._poked:
+            ended = self._closing and not self._active
+            if not (self._running or self._poked or ended):
                 self._wake.wait(_HOUSEKEEPING_S if self._active else None)
             self._poked = False
             return bool(self._active) or not self._closing
@@ -244,7 +245,7 @@ class Worker(Generic[P]):
             handle = self._engine.start(ticket.request, ticket.cancel_token, ticket.submitted_at, job.prepared)
         except RequestError as error:
             self._end(job, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told to the visitors concerned, and logged
             _log.exception("request %s could not start", ticket.request_id)
             self._end(job, EngineFailure(reason=type(error).__name__))
         else:

@@ -1,0 +1,386 @@
+"""The worker thread and its tickets, over an engine that a test steps by hand."""
+# ruff: noqa: D102 - the protocol describes the engine's methods
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from chatglm_backend.core import (
+    CancelToken,
+    Completed,
+    Event,
+    FinishReason,
+    GenerationParams,
+    GenerationRequest,
+    Queued,
+    Timing,
+    TokenEvent,
+    Usage,
+)
+from chatglm_backend.errors import (
+    EngineFailure,
+    InvalidRequest,
+    QueueFull,
+    RequestError,
+    ShuttingDown,
+    TooManyRequests,
+)
+from chatglm_backend.serving.ticket import Ticket
+from chatglm_backend.serving.worker import Worker, WorkerOptions
+
+WAIT = 10.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the fake engine knows of a request."""
+
+    prompt_tokens: int
+    kv_bytes: int
+
+
+@dataclass(eq=False)
+class Life:
+    """One sequence of the fake engine."""
+
+    request: GenerationRequest
+    cancel: CancelToken
+    made: int = 0
+
+
+@dataclass
+class FakeEngine:
+    """One token per sequence and step. ``gate`` closed holds the next step back."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    lives: list[Life] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+    most_running: int = 0
+    steps: int = 0
+    crash: BaseException | None = None
+
+    def prepare(self, request: GenerationRequest) -> Measured:
+        return Measured(3, 100 * len(request.prompt or ""))
+
+    def start(self, request: GenerationRequest, cancel: CancelToken, submitted_at: float, prepared: Measured) -> Life:
+        del submitted_at, prepared
+        if request.prompt == "unstartable":
+            raise MemoryError
+        life = Life(request, cancel)
+        self.lives.append(life)
+        self.started.append(request.request_id)
+        self.most_running = max(self.most_running, len(self.lives))
+        return life
+
+    def step(self) -> Sequence[tuple[Life, Event | RequestError]]:
+        self.gate.wait(WAIT)
+        self.steps += 1
+        if self.crash is not None:
+            raise self.crash
+        return [result for life in list(self.lives) for result in self._advance(life)]
+
+    def abandon_all(self) -> None:
+        self.lives.clear()
+
+    def _advance(self, life: Life) -> Iterator[tuple[Life, Event | RequestError]]:
+        reason = life.cancel.reason if life.cancel.cancelled else FinishReason.LENGTH
+        if life.request.prompt == "bad":
+            self.lives.remove(life)
+            yield life, EngineFailure(reason="scripted")
+            return
+        if not life.cancel.cancelled:
+            yield life, TokenEvent(life.made, 1, f"{life.request.request_id}{life.made} ")
+            life.made += 1
+        if life.cancel.cancelled or life.made >= life.request.params.max_new_tokens:
+            self.lives.remove(life)
+            yield life, Completed(reason, Usage(3, life.made), Timing(total_s=1.0))
+
+
+def ask(name: str, session: str = "local", prompt: str = "x", tokens: int = 3) -> GenerationRequest:
+    """Return a request."""
+    return GenerationRequest(name, session, prompt=prompt, params=GenerationParams(max_new_tokens=tokens))
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    """An engine whose gate is closed."""
+    return FakeEngine()
+
+
+@pytest.fixture
+def make(engine: FakeEngine) -> Iterator[Any]:
+    """A maker of workers that are closed afterwards."""
+    made: list[Worker[Measured]] = []
+
+    def build(clock: Any = None, **options: Any) -> Worker[Measured]:
+        extra = {} if clock is None else {"clock": clock}
+        worker: Worker[Measured] = Worker(engine, WorkerOptions(**options), **extra)
+        made.append(worker)
+        return worker
+
+    yield build
+    engine.gate.set()
+    for worker in made:
+        worker.close()
+
+
+def reason_of(ticket: Ticket) -> FinishReason:
+    """Wait for the end."""
+    last = list(ticket.events())[-1]
+    assert isinstance(last, Completed)
+    return last.finish_reason
+
+
+def test_a_ticket_gives_every_event_in_order(make: Any, engine: FakeEngine) -> None:
+    """Tokens, then the end, and the text is theirs."""
+    engine.gate.set()
+    ticket = make().submit(ask("a"))
+    assert [type(e) for e in ticket.events()] == [TokenEvent, TokenEvent, TokenEvent, Completed]
+    assert ticket.text == "a0 a1 a2 "
+
+
+def test_sessions_are_served_in_turns(make: Any, engine: FakeEngine) -> None:
+    """With one place, three sessions of three requests alternate."""
+    worker = make(max_running=1, session_limit=9)
+    tickets = [worker.submit(ask(f"{s}{n}", s)) for s in "abc" for n in range(3)]
+    engine.gate.set()
+    for ticket in tickets:
+        reason_of(ticket)
+    # The first may start before the others are in line; from then on each round holds every session once.
+    assert sorted(name[0] for name in engine.started[1:4]) in (["a", "b", "c"], ["b", "c", "c"], ["a", "b", "b"])
+    assert [engine.started.index(f"{s}0") < engine.started.index("a2") for s in "bc"] == [True, True]
+
+
+def test_no_more_run_than_allowed(make: Any, engine: FakeEngine) -> None:
+    """Two places, two at once."""
+    worker = make(max_running=2, session_limit=9)
+    tickets = [worker.submit(ask(f"r{n}")) for n in range(6)]
+    engine.gate.set()
+    assert {reason_of(ticket) for ticket in tickets} == {FinishReason.LENGTH}
+    assert engine.most_running == 2
+
+
+def test_memory_limits_how_many_run(make: Any, engine: FakeEngine) -> None:
+    """Two requests of 500 bytes do not fit into 900, but one of 5 000 may run alone."""
+    worker = make(max_running=4, kv_budget_bytes=900)
+    tickets = [worker.submit(ask(f"r{n}", prompt="x" * size)) for n, size in enumerate((5, 5, 50))]
+    engine.gate.set()
+    assert {reason_of(ticket) for ticket in tickets} == {FinishReason.LENGTH}
+    assert engine.most_running == 1
+
+
+def test_those_who_wait_are_told_where(make: Any, engine: FakeEngine) -> None:
+    """Positions count down to the start; the second time with an estimate."""
+    worker = make(max_running=1)
+    tickets = [worker.submit(ask(f"r{n}")) for n in range(3)]
+    engine.gate.set()
+    told = [e for e in tickets[2].events() if isinstance(e, Queued)]
+    assert [e.position for e in told][-1] == 1
+    assert told[-1].eta_s is not None
+
+
+def test_limits_refuse_and_are_counted(make: Any, engine: FakeEngine) -> None:
+    """Per visitor, per queue, and per id."""
+    worker = make(max_running=1, queue_limit=2, session_limit=2)
+    first = worker.submit(ask("a0", "a"))
+    while not engine.started:
+        first.read(timeout_s=0.01)
+    worker.submit(ask("a1", "a"))
+    with pytest.raises(TooManyRequests):
+        worker.submit(ask("a2", "a"))
+    with pytest.raises(InvalidRequest):
+        worker.submit(ask("a1", "b"))
+    worker.submit(ask("b0", "b"))
+    with pytest.raises(QueueFull):
+        worker.submit(ask("c0", "c"))
+    assert worker.metrics().refused == {"too_many_requests": 1, "invalid_request": 1, "queue_full": 1}
+
+
+def test_a_waiting_request_can_be_stopped(make: Any, engine: FakeEngine) -> None:
+    """It never reaches the engine, and the running one goes on."""
+    worker = make(max_running=1)
+    running, waiting = worker.submit(ask("a")), worker.submit(ask("b"))
+    waiting.cancel()
+    engine.gate.set()
+    assert [reason_of(waiting), reason_of(running)] == [FinishReason.CANCELLED, FinishReason.LENGTH]
+    assert engine.started == ["a"]
+
+
+def test_a_running_request_can_be_stopped(make: Any, engine: FakeEngine) -> None:
+    """One step later it is over; the text so far stays."""
+    worker = make()
+    ticket = worker.submit(ask("a", tokens=1_000_000))
+    engine.gate.set()
+    ticket.read()
+    ticket.cancel()
+    assert reason_of(ticket) is FinishReason.CANCELLED
+    assert ticket.text.startswith("a0 ")
+
+
+def test_a_reconnecting_page_reads_on(make: Any, engine: FakeEngine) -> None:
+    """Snapshot and the rest together are the whole, also for a second reader."""
+    worker = make()
+    ticket = worker.submit(ask("a", tokens=50))
+    engine.gate.set()
+    ticket.read()
+    seen = ticket.snapshot()
+    rest = "".join(e.text for e in ticket.replay_from(seen.next_index) if isinstance(e, TokenEvent))
+    assert seen.text + rest == ticket.text == "".join(f"a{n} " for n in range(50))
+    assert worker.find("a") is ticket
+
+
+def test_reading_with_a_timeout_gives_a_heartbeat(make: Any) -> None:
+    """Nothing new in time is an empty list, not an end."""
+    ticket = make().submit(ask("a"))
+    assert ticket.read(timeout_s=0.01) == []
+    assert not ticket.done
+
+
+def test_a_reader_who_stalls_holds_nobody_up(make: Any, engine: FakeEngine) -> None:
+    """One reads nothing at all; the other gets its whole answer, and the first can still read its own."""
+    worker = make()
+    stalled, reading = worker.submit(ask("a", tokens=200)), worker.submit(ask("b"))
+    iterator = stalled.events()
+    engine.gate.set()
+    assert reason_of(reading) is FinishReason.LENGTH
+    assert sum(isinstance(e, TokenEvent) for e in iterator) == 200
+
+
+def test_nobody_reading_for_the_grace_period_cancels(make: Any, engine: FakeEngine) -> None:
+    """Only the ticket that was left alone ends, and only once the period is over."""
+    now = [0.0]
+    worker = make(lambda: now[0])
+    left = worker.submit(ask("a", tokens=1_000_000), disconnect_grace_s=10.0)
+    kept = worker.submit(ask("b", tokens=1_000_000))
+    engine.gate.set()
+    now[0] = 9.0
+    left.read()
+    now[0] = 18.0
+    start = engine.steps
+    while engine.steps < start + 3:
+        kept.read(timeout_s=0.001)
+    assert not left.cancel_token.cancelled
+    now[0] = 20.0
+    while not left.done:
+        kept.read(timeout_s=0.001)
+    assert not kept.done
+    assert reason_of(left) is FinishReason.CANCELLED
+    kept.cancel()
+
+
+def test_an_attached_reader_is_not_abandoned() -> None:
+    """Someone who waits in events() counts as reading, however long nothing comes."""
+    now = [0.0]
+    ticket = Ticket(ask("a"), disconnect_grace_s=1.0, clock=lambda: now[0])
+    ticket.publish(TokenEvent(0, 1, "x"))
+    reader = ticket.events()
+    next(reader)
+    now[0] = 100.0
+    ticket.check_reader()
+    assert not ticket.cancel_token.cancelled
+    reader.close()  # type: ignore[attr-defined]
+    now[0] = 102.0
+    ticket.check_reader()
+    assert ticket.cancel_token.cancelled
+
+
+def test_a_deadline_ends_with_timeout(make: Any, engine: FakeEngine) -> None:
+    """The reason is told apart from a stop."""
+    now = [0.0]
+    ticket = make(lambda: now[0]).submit(ask("a", tokens=1_000_000), timeout_s=5.0)
+    engine.gate.set()
+    now[0] = 6.0
+    assert reason_of(ticket) is FinishReason.TIMEOUT
+
+
+def test_a_failing_request_is_told_and_the_others_go_on(make: Any, engine: FakeEngine) -> None:
+    """Errors reach their own ticket only, whether at the start or later."""
+    worker = make()
+    bad, worse, good = (
+        worker.submit(ask("a", prompt="bad")),
+        worker.submit(ask("b", prompt="unstartable")),
+        worker.submit(ask("c")),
+    )
+    engine.gate.set()
+    for ticket in (bad, worse):
+        with pytest.raises(EngineFailure):
+            list(ticket.events())
+    assert reason_of(good) is FinishReason.LENGTH
+    assert worker.healthy
+    assert worker.metrics().failed == {"engine_failure": 2}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("crash", [RuntimeError("gone"), SystemExit()])
+def test_a_dead_worker_tells_everybody_and_can_restart(make: Any, engine: FakeEngine, crash: BaseException) -> None:
+    """Running and waiting tickets get an error, readiness goes red, and a restart serves again."""
+    worker = make(max_running=1)
+    tickets = [worker.submit(ask("a")), worker.submit(ask("b"))]
+    engine.crash = crash
+    engine.gate.set()
+    for ticket in tickets:
+        with pytest.raises(EngineFailure):
+            list(ticket.events())
+    assert not worker.healthy
+    with pytest.raises(EngineFailure):
+        worker.submit(ask("c"))
+    engine.crash = None
+    worker.restart()
+    assert worker.healthy
+    assert reason_of(worker.submit(ask("d"))) is FinishReason.LENGTH
+
+
+def test_closing_lets_accepted_requests_end(make: Any, engine: FakeEngine) -> None:
+    """Within the drain time all answers end by themselves; nothing new is taken."""
+    worker = make(max_running=1)
+    tickets = [worker.submit(ask("a")), worker.submit(ask("b"))]
+    engine.gate.set()
+    worker.close(drain_s=WAIT)
+    assert [reason_of(t) for t in tickets] == [FinishReason.LENGTH, FinishReason.LENGTH]
+    with pytest.raises(ShuttingDown):
+        worker.submit(ask("c"))
+
+
+def test_closing_cancels_what_does_not_end(make: Any, engine: FakeEngine) -> None:
+    """After the drain time the rest is cancelled, told, and the thread ends."""
+    worker = make()
+    ticket = worker.submit(ask("a", tokens=1_000_000))
+    engine.gate.set()
+    worker.close(drain_s=0.01)
+    assert reason_of(ticket) is FinishReason.CANCELLED
+    assert not worker.healthy
+
+
+def test_event_loops_read_too(make: Any, engine: FakeEngine) -> None:
+    """The asynchronous reader gets heartbeats while nothing comes, then every event."""
+    ticket = make().submit(ask("a"))
+
+    async def read() -> list[Event | None]:
+        found: list[Event | None] = []
+        async for event in ticket.events_async(heartbeat_s=0.01):
+            if event is None:
+                engine.gate.set()
+            found.append(event)
+        return found
+
+    found = asyncio.run(read())
+    assert found[0] is None
+    assert [type(e) for e in found if e is not None] == [TokenEvent, TokenEvent, TokenEvent, Completed]
+
+
+def test_counters_follow_the_work(make: Any, engine: FakeEngine) -> None:
+    """Accepted, finished, tokens, and nothing left at the end."""
+    worker = make()
+    engine.gate.set()
+    for n in range(3):
+        reason_of(worker.submit(ask(f"r{n}")))
+    shown = worker.metrics()
+    assert (shown.accepted, shown.finished, shown.completion_tokens) == (3, {"length": 3}, 9)
+    assert (shown.running, shown.waiting, shown.kv_reserved_bytes, shown.itl_s.count) == (0, 0, 0, 6)
+    assert worker.idle
