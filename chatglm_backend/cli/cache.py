@@ -1,0 +1,71 @@
+"""``cache list`` and ``cache delete``: what is kept on this machine."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from chatglm_backend.cli import options
+from chatglm_backend.cli.output import emit_json, guarded, note, plain_size, say
+
+__all__ = ["build_cache_app"]
+
+
+def build_cache_app() -> typer.Typer:
+    """The two commands."""
+    app = typer.Typer(help="What is kept on this machine: converted checkpoints and downloads.", no_args_is_help=True)
+    app.command("list")(list_command)
+    app.command("delete")(delete_command)
+    return app
+
+
+@guarded
+def list_command(json_output: options.Json = False) -> None:  # noqa: FBT002
+    """List converted checkpoints and downloads with their sizes."""
+    from chatglm_backend.checkpoint.cache import list_cache
+
+    entries = list_cache()
+    if json_output:
+        found = [
+            {
+                "name": entry.name,
+                "model": entry.model,
+                "kind": entry.kind,
+                "family": entry.family,
+                "bytes": entry.nbytes,
+                "complete": entry.complete,
+                "path": str(entry.path),
+            }
+            for entry in entries
+        ]
+        emit_json({"ok": True, "entries": found, "bytes": sum(entry.nbytes for entry in entries)})
+        return
+    if not entries:
+        note("Nothing is kept on this machine.")
+    for entry in entries:
+        state = "" if entry.complete else "  (incomplete)"
+        say(f"{entry.name}  {entry.kind}  {plain_size(entry.nbytes)}  {entry.path}{state}")
+
+
+@guarded
+def delete_command(
+    name: Annotated[str, typer.Argument(help="A name that 'cache list' shows.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,  # noqa: FBT002
+    json_output: options.Json = False,  # noqa: FBT002
+) -> int:
+    """Delete one entry of 'cache list'."""
+    from chatglm_backend.checkpoint.cache import delete_cached, list_cache
+
+    if not yes and sys.stdin.isatty():
+        found = next((entry for entry in list_cache() if entry.name == name), None)
+        if found is not None and not typer.confirm(f"Delete {found.path} ({plain_size(found.nbytes)})?", err=True):
+            note("Nothing was deleted.")
+            return 1
+    entry = delete_cached(name)
+    if json_output:
+        emit_json({"ok": True, "name": entry.name, "path": str(entry.path), "bytes": entry.nbytes})
+    else:
+        say(f"Deleted {entry.path} ({plain_size(entry.nbytes)}).")
+    return 0

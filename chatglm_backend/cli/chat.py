@@ -1,0 +1,169 @@
+"""``chat``: a conversation in the terminal. Ctrl-C stops the answer, not the program."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import uuid
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from chatglm_backend.cli import options
+from chatglm_backend.cli.generate import Answer, collect
+from chatglm_backend.cli.output import emit_json, guarded, note, say
+from chatglm_backend.cli.session import open_service, read_settings
+from chatglm_backend.core import GenerationParams, GenerationRequest, Message
+from chatglm_backend.errors import ContextLimitExceeded, RequestError
+from chatglm_backend.settings import spec
+
+if TYPE_CHECKING:
+    from chatglm_backend.service import Service
+
+__all__ = ["chat"]
+
+_CHAT_TOKENS = 512
+_COMMANDS = "/reset forgets the conversation, /exit ends, Ctrl-C stops an answer."
+
+
+@guarded
+def chat(
+    model: options.Model = None,
+    n_predict: options.NPredict = None,
+    system: Annotated[Optional[str], typer.Option("--system", help="Instructions before the conversation.")] = None,  # noqa: UP045
+    json_output: options.Json = False,  # noqa: FBT002
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    seed: options.Seed = None,
+    threads: options.Threads = None,
+    kernel: options.Kernel = None,
+    draft_tokens: options.DraftTokens = None,
+    kv_dtype: options.KvDtype = None,
+    family: options.Family = None,
+    revision: options.Revision = None,
+    no_cache: options.NoCache = None,
+    log_level: options.LogLevel = None,
+) -> None:
+    """Talk with the model; it remembers the conversation.
+
+    Answers have at most 512 tokens unless --n-predict says otherwise. From a pipe, every line is
+    one question.
+
+    \b
+    Examples:
+      python -m chatglm_backend chat --model THUDM/chatglm3-6b --temperature 0.8 --top-p 0.8
+      printf '你好\\nWhat is AI?\\n' | python -m chatglm_backend chat --json
+    While talking:
+      /reset   forget the conversation
+      /exit    end (Ctrl-D too)
+      Ctrl-C   stop the answer
+    """  # noqa: D301
+    flags = {
+        "model": model, "max_new_tokens": n_predict, "temperature": temperature, "top_p": top_p, "top_k": top_k,
+        "repetition_penalty": repetition_penalty, "seed": seed, "threads": threads, "kernel": kernel,
+        "draft_tokens": draft_tokens, "kv_dtype": kv_dtype, "family": family, "revision": revision,
+        "no_cache": no_cache or None, "log_level": log_level,
+    }  # fmt: skip
+    settings = read_settings(flags)
+    few = n_predict is None and settings.max_new_tokens == spec("max_new_tokens").default
+    params = settings.sampling(max_new_tokens=_CHAT_TOKENS if few else None)
+    with open_service(settings) as (service, info):
+        conversation = _Conversation(service, params, system, quiet=json_output)
+        if sys.stdin.isatty():
+            note(f"{info.name}. {_COMMANDS}")
+        turns = _talk(conversation)
+        if json_output:
+            emit_json({"ok": True, "model": info.name, "family": info.family, "turns": turns})
+
+
+class _Conversation:
+    """The messages so far, and how the next answer is made."""
+
+    def __init__(self, service: Service, params: GenerationParams, system: str | None, *, quiet: bool) -> None:
+        self._service = service
+        self._params = params
+        self._system = [Message("system", system)] if system else []
+        self._quiet = quiet
+        self._messages: list[Message] = []
+
+    def reset(self) -> None:
+        """Forget everything but the system text."""
+        self._messages.clear()
+
+    def ask(self, question: str) -> dict[str, Any]:
+        """Answer on stdout; the oldest rounds go when the context is full. Raises a RequestError."""
+        self._messages.append(Message("user", question))
+        try:
+            answer = self._answer()
+        except BaseException:
+            self._messages.pop()
+            raise
+        text = self._service.clean_answer(answer.text)
+        self._messages.append(Message("assistant", text))
+        end = answer.end
+        return {
+            "user": question,
+            "assistant": text,
+            "finish_reason": end.finish_reason.value if end else None,
+            "usage": asdict(end.usage) if end else None,
+            "timing": asdict(end.timing) if end else None,
+        }
+
+    def _answer(self) -> Answer:
+        while True:
+            messages = tuple(self._system + self._messages)
+            request = GenerationRequest(uuid.uuid4().hex, messages=messages, params=self._params)
+            try:
+                ticket = self._service.submit(request)
+            except ContextLimitExceeded:
+                if len(self._messages) < 3:
+                    raise
+                del self._messages[:2]
+                note("The conversation is too long for the model: its oldest round is forgotten.")
+                continue
+            answer = collect(ticket, live=not self._quiet)
+            if not self._quiet:
+                say("")
+            return answer
+
+
+def _talk(conversation: _Conversation) -> list[dict[str, Any]]:
+    turns: list[dict[str, Any]] = []
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - gives input() its history
+    while True:
+        try:
+            line = _read_line()
+        except KeyboardInterrupt:
+            note(f"\n{_COMMANDS}")
+            continue
+        if line is None or line.strip() == "/exit":
+            return turns
+        if not line.strip():
+            continue
+        if line.strip() == "/reset":
+            conversation.reset()
+            note("The conversation is forgotten.")
+        elif line.strip() == "/help":
+            note(_COMMANDS)
+        else:
+            try:
+                turns.append(conversation.ask(line))
+            except RequestError as error:
+                note(str(error))
+
+
+def _read_line() -> str | None:
+    """The next line, or ``None`` at the end of input."""
+    if not sys.stdin.isatty():
+        line = sys.stdin.readline()
+        return line.rstrip("\r\n") if line else None
+    sys.stderr.write("> ")
+    sys.stderr.flush()
+    try:
+        return input()
+    except EOFError:
+        return None

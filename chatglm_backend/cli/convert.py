@@ -1,0 +1,66 @@
+"""``convert``: write a low-bit checkpoint into a folder of the user's choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from chatglm_backend.cli import options
+from chatglm_backend.cli.output import emit_json, guarded, note, plain_size, say
+from chatglm_backend.cli.progress import LoadBar
+from chatglm_backend.cli.session import read_settings
+from chatglm_backend.core import monotonic_clock
+from chatglm_backend.errors import ConfigError
+from chatglm_backend.settings import AUTO
+from chatglm_backend.tokenizers.base import Family as FamilyName
+
+__all__ = ["convert_command"]
+
+
+@guarded
+def convert_command(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the low-bit checkpoint.")],
+    model: options.Model = None,
+    family: options.Family = None,
+    revision: options.Revision = None,
+    threads: options.Threads = None,
+    json_output: options.Json = False,  # noqa: FBT002
+) -> None:
+    """Convert a model to INT4 in a folder that can be copied to other machines.
+
+    generate, chat and the page convert on their own; this is for keeping or moving the result.
+    Never more than a slice of one tensor is in memory at full precision.
+
+    \b
+    Example:
+      python -m chatglm_backend convert --model ./chatglm-6b --out ./chatglm-6b-low-bit
+      python -m chatglm_backend generate --model ./chatglm-6b-low-bit
+    """  # noqa: D301
+    settings = read_settings({"model": model, "family": family, "revision": revision, "threads": threads})
+    if settings.model is None:
+        raise ConfigError(name="model", value="left out", reason="say what to convert with --model")
+    from chatglm_backend.checkpoint.convert import ConvertOptions, convert
+    from chatglm_backend.checkpoint.manifest import read_manifest
+    from chatglm_backend.checkpoint.resolve import resolve
+
+    began = monotonic_clock()
+    with LoadBar() as bar:
+        source = resolve(
+            settings.model,
+            allow_download=True,
+            family=None if settings.family == AUTO else cast("FamilyName", settings.family),
+            revision=settings.revision,
+            progress=bar,
+        )
+        count = None if settings.threads == AUTO else int(settings.threads)
+        target = convert(source, out, progress=bar, options=ConvertOptions(threads=count))
+    seconds = monotonic_clock() - began
+    manifest = read_manifest(target)
+    if json_output:
+        document = {"ok": True, "model": manifest.name, "family": manifest.family, "path": str(target.resolve())}
+        emit_json({**document, "bytes": manifest.nbytes, "seconds": seconds, "reason": source.reason})
+        return
+    say(str(target.resolve()))
+    note(f"{manifest.name} ({manifest.family}) in {plain_size(manifest.nbytes)}, {seconds:.1f} s.")

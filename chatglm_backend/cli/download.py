@@ -1,0 +1,41 @@
+"""``download``: fetch a hub model once; running it again resumes."""
+
+from __future__ import annotations
+
+from chatglm_backend.cli import options
+from chatglm_backend.cli.output import emit_json, guarded, note, plain_size, say
+from chatglm_backend.cli.progress import LoadBar
+from chatglm_backend.cli.session import read_settings
+
+__all__ = ["download"]
+
+
+@guarded
+def download(
+    model: options.Model = None,
+    revision: options.Revision = None,
+    json_output: options.Json = False,  # noqa: FBT002
+) -> None:
+    """Fetch a model's config, tokenizer and weights into the hub's cache.
+
+    ChatGLM-6B has about 12.4 GB, THUDM/chatglm-6b-int4 about 4 GB. A stopped download goes on
+    where it was. HF_ENDPOINT names a mirror, HF_HOME another place.
+
+    \b
+    Examples:
+      python -m chatglm_backend download --model THUDM/chatglm-6b
+      HF_ENDPOINT=https://mirror.example python -m chatglm_backend download --model THUDM/chatglm3-6b
+    """  # noqa: D301
+    settings = read_settings({"model": model, "revision": revision})
+    from chatglm_backend.checkpoint.default import DEFAULT_MODEL
+    from chatglm_backend.checkpoint.resolve import fetch
+
+    wanted = settings.model or DEFAULT_MODEL
+    with LoadBar() as bar:
+        path = fetch(wanted, revision=settings.revision, progress=bar)
+    nbytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    if json_output:
+        emit_json({"ok": True, "model": wanted, "path": str(path), "bytes": nbytes})
+        return
+    say(str(path))
+    note(f"{wanted} is here ({plain_size(nbytes)}). Use it with: python -m chatglm_backend generate --model {wanted}")

@@ -1,0 +1,198 @@
+"""``generate``: one prompt, one answer, in the printed form of the original recipe."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from chatglm_backend.cli import options
+from chatglm_backend.cli.output import INTERRUPTED, emit_json, guarded, note, say
+from chatglm_backend.cli.session import follow, open_service, read_settings
+from chatglm_backend.core import (
+    Completed,
+    FinishReason,
+    GenerationRequest,
+    ModelInfo,
+    PromptFormat,
+    TokenEvent,
+    monotonic_clock,
+)
+
+if TYPE_CHECKING:
+    from chatglm_backend.service import Service
+    from chatglm_backend.serving.ticket import Ticket
+    from chatglm_backend.tokenizers.base import EncodedPrompt
+
+__all__ = ["Answer", "collect", "generate"]
+
+_PROMPT_LINE = "-" * 20 + " Prompt " + "-" * 20
+_OUTPUT_LINE = "-" * 20 + " Output " + "-" * 20
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer as it came. ``seconds`` runs from submission to the end."""
+
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    end: Completed | None = None
+    seconds: float = 0.0
+    interrupted: bool = False
+
+
+@guarded
+def generate(
+    prompt: Annotated[
+        str, typer.Option("--prompt", help="The question; - reads it from standard input.", show_default=True)
+    ] = "AI是什么？",
+    model: options.Model = None,
+    n_predict: options.NPredict = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Show the answer while it is made.")] = False,  # noqa: FBT002
+    json_output: options.Json = False,  # noqa: FBT002
+    prompt_format: options.PromptFormatOption = "recipe",
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    threads: options.Threads = None,
+    kernel: options.Kernel = None,
+    draft_tokens: options.DraftTokens = None,
+    kv_dtype: options.KvDtype = None,
+    family: options.Family = None,
+    revision: options.Revision = None,
+    no_cache: options.NoCache = None,
+    log_level: options.LogLevel = None,
+) -> int:
+    """Answer one prompt.
+
+    Without --model: ChatGLM-6B where this machine has it, else the bundled small model. A hub id
+    that is named is downloaded once; the INT4 form is kept, so that the next start is quick.
+
+    \b
+    Examples:
+      python -m chatglm_backend generate --prompt "AI是什么？"
+      python -m chatglm_backend generate --model THUDM/chatglm2-6b --n-predict 128 --stream
+      python -m chatglm_backend generate --model ./chatglm-6b --temperature 0.8 --top-p 0.8 --seed 1
+      python -m chatglm_backend generate --json | python -m json.tool
+    """  # noqa: D301 - \b keeps the examples' lines apart
+    flags = {
+        "model": model, "max_new_tokens": n_predict, "temperature": temperature, "top_p": top_p, "top_k": top_k,
+        "repetition_penalty": repetition_penalty, "seed": seed, "threads": threads, "kernel": kernel,
+        "draft_tokens": draft_tokens, "kv_dtype": kv_dtype, "family": family, "revision": revision,
+        "no_cache": no_cache or None, "log_level": log_level,
+    }  # fmt: skip
+    settings = read_settings(flags)
+    request = GenerationRequest(
+        uuid.uuid4().hex,
+        prompt=sys.stdin.read() if prompt == "-" else prompt,
+        prompt_format=cast("PromptFormat", prompt_format),
+        params=settings.sampling(stop=tuple(stop) if stop else None),
+    )
+    with open_service(settings) as (service, info):
+        encoded = service.preview_prompt(request)
+        live = stream and not json_output
+        if live:
+            say(_PROMPT_LINE)
+            say(encoded.text)
+            say(_OUTPUT_LINE)
+            say(service.decode(encoded.ids), end="")
+        answer = collect(service.submit(request), live=live)
+        if live:
+            say("")
+            say(f"Inference time: {answer.seconds:.4f} s")
+        else:
+            _print(service, info, request, encoded, answer, json_output=json_output)
+    if answer.interrupted:
+        note("Stopped; the answer so far was kept.")
+        return INTERRUPTED
+    return 0
+
+
+def collect(ticket: Ticket, *, live: bool) -> Answer:
+    """Read a ticket to its end; Ctrl-C stops the answer and keeps what came. Raises the ticket's error."""
+    answer = Answer()
+    began = monotonic_clock()
+    events = follow(ticket)
+    while True:
+        try:
+            for event in events:
+                if isinstance(event, TokenEvent):
+                    answer.ids.append(event.token_id)
+                if isinstance(event, (TokenEvent, Completed)):
+                    answer.text += event.text
+                    if live and event.text:
+                        say(event.text, end="")
+                if isinstance(event, Completed):
+                    answer.end = event
+            break
+        except KeyboardInterrupt:
+            if answer.interrupted:
+                raise
+            answer.interrupted = True
+            ticket.cancel(FinishReason.CANCELLED)
+            # The generator ended with the interrupt: start over and take what is new.
+            answer.text, answer.ids, live = "", [], False
+            events = follow(ticket)
+        except BaseException:
+            ticket.cancel(FinishReason.CANCELLED)
+            raise
+    answer.seconds = answer.end.timing.total_s if answer.end else monotonic_clock() - began
+    return answer
+
+
+def whole_text(service: Service, prompt_ids: Sequence[int], answer: Answer) -> str:
+    """Prompt and answer decoded together, as the recipe prints them, without what a stop text cut off."""
+    alone = service.decode(answer.ids)
+    if not alone.startswith(answer.text):
+        return service.decode(prompt_ids) + answer.text
+    whole = service.decode([*prompt_ids, *answer.ids])
+    return whole[: len(whole) - (len(alone) - len(answer.text))]
+
+
+def _print(
+    service: Service,
+    info: ModelInfo,
+    request: GenerationRequest,
+    encoded: EncodedPrompt,
+    answer: Answer,
+    *,
+    json_output: bool,
+) -> None:
+    output = whole_text(service, encoded.ids, answer)
+    if not json_output:
+        say(f"Inference time: {answer.seconds:.4f} s")
+        say(_PROMPT_LINE)
+        say(encoded.text)
+        say(_OUTPUT_LINE)
+        say(output)
+        return
+    end = answer.end
+    emit_json(
+        {
+            "ok": True,
+            "model": info.name,
+            "family": info.family,
+            "prompt": request.prompt,
+            "prompt_format": request.prompt_format,
+            "formatted_prompt": encoded.text,
+            "prompt_ids": list(encoded.ids),
+            "text": answer.text,
+            "token_ids": answer.ids,
+            "output": output,
+            "inference_time_s": answer.seconds,
+            "finish_reason": end.finish_reason.value if end else None,
+            "usage": asdict(end.usage) if end else None,
+            "timing": asdict(end.timing) if end else None,
+            "kernel": info.kernel,
+            "kernel_reason": info.kernel_reason,
+            "threads": info.threads,
+            "is_demo": info.is_demo,
+        }
+    )

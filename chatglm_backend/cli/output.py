@@ -1,0 +1,108 @@
+"""What goes to which stream: results to stdout, everything else to stderr; errors become one sentence.
+
+With ``--json`` stdout holds exactly one JSON document, also when the command fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TextIO
+
+import typer
+
+from chatglm_backend.errors import ChatGLMError, ConfigError, InvalidRequest
+
+__all__ = ["INTERRUPTED", "close_streams", "emit_json", "guarded", "note", "plain_size", "prepare_streams", "say"]
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells expect it."""
+
+P = ParamSpec("P")
+
+
+def prepare_streams() -> None:
+    """Write UTF-8 whatever the console's code page is; what cannot be written is replaced, never an error."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(encoding="utf-8", errors="replace")
+
+
+def close_streams() -> None:
+    """Flush; a reader that has gone (``| head``) is no error."""
+    _flush(sys.stdout)
+    _flush(sys.stderr)
+
+
+def say(text: str, *, end: str = "\n") -> None:
+    """Write a result to stdout, at once."""
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Write a line for the person at the terminal to stderr."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def emit_json(document: dict[str, Any]) -> None:
+    """Write the one JSON document."""
+    say(json.dumps(document, ensure_ascii=False, indent=2, default=str))
+
+
+def guarded(command: Callable[P, object]) -> Callable[P, None]:
+    """Turn a command's errors into one sentence and an exit code; its own return value, if any, is the code."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        as_json = bool(kwargs.get("json_output"))
+        try:
+            code = command(*args, **kwargs)
+        except ChatGLMError as error:
+            note(str(error))
+            if as_json:
+                emit_json({"ok": False, "error": {"code": error.code, "message": str(error)}})
+            raise typer.Exit(2 if isinstance(error, (ConfigError, InvalidRequest)) else 1) from error
+        except KeyboardInterrupt as error:
+            note("Stopped.")
+            if as_json:
+                emit_json({"ok": False, "error": {"code": "interrupted", "message": "Stopped."}})
+            raise typer.Exit(INTERRUPTED) from error
+        except BrokenPipeError as error:
+            _give_up_on(sys.stdout)
+            raise typer.Exit(0) from error
+        raise typer.Exit(code if isinstance(code, int) else 0)
+
+    return run
+
+
+def plain_size(nbytes: int) -> str:
+    """Bytes for people; GB are 10⁹ bytes."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if nbytes >= size:
+            return f"{nbytes / size:.1f} {unit}"
+    return f"{nbytes} bytes"
+
+
+def _flush(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except OSError:
+        _give_up_on(stream)
+    except ValueError:  # closed already
+        return
+
+
+def _give_up_on(stream: TextIO) -> None:
+    """Send what is left nowhere, so that the interpreter's own flush at exit stays quiet."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

@@ -1,0 +1,76 @@
+"""A line on stderr while a model is made ready: stage, bytes, rate, time left. Off when nobody watches."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from chatglm_backend.cli.output import plain_size
+from chatglm_backend.core import Clock, LoadProgress, monotonic_clock
+
+__all__ = ["LoadBar"]
+
+_STAGES = {
+    "find": "Looking for the model",
+    "check": "Checking files",
+    "download": "Downloading",
+    "convert": "Converting to INT4",
+    "map": "Opening",
+    "warm_up": "Warming up",
+}
+_REDRAW_S = 0.1
+_WIDTH = 24
+
+
+class LoadBar:
+    """Call it with each :class:`LoadProgress`. A context manager; leaves no trace on the terminal."""
+
+    def __init__(self, *, enabled: bool | None = None, clock: Clock = monotonic_clock) -> None:
+        self._enabled = sys.stderr.isatty() if enabled is None else enabled
+        self._clock = clock
+        self._stage = ""
+        self._began = self._drawn = 0.0
+        self._first = 0
+        self._shown = False
+
+    def __enter__(self) -> LoadBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.clear()
+
+    def __call__(self, progress: LoadProgress) -> None:
+        """Show a report, at most ten times a second."""
+        if not self._enabled:
+            return
+        now = self._clock()
+        if progress.stage != self._stage:
+            self._stage, self._began, self._first = progress.stage, now, progress.done
+        elif now - self._drawn < _REDRAW_S:
+            return
+        self._drawn, self._shown = now, True
+        sys.stderr.write("\r\x1b[K" + self._line(progress, now))
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Remove the line."""
+        if self._shown:
+            self._shown = False
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def _line(self, progress: LoadProgress, now: float) -> str:
+        text = _STAGES.get(progress.stage, progress.stage)
+        if not progress.total:
+            return f"{text} ..."
+        full = min(_WIDTH, _WIDTH * progress.done // progress.total)
+        bar = "#" * full + "-" * (_WIDTH - full)
+        line = f"{text} [{bar}] {plain_size(progress.done)} of {plain_size(progress.total)}"
+        elapsed, moved = now - self._began, progress.done - self._first
+        if elapsed > 0.5 and moved > 0:
+            rate = moved / elapsed
+            left = (progress.total - progress.done) / rate
+            line += f", {plain_size(int(rate))}/s, {int(left) // 60}:{int(left) % 60:02d} left"
+        return line

@@ -1,0 +1,151 @@
+"""``verify``: compare a folder's logits, or its tokenizer, with recorded values."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional, cast
+
+import typer
+
+from chatglm_backend.cli import options
+from chatglm_backend.cli.output import emit_json, guarded, note, say
+from chatglm_backend.cli.session import read_settings
+from chatglm_backend.errors import ConfigError
+from chatglm_backend.settings import AUTO, Settings
+
+if TYPE_CHECKING:
+    from chatglm_backend.engine.verify import Precision
+    from chatglm_backend.int4.kernel import KernelName
+    from chatglm_backend.models.base import ChatModel
+    from chatglm_backend.models.config import Family
+
+__all__ = ["verify"]
+
+
+@guarded
+def verify(
+    folder: Annotated[Optional[Path], typer.Argument(help="Folder with weights and expected values.")] = None,  # noqa: UP045
+    precision: Annotated[str, typer.Option("--precision", help="fp32 or int4.")] = "fp32",
+    kernel: options.Kernel = None,
+    tolerance: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--tolerance", help="Largest relative error; default 1e-4 for fp32, 5e-2 for int4."),
+    ] = None,
+    tokenizer: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--tokenizer", help="Check this folder's tokenizer instead."),
+    ] = None,
+    cases: Annotated[Optional[Path], typer.Option("--cases", help="File with the tokenizer's cases.")] = None,  # noqa: UP045
+    family: options.Family = None,
+    threads: options.Threads = None,
+    json_output: options.Json = False,  # noqa: FBT002
+) -> int:
+    """Check that this program computes what the authors' own code computes.
+
+    The folder holds expected.json and expected_logits.safetensors (for int4:
+    expected_int4_logits.safetensors). Exit code 0 exactly when everything is within the tolerance.
+
+    \b
+    Examples:
+      python -m chatglm_backend verify tests/golden/chatglm-6b
+      python -m chatglm_backend verify tests/golden/chatglm-6b --precision int4 --kernel exact --tolerance 1e-4
+      python -m chatglm_backend verify --tokenizer ./chatglm3-6b --cases tests/golden/tokenizer_cases.json
+    """  # noqa: D301
+    settings = read_settings({"kernel": kernel, "family": family, "threads": threads})
+    if (folder is None) == (tokenizer is None):
+        raise ConfigError(name="folder", value=folder or "left out", reason="give either a folder or --tokenizer")
+    if tokenizer is not None:
+        if cases is None:
+            raise ConfigError(name="cases", value="left out", reason="--tokenizer needs --cases FILE")
+        return _verify_tokenizer(tokenizer, cases, _family(settings), json_output=json_output)
+    if precision not in ("fp32", "int4"):
+        raise ConfigError(name="precision", value=precision, reason="use fp32 or int4")
+    return _verify_logits(
+        cast("Path", folder), cast("Precision", precision), settings, tolerance, json_output=json_output
+    )
+
+
+def _verify_tokenizer(folder: Path, cases: Path, family: Family | None, *, json_output: bool) -> int:
+    from chatglm_backend.tokenizers.verify import verify_tokenizer
+
+    report = verify_tokenizer(folder, cases, family)
+    if json_output:
+        emit_json(
+            {
+                "family": report.family,
+                "family_reason": report.family_reason,
+                "texts": report.texts,
+                "chats": report.chats,
+                "texts_ok": report.texts_ok,
+                "chats_ok": report.chats_ok,
+                "failures": [asdict(failure) for failure in report.failures],
+                "ok": report.ok,
+            }
+        )
+    else:
+        for failure in report.failures:
+            expected, actual = ascii(failure.expected), ascii(failure.actual)
+            say(f"{failure.kind} {failure.index}: {failure.what}: expected {expected}, got {actual}")
+        say(f"{report.family} ({report.family_reason}): {report.texts} texts, {report.chats} chats: {_word(report.ok)}")
+    return 0 if report.ok else 1
+
+
+def _verify_logits(
+    folder: Path, precision: Precision, settings: Settings, tolerance: float | None, *, json_output: bool
+) -> int:
+    from chatglm_backend.engine.verify import verify_logits
+
+    model, kernel = _build(folder, precision, settings)
+    report = verify_logits(folder, model, precision=precision, tolerance=tolerance)
+    if json_output:
+        emit_json({**report.to_json(), "kernel": kernel})
+        return 0 if report.ok else 1
+    for index, case in enumerate(report.cases):
+        if case.problem:
+            say(f"case {index}: {case.problem}")
+            continue
+        greedy = "" if case.greedy_match is None else f", greedy ids {'match' if case.greedy_match else 'differ'}"
+        prefill, decode = _figure(case.prefill_rel_error), _figure(case.decode_rel_error)
+        say(f"case {index}: relative error {prefill} prefill, {decode} decode{greedy}")
+    if report.problem:
+        note(report.problem)
+    found = _figure(report.max_rel_error)
+    say(f"{kernel}: largest relative error {found}, tolerance {report.tolerance:g}: {_word(report.ok)}")
+    return 0 if report.ok else 1
+
+
+def _build(folder: Path, precision: Precision, settings: Settings) -> tuple[ChatModel, str]:
+    """The model as it is to be checked, and the name of what multiplies."""
+    import torch
+
+    from chatglm_backend.checkpoint.prepare import prepare_folder
+    from chatglm_backend.checkpoint.readers import read_dense
+    from chatglm_backend.checkpoint.source import inspect_folder
+    from chatglm_backend.int4.select import select_kernel
+    from chatglm_backend.int4.weights import Int4Weights
+    from chatglm_backend.models.base import build_model
+    from chatglm_backend.models.weights import DenseWeights
+
+    if settings.threads != AUTO:
+        torch.set_num_threads(int(settings.threads))
+    source = inspect_folder(folder, family=_family(settings))
+    if precision == "fp32":
+        return build_model(source.config, DenseWeights(read_dense(source)), kv_dtype=torch.float32), "fp32"
+    checkpoint = prepare_folder(source, use_cache=False)
+    choice = select_kernel(cast("KernelName", settings.kernel))
+    # The exact product is checked to 1e-4, which a 16-bit cache would hide.
+    kv_dtype = torch.float32 if settings.kernel == "exact" else getattr(torch, settings.kv_dtype)
+    return build_model(source.config, Int4Weights(checkpoint, choice.kernel), kv_dtype=kv_dtype), choice.kernel.name
+
+
+def _family(settings: Settings) -> Family | None:
+    return None if settings.family == AUTO else cast("Family", settings.family)
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1e}"
+
+
+def _word(ok: bool) -> str:  # noqa: FBT001
+    return "ok" if ok else "NOT ok"
