@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from chatglm_backend.core import CancelToken, Clock, Completed, Event, GenerationRequest, monotonic_clock
-from chatglm_backend.engine.draft import PromptLookup
+from chatglm_backend.core import CancelToken, Clock, Event, GenerationRequest, monotonic_clock
+from chatglm_backend.engine.draft import Drafter, GuessSource, PromptLookup
 from chatglm_backend.engine.prefix_cache import PrefixCache
 from chatglm_backend.engine.sequence import Sequence
 from chatglm_backend.engine.timing import RequestTimer
@@ -26,7 +26,7 @@ __all__ = ["Engine", "EngineOptions", "PreparedRequest", "StepResult"]
 _log = logging.getLogger(__name__)
 
 StepResult = Event | RequestError
-"""What a step says about a sequence; an error, like :class:`Completed`, is the last word."""
+"""What a step says about a sequence; an error, like :class:`~chatglm_backend.core.Completed`, is the last word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,15 @@ class Engine:
         options: EngineOptions | None = None,
         *,
         clock: Clock = monotonic_clock,
+        guesses: Callable[[tuple[int, ...]], GuessSource] = PromptLookup,
     ) -> None:
+        """``guesses`` makes the source of guessed tokens from a prompt's ids."""
         self.options = options or EngineOptions()
         self.prefix_cache = PrefixCache(model.config.family, model.new_cache, max_bytes=self.options.prefix_cache_bytes)
         self._model = model
         self._tokenizer = tokenizer
         self._clock = clock
+        self._guesses = guesses
         self._stop_ids = frozenset(model.config.stop_ids) | tokenizer.stop_ids
         self._bytes_per_token = model.new_cache(1).bytes_per_token
         self._reading: list[Sequence] = []
@@ -113,7 +116,7 @@ class Engine:
         cached = self.prefix_cache.fill(ready.prompt_ids, cache)
         draft = None
         if request.params.greedy and self.options.draft_tokens > 0:
-            draft = PromptLookup(ready.prompt_ids, max_tokens=self.options.draft_tokens)
+            draft = Drafter(self._guesses(ready.prompt_ids), max_tokens=self.options.draft_tokens)
         sequence = Sequence(
             request,
             cancel,
@@ -290,8 +293,3 @@ class Engine:
 def _shorten(sequence: Sequence, length: int) -> None:
     if sequence.cache.length > length:
         sequence.cache.truncate(length)
-
-
-def is_last(result: StepResult) -> bool:
-    """Whether nothing follows for this sequence."""
-    return isinstance(result, (Completed, RequestError))

@@ -17,7 +17,7 @@ from chatglm_backend.core import (
     TokenEvent,
     Usage,
 )
-from chatglm_backend.engine.draft import PromptLookup
+from chatglm_backend.engine.draft import Drafter
 from chatglm_backend.engine.sampler import Sampler
 from chatglm_backend.engine.stop import StopFilter
 from chatglm_backend.engine.timing import RequestTimer
@@ -45,7 +45,7 @@ class Sequence:
         prefill: Prefill,
         cached_tokens: int,
         decoder: StreamingDecoder,
-        draft: PromptLookup | None,
+        draft: Drafter | None,
         timer: RequestTimer,
     ) -> None:
         self.request = request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chatglm_backend.engine.draft import PromptLookup
+from chatglm_backend.engine.draft import Drafter, PromptLookup
 from chatglm_backend.engine.prefix_cache import PrefixCache, common_prefix
 from chatglm_backend.engine.timing import RequestTimer, percentile
 from tests.engine_fakes import FakeCache, FakeClock
@@ -15,6 +15,11 @@ def cache_of(*ids: int) -> Any:
     cache = FakeCache(len(ids) + 5)
     cache.append(ids)
     return cache
+
+
+def drafter(ids: list[int]) -> Drafter:
+    """Return a drafter that looks guesses up in these ids."""
+    return Drafter(PromptLookup(ids), max_tokens=8)
 
 
 def prefix_cache(max_bytes: int = 10_000, family: Any = "chatglm2") -> PrefixCache:
@@ -60,25 +65,25 @@ def test_percentiles_interpolate() -> None:
 
 def test_lookup_proposes_what_followed_before() -> None:
     """After '1 2' came '3 4' last time."""
-    assert PromptLookup([1, 2, 3, 4, 9, 1, 2], max_tokens=8).propose(8) == (3, 4)
+    assert drafter([1, 2, 3, 4, 9, 1, 2]).propose(8) == (3, 4)
 
 
 def test_lookup_continues_a_repetition() -> None:
     """A run of one token is guessed to go on, longer than the run seen."""
-    lookup = PromptLookup([7, 7, 7, 7], max_tokens=8)
+    lookup = drafter([7, 7, 7, 7])
     lookup.verdict(2, 2)
     assert lookup.propose(8) == (7, 7, 7, 7)
 
 
 def test_lookup_has_no_guess_without_a_precedent() -> None:
     """Nothing seen, nothing guessed; no room, no guess."""
-    assert PromptLookup([1, 2, 3], max_tokens=8).propose(8) == ()
-    assert PromptLookup([1, 2, 3, 1, 2], max_tokens=8).propose(0) == ()
+    assert drafter([1, 2, 3]).propose(8) == ()
+    assert drafter([1, 2, 3, 1, 2]).propose(0) == ()
 
 
 def test_wrong_guesses_become_rare() -> None:
     """Where every guess is wrong, few steps of a long answer carry one."""
-    lookup = PromptLookup([5] * 10, max_tokens=8)
+    lookup = drafter([5] * 10)
     steps_with_guess = 0
     for _ in range(256):
         lookup.append(5)
