@@ -22,28 +22,32 @@ if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
 
+    from chatglm_backend.ui.chat import ChatPresenter
     from chatglm_backend.ui.ports import PageService
     from chatglm_backend.ui.presenter import Presenter
 
 __all__ = ["build_page", "create_app", "main"]
 
 
-def build_page(presenter: Presenter, settings: Settings) -> gr.Blocks:
+def build_page(presenter: Presenter, chat: ChatPresenter, settings: Settings) -> gr.Blocks:
     """The page in the presenter's language."""
     import gradio as gr
 
+    from chatglm_backend.ui.pages.chat import build_chat_page
     from chatglm_backend.ui.pages.header import build_header, follow_model, stop_when_closed
     from chatglm_backend.ui.pages.prompt import build_prompt_page
 
     t = presenter.texts
     with gr.Blocks(title=t("app.title"), analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         card = build_header(presenter)
-        with gr.Tabs(elem_id="cg-tabs"):  # noqa: SIM117  more tabs follow
+        with gr.Tabs(elem_id="cg-tabs"):
             with gr.Tab(t("tab.prompt"), id="prompt"):
                 examples = build_prompt_page(presenter, settings)
+            with gr.Tab(t("tab.chat"), id="chat"):
+                build_chat_page(chat, settings)
         gr.HTML(f'<p class="cg-foot">{t("footer.note")}</p>')
         follow_model(page, presenter, card, examples)
-        stop_when_closed(page, presenter)
+        stop_when_closed(page, presenter, chat)
     return page
 
 
@@ -52,6 +56,7 @@ def create_app(service: PageService, settings: Settings) -> FastAPI:
     import gradio as gr
     from fastapi import FastAPI
 
+    from chatglm_backend.ui.chat import ChatPresenter
     from chatglm_backend.ui.i18n import LANGUAGES, load_texts
     from chatglm_backend.ui.languages import LanguageRoot
     from chatglm_backend.ui.presenter import Presenter
@@ -66,14 +71,15 @@ def create_app(service: PageService, settings: Settings) -> FastAPI:
     app = FastAPI(title="ChatGLM", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     runner, pages, titles = AnswerRunner(service), {}, {}
     for language in LANGUAGES:
-        presenter = Presenter(service, runner, load_texts(language))
-        page = build_page(presenter, settings).queue(default_concurrency_limit=None, api_open=False)
+        texts = load_texts(language)
+        presenter, chat = Presenter(service, runner, texts), ChatPresenter(service, runner, texts)
+        page = build_page(presenter, chat, settings).queue(default_concurrency_limit=None, api_open=False)
         gr.mount_gradio_app(
             app, page, path=f"/{language}", theme=page_theme(), css=page_styles(), footer_links=[], run_history=False,
             show_error=False, max_file_size="1mb", ssr_mode=False, pwa=False, enable_monitoring=False,
         )  # fmt: skip
         pages[language] = app.router.routes.pop().app  # type: ignore[attr-defined]
-        titles[language] = presenter.texts("app.title")
+        titles[language] = texts("app.title")
     app.mount("/", LanguageRoot(pages, page_script(), titles))
     return app
 
@@ -85,21 +91,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = page_settings(argv)
         listener = take_port(settings.host, settings.port)
     except ChatGLMError as error:
-        sys.stderr.write(f"{error}\n")
+        _say(str(error))
         return 1
     import uvicorn
 
-    from chatglm_backend.service import create_service
+    from chatglm_backend.service import Service
 
-    service = create_service(settings)
+    service = Service(settings, note=_say)
     try:
         app = create_app(service, settings)
-        sys.stderr.write(f"http://{settings.host}:{settings.port}\n")
+        _say(f"http://{settings.host}:{settings.port}")
         config = uvicorn.Config(app, log_level=settings.log_level, timeout_graceful_shutdown=3)
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         service.close()
     return 0
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":

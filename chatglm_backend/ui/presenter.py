@@ -13,14 +13,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from importlib.resources import files
 
-import psutil
-
 from chatglm_backend.core import GenerationParams, GenerationRequest, ModelState, PromptFormat
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.ports import PageService
 from chatglm_backend.ui.progress import Answer
-from chatglm_backend.ui.render import answer_status, empty_prompt, example_chips, model_card, timing_panel
+from chatglm_backend.ui.render import answer_status, empty_prompt, example_chips, model_card, timing_panel, used_memory
 from chatglm_backend.ui.runner import AnswerRunner
 
 __all__ = ["HeaderView", "Presenter", "PromptForm", "PromptView"]
@@ -156,7 +154,7 @@ class Presenter:
         )
 
     def _timing(self, answer: Answer | None) -> str:
-        return timing_panel(self.texts, answer, self._service.status().info, psutil.Process().memory_info().rss)
+        return timing_panel(self.texts, answer, self._service.status().info, used_memory())
 
 
 def _demo_examples(language: str) -> tuple[str, ...]:

@@ -7,11 +7,22 @@ from __future__ import annotations
 
 from html import escape
 
+import psutil
+
 from chatglm_backend.core import FinishReason, LoadProgress, ModelInfo, ModelState, ModelStatus
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.progress import Answer, Phase
 
-__all__ = ["answer_status", "empty_prompt", "example_chips", "load_line", "model_card", "timing_panel"]
+__all__ = [
+    "answer_status",
+    "context_bar",
+    "empty_prompt",
+    "example_chips",
+    "load_line",
+    "model_card",
+    "timing_panel",
+    "used_memory",
+]
 
 _GB = 1_000_000_000
 _MEGA = 1_000_000
@@ -78,6 +89,25 @@ def load_line(texts: Texts, progress: LoadProgress | None) -> tuple[str, float |
         return stage, None
     share = min(progress.done / progress.total, 1.0)
     return texts("load.progress", stage=stage, percent=int(share * 100)), share
+
+
+def context_bar(texts: Texts, used: int, limit: int, dropped: int) -> str:
+    """How full the model's context is, and a notice where rounds were left out."""
+    share = min(used / limit, 1.0) if limit else 0.0
+    label = escape(texts("chat.context", used=used, limit=limit))
+    notice = ""
+    if dropped:
+        notice = f'<p class="cg-demo" role="status">{escape(texts("chat.dropped", rounds=dropped))}</p>'
+    return (
+        f'<div class="cg-context"><span>{label}</span><div class="cg-bar" role="meter" aria-label="{label}" '
+        f'aria-valuemin="0" aria-valuemax="{limit}" aria-valuenow="{min(used, limit)}">'
+        f'<span style="width:{share * 100:.1f}%"></span></div></div>{notice}'
+    )
+
+
+def used_memory() -> int:
+    """Bytes of memory that this process holds."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def example_chips(texts: Texts, prompts: tuple[str, ...]) -> str:

@@ -36,15 +36,26 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.isComposing || event.keyCode === 229) return; // an input method is choosing characters
+    const inChat = event.target.closest && event.target.closest("#cg-chat-box");
     const inPrompt = event.target.closest && event.target.closest("#cg-prompt");
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && inPrompt) {
       event.preventDefault();
       event.stopPropagation();
       press("cg-generate");
+    } else if (event.key === "Enter" && !event.shiftKey && inChat) {
+      event.preventDefault();
+      event.stopPropagation();
+      press("cg-chat-send");
     } else if (event.key === "Escape") {
       ["cg-stop", "cg-chat-stop"].some(press);
     }
   }, true);
+
+  // Gradio would send on Shift+Enter, where people expect a new line.
+  ["keydown", "keypress"].forEach((name) => document.addEventListener(name, (event) => {
+    const ours = event.target.closest && event.target.closest("#cg-prompt, #cg-chat-box");
+    if (ours && event.key === "Enter" && event.shiftKey) event.stopPropagation();
+  }, true));
 
   document.addEventListener("click", (event) => {
     const target = event.target.closest && event.target.closest("[data-fill], [data-action]");

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from chatglm_backend.ui.chat import ChatPresenter
 from chatglm_backend.ui.presenter import Presenter
 
 __all__ = ["build_header", "follow_model", "stop_when_closed"]
@@ -55,10 +56,11 @@ def follow_model(page: gr.Blocks, presenter: Presenter, card: gr.HTML, examples:
         event(refresh, shown, outputs, queue=False, show_progress="hidden", api_visibility="private")
 
 
-def stop_when_closed(page: gr.Blocks, presenter: Presenter) -> None:
+def stop_when_closed(page: gr.Blocks, *presenters: Presenter | ChatPresenter) -> None:
     """End a visitor's answers when they close or reload the page."""
 
     def leave(request: gr.Request) -> None:
-        presenter.stop(request.session_hash or "")
+        for presenter in presenters:
+            presenter.stop(request.session_hash or "")
 
     page.unload(leave)

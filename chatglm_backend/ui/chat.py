@@ -1,0 +1,164 @@
+"""What happens when people use the Chat page: turns in, views out. Pure Python, no components."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from chatglm_backend.core import GenerationParams, GenerationRequest, Message, ModelInfo, ModelState
+from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.ui.conversation import Fitted, Turns, back_to_user, fit
+from chatglm_backend.ui.i18n import Texts
+from chatglm_backend.ui.ports import PageService
+from chatglm_backend.ui.progress import Answer
+from chatglm_backend.ui.render import answer_status, context_bar, empty_prompt, timing_panel, used_memory
+from chatglm_backend.ui.runner import AnswerRunner
+
+__all__ = ["ChatForm", "ChatPresenter", "ChatView"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatForm:
+    """What the visitor set beside the conversation."""
+
+    system: str = ""
+    max_new_tokens: float = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChatView:
+    """The Chat page at a moment. ``box`` is ``None`` where what is typed stays as it is."""
+
+    turns: Turns
+    running: bool
+    status: str
+    context: str
+    timing: str
+    box: str | None = None
+
+
+class ChatPresenter:
+    """The Chat page's logic in one language."""
+
+    def __init__(self, service: PageService, runner: AnswerRunner, texts: Texts) -> None:
+        self.texts = texts
+        self._service = service
+        self._runner = runner
+
+    def blank(self) -> ChatView:
+        """The page before a conversation."""
+        return self._view((), None, None, box="")
+
+    async def send(self, session: str, turns: Turns, text: str, form: ChatForm) -> AsyncGenerator[ChatView, None]:
+        """Views of the answer to a new question."""
+        if not text.strip():
+            view = self._view(turns, None, None)
+            yield ChatView(
+                turns, running=False, status=empty_prompt(self.texts), context=view.context, timing=view.timing
+            )
+            return
+        async with aclosing(self._answer(session, (*turns, Message("user", text)), form)) as views:
+            async for view in views:
+                yield view
+
+    async def regenerate(
+        self, session: str, turns: Turns, index: int, form: ChatForm
+    ) -> AsyncGenerator[ChatView, None]:
+        """Views of another answer to the question at or before ``index``; later turns are gone."""
+        kept = back_to_user(turns, index)
+        if not kept:
+            yield self._view(turns, None, None)
+            return
+        async with aclosing(self._answer(session, kept, form)) as views:
+            async for view in views:
+                yield view
+
+    async def edit(
+        self, session: str, turns: Turns, index: int, text: str, form: ChatForm
+    ) -> AsyncGenerator[ChatView, None]:
+        """Replace the question at ``index`` and go on from there."""
+        kept = back_to_user(turns, index)
+        async with aclosing(self.send(session, kept[:-1], text, form)) as views:
+            async for view in views:
+                yield view
+
+    def undo(self, session: str, turns: Turns, index: int) -> ChatView:
+        """Take the question at or before ``index`` back into the box; it and all after it are gone."""
+        self._runner.stop(self._key(session))
+        kept = back_to_user(turns, index)
+        return self._view(kept[:-1], None, None, box=kept[-1].content if kept else "")
+
+    def stop(self, session: str) -> None:
+        """Stop the answer; its text stays."""
+        self._runner.stop(self._key(session))
+
+    def clear(self, session: str) -> ChatView:
+        """Stop, and begin a new conversation."""
+        self._runner.stop(self._key(session), drop=True)
+        return self.blank()
+
+    async def _answer(self, session: str, turns: Turns, form: ChatForm) -> AsyncGenerator[ChatView, None]:
+        yield self._view(turns, Answer(), None, box="")
+        try:
+            fitted = await asyncio.to_thread(self._fit, turns, form)
+            request = self._request(session, fitted, form)
+        except (ChatGLMError, ValueError, OverflowError) as error:
+            failed = Answer()
+            failed.fail(error)
+            yield self._view(turns, failed, None)
+            return
+        async with aclosing(self._runner.run(self._key(session), request)) as answers:
+            async for answer in answers:
+                if answer.dropped:
+                    yield self.blank()
+                    continue
+                text = answer.text
+                yield self._view((*turns, Message("assistant", text)) if text else turns, answer, fitted)
+
+    def _fit(self, turns: Turns, form: ChatForm) -> Fitted:
+        info = self._service.status().info
+        system = form.system.strip()
+        if system and info is not None and info.family == "chatglm3":
+            turns = (Message("system", system), *turns)
+        if info is None:
+            return Fitted(turns, 0, 0)
+        reserve = min(int(form.max_new_tokens), info.context_limit // 4)
+        return fit(turns, self._count, info.context_limit, reserve)
+
+    def _count(self, turns: Turns) -> int:
+        return len(self._service.preview_prompt(GenerationRequest("count", messages=turns)).ids)
+
+    def _request(self, session: str, fitted: Fitted, form: ChatForm) -> GenerationRequest:
+        tokens = int(form.max_new_tokens)
+        info = self._service.status().info
+        if info is not None and fitted.used:
+            tokens = max(1, min(tokens, info.context_limit - fitted.used))
+        params = GenerationParams(max_new_tokens=tokens, temperature=float(form.temperature), top_p=float(form.top_p))
+        return GenerationRequest(secrets.token_hex(8), session, messages=fitted.messages, params=params)
+
+    def _view(self, turns: Turns, answer: Answer | None, fitted: Fitted | None, box: str | None = None) -> ChatView:
+        status = self._service.status()
+        info = status.info if status.state is ModelState.READY else None
+        return ChatView(
+            turns=turns,
+            running=answer is not None and answer.running,
+            status=answer_status(self.texts, answer, status),
+            context=self._context(turns, answer, fitted, info),
+            timing=timing_panel(self.texts, answer, info, used_memory()),
+            box=box,
+        )
+
+    def _context(self, turns: Turns, answer: Answer | None, fitted: Fitted | None, info: ModelInfo | None) -> str:
+        if info is None:
+            return ""
+        used = 0 if fitted is None or not turns else fitted.used + (0 if answer is None else answer.tokens)
+        return context_bar(self.texts, used, info.context_limit, 0 if fitted is None else fitted.dropped)
+
+    @staticmethod
+    def _key(session: str) -> str:
+        return f"{session}/chat"

@@ -1,0 +1,125 @@
+"""The Chat page's logic: what is sent, what no longer fits, and where one goes back to."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from chatglm_backend.core import Message
+from chatglm_backend.testing import ScriptedService, scripted_model
+from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
+from chatglm_backend.ui.conversation import Turns, as_text, as_typed, back_to_user, fit
+from chatglm_backend.ui.i18n import load_texts
+from chatglm_backend.ui.runner import AnswerRunner
+
+_TALK: Turns = (Message("user", "one"), Message("assistant", "1"), Message("user", "two"), Message("assistant", "2"))
+
+
+def _chat(**info: object) -> tuple[ScriptedService, ChatPresenter]:
+    service = ScriptedService(info=replace(scripted_model(), **info))  # type: ignore[arg-type]
+    service.load(None)
+    return service, ChatPresenter(service, AnswerRunner(service), load_texts("en"))
+
+
+def _send(presenter: ChatPresenter, turns: Turns, text: str, form: ChatForm | None = None) -> list[ChatView]:
+    async def collect() -> list[ChatView]:
+        return [view async for view in presenter.send("visitor", turns, text, form or ChatForm())]
+
+    return asyncio.run(collect())
+
+
+def _length(messages: Turns) -> int:
+    return sum(len(message.content) for message in messages)
+
+
+def test_the_question_appears_at_once_and_the_answer_follows() -> None:
+    """The box empties with the first view; the last holds both turns."""
+    _, presenter = _chat()
+    views = _send(presenter, (), "What is AI?")
+    assert (views[0].turns, views[0].box) == ((Message("user", "What is AI?"),), "")
+    assert views[-1].turns[-1] == Message("assistant", "AI is the study of machines that learn.")
+
+
+def test_the_whole_conversation_is_sent() -> None:
+    """Earlier turns go with the new question."""
+    service, presenter = _chat()
+    _send(presenter, _TALK, "three")
+    assert service.requests[0].messages == (*_TALK, Message("user", "three"))
+
+
+def test_a_system_prompt_goes_only_to_the_family_that_reads_it() -> None:
+    """ChatGLM3 gets it first; ChatGLM does not get it at all."""
+    for family, expected in (("chatglm3", "system"), ("chatglm", "user")):
+        service, presenter = _chat(family=family)
+        _send(presenter, (), "hello", ChatForm(system="Be brief."))
+        assert service.requests[0].messages[0].role == expected
+
+
+def test_rounds_are_dropped_whole_and_from_the_front() -> None:
+    """A question never loses its answer, the system message and the last question stay."""
+    system = Message("system", "s")
+    fitted = fit((system, *_TALK, Message("user", "three")), _length, limit=12, reserve=2)
+    assert fitted.messages == (system, *_TALK[2:], Message("user", "three"))
+    assert (fitted.dropped, fitted.used) == (1, 10)
+
+
+def test_a_last_question_that_is_too_long_is_kept() -> None:
+    """Nothing is cut silently: the engine says that it does not fit."""
+    fitted = fit((Message("user", "x" * 99),), _length, limit=10, reserve=2)
+    assert (len(fitted.messages), fitted.dropped) == (1, 0)
+
+
+def test_dropped_rounds_are_said_on_the_page() -> None:
+    """The notice names how many rounds the model did not see."""
+    _, presenter = _chat(context_limit=40)
+    views = _send(presenter, _TALK, "three")
+    assert "the earliest rounds were left out of this answer (2)" in views[-1].context
+    assert len(views[-1].turns) == 6
+
+
+def test_an_answer_is_asked_no_longer_than_the_context_allows() -> None:
+    """Prompt and new tokens together stay within the limit."""
+    service, presenter = _chat(context_limit=100)
+    _send(presenter, (), "hello", ChatForm(max_new_tokens=500))
+    assert service.requests[0].params.max_new_tokens == 100 - len("user: hello")
+
+
+def test_going_back_finds_the_question() -> None:
+    """From an answer or a question, the conversation ends with that question."""
+    assert back_to_user(_TALK, 3) == _TALK[:3]
+    assert back_to_user(_TALK, 0) == _TALK[:1]
+    assert back_to_user((), 0) == ()
+
+
+def test_undo_brings_the_question_back_into_the_box() -> None:
+    """The last round is gone, its question can be typed on."""
+    _, presenter = _chat()
+    view = presenter.undo("visitor", _TALK, 3)
+    assert (view.turns, view.box) == (_TALK[:2], "two")
+
+
+def test_an_edited_question_replaces_what_followed() -> None:
+    """The conversation goes on from the new wording."""
+    service, presenter = _chat()
+
+    async def edit() -> list[ChatView]:
+        return [view async for view in presenter.edit("visitor", _TALK, 0, "uno", ChatForm())]
+
+    views = asyncio.run(edit())
+    assert service.requests[0].messages == (Message("user", "uno"),)
+    assert [turn.role for turn in views[-1].turns] == ["user", "assistant"]
+
+
+def test_an_empty_message_changes_nothing() -> None:
+    """The conversation stays as it is and nothing is sent."""
+    service, presenter = _chat()
+    assert _send(presenter, _TALK, "  ")[-1].turns == _TALK
+    assert service.tickets == []
+
+
+def test_tags_are_text_but_code_and_formulas_are_left_alone() -> None:
+    """HTML is seen as typed, comparison signs and code stay, and editing gets the original."""
+    written = "<b>x</b> 1 < 2 `<i>` $a<b$\n```\n<p>\n```\n<script>"
+    shown = as_text(written)
+    assert shown == "&lt;b>x&lt;/b> 1 < 2 `<i>` $a<b$\n```\n<p>\n```\n&lt;script>"
+    assert as_typed(shown) == written
