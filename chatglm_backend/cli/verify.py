@@ -136,7 +136,8 @@ def _build(folder: Path, precision: Precision, settings: Settings) -> tuple[Chat
     choice = select_kernel(cast("KernelName", settings.kernel))
     # The exact product is checked to 1e-4, which a 16-bit cache would hide.
     kv_dtype = torch.float32 if settings.kernel == "exact" else getattr(torch, settings.kv_dtype)
-    return build_model(source.config, Int4Weights(checkpoint, choice.kernel), kv_dtype=kv_dtype), choice.kernel.name
+    weights = Int4Weights(checkpoint, choice.kernel)
+    return build_model(source.config, weights, kv_dtype=kv_dtype, ops=choice.ops), choice.kernel.name
 
 
 def _family(settings: Settings) -> Family | None:

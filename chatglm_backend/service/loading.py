@@ -72,6 +72,7 @@ def load_model(
     import torch
 
     from chatglm_backend.checkpoint.default import bundled_folder, default_model
+    from chatglm_backend.checkpoint.places import cache_root
     from chatglm_backend.checkpoint.prepare import prepare
     from chatglm_backend.engine.engine import Engine, EngineOptions
     from chatglm_backend.hardware import Wishes, plan_threads, read_machine
@@ -102,9 +103,17 @@ def load_model(
         env=env,
     )
     progress(LoadProgress("map"))
-    choice = select_kernel(cast("KernelName", settings.kernel))
+    choice = select_kernel(
+        cast("KernelName", settings.kernel),
+        threads=plan.threads,
+        cache=None if settings.no_cache else cache_root(env) / "kernels",
+        notify=_log.info,
+    )
     network = build_model(
-        checkpoint.config, Int4Weights(checkpoint, choice.kernel), kv_dtype=getattr(torch, settings.kv_dtype)
+        checkpoint.config,
+        Int4Weights(checkpoint, choice.kernel),
+        kv_dtype=getattr(torch, settings.kv_dtype),
+        ops=choice.ops,
     )
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder, checkpoint.config.family)
     options = EngineOptions(prefix_cache_bytes=settings.prefix_cache_mb * 1_000_000)
