@@ -165,7 +165,8 @@ class Engine:
             self._remove(sequence)
 
     def abandon_all(self) -> None:
-        """Forget every sequence without a word, after a failure of the engine itself."""
+        """Forget every sequence without a word, and what was kept, after a failure of the engine itself."""
+        self.prefix_cache.clear()
         self._reading.clear()
         self._decoding.clear()
 
