@@ -35,6 +35,7 @@ def build_page(presenter: Presenter, chat: ChatPresenter, settings: Settings) ->
 
     from chatglm_backend.ui.pages.chat import build_chat_page
     from chatglm_backend.ui.pages.header import build_header, follow_model, stop_when_closed
+    from chatglm_backend.ui.pages.model import build_model_page
     from chatglm_backend.ui.pages.prompt import build_prompt_page
 
     t = presenter.texts
@@ -45,8 +46,10 @@ def build_page(presenter: Presenter, chat: ChatPresenter, settings: Settings) ->
                 examples = build_prompt_page(presenter, settings)
             with gr.Tab(t("tab.chat"), id="chat"):
                 build_chat_page(chat, settings)
+            with gr.Tab(t("tab.model"), id="model"):
+                model = build_model_page(presenter)
         gr.HTML(f'<p class="cg-foot">{t("footer.note")}</p>')
-        follow_model(page, presenter, card, examples)
+        follow_model(page, presenter, card, examples, model)
         stop_when_closed(page, presenter, chat)
     return page
 
@@ -89,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_environment(os.environ)
     try:
         settings = page_settings(argv)
-        listener = take_port(settings.host, settings.port)
+        listener = take_port(settings.host or "127.0.0.1", settings.port)
     except ChatGLMError as error:
         _say(str(error))
         return 1
@@ -100,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     service = Service(settings, note=_say)
     try:
         app = create_app(service, settings)
-        _say(f"http://{settings.host}:{settings.port}")
+        _say(f"http://{settings.host or '127.0.0.1'}:{settings.port}")
         config = uvicorn.Config(app, log_level=settings.log_level, timeout_graceful_shutdown=3)
         uvicorn.Server(config).run(sockets=[listener])
     finally:

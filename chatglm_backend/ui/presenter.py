@@ -18,7 +18,15 @@ from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.ports import PageService
 from chatglm_backend.ui.progress import Answer
-from chatglm_backend.ui.render import answer_status, empty_prompt, example_chips, model_card, timing_panel, used_memory
+from chatglm_backend.ui.render import (
+    answer_status,
+    empty_prompt,
+    example_chips,
+    model_card,
+    model_facts,
+    timing_panel,
+    used_memory,
+)
 from chatglm_backend.ui.runner import AnswerRunner
 
 __all__ = ["HeaderView", "Presenter", "PromptForm", "PromptView"]
@@ -76,6 +84,7 @@ class HeaderView:
 
     card: str
     examples: str
+    facts: str
     settled: bool
 
 
@@ -96,8 +105,19 @@ class Presenter:
         return HeaderView(
             card=model_card(self.texts, status),
             examples=example_chips(self.texts, prompts),
+            facts=model_facts(self.texts, status.info),
             settled=status.state is not ModelState.LOADING,
         )
+
+    def load(self, model: str) -> HeaderView:
+        """Begin loading a folder or hub id; an empty one loads the default again."""
+        self._service.load(model.strip() or None)
+        return self.header()
+
+    def cancel_load(self) -> HeaderView:
+        """Stop loading."""
+        self._service.cancel_load()
+        return self.header()
 
     def blank(self) -> PromptView:
         """The Prompt page before an answer."""

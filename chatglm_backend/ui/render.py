@@ -20,6 +20,7 @@ __all__ = [
     "example_chips",
     "load_line",
     "model_card",
+    "model_facts",
     "timing_panel",
     "used_memory",
 ]
@@ -78,6 +79,26 @@ def model_card(texts: Texts, status: ModelStatus) -> str:
             f"<strong>{escape(heading)}</strong> {escape(text)}</div></div>"
         )
     return f'<div class="cg-model" data-state="none"><span class="cg-pill">{escape(texts("model.none"))}</span></div>'
+
+
+def model_facts(texts: Texts, info: ModelInfo | None) -> str:
+    """All that is known of the loaded model, as a list of terms."""
+    if info is None:
+        return f'<p class="cg-facts">{escape(texts("model.no_facts"))}</p>'
+    kv = texts("model.per_token", kib=round(info.kv_bytes_per_token / 1024, 1), dtype=info.kv_dtype)
+    rows = (
+        ("name", info.name),
+        ("family", info.family),
+        ("parameters", f"{info.parameters:,}"),
+        ("context", f"{info.context_limit} token"),
+        ("weights", f"{info.weight_bytes / _GB:.2f} GB, INT4"),
+        ("kv", kv),
+        ("kernel", info.kernel),
+        ("why", info.kernel_reason),
+        ("threads", str(info.threads)),
+    )
+    cells = "".join(f"<dt>{escape(texts(f'model.fact.{key}'))}</dt><dd>{escape(value)}</dd>" for key, value in rows)
+    return f'<dl class="cg-table" aria-label="{escape(texts("model.facts"))}">{cells}</dl>'
 
 
 def load_line(texts: Texts, progress: LoadProgress | None) -> tuple[str, float | None]:

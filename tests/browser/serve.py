@@ -21,6 +21,7 @@ SCENARIOS: dict[str, Callable[[], ScriptedService]] = {
     "ready": ScriptedService,
     "demo": lambda: ScriptedService(info=scripted_model(is_demo=True)),
     "loading": lambda: ScriptedService(load_seconds=6),
+    "reloading": lambda: ScriptedService(load_seconds=3),
     "failing": lambda: ScriptedService(
         load_seconds=2, load_error=MissingFile(path="/models/chatglm/pytorch_model.bin")
     ),
@@ -48,6 +49,7 @@ def main() -> None:
                 ],
                 "prompts": [r.prompt or (r.messages[-1].content if r.messages else "") for r in service.requests],
                 "max_new_tokens": [r.params.max_new_tokens for r in service.requests],
+                "loaded": service.loaded,
                 "sessions": [r.session_id for r in service.requests],
             }
         )

@@ -8,7 +8,8 @@ from typing import Any
 import gradio as gr
 
 from chatglm_backend.ui.chat import ChatPresenter
-from chatglm_backend.ui.presenter import Presenter
+from chatglm_backend.ui.pages.model import ModelPage
+from chatglm_backend.ui.presenter import HeaderView, Presenter
 
 __all__ = ["build_header", "follow_model", "stop_when_closed"]
 
@@ -38,22 +39,35 @@ def build_header(presenter: Presenter) -> gr.HTML:
     return gr.HTML(presenter.header().card, elem_id="cg-model-card")
 
 
-def follow_model(page: gr.Blocks, presenter: Presenter, card: gr.HTML, examples: gr.HTML) -> None:
-    """Keep card and examples up to date: every second while a model loads, seldom afterwards."""
+def follow_model(page: gr.Blocks, presenter: Presenter, card: gr.HTML, examples: gr.HTML, model: ModelPage) -> None:
+    """Keep all that shows the model up to date: every second while it loads, seldom afterwards."""
     timer = gr.Timer(_FAST_S)
     shown = gr.State("")
 
-    def refresh(before: str) -> tuple[Any, ...]:
-        view = presenter.header()
+    def updates(view: HeaderView, before: str) -> tuple[Any, ...]:
         pace = gr.Timer(value=_SLOW_S if view.settled else _FAST_S)
-        now = view.card + view.examples
+        now = view.card + view.examples + view.facts
         if now == before:
-            return gr.skip(), gr.skip(), pace, gr.skip()
-        return view.card, view.examples, pace, now
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip(), pace, gr.skip()
+        loading = gr.Button(interactive=view.settled), gr.Button(interactive=not view.settled)
+        return view.card, view.examples, view.facts, *loading, pace, now
 
-    outputs = [card, examples, timer, shown]
+    def refresh(before: str) -> tuple[Any, ...]:
+        return updates(presenter.header(), before)
+
+    def load(source: str) -> tuple[Any, ...]:
+        return updates(presenter.load(source or ""), "")
+
+    def cancel() -> tuple[Any, ...]:
+        return updates(presenter.cancel_load(), "")
+
+    outputs = [card, examples, model.facts, model.load, model.cancel, timer, shown]
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     for event in (page.load, timer.tick):
-        event(refresh, shown, outputs, queue=False, show_progress="hidden", api_visibility="private")
+        event(refresh, shown, outputs, **quiet)
+    for event in (model.load.click, model.source.submit):
+        event(load, model.source, outputs, **quiet)
+    model.cancel.click(cancel, None, outputs, **quiet)
 
 
 def stop_when_closed(page: gr.Blocks, *presenters: Presenter | ChatPresenter) -> None:
