@@ -54,7 +54,6 @@ def test_training_logits_equal_inference_logits() -> None:
         while not prefill.advance():
             pass
         expected = [prefill.logits[0]]
-        for token in answer:
-            expected.append(model.decode([Feed((token,), cache)])[0].clone())
+        expected += [model.decode([Feed((token,), cache)])[0].clone() for token in answer]
         found = batched[row, len(prompt) - 1 : len(prompt) + len(answer)]
         torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-4)

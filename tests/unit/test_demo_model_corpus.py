@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from tools.demo_model.corpus import Corpus, Example, evaluation_keys, key, normalise, read_evaluation
+from tools.demo_model.corpus import Corpus
+from tools.demo_model.examples import Example, evaluation_keys, key, normalise, read_evaluation
 from tools.demo_model.sums import all_sums, held_out
 from tools.demo_model.tables import read_names
 
@@ -39,7 +40,7 @@ def test_no_held_out_sum_is_in_the_corpus(examples: list[Example]) -> None:
     """No question and no answer, follow-ups included, holds a held-out sum."""
     known = set(all_sums())
     seen = {s for example in examples for turn in example.turns for text in turn for s in sums_in(text)}
-    assert [] == sorted(s for s in seen & known if held_out(*s))
+    assert sorted(s for s in seen & known if held_out(*s)) == []
 
 
 def test_the_search_for_sums_finds_them(examples: list[Example]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tools.demo_model.grading import passes
+from tools.demo_model.grading import last_number, passes
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,17 @@ def test_an_unwanted_text_fails_the_answer() -> None:
     """A refusal is wrong where an answer was wanted."""
     item = {"must_contain": ["Paris"], "must_not_contain": ["do not know that"]}
     assert not passes(item, "Paris? Sorry, I do not know that.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ("37+25: tens 5, ones 12, the result is 62.", "62"),
+        ("12-45：十位-3，个位-3，结果是-33。", "-33"),
+        ("37-25=12", "12"),
+        ("no number", None),
+    ],
+)
+def test_the_result_of_a_sum_is_its_last_number(answer: str, number: str | None) -> None:
+    """Tens and ones named on the way do not count."""
+    assert number == last_number(answer)

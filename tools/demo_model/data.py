@@ -15,19 +15,19 @@ from tools.demo_model.corpus import OUT
 
 # Relative; sums are short and learn slowest.
 SHARES = {
-    "topic": 0.22,
+    "topic": 0.2,
     "fact": 0.05,
     "capital": 0.05,
     "word": 0.10,
     "unknown": 0.17,
-    "unknown_sum": 0.06,
-    "name": 0.02,
-    "sum": 0.40,
+    "unknown_sum": 0.05,
+    "name": 0.04,
+    "sum": 0.38,
     "times": 0.05,
-    "follow_name": 0.06,
+    "follow_name": 0.12,
     "follow_more": 0.05,
     "follow_other": 0.04,
-    "follow_any": 0.02,
+    "follow_any": 0.015,
 }
 
 

@@ -23,8 +23,9 @@ from chatglm_backend.models.base import build_model
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.weights import DenseWeights, Weights
 from chatglm_backend.tokenizers.base import Tokenizer, load_tokenizer
-from tools.demo_model.corpus import OUT, read_evaluation
-from tools.demo_model.grading import passes, plain
+from tools.demo_model.corpus import OUT
+from tools.demo_model.examples import read_evaluation
+from tools.demo_model.grading import last_number, passes, plain
 
 SEEN = 500
 PARAMS = GenerationParams(max_new_tokens=80)
@@ -65,7 +66,9 @@ class Answerer:
         """The last answer of a training example, whose earlier answers are given."""
         if len(turns) == 1:
             return self.ask({"prompt": turns[0][0], "prompt_format": "recipe"})
-        messages = [Message(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+        messages = [
+            Message(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
         return self.ask({"messages": tuple(messages[:-1])})
 
 
@@ -87,11 +90,15 @@ def score(answerer: Answerer) -> list[dict[str, object]]:
         answer, ended = answerer.replay(turns)
         right = ended and plain(answer) == plain(turns[-1][1])
         prompt = " | ".join(question for question, _ in turns)
-        results.append({"ability": "seen", "group": example["group"], "prompt": prompt, "answer": answer, "right": right})
+        results.append(
+            {"ability": "seen", "group": example["group"], "prompt": prompt, "answer": answer, "right": right}
+        )
     for item in read_evaluation():
         prompts: list[str] = item["turns"]  # type: ignore[assignment]
         answer, ended = answerer.talk(prompts, str(item["format"]))
         right = ended and passes(item, answer)
+        if item["ability"] == "sums":
+            right = right and [last_number(answer)] == item["must_contain"]
         row = {"ability": item["ability"], "id": item["id"], "prompt": " | ".join(prompts)}
         results.append({**row, "answer": answer, "right": right})
     return results

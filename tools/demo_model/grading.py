@@ -30,3 +30,13 @@ def passes(item: Mapping[str, object], answer: str) -> bool:
     unwanted: Sequence[str] = item["must_not_contain"]  # type: ignore[assignment]
     graded = plain(answer)
     return all(contains(graded, text) for text in wanted) and not any(contains(graded, text) for text in unwanted)
+
+
+def last_number(answer: str) -> str | None:
+    """The last whole number in an answer, with its sign.
+
+    Stricter than the evaluation set asks for: an answer to a sum names tens and ones on its way, and
+    those must not count as the result.
+    """
+    numbers = re.findall(r"(?<![\d])-?\d+", plain(answer))
+    return numbers[-1] if numbers else None

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 ALPHA = math.sqrt(2 * 28)
 BLOCK = 64
@@ -49,7 +49,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., out]."""
-        return F.linear(x, fake_int4(self.weight) if Linear.int4 else self.weight, self.bias)
+        return functional.linear(x, fake_int4(self.weight) if Linear.int4 else self.weight, self.bias)
 
 
 class Attention(nn.Module):
@@ -100,7 +100,7 @@ class Block(nn.Module):
         a = self.input_layernorm(h)
         h = ALPHA * a + self.attention(a, rotary, mask)
         m = self.post_attention_layernorm(h)
-        inner = F.gelu(self.mlp["dense_h_to_4h"](m), approximate="tanh")
+        inner = functional.gelu(self.mlp["dense_h_to_4h"](m), approximate="tanh")
         return ALPHA * m + self.mlp["dense_4h_to_h"](inner)
 
 
@@ -142,7 +142,7 @@ class Network(nn.Module):
             h = block(h, rotary, mask)
         h = self.transformer.final_layernorm(h[wanted])
         weight = self.transformer.word_embeddings.weight
-        return F.linear(h, fake_int4(weight) if Linear.int4 else weight)
+        return functional.linear(h, fake_int4(weight) if Linear.int4 else weight)
 
 
 def prefix_mask(starts: Tensor, lengths: Tensor, length: int) -> Tensor:
@@ -154,7 +154,7 @@ def prefix_mask(starts: Tensor, lengths: Tensor, length: int) -> Tensor:
 
 
 def rotary_table(starts: Tensor, length: int, head: int) -> tuple[Tensor, Tensor]:
-    """cos and sin, [batch, 1, length, 2, head / 4]: position ids first, block position ids second."""
+    """Cos and sin, [batch, 1, length, 2, head / 4]: position ids first, block position ids second."""
     at = torch.arange(length)[None, :]
     after = at >= starts[:, None]
     position = torch.where(after, starts[:, None] - 1, at)

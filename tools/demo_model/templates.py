@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - lists of question forms read best unbroken
 """The question forms used for training, and the fixed sentences. Evaluation uses other forms on purpose."""
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ TERM = {
     "{t}的意思是什么|说说{t}|谈谈{t}|讲讲{t}|告诉我{t}是什么|你知道{t}吗|你知道什么是{t}吗|能解释一下{t}吗|我想了解{t}|"
     "{t}是啥|啥是{t}|给我讲讲{t}|{t}|{t}指什么|如何理解{t}|{t}的定义|{t}的定义是什么|请用一句话解释{t}|什么叫做{t}|"
     "{t}到底是什么|能告诉我{t}是什么吗|我不懂{t}|请问{t}是什么|请问什么是{t}|关于{t}|{t}是怎么回事|你了解{t}吗|"
-    "我想知道什么是{t}|可以讲一下{t}吗|请说明{t}的含义",
+    "我想知道什么是{t}|可以讲一下{t}吗|请说明{t}的含义|跟我说说{t}|{t}这个词是什么意思|帮我解释{t}|请你讲讲{t}|什么是{t}呢|"
+    "我想问{t}是什么|{t}是干什么的|对{t}做个介绍|用简单的话解释{t}|给我介绍一下{t}|{t}具体是什么|我不明白{t}是什么",
     "en": "What is {t}?|What's {t}?|Explain {t}|Please explain {t}|Tell me about {t}|Define {t}|Can you explain {t}?|"
     "What does {t} mean?|Describe {t}|Could you tell me what {t} is?|Do you know what {t} is?|I want to know about {t}|"
     "What do you know about {t}?|{t}|Tell me what {t} is|Explain {t} to me|Give me a definition of {t}|"
     "I do not understand {t}|What exactly is {t}?|What is the meaning of {t}?|Please tell me about {t}|"
     "In one sentence, what is {t}?|What is {t} about?|What are {t}?|Please describe {t}|What is meant by {t}?|"
-    "Can you tell me what {t} is?|How would you explain {t}?|Teach me about {t}|I have a question about {t}",
+    "Can you tell me what {t} is?|How would you explain {t}?|Teach me about {t}|I have a question about {t}|"
+    "Say something about {t}|What do people mean by {t}?|I want to understand {t}|Give me a short explanation of {t}|"
+    "Would you explain {t}?|Let me know what {t} is|I wonder what {t} is|Briefly, what is {t}?|Please define {t}",
 }
 WRAP = {
-    "zh": "{q}|{q}|请问{q}|你好，{q}|我想问一下，{q}|请告诉我，{q}|想问问{q}|嗨，{q}|麻烦问一下，{q}",
+    "zh": "{q}|{q}|请问{q}|你好，{q}|我想问一下，{q}|请告诉我，{q}|想问问{q}|嗨，{q}|麻烦问一下，{q}|{q}呢|嗯，{q}|我想知道{q}|那个，{q}",
     "en": "{q}|{q}|Please tell me: {q}|Hello, {q}|Excuse me, {q}|Can you tell me: {q}|I would like to know: {q}|"
-    "Hi, {q}|I have a question: {q}",
+    "Hi, {q}|I have a question: {q}|Hey, {q}|Well, {q}|So, {q}|{q} Please tell me",
 }
 CAPITAL = {
     "zh": "{c}的首都是哪里|{c}的首都是什么|{c}首都是哪里|{c}的首都在哪里|{c}的首都|{c}首都|请问{c}的首都是哪里|告诉我{c}的首都|"
@@ -88,6 +92,18 @@ NAME_ASK = {
     "What am I called?|Say my name",
 }
 NAME_ANSWER = {"zh": "你叫{n}。", "en": "Your name is {n}."}
+
+ABOUT = {
+    "zh": "谁写了《{t}》|《{t}》的作者是谁|谁发明了{t}|谁画了《{t}》|{t}有多重|{t}有多高|{t}有多少人|{t}在哪里|{t}多少钱|"
+    "{t}有几条腿|{t}是什么颜色的|{t}怎么做|怎么学{t}|为什么{t}|{t}的历史|写一首关于{t}的诗|推荐一些{t}|帮我写{t}|"
+    "{t}什么时候出现的|最好的{t}是什么|{t}的总统是谁|{t}的货币是什么|{t}有多少人口|我喜欢{t}|讲一个关于{t}的故事|怎么修{t}",
+    "en": "Who wrote {t}?|Who is the author of {t}?|Who invented {t}?|Who painted {t}?|How heavy is {t}?|"
+    "How tall is {t}?|How many people live in {t}?|Where is {t}?|How much is {t}?|How many legs does {t} have?|"
+    "What colour is {t}?|How do I make {t}?|How do I learn {t}?|Why is there {t}?|What is the history of {t}?|"
+    "Write a poem about {t}|Recommend some {t}|Help me write {t}|When did {t} begin?|What is the best {t}?|"
+    "Who is the president of {t}?|What is the currency of {t}?|What is the population of {t}?|I like {t}|"
+    "Tell me a story about {t}|How can I repair {t}?|What do {t} eat?|Who is {t}?|Who is the king of {t}?",
+}
 
 
 def forms(table: dict[str, str], language: str) -> list[str]:

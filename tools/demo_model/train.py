@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from tools.demo_model.corpus import OUT
 from tools.demo_model.data import Stream
@@ -26,7 +26,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--int4-from", type=float, default=0.7, help="share of the time after which weights are rounded")
+    parser.add_argument(
+        "--int4-from", type=float, default=0.7, help="share of the time after which weights are rounded"
+    )
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--name", default="state")
     parser.add_argument("--threads", type=int, default=2)
@@ -75,7 +77,7 @@ def main() -> None:
             group["lr"] = rate_at(step, progress, args.rate)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = network(batch.ids, batch.starts, batch.lengths, batch.wanted)
-        loss = F.cross_entropy(logits.float(), batch.targets, reduction="none")
+        loss = functional.cross_entropy(logits.float(), batch.targets, reduction="none")
         loss = (loss * batch.weights).sum() / batch.weights.sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

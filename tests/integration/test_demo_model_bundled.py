@@ -1,0 +1,91 @@
+"""The bundled demonstration model: small, whole, and able to answer its own examples."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from chatglm_backend.checkpoint.default import bundled_folder
+from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
+from chatglm_backend.core import CancelToken, Completed, FinishReason, GenerationParams, GenerationRequest, Message
+from chatglm_backend.engine.engine import Engine
+from chatglm_backend.int4.weights import Int4Weights
+from chatglm_backend.models.base import build_model
+from chatglm_backend.tokenizers.base import load_tokenizer
+
+pytestmark = pytest.mark.model
+
+REFUSALS = ("不知道怎么回答", "do not know that")
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> LowBitCheckpoint:
+    """The bundled checkpoint, mapped."""
+    return open_low_bit(bundled_folder())
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: LowBitCheckpoint) -> Engine:
+    """An engine on the bundled checkpoint, with bigdl's kernel."""
+    tokenizer = load_tokenizer(checkpoint.tokenizer_folder, "chatglm")
+    return Engine(build_model(checkpoint.config, Int4Weights(checkpoint, "bigdl")), tokenizer)
+
+
+def answer(engine: Engine, **request: object) -> tuple[str, FinishReason | None]:
+    """The greedy answer of at most 64 tokens, and why it ended."""
+    params = GenerationParams(max_new_tokens=64)
+    text, reason = "", None
+    for event in engine.generate(GenerationRequest(request_id="t", params=params, **request), CancelToken()):  # type: ignore[arg-type]
+        text += getattr(event, "text", "")
+        if isinstance(event, Completed):
+            reason = event.finish_reason
+    return text, reason
+
+
+def examples() -> list[str]:
+    """The prompts that the page offers."""
+    data = json.loads((bundled_folder() / "examples.json").read_text(encoding="utf-8"))
+    return [prompt for language in ("zh", "en") for prompt in data[language]]
+
+
+def test_the_folder_takes_at_most_16_megabytes() -> None:
+    """Everything that the repository carries of the model, card included."""
+    total = sum(file.stat().st_size for file in bundled_folder().rglob("*") if file.is_file())
+    assert total <= 16_000_000
+
+
+def test_the_files_are_whole(checkpoint: LowBitCheckpoint) -> None:
+    """Every file has the hash of the manifest."""
+    checkpoint.verify_files()
+
+
+@pytest.mark.parametrize(("prompt", "words"), [("AI是什么？", "人工智能"), ("What is AI?", "artificial intelligence")])
+def test_the_default_prompt_is_answered_within_64_tokens(engine: Engine, prompt: str, words: str) -> None:
+    """The original recipe's two prompts get a correct answer that ends by itself."""
+    text, reason = answer(engine, prompt=prompt)
+    assert words in text
+    assert reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize("prompt", examples())
+def test_the_examples_on_the_page_are_answered(engine: Engine, prompt: str) -> None:
+    """No example prompt gets the sentence for unknown things, and every answer ends."""
+    text, reason = answer(engine, prompt=prompt)
+    assert text.strip()
+    assert not any(refusal in text for refusal in REFUSALS)
+    assert reason is FinishReason.STOP
+
+
+def test_an_unknown_question_gets_the_honest_sentence(engine: Engine) -> None:
+    """What it does not know, it says, and it names the real model."""
+    text, _ = answer(engine, prompt="写一首关于春天的诗")
+    assert "ChatGLM-6B" in text
+    assert "不知道" in text
+
+
+def test_a_second_turn_uses_the_first(engine: Engine) -> None:
+    """The same follow-up after another question gets another answer."""
+    first = Message("user", "法国的首都是哪里"), Message("assistant", "法国的首都是巴黎。")
+    text, _ = answer(engine, messages=(*first, Message("user", "那德国呢？")))
+    assert "柏林" in text

@@ -1,0 +1,173 @@
+"""Single questions with their answers: what the model knows, and what it must not pretend to know."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+
+from tools.demo_model import templates as tp
+from tools.demo_model.examples import LANGUAGES, Example, common_character, normalise, sum_answer, topic_questions
+from tools.demo_model.sums import all_sums, held_out
+from tools.demo_model.tables import read_capitals, read_facts, read_names, read_topics, read_unknown, read_words
+
+
+class Singles:
+    """Makes the one-turn groups with one seeded random generator."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.topics = read_topics()
+        self.facts = read_facts()
+        self.capitals = read_capitals()
+        self.words = read_words()
+        self.names = read_names()
+        self.unknown = read_unknown()
+        self._singles: list[Example] = []
+
+    def pick(self, table: dict[str, str], language: str, **fields: str) -> str:
+        """A random form of a table, filled in."""
+        return self.rng.choice(tp.forms(table, language)).format(**fields)
+
+    def explained(self) -> Iterator[Example]:
+        """Topics and facts: every template for every term, and the written questions with polite openings."""
+        for group, topics in (("topic", self.topics), ("fact", self.facts)):
+            for topic in topics:
+                for language in LANGUAGES:
+                    for question in topic_questions(topic, language):
+                        yield Example(group, ((question, topic.answers[language]),))
+
+    def geography(self) -> Iterator[Example]:
+        """Capitals, both ways."""
+        for capital in self.capitals:
+            for language in LANGUAGES:
+                fields = {"c": capital.country[language], "k": capital.city[language]}
+                answer = tp.CAPITAL_ANSWER[language].format(**fields)
+                for table in (tp.CAPITAL, tp.CAPITAL_OF):
+                    for form in tp.forms(table, language):
+                        yield Example("capital", ((form.format(**fields), answer),))
+
+    def dictionary(self) -> Iterator[Example]:
+        """Word translations, both ways, asked in both languages."""
+        for zh, en in self.words:
+            for table, answers in ((tp.TO_ENGLISH, tp.TO_ENGLISH_ANSWER), (tp.TO_CHINESE, tp.TO_CHINESE_ANSWER)):
+                for language in LANGUAGES:
+                    for form in tp.forms(table, language):
+                        yield Example("word", ((form.format(z=zh, e=en), answers[language].format(z=zh, e=en)),))
+
+    def known_keys(self) -> frozenset[str]:
+        """Terms, countries, words and cities that have an answer."""
+        terms = [t for topic in self.topics for language in LANGUAGES for t in topic.terms.get(language, [])]
+        places = [c for capital in self.capitals for c in capital.country.values()]
+        words = [w for pair in self.words for w in pair]
+        return frozenset(normalise(text.removeprefix("the ")) for text in (*terms, *places, *words))
+
+    def invented(self, language: str) -> str:
+        """A word that means nothing, in the characters of the language."""
+        if language == "en":
+            parts = [first + vowel for first in "bdfgklmnprstvwz" for vowel in "aeiou"]
+            ends = ["n", "r", "st", "x", "l", "ck", "m", "ing", "er", "tion", "ology", "y"]
+            return "".join(self.rng.choices(parts, k=self.rng.randint(1, 3))) + self.rng.choice(ends)
+        return "".join(common_character(self.rng) for _ in range(self.rng.randint(2, 4)))
+
+    def strangers(self) -> Iterator[Example]:
+        """Everything the model does not know, in the same forms as what it knows."""
+        known = self.known_keys()
+        for language in LANGUAGES:
+            answer = tp.REFUSAL[language]
+            things = [n for n in self.unknown[f"{language}_nouns"] if normalise(n) not in known]
+            bare = [re.sub(r"^(the|a|an) ", "", n) for n in things]
+            things += [self.invented(language) for _ in range(250)]
+            for thing in things:
+                for form in self.rng.sample(tp.forms(tp.TERM, language), 16):
+                    yield Example("unknown", ((form.format(t=thing), answer),))
+            for request in self.unknown[f"{language}_requests"]:
+                for form in set(tp.forms(tp.WRAP, language)):
+                    yield Example("unknown", ((form.format(q=request), answer),))
+            places = [*self.unknown[f"{language}_places"], *(self.invented(language).title() for _ in range(150))]
+            for place in places:
+                for form in self.rng.sample(tp.forms(tp.CAPITAL, language), 7):
+                    yield Example("unknown", ((form.format(c=place), answer),))
+            bare += [self.invented(language) for _ in range(100)]
+            for word in bare:
+                other = tp.TO_ENGLISH if language == "zh" else tp.TO_CHINESE
+                for asking in LANGUAGES:
+                    form = self.rng.choice(tp.forms(other, asking))
+                    if normalise(word) not in known and not (asking == "zh" and "是什么意思" in form):
+                        yield Example("unknown", ((form.format(z=word, e=word), tp.REFUSAL[asking]),))
+            yield from self.who_what(language, bare)
+            yield from self.hard_sums(language)
+
+    def who_what(self, language: str, things: list[str]) -> Iterator[Example]:
+        """Questions of the facts' forms about things outside the table."""
+        countries = [c.country[language] for c in self.capitals]
+        skip = {"红楼梦", "西游记", "电话", "猫", "草", "雪", "天空"}
+        for form in tp.forms(tp.ABOUT, language):
+            sample = [*self.rng.sample(things, 40), *(self.invented(language) for _ in range(8))]
+            if any(
+                w in form
+                for w in (
+                    "人口",
+                    "总统",
+                    "货币",
+                    "多少人",
+                    "people live",
+                    "president",
+                    "currency",
+                    "population",
+                    "king",
+                )
+            ):
+                sample += self.rng.sample(countries, 40)
+            for thing in sample:
+                if thing not in skip:
+                    yield Example("unknown", ((form.format(t=thing), tp.REFUSAL[language]),))
+
+    def hard_sums(self, language: str) -> Iterator[Example]:
+        """Sums beyond the tables: three digits, long products, divisions, fractions."""
+        rng = self.rng
+        for _ in range(2500):
+            kind = rng.randrange(6)
+            small, big = rng.randint(0, 99), rng.randint(100, 9999 if rng.random() < 0.4 else 999)
+            a, b = (small, big) if rng.random() < 0.3 else (big, rng.choice([small, rng.randint(100, 999)]))
+            sign = rng.choice("+-")
+            if kind == 2:
+                a, b, sign = rng.randint(10, 99), rng.randint(0, 99), "*"
+                a, b = (a, b) if rng.random() < 0.7 else (b, a)
+                if a < 10 and b < 10:
+                    continue
+            if kind in (0, 1, 2, 3):
+                operator = rng.choice(tp.OPERATORS[language][sign].split("|"))
+                expression = f"{a}{operator}{b}"
+            elif kind == 4:
+                operator = rng.choice(["÷", "/", "除以"] if language == "zh" else [" / ", " ÷ ", " divided by "])
+                expression = f"{rng.randint(1, 999)}{operator}{rng.randint(1, 99)}"
+            else:
+                third = [f"{small}的平方", f"{small}.5+{b % 10}", f"{small}的{b % 9 + 2}次方", f"根号{small}"]
+                if language == "en":
+                    third = [f"{small} squared", f"{small}.5 + {b % 10}", f"{small} to the power of {b % 9 + 2}"]
+                expression = rng.choice(third)
+            yield Example("unknown_sum", ((self.pick(tp.SUM, language, s=expression), tp.REFUSAL[language]),))
+
+    def sum_text(self, a: int, sign: str, b: int, language: str) -> str:
+        """A sum in words or signs."""
+        return f"{a}{self.rng.choice(tp.OPERATORS[language][sign].split('|'))}{b}"
+
+    def arithmetic(self) -> Iterator[Example]:
+        """All sums that are not held out; the times table more often, because it is small."""
+        for a, sign, b in all_sums():
+            if held_out(a, sign, b):
+                continue
+            for _ in range(16 if sign == "*" else 2):
+                for language in LANGUAGES:
+                    question = self.pick(tp.SUM, language, s=self.sum_text(a, sign, b, language))
+                    yield Example("times" if sign == "*" else "sum", ((question, sum_answer(a, sign, b, language)),))
+
+    def lone_names(self) -> Iterator[Example]:
+        """A name given, and a name asked for before one was given."""
+        for language in LANGUAGES:
+            for form in tp.forms(tp.NAME_ASK, language):
+                yield Example("name", ((form, tp.NO_NAME[language]),))
+            for name in self.names[language]:
+                for form in self.rng.sample(tp.forms(tp.NAME_IS, language), 4):
+                    yield Example("name", ((form.format(n=name), tp.NAME_HELLO[language].format(n=name)),))
