@@ -112,7 +112,9 @@ class Settings:
     top_k: int = _setting(0, "int", "Choose among this many tokens; 0: all.", low=0, high=1_000_000)
     repetition_penalty: float = _setting(1.0, "float", "Above 1: repeats become less likely.", low=0.01, high=100)
     seed: int | None = _setting(None, "int", "Makes sampling repeatable.", low=0, high=2**63 - 1)
-    host: str = _setting("127.0.0.1", "text", "Address that the page listens on.")
+    host: str | None = _setting(
+        None, "text", "Address that the page listens on (default: 127.0.0.1; with --listen: all addresses)."
+    )
     port: int = _setting(7860, "int", "Port that the page listens on.", low=1, high=65535)
     root_path: str = _setting("", "text", "Path under which a reverse proxy shows the page.")
     listen: bool = _setting(default=False, kind="bool", help_text="Share on the local network, with an access token.")

@@ -1,0 +1,132 @@
+"""The page that asks for the token, and the cookie that remembers it. Holds nothing of the application."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from urllib.parse import parse_qs
+
+from chatglm_backend.access.asgi import Headers
+from chatglm_backend.access.policy import AccessPolicy
+
+__all__ = ["Credentials", "sign_in_page"]
+
+_TEXTS = {
+    "en": {
+        "lang": "en",
+        "title": "Sign in",
+        "token": "Access token",
+        "user": "User",
+        "password": "Password",
+        "button": "Sign in",
+        "wrong": "That is not right. Check it and try again.",
+        "hint": "Open the link or the QR code from the person who shares this page, or type the token from it.",
+    },
+    "zh": {
+        "lang": "zh-CN",
+        "title": "登录",
+        "token": "访问令牌",
+        "user": "用户名",
+        "password": "密码",
+        "button": "登录",
+        "wrong": "不正确，请核对后再试。",
+        "hint": "请打开分享者提供的链接或二维码，或输入其中的令牌。",
+    },
+}
+_STYLE = (
+    "body{font:1rem system-ui,sans-serif;max-width:22rem;margin:15vh auto;padding:0 1rem;color-scheme:light dark}"
+    "label{display:block;margin:1rem 0 .3rem}input,button{font:inherit;width:100%;box-sizing:border-box;padding:.6rem}"
+    "button{margin-top:1.2rem}[role=alert]{color:#c0392b}"
+)
+
+
+class Credentials:
+    """Compares what visitors bring, in constant time. A cookie is only good for this run of the program."""
+
+    def __init__(self, policy: AccessPolicy) -> None:
+        self._policy = policy
+        self.cookie_name = f"chatglm_access_{policy.port}"
+        # Not the token itself: cookies are seen by every server on this host's other ports.
+        self._cookie = hmac.new(secrets.token_bytes(32), b"access", hashlib.sha256).hexdigest()
+
+    def cookie_right(self, headers: Headers) -> bool:
+        """Whether the request carries the cookie."""
+        right = False
+        for part in headers.get("cookie", "").split(";"):
+            name, _, value = part.strip().partition("=")
+            if name == self.cookie_name:
+                right = _same(value, self._cookie) or right
+        return right
+
+    def secret_right(self, secret: str) -> bool:
+        """Whether ``secret`` is the token, or ``user:password``."""
+        right = False
+        for wanted in self._policy.secrets:
+            right = _same(secret, wanted) or right
+        return right
+
+    def header_right(self, authorization: str) -> bool:
+        """Whether an ``Authorization`` header carries a Bearer key or a Basic login."""
+        kind, _, value = authorization.partition(" ")
+        if kind.lower() == "bearer":
+            return self.secret_right(value.strip())
+        if kind.lower() == "basic" and self._policy.login is not None:
+            try:
+                given = base64.b64decode(value.strip(), validate=True).decode("utf-8")
+            except (binascii.Error, UnicodeDecodeError):
+                return False
+            return _same(given, self._policy.login)
+        return False
+
+    def form_right(self, body: bytes) -> bool:
+        """Whether the sign-in form was filled in with the token, or with user and password."""
+        try:
+            fields = parse_qs(body.decode("utf-8"), keep_blank_values=True, max_num_fields=8)
+        except (UnicodeDecodeError, ValueError):
+            return False
+        if "token" in fields:
+            return self.secret_right(fields["token"][0].strip())
+        return self.secret_right(f"{fields.get('user', [''])[0]}:{fields.get('password', [''])[0]}")
+
+    def set_cookie(self, path: str, *, https: bool) -> str:
+        """The ``Set-Cookie`` header's value."""
+        secure = "; Secure" if https else ""
+        return f"{self.cookie_name}={self._cookie}; Path={path or '/'}; HttpOnly; SameSite=Lax{secure}"
+
+
+def sign_in_page(policy: AccessPolicy, languages: str, *, wrong: bool = False) -> bytes:
+    """The form as HTML, in Chinese where the browser asks for it first."""
+    texts = _TEXTS["zh" if languages.strip().lower().startswith("zh") else "en"]
+    if policy.token is not None:
+        fields = _field("token", texts["token"], "password", "off")
+    else:
+        fields = _field("user", texts["user"], "text", "username") + _field(
+            "password", texts["password"], "password", "current-password"
+        )
+    alert = f'<p role="alert">{texts["wrong"]}</p>' if wrong else ""
+    hint = f"<p>{texts['hint']}</p>" if policy.token is not None else ""
+    return (
+        f'<!doctype html><html lang="{texts["lang"]}"><head><meta charset="utf-8"><title>{texts["title"]}</title>'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{_STYLE}</style></head>'
+        f'<body><main><h1>{texts["title"]}</h1>{hint}{alert}<form method="post">{fields}'
+        f'<button type="submit">{texts["button"]}</button></form></main></body></html>'
+    ).encode()
+
+
+def _field(name: str, label: str, kind: str, complete: str) -> str:
+    return (
+        f'<label for="{name}">{label}</label>'
+        f'<input id="{name}" name="{name}" type="{kind}" autocomplete="{complete}" required>'
+    )
+
+
+def _same(given: str, wanted: str) -> bool:
+    # Hashed first: lengths then say nothing, and neither text must be ASCII.
+    return hmac.compare_digest(_digest(given), _digest(wanted))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,441 @@
+"""The guard in front of the application: who gets in, and what is refused to everyone."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from chatglm_backend.access.guard import Guard, route_closed
+from chatglm_backend.access.headers import inline_script_hashes
+from chatglm_backend.access.policy import AccessPolicy
+from chatglm_backend.access.throttle import AttemptThrottle
+
+TOKEN = "a-token-for-tests"  # noqa: S105
+PRIVATE = AccessPolicy(bind_host="0.0.0.0", required=True, token=TOKEN, any_address=True)  # noqa: S104
+LOCAL = AccessPolicy()
+
+
+@dataclass
+class Reply:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """Says that it was reached, and how large the body was."""
+    size = 0
+    if scope["method"] == "POST":
+        message = await receive()
+        size = len(message.get("body", b""))
+    kind = b"text/html" if scope["path"] == "/page" else b"text/plain"
+    body = b"<script>run()</script>" if scope["path"] == "/page" else f"reached {size}".encode()
+    foreign = (b"access-control-allow-origin", b"http://elsewhere")
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind), foreign]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def ask(
+    guard: Guard | AccessPolicy,
+    path: str = "/config",
+    *,
+    method: str = "GET",
+    query: str = "",
+    headers: Mapping[str, str] | None = None,
+    parts: tuple[bytes, ...] = (),
+    client: str = "192.168.1.9",
+    root: str = "",
+) -> Reply:
+    """Send one request through a guard."""
+    guard = guard if isinstance(guard, Guard) else Guard(application, guard)
+    given = {"host": "127.0.0.1:7860", **(headers or {})}
+    if parts and "content-length" not in given:
+        given["transfer-encoding"] = "chunked"
+    left = list(parts)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if not left:
+            await asyncio.sleep(30)
+        part = left.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(left)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": root + path,
+        "raw_path": (root + path).encode(),
+        "root_path": root,
+        "query_string": query.encode(),
+        "headers": [(k.encode(), v.encode()) for k, v in given.items() if v],
+        "client": (client, 1),
+        "scheme": "http",
+    }
+    asyncio.run(guard(scope, receive, send))
+    if not sent:
+        return Reply(0, {}, b"")
+    found = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
+    return Reply(sent[0]["status"], found, b"".join(m.get("body", b"") for m in sent[1:]))
+
+
+def cookie_of(guard: Guard) -> dict[str, str]:
+    """Sign in by the link and return the cookie's header."""
+    line = ask(guard, "/", query=f"token={TOKEN}").headers["set-cookie"]
+    return {"cookie": "other=1; " + line.split(";")[0]}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/config",
+        "/assets/index.js",
+        "/gradio_api/queue/join",
+        "/gradio_api/queue/data",
+        "/gradio_api/heartbeat/x",
+        "/gradio_api/cancel",
+        "/theme.css",
+        "/en/",
+        "/zh/config",
+        "/v1/models",
+        "/v1/chat/completions",
+        "/metrics",
+        "/robots.txt",
+        "/health/",
+        "/readyx",
+    ],
+)
+def test_without_the_token_everything_is_401(path: str) -> None:
+    """Static files and the queue are no exception."""
+    reply = ask(PRIVATE, path)
+    assert reply.status == 401
+    assert b"reached" not in reply.body
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_health_and_readiness_need_no_token(path: str) -> None:
+    """A supervisor can ask them."""
+    assert ask(PRIVATE, path).body == b"reached 0"
+
+
+def test_the_door_shows_a_form_and_nothing_of_the_application() -> None:
+    """It is the sign-in page, in the browser's language."""
+    reply = ask(PRIVATE, "/", headers={"accept-language": "zh-CN,zh;q=0.9"})
+    assert reply.status == 200
+    assert "访问令牌" in reply.body.decode()
+    assert b"reached" not in reply.body
+    assert b"<script" not in reply.body
+    assert "set-cookie" not in reply.headers
+
+
+def test_a_link_with_the_token_signs_in_and_leaves_a_clean_address() -> None:
+    """The token is out of the address bar at once, the rest of the address stays."""
+    guard = Guard(application, PRIVATE)
+    reply = ask(guard, "/", query=f"token={TOKEN}&lang=zh")
+    assert (reply.status, reply.headers["location"]) == (303, "/?lang=zh")
+    line = reply.headers["set-cookie"]
+    assert "HttpOnly" in line
+    assert "SameSite=Lax" in line
+    assert TOKEN not in line
+    assert ask(guard, headers={"cookie": line.split(";")[0]}).body == b"reached 0"
+
+
+def test_a_cookie_of_another_run_is_worth_nothing() -> None:
+    """Each start of the program has its own."""
+    assert ask(Guard(application, PRIVATE), headers=cookie_of(Guard(application, PRIVATE))).status == 401
+
+
+def test_under_a_root_path_redirect_and_cookie_stay_below_it() -> None:
+    """A reverse proxy may show the page under a path."""
+    reply = ask(PRIVATE, "/", query=f"token={TOKEN}", root="/chat")
+    assert reply.headers["location"] == "/chat/"
+    assert "Path=/chat;" in reply.headers["set-cookie"]
+    assert ask(PRIVATE, "/health", root="/chat").status == 200
+    assert ask(PRIVATE, "/config", root="/chat").status == 401
+
+
+def test_the_form_signs_in() -> None:
+    """Its POST is the one that needs no cookie."""
+    guard = Guard(application, PRIVATE)
+    origin = {"origin": "http://127.0.0.1:7860"}
+    good = ask(guard, "/", method="POST", parts=(f"token={TOKEN}".encode(),), headers=origin)
+    assert good.status == 303
+    bad = ask(guard, "/", method="POST", parts=(b"token=wrong",), headers=origin)
+    assert bad.status == 401
+    assert b'role="alert"' in bad.body
+
+
+@pytest.mark.parametrize(
+    ("authorization", "expected"),
+    [
+        (f"Bearer {TOKEN}", 200),
+        (f"bearer  {TOKEN} ", 200),
+        ("Bearer wrong", 401),
+        ("Bearer ", 401),
+        ("Bearer \xff\xfe", 401),
+        (TOKEN, 401),
+        (f"Basic {base64.b64encode(b'ada:secret').decode()}", 401),
+    ],
+)
+def test_the_bearer_key_is_the_token(authorization: str, expected: int) -> None:
+    """Nothing else is."""
+    assert ask(PRIVATE, "/v1/models", headers={"authorization": authorization}).status == expected
+
+
+@pytest.mark.parametrize(
+    ("authorization", "expected"),
+    [
+        (f"Basic {base64.b64encode(b'ada:secret').decode()}", 200),
+        ("Bearer ada:secret", 200),
+        (f"Basic {base64.b64encode(b'ada:wrong').decode()}", 401),
+        ("Basic ?", 401),
+        ("Basic //79", 401),
+    ],
+)
+def test_user_and_password_work_as_basic_login(authorization: str, expected: int) -> None:
+    """They are the API's key as well."""
+    policy = AccessPolicy(required=True, login="ada:secret")
+    reply = ask(policy, "/v1/models", headers={"authorization": authorization})
+    assert reply.status == expected
+    assert expected == 200 or reply.headers["www-authenticate"].startswith("Basic")
+
+
+def test_user_and_password_work_in_the_form() -> None:
+    """Passwords may hold any letters."""
+    policy = AccessPolicy(required=True, login="ada:密码 1")
+    body = b"user=ada&password=%E5%AF%86%E7%A0%81+1"
+    assert ask(policy, "/", method="POST", parts=(body,)).status == 303
+    assert ask(policy, "/", method="POST", parts=(b"user=ada&password=x",)).status == 401
+
+
+def test_a_policy_without_any_secret_lets_nobody_in() -> None:
+    """An empty key never equals a missing one."""
+    policy = AccessPolicy(required=True)
+    assert ask(policy, headers={"authorization": "Bearer "}).status == 401
+    assert ask(policy, "/", query="token=").status == 401
+
+
+def test_many_wrong_tokens_are_not_even_looked_at() -> None:
+    """After some of them the right one has to wait too; others and cookies do not."""
+    now = [0.0]
+    throttle = AttemptThrottle(3, 60.0, clock=lambda: now[0])
+    guard = Guard(application, PRIVATE, throttle)
+    cookie = cookie_of(guard)
+    key = {"authorization": f"Bearer {TOKEN}"}
+    for _ in range(3):
+        assert ask(guard, headers={"authorization": "Bearer guess"}).status == 401
+    late = ask(guard, headers=key)
+    assert (late.status, late.headers["retry-after"]) == (429, "60")
+    assert ask(guard, "/", query=f"token={TOKEN}").status == 429
+    assert ask(guard, "/", method="POST", parts=(f"token={TOKEN}".encode(),)).status == 429
+    assert ask(guard, headers=cookie).status == 200
+    assert ask(guard, headers=key, client="192.168.1.10").status == 200
+    now[0] = 61.0
+    assert ask(guard, headers=key).status == 200
+
+
+def test_a_page_with_an_old_cookie_locks_nobody_out() -> None:
+    """It asks many times; only secrets that were typed count as attempts."""
+    throttle = AttemptThrottle(2)
+    guard = Guard(application, PRIVATE, throttle)
+    for _ in range(5):
+        assert ask(guard, headers={"cookie": "chatglm_access_7860=old"}).status == 401
+    assert len(throttle) == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1:7860", 200),
+        ("localhost:1", 200),
+        ("LOCALHOST", 200),
+        ("[::1]:7860", 200),
+        ("127.8.8.8", 200),
+        ("192.168.1.2:7860", 421),
+        ("evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("localhost:7860@evil.example", 421),
+        ("", 421),
+        ("a b", 421),
+    ],
+)
+def test_only_this_machines_names_are_answered_to(host: str, expected: int) -> None:
+    """A foreign name that points here (DNS rebinding) gets nothing."""
+    assert ask(LOCAL, headers={"host": host}).status == expected
+
+
+def test_when_shared_addresses_and_chosen_names_are_answered_to() -> None:
+    """An address cannot be rebound; names must be in the settings."""
+    policy = AccessPolicy(bind_host="0.0.0.0", hosts=frozenset({"glm.lan"}), any_address=True)  # noqa: S104
+    assert ask(policy, headers={"host": "192.168.1.2:7860"}).status == 200
+    assert ask(policy, headers={"host": "glm.lan:7860"}).status == 200
+    assert ask(policy, headers={"host": "other.lan"}).status == 421
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, 200),
+        ({"origin": "http://127.0.0.1:7860"}, 200),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "http://127.0.0.1:9999"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "chrome-extension://abc"}, 403),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}, 403),
+        ({"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"}, 403),
+        ({"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}, 200),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}, 200),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}, 403),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "DELETE"])
+def test_other_sites_can_neither_read_nor_change_anything(headers: dict[str, str], expected: int, method: str) -> None:
+    """A link to the page works; everything else from another site is refused, preflights included."""
+    assert ask(LOCAL, headers=headers, method=method, parts=(b"{}",) if method == "POST" else ()).status == expected
+
+
+def test_a_proxys_public_name_may_be_an_origin() -> None:
+    """Where the proxy asks for this machine by another name than the browser did."""
+    policy = AccessPolicy(hosts=frozenset({"glm.example.org", "localhost"}))
+    for origin, expected in (
+        ("https://glm.example.org", 200),
+        ("https://localhost", 403),
+        ("ftp://glm.example.org", 403),
+    ):
+        assert ask(policy, method="POST", headers={"origin": origin}, parts=(b"{}",)).status == expected
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/upload",
+        "/en/gradio_api/upload",
+        "/gradio_api/upload_progress",
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file/etc/passwd",
+        "/zh/gradio_api/proxy=https://elsewhere",
+        "/gradio_api//upload",
+        "/gradio_api/component_server",
+        "/gradio_api/component_server/",
+        "/gradio_api/process_recording",
+        "/gradio_api/vibe-edit",
+        "/gradio_api/undo-vibe-edit/",
+        "/gradio_api/vibe-code",
+        "/gradio_api/vibe-starter-queries/",
+        "/gradio_api/stream/x/close",
+        "/gradio_api/custom_component/x",
+        "/gradio_api/runs",
+        "/gradio_api/run-history/records",
+        "/gradio_api/profiling/traces",
+        "/gradio_api/deep_link",
+        "/monitoring/summary",
+        "/svelte/x",
+    ],
+)
+def test_gradios_file_and_proxy_routes_are_closed_to_all(path: str) -> None:
+    """Also where no token is asked for, and with one."""
+    assert ask(LOCAL, path).status == 403
+    assert ask(PRIVATE, path, headers={"authorization": f"Bearer {TOKEN}"}).status == 403
+
+
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/queue/join", "/gradio_api/run/generate", "/gradio_api/info", "/config", "/v1/models", "/"]
+)
+def test_the_routes_that_the_page_needs_stay_open(path: str) -> None:
+    """The list of closed routes hits no other."""
+    assert not route_closed(path)
+
+
+def test_a_body_is_read_whole_and_handed_on() -> None:
+    """In as many parts as it came."""
+    assert ask(LOCAL, method="POST", parts=(b"ab", b"", b"cde")).body == b"reached 5"
+
+
+@pytest.mark.parametrize(
+    "headers", [{"content-length": "1000001"}, {"content-length": "-5"}, {"content-length": "9" * 40}, {}]
+)
+def test_a_large_body_is_413(headers: dict[str, str]) -> None:
+    """Told by its declared length, or counted while it comes."""
+    reply = ask(LOCAL, method="POST", headers=headers, parts=(b"x" * 600_000, b"x" * 600_000))
+    assert reply.status == 413
+    assert b'"code": "body_too_large"' in reply.body
+
+
+def test_a_body_that_never_comes_is_408() -> None:
+    """Nobody waits for ever."""
+    policy = AccessPolicy(body_timeout_s=0.02)
+    assert ask(policy, method="POST", headers={"content-length": "10"}).status == 408
+
+
+def test_strangers_are_refused_before_their_body_is_read() -> None:
+    """They cannot fill the memory."""
+    reply = ask(PRIVATE, "/v1/completions", method="POST", headers={"content-length": "900000"})
+    assert reply.status == 401
+
+
+def test_huge_heads_are_refused() -> None:
+    """Headers and addresses have limits."""
+    assert ask(LOCAL, headers={"x-filler": "x" * 20_000}).status == 431
+    assert ask(LOCAL, query="q=" + "x" * 9_000).status == 414
+
+
+def test_every_reply_carries_the_security_headers_and_no_cors() -> None:
+    """The application's own permissions for other sites are taken out."""
+    for reply in (ask(LOCAL), ask(PRIVATE), ask(LOCAL, "/gradio_api/upload")):
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert reply.headers["x-frame-options"] == "DENY"
+        assert "frame-ancestors 'none'" in reply.headers["content-security-policy"]
+        assert not [name for name in reply.headers if name.startswith("access-control-")]
+
+
+def test_a_page_may_run_only_the_scripts_that_it_was_served_with() -> None:
+    """Each inline script is named by its hash; nothing else inline may run."""
+    reply = ask(LOCAL, "/page")
+    policy = reply.headers["content-security-policy"]
+    scripts = next(rule for rule in policy.split("; ") if rule.startswith("script-src"))
+    assert inline_script_hashes(b"<script>run()</script>")[0] in scripts
+    assert "unsafe-inline" not in scripts
+    assert reply.body == b"<script>run()</script>"
+
+
+def test_hashes_are_those_that_a_browser_computes() -> None:
+    """A known one, line ends as parsed, scripts from files left out."""
+    known = "'sha256-qznLcsROx4GACP2dm0UCKCzCG+HiZ1guq6ZZDob/Tng='"
+    assert [known] == inline_script_hashes(b"<script>alert('Hello, world.');</script>")
+    assert inline_script_hashes(b"<script>a\r\nb</script>") == inline_script_hashes(b"<script>a\nb</script>")
+    assert inline_script_hashes(b'<script type="module" src="x.js"></script>') == []
+
+
+def test_websockets_are_checked_too() -> None:
+    """Without the token, or from another site, they close before they open."""
+
+    def connect(headers: Mapping[str, str]) -> str:
+        sent: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
+            await send({"type": "websocket.accept"})
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        given = {"host": "127.0.0.1:7860", **headers}
+        lines = [(k.encode(), v.encode()) for k, v in given.items()]
+        scope = {"type": "websocket", "path": "/ws", "headers": lines, "client": ("127.0.0.1", 1)}
+        asyncio.run(Guard(app, PRIVATE)(scope, None, send))  # type: ignore[arg-type]
+        return str(sent[0]["type"])
+
+    key = {"authorization": f"Bearer {TOKEN}"}
+    assert connect(key) == "websocket.accept"
+    assert connect({}) == "websocket.close"
+    assert connect(key | {"origin": "http://evil.example"}) == "websocket.close"
+    assert connect(key | {"host": "evil.example"}) == "websocket.close"

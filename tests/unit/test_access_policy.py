@@ -1,0 +1,157 @@
+"""What the settings mean for access: addresses, tokens, links, and attempts."""
+
+from __future__ import annotations
+
+import pytest
+
+from chatglm_backend.access.policy import policy_from
+from chatglm_backend.access.throttle import AttemptThrottle
+from chatglm_backend.access.tokens import lan_addresses, new_token, qr_svg, qr_text, sign_in_url
+from chatglm_backend.errors import ConfigError
+from chatglm_backend.settings import Settings
+
+
+def test_by_default_only_this_machine_is_served_and_no_token_asked_for() -> None:
+    """The page opens without ceremony for its owner."""
+    policy = policy_from(Settings())
+    assert (policy.bind_host, policy.required, policy.token, policy.listening) == ("127.0.0.1", False, None, False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "bind"),
+    [
+        (Settings(listen=True), "0.0.0.0"),  # noqa: S104
+        (Settings(listen=True, host="192.168.1.5"), "192.168.1.5"),
+        (Settings(listen=True, host="127.0.0.1"), "127.0.0.1"),
+        (Settings(host="192.168.1.5"), "192.168.1.5"),
+        (Settings(host="0.0.0.0"), "0.0.0.0"),  # noqa: S104
+    ],
+)
+def test_sharing_always_makes_a_token(settings: Settings, bind: str) -> None:
+    """However the network is reached, and a new one each time."""
+    policy = policy_from(settings)
+    assert policy.bind_host == bind
+    assert policy.required
+    assert policy.token is not None
+    assert len(policy.token) >= 32
+    assert policy.token != policy_from(settings).token
+
+
+def test_a_token_or_a_login_is_asked_for_on_this_machine_too() -> None:
+    """Whoever sets one wants it checked."""
+    assert policy_from(Settings(token="chosen-token")).required  # noqa: S106
+    with_login = policy_from(Settings(auth="ada:secret"))
+    assert with_login.required
+    assert with_login.token is None
+    assert with_login.secrets == ("ada:secret",)
+
+
+def test_secrets_are_not_shown() -> None:
+    """Neither in logs nor in tracebacks."""
+    policy = policy_from(Settings(token="chosen-token", auth="ada:secret"))  # noqa: S106
+    assert "chosen" not in repr(policy)
+    assert "secret" not in repr(policy)
+
+
+def test_only_the_word_insecure_switches_the_check_off() -> None:
+    """And it contradicts every other wish."""
+    policy = policy_from(Settings(insecure_listen=True))
+    assert (policy.bind_host, policy.required, policy.insecure) == ("0.0.0.0", False, True)  # noqa: S104
+    for wish in (Settings(insecure_listen=True, listen=True), Settings(insecure_listen=True, auth="a:b")):
+        with pytest.raises(ConfigError, match="insecure_listen"):
+            policy_from(wish)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(token="short"),  # noqa: S106
+        Settings(token="with a space"),  # noqa: S106
+        Settings(token="密码密码密码密码密码"),  # noqa: S106
+        Settings(auth="nocolon"),
+        Settings(auth=":x"),
+        Settings(auth="x:"),
+        Settings(allowed_hosts="*"),
+        Settings(root_path="chat"),
+        Settings(root_path="//elsewhere"),
+        Settings(tls_cert="/nowhere/cert.pem"),
+    ],
+)
+def test_what_cannot_work_is_refused_without_repeating_secrets(settings: Settings) -> None:
+    """The message names the setting."""
+    with pytest.raises(ConfigError) as caught:
+        policy_from(settings)
+    assert str(settings.token or settings.auth or "\0") not in str(caught.value)
+
+
+def test_a_key_file_alone_is_refused() -> None:
+    """A certificate belongs to it."""
+    with pytest.raises(ConfigError, match="tls_key"):
+        policy_from(Settings(tls_key=__file__))
+
+
+def test_names_of_the_server_come_from_the_settings() -> None:
+    """Lower case, without blanks."""
+    policy = policy_from(Settings(allowed_hosts=" GLM.example.org , glm.lan:8443,"))
+    assert {"localhost", "glm.example.org", "glm.lan:8443"} <= policy.hosts
+    assert "" not in policy.hosts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("http", "192.168.1.5", 7860), "http://192.168.1.5:7860/?token=a%2Bb"),
+        (("https", "glm.lan", 443), "https://glm.lan/?token=a%2Bb"),
+        (("http", "fd00::1", 80), "http://[fd00::1]/?token=a%2Bb"),
+    ],
+)
+def test_links_carry_the_token(arguments: tuple[str, str, int], expected: str) -> None:
+    """Quoted, and the usual ports left out."""
+    assert sign_in_url(*arguments, token="a+b") == expected  # noqa: S106
+
+
+def test_random_tokens_need_no_quoting() -> None:
+    """They can be typed from a screen."""
+    assert f"?token={(token := new_token())}" in sign_in_url("http", "x", 1, token=token)
+
+
+def test_qr_codes_are_made_for_terminal_and_page() -> None:
+    """Text in lines of one width, and an SVG without scripts."""
+    url = "http://192.168.1.5:7860/?token=abc"
+    assert len(qr_text(url).splitlines()) > 10
+    assert qr_svg(url).startswith("<svg")
+    assert qr_svg(url) != qr_svg(url + "d")
+
+
+def test_addresses_of_this_machine_leave_loopback_out() -> None:
+    """They are read from the network cards, and nothing is sent."""
+    for address in (*lan_addresses(), *lan_addresses(ipv6=True)):
+        assert not address.startswith(("127.", "169.254.", "::1", "fe80"))
+
+
+def test_the_list_of_wrong_attempts_is_bounded() -> None:
+    """A flood of addresses takes no memory, and the latest are kept."""
+    throttle = AttemptThrottle(1, max_addresses=3, clock=lambda: 0.0)
+    for number in range(50):
+        throttle.failed(f"10.0.0.{number}")
+    assert len(throttle) == 3
+    assert throttle.wait_s("10.0.0.49") == 60.0
+    assert throttle.wait_s("10.0.0.1") == 0.0
+
+
+def test_one_ipv6_visitor_is_one_address() -> None:
+    """Changing the last 64 bits does not help; another network is another visitor."""
+    throttle = AttemptThrottle(2, clock=lambda: 0.0)
+    throttle.failed("2001:db8::1")
+    throttle.failed("2001:db8::2%eth0")
+    assert throttle.wait_s("2001:db8::3") > 0
+    assert throttle.wait_s("2001:db8:0:1::1") == 0
+
+
+def test_the_right_token_forgives() -> None:
+    """A typing error earlier on does not count against its visitor."""
+    throttle = AttemptThrottle(2, clock=lambda: 0.0)
+    throttle.failed("10.0.0.1")
+    throttle.succeeded("10.0.0.1")
+    throttle.failed("10.0.0.1")
+    assert throttle.wait_s("10.0.0.1") == 0
