@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from chatglm_backend.cli import cache, chat, convert, doctor, download, generate, verify
+from chatglm_backend.cli import benchmark, cache, chat, convert, doctor, download, generate, verify
 from chatglm_backend.cli.output import close_streams, prepare_streams
 from chatglm_backend.network import quiet_environment
 
@@ -38,6 +38,7 @@ def build_app() -> typer.Typer:
     app.command("download")(download.download)
     app.command("convert")(convert.convert_command)
     app.command("verify")(verify.verify)
+    app.command("benchmark")(benchmark.benchmark)
     app.command("doctor")(doctor.doctor)
     app.add_typer(cache.build_cache_app(), name="cache")
     return app

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,7 +14,9 @@ from chatglm_backend.cli.session import read_settings
 from chatglm_backend.core import monotonic_clock
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.settings import AUTO
-from chatglm_backend.tokenizers.base import Family as FamilyName
+
+if TYPE_CHECKING:
+    from chatglm_backend.tokenizers.base import Family as FamilyName
 
 __all__ = ["convert_command"]
 

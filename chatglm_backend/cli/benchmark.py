@@ -1,0 +1,145 @@
+"""``benchmark``: how fast a model runs on this machine, also one that is not downloaded yet."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from chatglm_backend.cli import options
+from chatglm_backend.cli.output import guarded, note, say
+from chatglm_backend.cli.progress import LoadBar
+from chatglm_backend.cli.session import read_settings
+from chatglm_backend.errors import ConfigError
+from chatglm_backend.settings import AUTO, Settings
+
+if TYPE_CHECKING:
+    from chatglm_backend.benchmark.report import BenchmarkReport
+    from chatglm_backend.benchmark.setup import Bench
+
+__all__ = ["benchmark"]
+
+
+@guarded
+def benchmark(
+    model: options.Model = None,
+    synthetic: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it on Python 3.10 too
+        typer.Option("--synthetic", help="Full size with random weights: chatglm-6b, chatglm2-6b or chatglm3-6b."),
+    ] = None,
+    prompt_tokens: Annotated[str, typer.Option("--prompt-tokens", help="Prompt lengths.")] = "32,128,512",
+    new_tokens: Annotated[int, typer.Option("--new-tokens", min=2, help="Tokens to make per prompt.")] = 32,
+    batch: Annotated[str, typer.Option("--batch", help="How many sequences at once.")] = "1",
+    threads_sweep: Annotated[bool, typer.Option("--threads-sweep", help="Try 1, 2, 4, … threads.")] = False,  # noqa: FBT002
+    kernel: options.Kernel = None,
+    threads: options.Threads = None,
+    draft_tokens: Annotated[int, typer.Option("--draft-tokens", min=0, max=64, help="Guessed tokens; 0: off.")] = 0,
+    json_out: Annotated[Optional[Path], typer.Option("--json-out", help="Also write the JSON here.")] = None,  # noqa: UP045
+    plot: Annotated[Optional[Path], typer.Option("--plot", help="Draw the figures into this PNG.")] = None,  # noqa: UP045
+    json_output: options.Json = False,  # noqa: FBT002
+) -> None:
+    """Measure TTFT, prefill and decode; the last thing on stdout is one JSON document.
+
+    \b
+    How would ChatGLM-6B run here, before downloading it?
+      python -m chatglm_backend benchmark --synthetic chatglm-6b
+    Eight visitors at once:
+      python -m chatglm_backend benchmark --synthetic chatglm2-6b --batch 1,8 --prompt-tokens 32
+    """  # noqa: D301
+    from chatglm_backend.benchmark.runner import BenchmarkPlan, run_plan
+
+    plan = BenchmarkPlan(_numbers("prompt-tokens", prompt_tokens), new_tokens, _numbers("batch", batch), draft_tokens)
+    settings = read_settings({"model": model, "kernel": kernel, "threads": threads})
+    bench = _open(synthetic, settings, _threads(settings))
+    longest = max(plan.prompt_tokens) + new_tokens
+    limit = bench.model.config.context_limit
+    if longest > limit:
+        raise ConfigError(name="prompt-tokens", value=longest, reason=f"with the new tokens, at most {limit} fit")
+    runs = run_plan(bench.model, plan, bench.machine)
+    report = _report(runs, bench)
+    if threads_sweep:
+        del bench
+        report = _with_sweep(report, synthetic, settings)
+    if not json_output:
+        _print_table(report)
+    text = json.dumps(report.document(), ensure_ascii=False, indent=2)
+    if json_out is not None:
+        json_out.write_text(text + "\n", encoding="utf-8")
+    if plot is not None:
+        from chatglm_backend.benchmark.plot import save_plot
+
+        save_plot(report, plot)
+    say(text)
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    low = 4 if name == "prompt-tokens" else 1
+    if not found or min(found) < low or max(found) > 100_000:
+        raise ConfigError(name=name, value=text, reason=f"give whole numbers from {low} on, separated by commas")
+    return found
+
+
+def _threads(settings: Settings) -> int:
+    from chatglm_backend.hardware import Wishes, plan_threads, read_machine
+
+    wishes = Wishes(threads=None if settings.threads == AUTO else int(settings.threads))
+    return plan_threads(read_machine(), wishes, os.environ).threads
+
+
+def _open(synthetic: str | None, settings: Settings, threads: int) -> Bench:
+    from chatglm_backend.benchmark.setup import open_existing, open_synthetic
+    from chatglm_backend.checkpoint.places import cache_root
+
+    if synthetic is not None:
+        note(f"Building {synthetic} with random weights in memory…")
+        return open_synthetic(synthetic, threads=threads, kernel=settings.kernel, cache=cache_root() / "kernels")
+    with LoadBar() as bar:
+        found = replace(settings, threads=threads)
+        return open_existing(settings.model, found, progress=bar, note=note, env=os.environ)
+
+
+def _report(runs: tuple[object, ...], bench: Bench) -> BenchmarkReport:
+    from chatglm_backend.benchmark.memory import peak_rss_gb
+    from chatglm_backend.benchmark.report import BenchmarkReport
+
+    return BenchmarkReport(runs, peak_rss_gb(), bench.load_s)  # type: ignore[arg-type]
+
+
+def _with_sweep(report: BenchmarkReport, synthetic: str | None, settings: Settings) -> BenchmarkReport:
+    from chatglm_backend.benchmark.sweep import sweep_threads
+
+    most = _threads(settings)
+    return replace(report, sweep=sweep_threads(lambda threads: _open(synthetic, settings, threads), most))
+
+
+def _print_table(report: BenchmarkReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    first = report.runs[0]
+    table = Table(title=f"{first.model}, kernel {first.kernel}, {first.threads} threads")
+    for name in ("prompt", "new", "batch", "TTFT s", "prefill tok/s", "decode tok/s", "ITL p50/p95 ms", "bandwidth"):
+        table.add_column(name, justify="right")
+    for run in report.runs:
+        share = "" if run.bandwidth_share is None else f" ({run.bandwidth_share:.0%})"
+        table.add_row(
+            str(run.prompt_tokens),
+            str(run.new_tokens),
+            str(run.batch),
+            f"{run.ttft_s:.2f}",
+            f"{run.prefill_tok_s:.1f}",
+            f"{run.decode_tok_s:.1f}",
+            f"{run.itl_p50_ms:.0f} / {run.itl_p95_ms:.0f}",
+            f"{run.read_bandwidth_gb_s:.1f} GB/s{share}",
+        )
+    Console(width=110).print(table)
+    for point in report.sweep:
+        say(f"{point.threads} threads: {point.decode_tok_s:.1f} tok/s decode, {point.prefill_tok_s:.1f} prefill")

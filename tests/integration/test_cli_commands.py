@@ -1,0 +1,266 @@
+"""The terminal as people use it: real processes, small random models, stdout and stderr apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import tiny
+
+pytestmark = pytest.mark.model
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPT_LINE = "-------------------- Prompt --------------------"
+OUTPUT_LINE = "-------------------- Output --------------------"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tiny.Family, Path]:
+    """One small checkpoint of each family."""
+    root = tmp_path_factory.mktemp("models")
+    return {
+        family: tiny.build_checkpoint(root / tiny.NAMES[family], family, form="bin" if i else "safetensors")
+        for i, family in enumerate(tiny.FAMILIES)
+    }
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The test's own environment with few threads."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "", "NO_COLOR": "1", **changes}
+
+
+def run(*arguments: str, text: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "chatglm_backend", *arguments],
+        input=text,
+        capture_output=True,
+        encoding="utf-8",
+        cwd=ROOT,
+        env=environment(**changes),
+        timeout=110,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_generate_prints_the_recipes_form(folders: dict[tiny.Family, Path], family: tiny.Family) -> None:
+    """Inference time, prompt with its format, prompt and answer; nothing else on stdout, nothing on stderr."""
+    done = run("generate", "--repo-id-or-model-path", str(folders[family]), "--n-predict", "6")
+    lines = done.stdout.split("\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"Inference time: \d+\.\d+ s", lines[0])
+    assert lines[1:5] == [PROMPT_LINE, "问：AI是什么？", "答：", OUTPUT_LINE]
+    shown = "问:AI是什么?\n答:" if family == "chatglm" else "问：AI是什么？\n答："
+    answer = "\n".join(lines[5:])
+    assert answer.startswith(shown)
+    assert len(answer.strip()) > len(shown)
+
+
+def test_streaming_shows_the_same_answer(folders: dict[tiny.Family, Path]) -> None:
+    """What --stream shows piece by piece is what the other form prints at the end."""
+    arguments = ("generate", "--model", str(folders["chatglm"]), "--max-new-tokens", "12", "--prompt", "What is AI?")
+    whole, streamed = run(*arguments), run(*arguments, "--stream")
+    body = whole.stdout.split(OUTPUT_LINE + "\n")[1].rstrip("\n")
+    assert streamed.returncode == 0
+    assert body in streamed.stdout
+    assert re.search(r"\nInference time: \d+\.\d+ s\n$", streamed.stdout)
+
+
+def test_json_is_one_document(folders: dict[tiny.Family, Path]) -> None:
+    """--json: exactly one document with text, ids, usage and timing."""
+    done = run("generate", "--model", str(folders["chatglm3"]), "--n-predict", "5", "--json", "--stream")
+    document = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, document["usage"]["completion_tokens"]) == (0, "", 5)
+    assert document["formatted_prompt"] == "问：AI是什么？\n答："
+    assert document["output"].endswith(document["text"])
+    assert document["timing"]["total_s"] == document["inference_time_s"]
+
+
+def test_sampling_is_repeatable_with_a_seed(folders: dict[tiny.Family, Path]) -> None:
+    """The same seed gives the same ids, another one others."""
+
+    def ids(seed: str) -> list[int]:
+        arguments = ("--temperature", "1.5", "--seed", seed, "--n-predict", "12", "--json")
+        found: list[int] = json.loads(run("generate", "--model", str(folders["chatglm2"]), *arguments).stdout)[
+            "token_ids"
+        ]
+        return found
+
+    assert ids("1") == ids("1")
+    assert ids("1") != ids("2")
+
+
+def test_a_stop_text_cuts_the_answer(folders: dict[tiny.Family, Path]) -> None:
+    """The output ends before the stop text, and says why it ended."""
+    base = ("generate", "--model", str(folders["chatglm2"]), "--n-predict", "24", "--json")
+    whole = json.loads(run(*base).stdout)
+    stop = next(c for c in whole["text"][2:] if c.isascii() and c.isprintable() and c not in whole["text"][:2])
+    cut = json.loads(run(*base, "--stop", stop).stdout)
+    assert cut["finish_reason"] == "stop"
+    assert cut["text"] == whole["text"].split(stop)[0]
+    assert cut["output"] == cut["formatted_prompt"] + cut["text"]
+
+
+def test_the_model_can_come_from_the_environment(folders: dict[tiny.Family, Path]) -> None:
+    """CHATGLM_MODEL sets the default."""
+    done = run("generate", "--n-predict", "2", "--json", CHATGLM_MODEL=str(folders["chatglm2"]))
+    assert json.loads(done.stdout)["family"] == "chatglm2"
+
+
+def test_a_named_hub_model_offline_is_one_sentence() -> None:
+    """Offline and not on this machine: exit 1, one sentence, at once."""
+    done = run("generate", "--model", "THUDM/chatglm2-6b")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "download --model THUDM/chatglm2-6b" in done.stderr
+
+
+def test_a_prompt_that_does_not_fit_is_told_with_numbers(folders: dict[tiny.Family, Path]) -> None:
+    """Prompt tokens and limit are in the sentence."""
+    done = run("generate", "--model", str(folders["chatglm2"]), "--prompt", "-", text="AI " * 2000)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "512" in done.stderr
+
+
+def test_chat_remembers_and_forgets(folders: dict[tiny.Family, Path]) -> None:
+    """The second prompt holds the first round; after /reset it does not."""
+    text = "hello\nhello\n/reset\nhello\n/exit\nnever\n"
+    done = run("chat", "--model", str(folders["chatglm3"]), "--n-predict", "4", "--json", text=text)
+    sizes = [turn["usage"]["prompt_tokens"] for turn in json.loads(done.stdout)["turns"]]
+    assert done.returncode == 0
+    assert len(sizes) == 3
+    assert sizes[0] == sizes[2] < sizes[1]
+
+
+def test_chat_answers_on_stdout_only(folders: dict[tiny.Family, Path]) -> None:
+    """From a pipe, stdout holds one answer for each line."""
+    done = run("chat", "--model", str(folders["chatglm2"]), "--n-predict", "4", text="hi\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() != ""
+
+
+def test_convert_then_generate_from_the_result(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
+    """A converted folder stands on its own and gives the same ids as its source."""
+    out = tmp_path / "低 bit"
+    done = run("convert", "--model", str(folders["chatglm2"]), "--out", str(out), "--json")
+    assert (done.returncode, json.loads(done.stdout)["path"]) == (0, str(out))
+    ids = [
+        json.loads(run("generate", "--model", str(model), "--n-predict", "6", "--json").stdout)["token_ids"]
+        for model in (folders["chatglm2"], out)
+    ]
+    assert ids[0] == ids[1]
+
+
+def test_no_cache_writes_nothing(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
+    """--no-cache leaves no low-bit checkpoint behind."""
+    cache = tmp_path / "cache"
+    done = run(
+        "generate", "--model", str(folders["chatglm"]), "--n-predict", "2", "--no-cache", CHATGLM_CACHE=str(cache)
+    )
+    assert done.returncode == 0
+    assert not list(cache.rglob("*.safetensors"))
+
+
+def test_cache_list_and_delete(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
+    """What generate keeps is listed, and can be deleted by its name."""
+    where = {"CHATGLM_CACHE": str(tmp_path / "cache")}
+    run("generate", "--model", str(folders["chatglm2"]), "--n-predict", "1", **where)
+    entries = json.loads(run("cache", "list", "--json", **where).stdout)["entries"]
+    assert [entry["kind"] for entry in entries] == ["low-bit"]
+    assert run("cache", "delete", entries[0]["name"], "--yes", **where).returncode == 0
+    assert json.loads(run("cache", "list", "--json", **where).stdout)["entries"] == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["--precision", "int4"], ["--precision", "int4", "--kernel", "exact"]])
+def test_verify_accepts_the_goldens(arguments: list[str]) -> None:
+    """The command's document has the promised keys, and exit code 0 means ok."""
+    done = run("verify", str(ROOT / "tests/golden/chatglm3-6b"), *arguments, "--json")
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert (done.returncode, document["ok"]) == (0, True)
+    assert {"prefill_rel_error", "decode_rel_error", "greedy_match"} <= set(document["cases"][0])
+    assert document["max_rel_error"] <= 5e-2
+
+
+def test_verify_fails_past_the_tolerance() -> None:
+    """A tolerance that cannot be met: exit code 1 and ok false."""
+    done = run("verify", str(ROOT / "tests/golden/chatglm2-6b"), "--tolerance", "1e-12", "--json")
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (1, False)
+
+
+def test_verify_without_expected_values_is_not_ok(folders: dict[tiny.Family, Path]) -> None:
+    """Nothing to compare with is a failure, also in JSON."""
+    done = run("verify", str(folders["chatglm2"]), "--json")
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (1, False)
+
+
+def test_doctor_tells_everything_in_json(folders: dict[tiny.Family, Path]) -> None:
+    """Hardware, library, kernel, thread plan, versions, folders and what to fix."""
+    done = run("doctor", "--json", CHATGLM_MODEL=str(folders["chatglm2"]))
+    document = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert document["hardware"]["plan"]["reasons"]
+    assert document["int4"]["variant"]
+    assert document["int4"]["kernel"]
+    assert document["int4"]["kv_bytes_per_token"]["chatglm"] == 2 * 28 * 4096 * 2
+    assert isinstance(document["fixes"], list)
+
+
+def test_doctor_ends_with_what_to_fix() -> None:
+    """Without any model the last line says how to get one."""
+    done = run("doctor")
+    assert done.returncode == 0
+    assert "\nTo fix:\n" in done.stdout or done.stdout.endswith("Nothing to fix.\n")
+
+
+def test_a_reader_that_leaves_is_quiet(folders: dict[tiny.Family, Path]) -> None:
+    """``| head -1`` ends without a traceback."""
+    command = [sys.executable, "-m", "chatglm_backend", "generate", "--model", str(folders["chatglm2"])]
+    process = subprocess.Popen(
+        [*command, "--n-predict", "400", "--stream"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    error = process.stderr.read()
+    process.stderr.close()
+    process.wait(60)
+    assert error == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to one process, which Windows cannot")
+def test_interrupting_generate_keeps_the_text(folders: dict[tiny.Family, Path]) -> None:
+    """Ctrl-C during an answer: exit code 130 and the text so far on stdout."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chatglm_backend", "generate", "--model", str(folders["chatglm2"]), "--stream"]
+        + ["--n-predict", "490", "--kernel", "exact", "--draft-tokens", "0", "--temperature", "0.5", "--seed", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env=environment(),
+        encoding="utf-8",
+    )
+    assert process.stdout is not None
+    while process.stdout.readline().rstrip("\n") != OUTPUT_LINE:
+        assert process.poll() is None
+    process.stdout.readline()
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Inference time" in out
+    assert "Traceback" not in err
+    assert "kept" in err

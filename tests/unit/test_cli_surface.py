@@ -1,0 +1,124 @@
+"""The terminal's outside: help, usage errors, streams, and how little is imported for it."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chatglm_backend.cli.app import main
+from chatglm_backend.cli.output import plain_size, prepare_streams
+from chatglm_backend.cli.progress import LoadBar
+from chatglm_backend.core import LoadProgress
+
+COMMANDS = ("generate", "chat", "download", "convert", "verify", "doctor", "cache")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """--help works for every command and shows examples where a command does something."""
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "Usage: python -m chatglm_backend" in out
+    assert "python -m chatglm_backend " + command in out
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "convert", "download"])
+def test_both_names_of_the_model_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipe's long name and ours are one flag."""
+    main([command, "--help"])
+    out = capsys.readouterr().out
+    assert "--model" in out
+    assert "--repo-id-or-model-path" in out
+
+
+def test_help_loads_nothing_heavy(project_root: Path) -> None:
+    """--help answers without torch, gradio, transformers, numba or bigdl."""
+    code = (
+        "import sys\nfrom chatglm_backend.cli.app import main\nmain(['generate', '--help'])\n"
+        "heavy = {'torch', 'gradio', 'transformers', 'bigdl', 'numba', 'numpy', 'sentencepiece'} & set(sys.modules)\n"
+        "print(sorted(heavy), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=project_root, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["generate", "--nonsense"], ["convert"], ["verify"]])
+def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What was typed wrongly is said on stderr; stdout stays empty."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err != ""
+
+
+def test_a_bad_value_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """Bounds are checked before anything is loaded."""
+    assert main(["generate", "--temperature", "-1"]) == 2
+    assert "temperature (from the command line)" in capsys.readouterr().err
+
+
+def test_no_model_anywhere_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown folder: exit code 1, one line on stderr, nothing on stdout."""
+    assert main(["convert", "--model", "/no/such/folder", "--out", "x"]) == 1
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert "Traceback" not in captured.err
+
+
+def test_json_errors_are_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --json a failure, too, is exactly one document on stdout."""
+    assert main(["convert", "--model", "/no/such/folder", "--out", "x", "--json"]) == 1
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert (document["ok"], document["error"]["code"]) == (False, "model_not_found")
+
+
+def test_an_empty_cache_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Listing nothing works, in JSON too."""
+    assert main(["cache", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"ok": True, "entries": [], "bytes": 0}
+
+
+def test_deleting_what_is_not_there_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong name is named."""
+    assert main(["cache", "delete", "nothing", "--yes"]) == 1
+    assert "nothing" in capsys.readouterr().err
+
+
+def test_a_console_with_a_small_character_set_gets_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream in a Windows code page is switched; half characters are replaced and never an error."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", stream)
+    prepare_streams()
+    stream.write("答：\ud800😀")
+    stream.flush()
+    assert raw.getvalue().decode("utf-8") == "答：?😀"
+
+
+def test_the_progress_line_has_bytes_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    """A long conversion says how far it is and how long it takes."""
+    times = iter([0.0, 2.0])
+    with LoadBar(enabled=True, clock=lambda: next(times)) as bar:
+        bar(LoadProgress("convert", 0, 4_000_000_000))
+        bar(LoadProgress("convert", 1_000_000_000, 4_000_000_000))
+    err = capsys.readouterr().err
+    assert "1.0 GB of 4.0 GB, 500.0 MB/s, 0:06 left" in err
+    assert err.endswith("\r\x1b[K")
+
+
+def test_no_progress_when_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe or a log file gets no bars."""
+    with LoadBar() as bar:
+        bar(LoadProgress("convert", 1, 2))
+    assert capsys.readouterr().err == ""
+
+
+def test_sizes_for_people() -> None:
+    """GB are 10⁹ bytes."""
+    assert [plain_size(n) for n in (12, 1500, 3_300_000_000)] == ["12 bytes", "1.5 kB", "3.3 GB"]
