@@ -17,7 +17,8 @@ class BenchmarkRun:
 
     ``ttft_s`` and ``prefill_tok_s`` are of one prompt alone; ``decode_tok_s`` is the total of
     the batch once all its sequences are writing; ``bandwidth_share`` = INT4 bytes read per
-    token × ``decode_tok_s`` / read bandwidth, for batch 1 only.
+    token × ``decode_tok_s`` / read bandwidth, for batch 1 only. ``draft_tokens`` is the setting, 0 for off;
+    the two counts after it say how many tokens were guessed and how many of them were right.
     """
 
     model: str
@@ -34,6 +35,7 @@ class BenchmarkRun:
     read_bandwidth_gb_s: float
     bandwidth_share: float | None
     draft_tokens: int
+    proposed_draft_tokens: int
     accepted_draft_tokens: int
 
 

@@ -164,6 +164,7 @@ def _entry(
         threads=machine.threads,
         read_bandwidth_gb_s=bandwidth,
         bandwidth_share=share,
-        draft_tokens=sum(m.draft_tokens for m in measured),
+        draft_tokens=plan.draft_tokens,
+        proposed_draft_tokens=sum(m.draft_tokens for m in measured),
         accepted_draft_tokens=sum(m.accepted_draft_tokens for m in measured),
     )

@@ -1,13 +1,11 @@
-"""Gets a model ready to be measured: the full-size shapes with random weights, or one that is loaded already.
-
-Knows kernels and shapes; reads no file.
-"""
+"""Gets a model ready to be measured: the full-size shapes with random weights, or one from disk."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -15,18 +13,22 @@ import torch
 from chatglm_backend.benchmark.bandwidth import read_bandwidth_gb_s
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
 from chatglm_backend.benchmark.runner import Machine
+from chatglm_backend.core import CancelToken
 from chatglm_backend.engine.engine import Engine, EngineOptions
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.int4.blocks import row_bytes
 from chatglm_backend.int4.kernel import KernelName
+from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.synthetic import SyntheticTensors
 from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import ChatModel, build_model
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.layout import tensor_specs
+from chatglm_backend.service.loading import Note, Progress, open_model
+from chatglm_backend.settings import Settings
 from chatglm_backend.tokenizers.base import Family
 
-__all__ = ["SYNTHETIC_MODELS", "Bench", "full_size_config", "int4_bytes_per_token", "open_synthetic"]
+__all__ = ["SYNTHETIC_MODELS", "Bench", "full_size_config", "int4_bytes_per_token", "open_existing", "open_synthetic"]
 
 SYNTHETIC_MODELS: dict[str, Family] = {
     "chatglm-6b": "chatglm",
@@ -74,7 +76,7 @@ def open_synthetic(
     *,
     threads: int,
     kernel: str = "auto",
-    bandwidth: Callable[[], float] | None = None,
+    cache: Path | None = None,
 ) -> Bench:
     """Build a full-size model of random INT4 weights in memory. Raises ConfigError for an unknown name or kernel."""
     if name not in SYNTHETIC_MODELS:
@@ -82,13 +84,23 @@ def open_synthetic(
     began = time.perf_counter()
     torch.set_num_threads(threads)
     config = full_size_config(SYNTHETIC_MODELS[name])
-    weights = Int4Weights(SyntheticTensors(config), cast("KernelName", kernel))
-    model = build_model(config, weights)
-    machine = Machine(
-        model=f"{name} (random weights)",
-        kernel=weights.kernel.name,
-        threads=threads,
-        weight_bytes=int4_bytes_per_token(config),
-        bandwidth=bandwidth or (lambda: read_bandwidth_gb_s(threads=threads)),
-    )
+    choice = select_kernel(cast("KernelName", kernel), threads=threads, cache=cache)
+    model = build_model(config, Int4Weights(SyntheticTensors(config), choice.kernel), ops=choice.ops)
+    machine = _machine(f"{name} (random weights)", choice.kernel.name, threads, config)
     return Bench(model, machine, time.perf_counter() - began)
+
+
+def open_existing(
+    model: str | None, settings: Settings, *, progress: Progress, note: Note, env: Mapping[str, str]
+) -> Bench:
+    """Open a model as the page would, converting it first if need be. Raises what the service's loading raises."""
+    began = time.perf_counter()
+    opened = open_model(model, settings, progress=progress, cancel=CancelToken(), note=note, env=env)
+    config = opened.checkpoint.config
+    machine = _machine(opened.checkpoint.name, opened.kernel, opened.threads, config)
+    return Bench(opened.network, machine, time.perf_counter() - began)
+
+
+def _machine(name: str, kernel: str, threads: int, config: ModelConfig) -> Machine:
+    size = int4_bytes_per_token(config)
+    return Machine(name, kernel, threads, size, lambda: read_bandwidth_gb_s(threads=threads))

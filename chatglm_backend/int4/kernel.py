@@ -7,11 +7,11 @@ as they are (a mapped file) or lay them out anew.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-__all__ = ["Kernel", "KernelName", "Product"]
+__all__ = ["Kernel", "KernelName", "LayoutKernel", "Product"]
 
 KernelName = Literal["auto", "vnni", "bigdl", "exact"]
 """``auto`` is the fastest that runs here; ``exact`` multiplies with the dequantised weights."""
@@ -30,4 +30,13 @@ class Kernel(Protocol):
 
     def prepare(self, packed: Tensor, out: int, in_: int) -> Product:
         """``packed`` uint8 [out, in // 64 * 34], perhaps mapped from a file -> the product with it."""
+        ...
+
+
+@runtime_checkable
+class LayoutKernel(Kernel, Protocol):
+    """A kernel that lays the bytes out anew, and takes them back laid out, perhaps mapped from a file."""
+
+    def from_layout(self, layout: Tensor, out: int, in_: int) -> Product:
+        """``layout`` is what the kernel's own packing made of [out, in_] weights; kept and read in place."""
         ...

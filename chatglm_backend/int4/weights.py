@@ -6,7 +6,7 @@ Knows tensor names only by their endings; where the bytes lie is the business of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chatglm_backend.errors import WrongShape
 from chatglm_backend.int4.blocks import BLOCK_BYTES, BLOCK_WEIGHTS
-from chatglm_backend.int4.kernel import Kernel, KernelName
+from chatglm_backend.int4.kernel import Kernel, KernelName, LayoutKernel, Product
 from chatglm_backend.int4.linear import Int4Linear
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.models.weights import Embedding, Linear
@@ -55,9 +55,22 @@ class MemoryTensors:
 class Int4Weights:
     """:class:`~chatglm_backend.models.weights.Weights` over packed tensors and one kernel."""
 
-    def __init__(self, tensors: PackedTensors, kernel: Kernel | KernelName = "auto") -> None:
-        """``kernel`` by name is chosen for this machine."""
+    def __init__(
+        self,
+        tensors: PackedTensors,
+        kernel: Kernel | KernelName = "auto",
+        *,
+        layouts: Callable[[str], Tensor] | None = None,
+        release: Callable[[str], None] | None = None,
+    ) -> None:
+        """``kernel`` by name is chosen for this machine.
+
+        ``layouts`` gives a compiled kernel's own bytes by tensor name; ``release`` is told of tensors that a
+        kernel has laid out for itself and that are not read again.
+        """
         self._tensors = tensors
+        self._layouts = layouts
+        self._release = release
         self._names = tensors.names()
         self.kernel: Kernel = select_kernel(kernel).kernel if isinstance(kernel, str) else kernel
 
@@ -73,7 +86,15 @@ class Int4Weights:
             )
         out, in_ = packed.shape[0], packed.shape[1] // BLOCK_BYTES * BLOCK_WEIGHTS
         bias = self.vector(f"{name}.bias") if f"{name}.bias" in self._names else None
-        return Int4Linear(self.kernel.prepare(packed, out, in_), bias)
+        return Int4Linear(self._product(f"{name}.weight", packed, out, in_), bias)
+
+    def _product(self, name: str, packed: Tensor, out: int, in_: int) -> Product:
+        if self._layouts is not None and isinstance(self.kernel, LayoutKernel):
+            return self.kernel.from_layout(self._layouts(name), out, in_)
+        product = self.kernel.prepare(packed, out, in_)
+        if self._release is not None:
+            self._release(name)
+        return product
 
     def embedding(self, name: str) -> Embedding:
         """See :class:`~chatglm_backend.models.weights.Weights`; only the rows asked for are read."""

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, LoadProgress, ModelInfo
 from chatglm_backend.errors import LoadCancelled
+from chatglm_backend.service.layouts import map_weights
 from chatglm_backend.settings import AUTO, Settings
 
 if TYPE_CHECKING:
     from chatglm_backend.checkpoint.lowbit import Checkpoint
     from chatglm_backend.engine.engine import Engine, PreparedRequest
+    from chatglm_backend.models.base import ChatModel
     from chatglm_backend.serving.worker import Worker
     from chatglm_backend.tokenizers.base import EncodedPrompt, Family, Tokenizer
 
-__all__ = ["LoadedModel", "Loader", "Note", "Progress", "load_model"]
+__all__ = ["LoadedModel", "Loader", "Note", "OpenedModel", "Progress", "load_model", "open_model"]
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +60,19 @@ class Loader(Protocol):
         ...
 
 
-def load_model(
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A model that can compute, before anything serves it."""
+
+    checkpoint: Checkpoint
+    network: ChatModel
+    kernel: str
+    kernel_reason: str
+    threads: int
+    is_demo: bool
+
+
+def open_model(
     model: str | None,
     settings: Settings,
     *,
@@ -66,21 +80,18 @@ def load_model(
     cancel: CancelToken,
     note: Note,
     env: Mapping[str, str],
-) -> LoadedModel:
-    """See :class:`Loader`. Only a model that was named is ever downloaded."""
+) -> OpenedModel:
+    """Find, convert if need be, and map ``model``. Only a model that was named is ever downloaded."""
     progress(LoadProgress("find"))
     import torch
 
     from chatglm_backend.checkpoint.default import bundled_folder, default_model
     from chatglm_backend.checkpoint.places import cache_root
     from chatglm_backend.checkpoint.prepare import prepare
-    from chatglm_backend.engine.engine import Engine, EngineOptions
     from chatglm_backend.hardware import Wishes, plan_threads, read_machine
     from chatglm_backend.int4.kernel import KernelName
     from chatglm_backend.int4.select import select_kernel
-    from chatglm_backend.int4.weights import Int4Weights
     from chatglm_backend.models.base import build_model
-    from chatglm_backend.tokenizers.base import load_tokenizer
 
     named = model is not None
     if model is None:
@@ -109,12 +120,28 @@ def load_model(
         cache=None if settings.no_cache else cache_root(env) / "kernels",
         notify=_log.info,
     )
-    network = build_model(
-        checkpoint.config,
-        Int4Weights(checkpoint, choice.kernel),
-        kv_dtype=getattr(torch, settings.kv_dtype),
-        ops=choice.ops,
+    weights = map_weights(checkpoint, choice.kernel, progress=progress, cancel=cancel, keep=not settings.no_cache)
+    network = build_model(checkpoint.config, weights, kv_dtype=getattr(torch, settings.kv_dtype), ops=choice.ops)
+    return OpenedModel(
+        checkpoint, network, choice.kernel.name, choice.reason, plan.threads, model == str(bundled_folder())
     )
+
+
+def load_model(
+    model: str | None,
+    settings: Settings,
+    *,
+    progress: Progress,
+    cancel: CancelToken,
+    note: Note,
+    env: Mapping[str, str],
+) -> LoadedModel:
+    """See :class:`Loader`."""
+    opened = open_model(model, settings, progress=progress, cancel=cancel, note=note, env=env)
+    from chatglm_backend.engine.engine import Engine, EngineOptions
+    from chatglm_backend.tokenizers.base import load_tokenizer
+
+    checkpoint, network = opened.checkpoint, opened.network
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder, checkpoint.config.family)
     options = EngineOptions(prefix_cache_bytes=settings.prefix_cache_mb * 1_000_000)
     if settings.draft_tokens != AUTO:
@@ -128,13 +155,13 @@ def load_model(
         family=checkpoint.config.family,
         parameters=_parameters(checkpoint),
         context_limit=checkpoint.config.context_limit,
-        kernel=choice.kernel.name,
-        kernel_reason=choice.reason,
-        threads=plan.threads,
+        kernel=opened.kernel,
+        kernel_reason=opened.kernel_reason,
+        threads=opened.threads,
         kv_dtype=settings.kv_dtype,
         kv_bytes_per_token=bytes_per_token,
         weight_bytes=checkpoint.nbytes,
-        is_demo=model == str(bundled_folder()),
+        is_demo=opened.is_demo,
     )
     return LoadedModel(info, tokenizer, engine.encode, _start_worker(engine, settings, bytes_per_token))
 
