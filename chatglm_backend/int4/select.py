@@ -3,29 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
 
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.int4.bigdl import BigdlKernel, BigdlLibrary, default_library
 from chatglm_backend.int4.exact import ExactKernel
 from chatglm_backend.int4.kernel import Kernel, KernelName
+from chatglm_backend.models.ops import Ops, TorchOps
 
 __all__ = ["KernelChoice", "select_kernel"]
 
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:
-    """A kernel and why it was chosen, in words for a report."""
+    """A kernel, why it was chosen, in words for a report, and the operations that go with it."""
 
     kernel: Kernel
     reason: str
+    ops: Ops = field(default_factory=TorchOps)
 
 
-def select_kernel(name: KernelName = "auto", *, library: Callable[[], BigdlLibrary] = default_library) -> KernelChoice:
-    """Make the kernel called ``name``. Raises ConfigError for an unknown name and NativeLibraryError."""
+def select_kernel(
+    name: KernelName = "auto",
+    *,
+    threads: int | None = None,
+    cache: Path | None = None,
+    notify: Callable[[str], None] = lambda _: None,
+    library: Callable[[], BigdlLibrary] = default_library,
+) -> KernelChoice:
+    """Make the kernel called ``name``. Raises ConfigError for an unknown name and NativeLibraryError.
+
+    ``threads`` (default: torch's), ``cache`` (a folder for compiled code and choices) and ``notify`` are
+    for the compiled kernels; bigdl's library takes its threads from torch.
+    """
     if name == "exact":
         return KernelChoice(ExactKernel(), "dequantised weights, as asked for")
+    if name in ("auto", "vnni"):
+        compiled = _compiled(threads or torch.get_num_threads(), cache, notify)
+        if compiled is not None:
+            return compiled
+        if name == "vnni":
+            raise ConfigError(name="kernel", value=name, reason="this CPU has no AVX2; use auto or bigdl")
     if name in ("auto", "bigdl"):
         chosen = library()
         return KernelChoice(BigdlKernel(chosen), chosen.reason)
     raise ConfigError(name="kernel", value=name, reason="use auto, vnni, bigdl or exact")
+
+
+def _compiled(threads: int, cache: Path | None, notify: Callable[[str], None]) -> KernelChoice | None:
+    """Our own kernels, or None on a CPU without AVX2."""
+    # numba takes half a second to import; the other kernels do without it.
+    from chatglm_backend.int4.kernels.choose import build_kernel
+    from chatglm_backend.int4.kernels.ops import CompiledOps
+    from chatglm_backend.int4.kernels.variants import host_cpu, usable_variants
+
+    kernel = build_kernel(threads, cache, notify=notify)
+    if kernel is None:
+        return None
+    best = usable_variants(host_cpu())[0]
+    return KernelChoice(kernel, f"compiled for this CPU's {best.name}", CompiledOps(kernel.team, best))

@@ -142,7 +142,7 @@ def test_loading_says_nothing_and_imports_little() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("kernel", ["bigdl", "exact"])
+@pytest.mark.parametrize("kernel", ["auto", "bigdl", "exact"])
 def test_packed_weights_as_models_ask_for_them(kernel: str) -> None:
     """Linears add their bias, embeddings read rows, vectors become fp32."""
     weight, bias, table = random_weight(64, 128), torch.randn(64).half(), torch.randn(10, 64).half()

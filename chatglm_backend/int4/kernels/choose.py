@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import llvmlite
@@ -22,7 +22,7 @@ from chatglm_backend.int4.kernels.layout import LAYOUT_TAG, layout_nbytes
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_variant
 from chatglm_backend.int4.kernels.product import ROW_CLASSES, CompiledKernel, PickVariant, Product
 from chatglm_backend.int4.kernels.team import Team
-from chatglm_backend.int4.kernels.variants import HostCpu, host_cpu, usable_variants
+from chatglm_backend.int4.kernels.variants import HostCpu, Variant, host_cpu, usable_variants
 
 __all__ = ["CPU_TOO_OLD", "build_kernel"]
 
@@ -45,8 +45,9 @@ def build_kernel(
 ) -> CompiledKernel | None:
     """The compiled kernel for ``threads`` threads, or ``None`` where the CPU has too few instructions.
 
-    ``cache`` is a folder for compiled code and choices; ``only`` forces one variant by name;
-    ``notify`` is told in words what takes time.
+    ``cache`` is a folder for compiled code and choices: without one nothing is measured, and the
+    variant with the widest instructions is taken. ``only`` forces one variant by name; ``notify``
+    is told in words what takes time.
     """
     cpu = cpu or host_cpu()
     variants = {v.name: v for v in usable_variants(cpu)}
@@ -54,15 +55,33 @@ def build_kernel(
         raise ConfigError(name="kernel variant", value=only, reason=f"this CPU offers {', '.join(variants) or 'none'}")
     if not variants:
         return None
-    start = time.perf_counter()
     team = Team(threads, cache)
-    kernels = {name: compile_variant(v) for name, v in variants.items() if only in (None, name)}
-    notify(f"compiled the {' and '.join(kernels)} kernels in {time.perf_counter() - start:.1f} s")
-    if len(kernels) == 1:
-        name = next(iter(kernels))
-        return CompiledKernel(team, kernels, _always(name))
-    choices = _Choices(team, kernels, None if cache is None else cache / _FILE, _key(cpu, team.threads), notify)
+    kernels = _Compiled({name: v for name, v in variants.items() if only in (None, name)}, notify)
+    if len(kernels) == 1 or cache is None:
+        return CompiledKernel(team, kernels, _always(next(iter(kernels))))
+    choices = _Choices(team, kernels, cache / _FILE, _key(cpu, team.threads), notify)
     return CompiledKernel(team, kernels, choices.pick)
+
+
+class _Compiled(Mapping[str, NativeKernels]):
+    """The kernels of each variant by name, compiled when first asked for."""
+
+    def __init__(self, variants: Mapping[str, Variant], notify: Notify) -> None:
+        self._variants, self._notify = variants, notify
+        self._done: dict[str, NativeKernels] = {}
+
+    def __getitem__(self, name: str) -> NativeKernels:
+        if name not in self._done:
+            start = time.perf_counter()
+            self._done[name] = compile_variant(self._variants[name])
+            self._notify(f"compiled the {name} kernels in {time.perf_counter() - start:.1f} s")
+        return self._done[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variants)
+
+    def __len__(self) -> int:
+        return len(self._variants)
 
 
 def _always(name: str) -> PickVariant:
@@ -83,9 +102,7 @@ def _key(cpu: HostCpu, threads: int) -> str:
 class _Choices:
     """Remembers, and where it must, measures, the best variant for each shape and row class."""
 
-    def __init__(
-        self, team: Team, kernels: Mapping[str, NativeKernels], file: Path | None, key: str, notify: Notify
-    ) -> None:
+    def __init__(self, team: Team, kernels: Mapping[str, NativeKernels], file: Path, key: str, notify: Notify) -> None:
         self._team, self._kernels, self._file, self._key, self._notify = team, kernels, file, key, notify
         self._known = self._read()
 
@@ -120,8 +137,6 @@ class _Choices:
         return chosen
 
     def _read(self) -> dict[str, dict[int, str]]:
-        if self._file is None:
-            return {}
         try:
             stored = json.loads(self._file.read_text("utf-8"))[self._key]
             known = {str(shape): {int(r): str(v) for r, v in picks.items()} for shape, picks in stored.items()}
@@ -135,8 +150,6 @@ class _Choices:
 
     def _write(self) -> None:
         """Only this key's choices are kept: other keys are of other versions or thread counts."""
-        if self._file is None:
-            return
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             part = self._file.with_suffix(f".{os.getpid()}.part")

@@ -7,6 +7,7 @@ Kernels come as addresses of ``void (i64, i64, i64, i64)``, see :mod:`.emit`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from llvmlite import ir
@@ -61,6 +62,15 @@ def _product(
 
 def build_driver(*, cached: bool) -> Driver:
     """Compile :func:`_product`; ``cached``: load it from, or keep it in, numba's cache folder as set by the caller."""
+    return _compile(cached=True) if cached else _in_memory()
+
+
+@lru_cache(maxsize=1)
+def _in_memory() -> Driver:
+    return _compile(cached=False)
+
+
+def _compile(*, cached: bool) -> Driver:
     signature = types.void(*[types.int64] * 9)
     compiled: Driver = njit([signature], parallel=True, nogil=True, cache=cached)(_product)
     return compiled

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import llvmlite.binding as llvm
 from llvmlite.ir import Module
@@ -27,8 +28,12 @@ class NativeKernels:
     _engine: object = field(repr=False, default=None)
 
 
+@lru_cache(maxsize=8)
 def compile_variant(variant: Variant, *, with_assembly: bool = False) -> NativeKernels:
-    """Compile all products of ``variant``. The CPU must have its features; running them elsewhere crashes."""
+    """Compile all products of ``variant``. The CPU must have its features; running them elsewhere crashes.
+
+    The result is remembered: the code depends on nothing else.
+    """
     return compile_module(variant, lambda triple: build_module(variant, triple), with_assembly=with_assembly)
 
 

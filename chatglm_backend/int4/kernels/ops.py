@@ -69,10 +69,10 @@ class CompiledOps(TorchOps):
             args[AttentionArg.OUT_ROW] = heads * dim * 4
             args[AttentionArg.VISIBLE], args[AttentionArg.SCALE] = counts.ctypes.data, self._scale[dim].ctypes.data
             args[AttentionArg.HEADS], args[AttentionArg.GROUP] = heads, heads // keys.shape[0]
-            self._attend(native, rows, heads, int(counts.max()))
+            self._attend(native, rows, heads, int(counts.max()), dim)
         return result
 
-    def _attend(self, native: NativeKernels, rows: int, heads: int, longest: int) -> None:
+    def _attend(self, native: NativeKernels, rows: int, heads: int, longest: int, dim: int) -> None:
         """Rows in fours, then what is left one by one."""
         team, args = self._team, self._attention_args
         stride = (longest + LANES) // LANES * LANES
@@ -86,7 +86,11 @@ class CompiledOps(TorchOps):
                 args[AttentionArg.ROW0] = first
                 address = native.addresses[f"attend_{count}"]
                 scratch = self._scores.ctypes.data
-                team.share(address, args.ctypes.data, blocks * heads, scratch, ATTENTION_ROWS * stride * 4)
+                stride_bytes = ATTENTION_ROWS * stride * 4
+                work = blocks * count * heads * longest * dim
+                team.share(
+                    address, args.ctypes.data, blocks * heads, work=work, scratch=scratch, scratch_stride=stride_bytes
+                )
 
     def _native(self, dim: int) -> NativeKernels:
         """The kernels for heads of ``dim`` features, compiled at first use."""
@@ -104,7 +108,7 @@ class CompiledOps(TorchOps):
             args = self._gate_args
             args[GateArg.X], args[GateArg.X_ROW] = x.data_ptr(), x.stride(0) * 4
             args[GateArg.OUT], args[GateArg.OUT_ROW], args[GateArg.UNITS] = result.data_ptr(), units * 4, units
-            self._team.share(self._gates.addresses[name], args.ctypes.data, rows)
+            self._team.share(self._gates.addresses[name], args.ctypes.data, rows, work=rows * units * 4)
         return result
 
 

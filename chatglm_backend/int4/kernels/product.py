@@ -36,7 +36,9 @@ def row_class(rows: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Code:
-    """One variant's entry points for one row class."""
+    """One variant's entry points. ``owner`` keeps the machine code in memory for as long as they are used."""
+
+    owner: NativeKernels
 
     variant: str
     quantize: int
@@ -95,8 +97,8 @@ class CompiledKernel:
 
     def __init__(self, team: Team, kernels: Mapping[str, NativeKernels], pick: PickVariant) -> None:
         self.team, self._pick = team, pick
-        self._kernels = dict(kernels)
-        self._code = {name: _code_of(native) for name, native in kernels.items()}
+        self._kernels = kernels
+        self._code: dict[str, _Code] = {}
 
     def prepare(self, packed: Tensor, out: int, in_: int) -> Product:
         """From portable bytes, uint8 [out, in_ // 64 * 34]; they are copied, not kept."""
@@ -122,12 +124,17 @@ class CompiledKernel:
                 expected=f"{layout_nbytes(out, in_)} contiguous of torch.uint8",
             )
         chosen = self._pick(out, in_)
-        return Product(layout, out, in_, {rows: self._code[chosen[rows]] for rows in ROW_CLASSES}, self.team)
+        return Product(layout, out, in_, {rows: self._variant(chosen[rows]) for rows in ROW_CLASSES}, self.team)
+
+    def _variant(self, name: str) -> _Code:
+        if name not in self._code:
+            self._code[name] = _code_of(self._kernels[name])
+        return self._code[name]
 
 
 def _code_of(native: NativeKernels) -> _Code:
     at = native.addresses
-    return _Code(native.variant.name, at["quantize"], tuple(at[f"rows_{m}"] for m in FEW_ROWS), at["tile"])
+    return _Code(native, native.variant.name, at["quantize"], tuple(at[f"rows_{m}"] for m in FEW_ROWS), at["tile"])
 
 
 def _aligned(nbytes: int) -> Tensor:

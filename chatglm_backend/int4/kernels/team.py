@@ -24,6 +24,8 @@ __all__ = ["TILE_ROWS", "Team", "Work"]
 TILE_ROWS = 128
 """Most rows that one pass of the tile kernel takes: their sums fit the L1 cache."""
 _PANEL_BLOCKS = 64
+_WORK_PER_THREAD = 256 * 1024
+"""Weights that one thread multiplies in some 5 to 10 microseconds, about what waking another costs."""
 _PARALLEL_QUANTIZE = 128 * 1024
 """From this many activations on, quantising is shared between threads; below, waking them costs more."""
 
@@ -56,7 +58,7 @@ class Team:
         import numba
 
         numba.config.THREADING_LAYER_PRIORITY = ["omp", "workqueue", "tbb"]
-        self.threads = max(1, min(threads, numba.config.NUMBA_NUM_THREADS))
+        self.threads = max(1, min(threads, int(numba.config.NUMBA_NUM_THREADS)))
         self.lock = threading.Lock()
         self.work = Work(self.threads)
         self._driver = _load_driver(cache)
@@ -74,7 +76,7 @@ class Team:
         self._use_threads()
         args, blocks = self.work.args, in_ // BLOCK
         args[Arg.BLOCKS], args[Arg.ROWS], args[Arg.PANEL] = blocks, rows, _PANEL_BLOCKS
-        parts = min(self.threads, groups)
+        parts = self.parts_for(groups * GROUP * in_ * max(1, rows // 4), groups)
         quantize_parts = 1 if rows * in_ < _PARALLEL_QUANTIZE else min(self.threads, blocks)
         passes = max(1, -(-rows // TILE_ROWS))
         for index in range(passes):
@@ -91,10 +93,16 @@ class Team:
                 self.work.scratch.strides[0],
             )
 
-    def share(self, kernel: int, args: int, items: int, scratch: int = 0, scratch_stride: int = 0) -> None:
+    def parts_for(self, work: int, pieces: int) -> int:
+        """How many threads ``work`` weights (times rows) are worth: a few, where waking more would cost more."""
+        return max(1, min(self.threads, pieces, work // _WORK_PER_THREAD))
+
+    def share(
+        self, kernel: int, args: int, items: int, *, work: int, scratch: int = 0, scratch_stride: int = 0
+    ) -> None:
         """Run ``kernel`` on ``items`` equal pieces of work, with scratch of its own for each thread. Hold ``lock``."""
         self._use_threads()
-        self._driver(0, kernel, args, 0, 1, items, min(self.threads, items), scratch, scratch_stride)
+        self._driver(0, kernel, args, 0, 1, items, self.parts_for(work, items), scratch, scratch_stride)
 
     def _use_threads(self) -> None:
         """Numba's thread count belongs to the calling thread."""
