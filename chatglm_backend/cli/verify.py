@@ -16,8 +16,6 @@ from chatglm_backend.settings import AUTO, Settings
 
 if TYPE_CHECKING:
     from chatglm_backend.engine.verify import Precision
-    from chatglm_backend.int4.kernel import KernelName
-    from chatglm_backend.models.base import ChatModel
     from chatglm_backend.models.config import Family
 
 __all__ = ["verify"]
@@ -94,10 +92,9 @@ def _verify_tokenizer(folder: Path, cases: Path, family: Family | None, *, json_
 def _verify_logits(
     folder: Path, precision: Precision, settings: Settings, tolerance: float | None, *, json_output: bool
 ) -> int:
-    from chatglm_backend.engine.verify import verify_logits
+    from chatglm_backend.service.verifying import verify_folder
 
-    model, kernel = _build(folder, precision, settings)
-    report = verify_logits(folder, model, precision=precision, tolerance=tolerance)
+    report, kernel = verify_folder(folder, precision, settings, tolerance=tolerance)
     if json_output:
         emit_json({**report.to_json(), "kernel": kernel})
         return 0 if report.ok else 1
@@ -113,31 +110,6 @@ def _verify_logits(
     found = _figure(report.max_rel_error)
     say(f"{kernel}: largest relative error {found}, tolerance {report.tolerance:g}: {_word(report.ok)}")
     return 0 if report.ok else 1
-
-
-def _build(folder: Path, precision: Precision, settings: Settings) -> tuple[ChatModel, str]:
-    """The model as it is to be checked, and the name of what multiplies."""
-    import torch
-
-    from chatglm_backend.checkpoint.prepare import prepare_folder
-    from chatglm_backend.checkpoint.readers import read_dense
-    from chatglm_backend.checkpoint.source import inspect_folder
-    from chatglm_backend.int4.select import select_kernel
-    from chatglm_backend.int4.weights import Int4Weights
-    from chatglm_backend.models.base import build_model
-    from chatglm_backend.models.weights import DenseWeights
-
-    if settings.threads != AUTO:
-        torch.set_num_threads(int(settings.threads))
-    source = inspect_folder(folder, family=_family(settings))
-    if precision == "fp32":
-        return build_model(source.config, DenseWeights(read_dense(source)), kv_dtype=torch.float32), "fp32"
-    checkpoint = prepare_folder(source, use_cache=False)
-    choice = select_kernel(cast("KernelName", settings.kernel))
-    # The exact product is checked to 1e-4, which a 16-bit cache would hide.
-    kv_dtype = torch.float32 if settings.kernel == "exact" else getattr(torch, settings.kv_dtype)
-    weights = Int4Weights(checkpoint, choice.kernel)
-    return build_model(source.config, weights, kv_dtype=kv_dtype, ops=choice.ops), choice.kernel.name
 
 
 def _family(settings: Settings) -> Family | None:

@@ -51,7 +51,7 @@ def test_an_unknown_key_in_the_file_names_file_and_neighbour(tmp_path: Path) -> 
 
 def test_an_unknown_variable_is_named(tmp_path: Path) -> None:
     """A mistyped variable is not silently ignored."""
-    with pytest.raises(ConfigError, match="CHATGLM_TEMPRATURE.*temperature"):
+    with pytest.raises(ConfigError, match=r"CHATGLM_TEMPRATURE.*temperature"):
         load_settings({}, {"CHATGLM_TEMPRATURE": "1"}, file=tmp_path / "none.toml")
 
 
@@ -112,9 +112,8 @@ def test_every_default_satisfies_its_own_bounds(tmp_path: Path) -> None:
     for name, found in specs().items():
         assert found.help.endswith((".", ")")), name
         if found.default is not None and found.kind != "bool":
-            loaded = load_settings(
-                {}, {found.variable: str(found.default)} if found.default != "" else {}, file=tmp_path / "none.toml"
-            )
+            environ = {found.variable: str(found.default)}
+            loaded = load_settings({}, environ, file=tmp_path / "none.toml")
             assert getattr(loaded, name) == found.default
 
 

@@ -1,0 +1,60 @@
+"""Puts a model together as ``verify`` wants it, and compares its logits with a folder's expected ones.
+
+Prints nothing. Heavy packages are imported inside the function.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from chatglm_backend.settings import AUTO, Settings
+
+if TYPE_CHECKING:
+    from chatglm_backend.checkpoint.source import CheckpointFolder
+    from chatglm_backend.engine.verify import Precision, VerifyReport
+    from chatglm_backend.int4.kernel import KernelName
+    from chatglm_backend.models.base import ChatModel
+    from chatglm_backend.models.config import Family
+
+__all__ = ["verify_folder"]
+
+
+def verify_folder(
+    folder: Path, precision: Precision, settings: Settings, *, tolerance: float | None = None
+) -> tuple[VerifyReport, str]:
+    """Return the report and the name of what multiplied. Raises a CheckpointError for unreadable folders."""
+    import torch
+
+    from chatglm_backend.checkpoint.readers import read_dense
+    from chatglm_backend.checkpoint.source import inspect_folder
+    from chatglm_backend.engine.verify import verify_logits
+    from chatglm_backend.models.base import build_model
+    from chatglm_backend.models.weights import DenseWeights
+
+    if settings.threads != AUTO:
+        torch.set_num_threads(int(settings.threads))
+    family = None if settings.family == AUTO else cast("Family", settings.family)
+    source = inspect_folder(folder, family=family)
+    if precision == "fp32":
+        model: ChatModel = build_model(source.config, DenseWeights(read_dense(source)), kv_dtype=torch.float32)
+        kernel = "fp32"
+    else:
+        model, kernel = _int4_model(source, settings)
+    return verify_logits(folder, model, precision=precision, tolerance=tolerance), kernel
+
+
+def _int4_model(source: CheckpointFolder, settings: Settings) -> tuple[ChatModel, str]:
+    import torch
+
+    from chatglm_backend.checkpoint.prepare import prepare_folder
+    from chatglm_backend.int4.select import select_kernel
+    from chatglm_backend.int4.weights import Int4Weights
+    from chatglm_backend.models.base import build_model
+
+    checkpoint = prepare_folder(source, use_cache=False)
+    choice = select_kernel(cast("KernelName", settings.kernel))
+    # The exact product is checked to 1e-4, which a 16-bit cache would hide.
+    kv_dtype = torch.float32 if settings.kernel == "exact" else getattr(torch, settings.kv_dtype)
+    weights = Int4Weights(checkpoint, choice.kernel)
+    return build_model(checkpoint.config, weights, kv_dtype=kv_dtype, ops=choice.ops), choice.kernel.name
