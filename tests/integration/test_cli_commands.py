@@ -244,7 +244,19 @@ def test_a_reader_that_leaves_is_quiet(folders: dict[tiny.Family, Path]) -> None
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to one process, which Windows cannot")
 def test_interrupting_generate_keeps_the_text(folders: dict[tiny.Family, Path]) -> None:
     """Ctrl-C during an answer: exit code 130 and the text so far on stdout."""
-    arguments = "--stream --n-predict 490 --kernel exact --draft-tokens 0 --temperature 0.5 --seed 1".split()
+    arguments = [
+        "--stream",
+        "--n-predict",
+        "490",
+        "--kernel",
+        "exact",
+        "--draft-tokens",
+        "0",
+        "--temperature",
+        "0.5",
+        "--seed",
+        "1",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "chatglm_backend", "generate", "--model", str(folders["chatglm2"]), *arguments],
         stdout=subprocess.PIPE,
