@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
+from chatglm_backend.access.policy import AccessPolicy, policy_from
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.network import quiet_environment
 from chatglm_backend.settings import Settings
@@ -54,11 +55,12 @@ def build_page(presenter: Presenter, chat: ChatPresenter, settings: Settings) ->
     return page
 
 
-def create_app(service: PageService, settings: Settings) -> FastAPI:
-    """The page in every language on one application. Loading the model begins once the page can be opened."""
+def create_app(service: PageService, settings: Settings, policy: AccessPolicy | None = None) -> FastAPI:
+    """The guarded page in every language. Loading the model begins once the page can be opened."""
     import gradio as gr
     from fastapi import FastAPI
 
+    from chatglm_backend.access.guard import Guard
     from chatglm_backend.ui.chat import ChatPresenter
     from chatglm_backend.ui.i18n import LANGUAGES, load_texts
     from chatglm_backend.ui.languages import LanguageRoot
@@ -83,6 +85,7 @@ def create_app(service: PageService, settings: Settings) -> FastAPI:
         )  # fmt: skip
         pages[language] = app.router.routes.pop().app  # type: ignore[attr-defined]
         titles[language] = texts("app.title")
+    app.add_middleware(Guard, policy=policy or policy_from(settings))
     app.mount("/", LanguageRoot(pages, page_script(), titles))
     return app
 
@@ -92,19 +95,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_environment(os.environ)
     try:
         settings = page_settings(argv)
-        listener = take_port(settings.host or "127.0.0.1", settings.port)
+        policy = policy_from(settings)
+        listener = take_port(policy.bind_host, policy.port)
     except ChatGLMError as error:
         _say(str(error))
         return 1
     import uvicorn
 
+    from chatglm_backend.access.server import server_options
     from chatglm_backend.service import Service
 
     service = Service(settings, note=_say)
     try:
-        app = create_app(service, settings)
-        _say(f"http://{settings.host or '127.0.0.1'}:{settings.port}")
-        config = uvicorn.Config(app, log_level=settings.log_level, timeout_graceful_shutdown=3)
+        app = create_app(service, settings, policy)
+        _say(policy.url())
+        options = server_options(policy, settings)
+        config = uvicorn.Config(app, log_level=settings.log_level, timeout_graceful_shutdown=3, **options)
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         service.close()

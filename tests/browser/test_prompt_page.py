@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 from browser_helpers import Serve, Visit, Visitor
@@ -233,3 +235,14 @@ def test_four_thousand_tokens_leave_the_browser_quick(serve: Serve, visitor: Vis
     visit.status("done", 60)
     assert len(visit.output()) == 2 * 2048
     assert visit.page.evaluate("window.worst") < 2000
+
+
+def test_another_name_for_this_machine_is_refused(serve: Serve) -> None:
+    """The guard stands before the whole page: a foreign host name gets nothing, in any language."""
+    site = serve()
+    for path in ("/", "/zh/config", "/en/gradio_api/info"):
+        request = urllib.request.Request(f"{site.url}{path}", headers={"Host": "elsewhere.example"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=10)
+        assert refused.value.code == 421
+        refused.value.close()
