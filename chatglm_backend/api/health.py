@@ -1,0 +1,53 @@
+"""``/health`` (alive), ``/ready`` (a status word, with progress while loading) and ``/metrics``.
+
+The first two answer anyone, so they say nothing of files, names or errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Response
+from starlette.responses import JSONResponse
+
+from chatglm_backend.api.metrics import exposition
+from chatglm_backend.api.ports import ApiService
+from chatglm_backend.core import ModelState, ModelStatus
+from chatglm_backend.serving.metrics import MetricsSnapshot
+
+__all__ = ["operations_router", "readiness"]
+
+
+def operations_router(service: ApiService, metrics: Callable[[], MetricsSnapshot | None] = lambda: None) -> APIRouter:
+    """The routes for whoever looks after the server; ``metrics`` is the worker's snapshot."""
+    router = APIRouter(tags=["Operations"])
+
+    @router.get("/health", summary="Whether the process is alive")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @router.get("/ready", summary="Whether a model is ready", responses={503: {"description": "Not ready."}})
+    async def ready() -> JSONResponse:
+        status, body = readiness(service.status())
+        return JSONResponse(body, status, headers={"retry-after": "2"} if status == 503 else None)
+
+    @router.get("/metrics", summary="Counters for Prometheus", response_class=Response)
+    async def counters() -> Response:
+        content, kind = exposition(metrics(), ready=service.status().state is ModelState.READY)
+        return Response(content, headers={"content-type": kind})
+
+    return router
+
+
+def readiness(status: ModelStatus) -> tuple[int, dict[str, Any]]:
+    """HTTP status and body. ``progress`` is in percent of the stage, absent where its size is unknown."""
+    if status.state is ModelState.READY:
+        return 200, {"status": "ready"}
+    body: dict[str, Any] = {"status": status.state.value}
+    step = status.progress
+    if status.state is ModelState.LOADING and step is not None:
+        body["stage"] = step.stage
+        if step.total > 0:
+            body["progress"] = round(100 * min(step.done, step.total) / step.total, 1)
+    return 503, body

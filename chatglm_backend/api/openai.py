@@ -1,0 +1,188 @@
+"""``/v1/models``, ``/v1/chat/completions`` and ``/v1/completions``: same engine, queue and limits as the page.
+
+Any model name is accepted, because one model answers; replies name the real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import PurePath
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.responses import JSONResponse
+
+from chatglm_backend.api.answers import ClientLeft, EventStream, follow, whole_answer
+from chatglm_backend.api.ports import ApiService, Ticket
+from chatglm_backend.api.problems import OpenAIRoute, Problem, ProblemError, problem_of, problem_reply
+from chatglm_backend.api.replies import Shape, finish_word, sse
+from chatglm_backend.api.schemas import ChatRequest, CompletionRequest
+from chatglm_backend.core import Completed, FinishReason, GenerationRequest, TokenEvent, Usage
+from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.settings import Settings
+
+__all__ = ["openai_router"]
+
+_STOPPED = Problem(503, "The answer was stopped before its end. Try again.", "cancelled")
+_CLIENT_LEFT = 499
+_KEEP_ALIVE = b": still working\n\n"
+_METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST", "/v1/completions": "POST"}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text}
+    for status, text in {
+        400: "The request is not valid.",
+        401: "The key is missing or wrong.",
+        413: "The request is too large.",
+        429: "Too many requests from you at once.",
+        500: "The engine failed.",
+        503: "Loading, full, or shutting down.",
+    }.items()
+}
+
+
+def openai_router(service: ApiService, settings: Settings) -> APIRouter:
+    """The routes under ``/v1``."""
+    routes = _Routes(service, settings)
+    router = APIRouter(route_class=OpenAIRoute, tags=["OpenAI"])
+    add = router.add_api_route
+    add("/v1/models", routes.models, methods=["GET"], summary="The model that answers")
+    add("/v1/models/{model:path}", routes.model, methods=["GET"], responses={404: {"description": "Another model."}})
+    add("/v1/chat/completions", routes.chat, methods=["POST"], responses=_ERRORS, response_model=None)
+    add("/v1/completions", routes.completion, methods=["POST"], responses=_ERRORS, response_model=None)
+    everything = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
+    add("/v1/{rest:path}", routes.other, methods=everything, include_in_schema=False)
+    return router
+
+
+class _Routes:
+    def __init__(self, service: ApiService, settings: Settings) -> None:
+        self._service = service
+        self._settings = settings
+        self._started = int(time.time())
+
+    async def models(self) -> dict[str, Any]:
+        """The one model; also while it is loading."""
+        return {"object": "list", "data": [self._entry()]}
+
+    async def model(self, model: str) -> dict[str, Any]:
+        """The one model, by its name."""
+        entry = self._entry()
+        if model != entry["id"]:
+            raise ProblemError(Problem(404, f"The model here is {entry['id']}.", "model_not_found", "model"))
+        return entry
+
+    async def chat(self, body: ChatRequest, request: Request) -> Response:
+        """Answer the last message of a conversation."""
+        return await self._answer(
+            request,
+            GenerationRequest(
+                request_id=f"chatcmpl-{uuid.uuid4().hex}",
+                session_id=_visitor(request),
+                messages=tuple(message.message() for message in body.messages),
+                prompt_format="chat",
+                params=body.params(self._settings, body.limit(self._settings)),
+            ),
+            body,
+        )
+
+    async def completion(self, body: CompletionRequest, request: Request) -> Response:
+        """Continue a text."""
+        return await self._answer(
+            request,
+            GenerationRequest(
+                request_id=f"cmpl-{uuid.uuid4().hex}",
+                session_id=_visitor(request),
+                prompt=body.prompt,
+                prompt_format="raw",
+                params=body.params(self._settings, body.limit(self._settings)),
+            ),
+            body,
+        )
+
+    async def other(self, request: Request, rest: str) -> Response:
+        """Say in OpenAI's form that there is nothing here."""
+        allowed = _METHODS.get(f"/v1/{rest}")
+        if allowed is not None:
+            problem = Problem(405, f"Use {allowed} for this address.", "method_not_allowed")
+            return problem_reply(problem, {"allow": allowed})
+        return problem_reply(Problem(404, f"There is no {request.method} route here.", "not_found"))
+
+    async def _answer(
+        self, request: Request, wanted: GenerationRequest, body: ChatRequest | CompletionRequest
+    ) -> Response:
+        ticket = await self._submit(wanted)
+        kind = "chat" if isinstance(body, ChatRequest) else "text"
+        shape = Shape(kind, wanted.request_id, int(time.time()), self._name())  # type: ignore[arg-type]
+        timeout_s = self._settings.request_timeout
+        if body.stream:
+            return EventStream(ticket, _stream(ticket, shape, timeout_s, include_usage=body.include_usage))
+        try:
+            text, end = await whole_answer(ticket, request.receive, timeout_s=timeout_s)
+        except ClientLeft:
+            return Response(status_code=_CLIENT_LEFT)
+        finish = finish_word(end.finish_reason)
+        if finish is None:
+            return problem_reply(_STOPPED)
+        return JSONResponse(shape.whole(text, finish, end.usage))
+
+    async def _submit(self, wanted: GenerationRequest) -> Ticket:
+        """Queue a request in a thread; if the caller is gone meanwhile, its ticket goes too."""
+        submitting = asyncio.ensure_future(asyncio.to_thread(self._service.submit, wanted))
+        try:
+            return await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            submitting.add_done_callback(_cancel_result)
+            raise
+
+    def _name(self) -> str:
+        info = self._service.status().info
+        if info is not None:
+            return info.name
+        return PurePath(self._settings.model).name if self._settings.model else "chatglm"
+
+    def _entry(self) -> dict[str, Any]:
+        return {"id": self._name(), "object": "model", "created": self._started, "owned_by": "local"}
+
+
+async def _stream(
+    ticket: Ticket, shape: Shape, timeout_s: float, *, include_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    """The answer as chunks; an error in the middle is the last of them, and then ``[DONE]`` does not come."""
+    opening = shape.first()
+    if opening is not None:
+        yield sse(opening)
+    end: Completed | None = None
+    try:
+        async with aclosing(follow(ticket, timeout_s=timeout_s)) as events:
+            async for event in events:
+                if event is None:
+                    yield _KEEP_ALIVE
+                elif isinstance(event, (TokenEvent, Completed)) and event.text:
+                    yield sse(shape.piece(event.text))
+                if isinstance(event, Completed):
+                    end = event
+    except ChatGLMError as error:
+        yield sse(problem_of(error).body())
+        return
+    reason, usage = (end.finish_reason, end.usage) if end else (FinishReason.CANCELLED, Usage(0, 0))
+    finish = finish_word(reason)
+    if finish is None:
+        yield sse(_STOPPED.body())
+        return
+    yield sse(shape.last(finish))
+    if include_usage:
+        yield sse(shape.usage(usage))
+    yield sse("[DONE]")
+
+
+def _visitor(request: Request) -> str:
+    return f"api:{request.client.host if request.client else 'local'}"
+
+
+def _cancel_result(submitting: asyncio.Future[Ticket]) -> None:
+    if not submitting.cancelled() and submitting.exception() is None:
+        submitting.result().cancel()

@@ -1,0 +1,123 @@
+"""Every error in the form that OpenAI's clients read, and a route that turns whatever is raised into it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from chatglm_backend.errors import (
+    ChatGLMError,
+    ContextLimitExceeded,
+    InvalidRequest,
+    ModelNotReady,
+    QueueFull,
+    ShuttingDown,
+    TooManyRequests,
+)
+
+__all__ = ["OpenAIRoute", "Problem", "ProblemError", "problem_of", "problem_reply"]
+
+_log = logging.getLogger(__name__)
+
+_STATUS: Mapping[type[ChatGLMError], int] = {
+    InvalidRequest: 400,
+    ContextLimitExceeded: 400,
+    TooManyRequests: 429,
+    QueueFull: 503,
+    ModelNotReady: 503,
+    ShuttingDown: 503,
+}
+_RETRY_SECONDS = "2"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One error as a client sees it. ``param`` names the field at fault."""
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+
+    def body(self) -> dict[str, object]:
+        """The JSON body."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        if self.status == 429:
+            kind = "rate_limit_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+class ProblemError(Exception):
+    """Carries a problem out of a route."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(problem.message)
+
+
+def problem_of(error: BaseException) -> Problem:
+    """What to tell a client about an error; nothing of the inside for unexpected ones."""
+    if isinstance(error, ProblemError):
+        return error.problem
+    if isinstance(error, ContextLimitExceeded):
+        return Problem(400, str(error), "context_length_exceeded", "messages")
+    if isinstance(error, ChatGLMError):
+        field = error.fields.get("field") if isinstance(error, InvalidRequest) else None
+        return Problem(_STATUS.get(type(error), 500), str(error), error.code, str(field) if field else None)
+    if isinstance(error, RequestValidationError):
+        return _of_validation(error.errors())
+    if isinstance(error, HTTPException):
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+        return Problem(error.status_code, str(error.detail), code)
+    return Problem(500, "Something went wrong here. Try again.", "internal_error")
+
+
+def problem_reply(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """The reply. ASCII only: half a character in a request must not break its own error."""
+    lines = dict(headers or {})
+    if problem.status in (429, 503):
+        lines["retry-after"] = _RETRY_SECONDS
+    return Response(json.dumps(problem.body()), problem.status, lines, "application/json")
+
+
+class OpenAIRoute(APIRoute):
+    """A route whose errors all have OpenAI's form."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        """The usual handler with its errors caught."""
+        handle = super().get_route_handler()
+
+        async def handle_or_explain(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
+                    return problem_reply(Problem(400, "Send JSON with the header Content-Type: application/json."))
+                return problem_reply(problem_of(error))
+            except (ChatGLMError, ProblemError, HTTPException) as error:
+                return problem_reply(problem_of(error))
+            except Exception as error:  # noqa: BLE001  told in the same form, and logged
+                _log.exception("a request to the endpoint failed")
+                return problem_reply(problem_of(error))
+
+        return handle_or_explain
+
+
+def _of_validation(errors: Sequence[Mapping[str, object]]) -> Problem:
+    if not errors:
+        return Problem(400, "The request is not valid.")
+    first = errors[0]
+    if first.get("type") == "json_invalid":
+        return Problem(400, "The body is not valid JSON.")
+    place = first.get("loc", ())
+    parts = [str(part) for part in place if part != "body"] if isinstance(place, (tuple, list)) else []
+    reason = str(first.get("msg", "")).removeprefix("Value error, ")
+    param = ".".join(parts) or None
+    return Problem(400, f"{param or 'The body'}: {reason}.".replace("..", "."), "invalid_value", param)

@@ -1,0 +1,202 @@
+"""Requests of OpenAI's clients: what is read, what is refused, and what is ignored as OpenAI does.
+
+Knows no HTTP. Replies are plain dictionaries, made in :mod:`chatglm_backend.api.replies`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from chatglm_backend.core import GenerationParams, Message, Role
+from chatglm_backend.settings import Settings
+
+__all__ = ["ChatMessage", "ChatRequest", "CompletionRequest", "StreamOptions"]
+
+_CHAT_TOKENS = 512
+_SEED_MASK = 2**63 - 1
+_CONTROLS = frozenset(chr(code) for code in (*range(32), 127)) - frozenset("\t\n\r")
+
+
+def _checked_text(text: str) -> str:
+    if not _CONTROLS.isdisjoint(text):
+        raise ValueError("it holds control characters; only tabs and line breaks are allowed")
+    return _whole_characters(text)
+
+
+def _whole_characters(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError("it holds half of a character (a lone surrogate)") from error
+    return text
+
+
+def _joined_parts(content: object) -> str:
+    """Text of a message, or of its text parts joined."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return _checked_text(content)
+    if not isinstance(content, list):
+        raise ValueError("use text or a list of text parts")
+    texts = []
+    for part in content:
+        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ValueError(
+                'only parts such as {"type": "text", "text": "…"} can be read; this model sees no pictures'
+            )
+        texts.append(_checked_text(part["text"]))
+    return "".join(texts)
+
+
+def _one_prompt(prompt: object) -> str:
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
+        prompt = prompt[0]
+    if not isinstance(prompt, str):
+        raise ValueError("use one text; several prompts or token ids are not supported")
+    return _checked_text(prompt)
+
+
+def _stops(stop: object) -> tuple[str, ...]:
+    given = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if not isinstance(given, list) or len(given) > 16 or not all(isinstance(text, str) and text for text in given):
+        raise ValueError("use a text or a list of at most 16 texts, none of them empty")
+    if any(len(text) > 256 for text in given):
+        raise ValueError("a stop text may have at most 256 characters")
+    return tuple(_whole_characters(text) for text in given)
+
+
+_PART_SCHEMA = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+_CONTENT_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART_SCHEMA}, {"type": "null"}]}
+_PROMPT_SCHEMA = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 1}]
+}
+_STOP_TEXT = {"type": "string", "minLength": 1, "maxLength": 256}
+_STOP_SCHEMA = {"anyOf": [_STOP_TEXT, {"type": "array", "items": _STOP_TEXT, "maxItems": 16}, {"type": "null"}]}
+
+Content = Annotated[str, BeforeValidator(_joined_parts), WithJsonSchema(_CONTENT_SCHEMA)]
+Prompt = Annotated[str, BeforeValidator(_one_prompt), WithJsonSchema(_PROMPT_SCHEMA)]
+Stops = Annotated[tuple[str, ...], BeforeValidator(_stops), WithJsonSchema(_STOP_SCHEMA)]
+Tokens = Annotated[int, Field(ge=1, le=1_000_000)]
+Name = Annotated[str, Field(max_length=512), AfterValidator(_checked_text)]
+
+
+class _Lenient(BaseModel):
+    """Unknown fields are ignored, as OpenAI does; known ones must have their type."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class StreamOptions(_Lenient):
+    """``include_usage`` adds the token counts as the last chunk."""
+
+    include_usage: bool | None = None
+
+
+class ChatMessage(_Lenient):
+    """One turn; ``developer`` is another word for ``system``."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content = ""
+
+    def message(self) -> Message:
+        """In our own words."""
+        role: Role = "system" if self.role == "developer" else self.role
+        return Message(role, self.content)
+
+
+class _Sampling(_Lenient):
+    """What chats and completions share. ``top_k`` and ``repetition_penalty`` are not OpenAI's."""
+
+    model: Name | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Tokens | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: Stops = ()
+    n: int | None = None
+    logprobs: Any = None
+    logit_bias: Any = None
+
+    @model_validator(mode="after")
+    def _refuse_more(self) -> _Sampling:
+        if self.n not in (None, 1):
+            raise ValueError("n must be 1: one answer is made per request; send the request again for another")
+        if self.logprobs not in (None, False) or self.logit_bias not in (None, {}):
+            raise ValueError("logprobs and logit_bias are not supported; leave them out")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether the last chunk of a stream is to hold the token counts."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def params(self, settings: Settings, max_new_tokens: int) -> GenerationParams:
+        """How to choose tokens; what the request leaves open comes from the settings."""
+        found = settings.sampling(
+            max_new_tokens=max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            seed=None if self.seed is None else self.seed & _SEED_MASK,
+        )
+        return replace(found, stop=self.stop)
+
+
+class ChatRequest(_Sampling):
+    """``POST /v1/chat/completions``."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
+    max_completion_tokens: Tokens | None = None
+    tools: Any = None
+    functions: Any = None
+    response_format: Any = None
+    modalities: Any = None
+
+    @model_validator(mode="after")
+    def _refuse_tools(self) -> ChatRequest:
+        if self.tools not in (None, []) or self.functions not in (None, []):
+            raise ValueError("tools and functions are not supported; leave them out")
+        if self.response_format not in (None, {"type": "text"}):
+            raise ValueError('response_format can only be {"type": "text"}')
+        if self.modalities not in (None, ["text"]):
+            raise ValueError('modalities can only be ["text"]')
+        if self.messages[-1].role != "user":
+            raise ValueError("the last message must be the user's")
+        return self
+
+    def limit(self, settings: Settings) -> int:
+        """Most new tokens: as asked for, or enough for a usual answer."""
+        return self.max_completion_tokens or self.max_tokens or max(_CHAT_TOKENS, settings.max_new_tokens)
+
+
+class CompletionRequest(_Sampling):
+    """``POST /v1/completions``: the prompt is sent exactly as it is."""
+
+    prompt: Prompt
+    best_of: int | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+
+    @model_validator(mode="after")
+    def _refuse_old_ways(self) -> CompletionRequest:
+        if self.best_of not in (None, 1) or self.echo or self.suffix:
+            raise ValueError("best_of, echo and suffix are not supported; leave them out")
+        return self
+
+    def limit(self, settings: Settings) -> int:
+        """Most new tokens: as asked for, or as set."""
+        return self.max_tokens or settings.max_new_tokens

@@ -1,0 +1,164 @@
+"""What requests of OpenAI's clients mean, and which are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from chatglm_backend.api.schemas import ChatRequest, CompletionRequest
+from chatglm_backend.core import GenerationParams, Message
+from chatglm_backend.settings import Settings
+
+ASK: list[dict[str, Any]] = [{"role": "user", "content": "hello"}]
+
+
+def chat(**fields: Any) -> ChatRequest:
+    """A chat request with one question."""
+    return ChatRequest.model_validate({"messages": ASK, **fields})
+
+
+def params(**fields: Any) -> GenerationParams:
+    """The generation parameters of a chat request."""
+    body = chat(**fields)
+    return body.params(Settings(), body.limit(Settings()))
+
+
+def test_what_is_left_open_comes_from_the_settings() -> None:
+    """Greedy, as everywhere here, and long enough for an answer."""
+    assert params() == GenerationParams(max_new_tokens=512)
+    assert CompletionRequest.model_validate({"prompt": "x"}).limit(Settings()) == 32
+
+
+def test_all_parameters_arrive() -> None:
+    """Each in its place."""
+    found = params(temperature=0.5, top_p=0.9, top_k=7, repetition_penalty=1.1, seed=3, stop=["a", "b"], max_tokens=9)
+    assert found == GenerationParams(9, 0.5, 0.9, 7, 1.1, ("a", "b"), 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 6}, 6),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, 6),
+        ({"max_tokens": None}, 512),
+    ],
+)
+def test_both_names_limit_the_answer(fields: dict[str, Any], expected: int) -> None:
+    """The newer one wins."""
+    assert params(**fields).max_new_tokens == expected
+
+
+def test_temperature_zero_and_whole_numbers_are_allowed() -> None:
+    """As OpenAI allows them."""
+    assert params(temperature=0).greedy
+    assert params(temperature=1).temperature == 1
+
+
+def test_a_negative_seed_is_a_seed() -> None:
+    """The same one always gives the same number."""
+    assert params(seed=-1).seed == params(seed=-1).seed == 2**63 - 1
+    assert params(seed=0).seed == 0
+
+
+def test_one_stop_text_needs_no_list() -> None:
+    """Nor does none."""
+    assert params(stop="。").stop == ("。",)
+    assert params(stop=None).stop == ()
+
+
+def test_unknown_fields_are_ignored() -> None:
+    """As OpenAI does."""
+    assert params(user="me", metadata={"a": 1}, frequency_penalty=0.5, nonsense=[1]) == params()
+
+
+def test_messages_may_be_text_or_text_parts() -> None:
+    """Parts are joined; a developer is a system message; an assistant may have said nothing."""
+    body = chat(
+        messages=[
+            {"role": "developer", "content": "be brief"},
+            {"role": "assistant", "content": None},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b\n"}]},
+        ]
+    )
+    assert [message.message() for message in body.messages] == [
+        Message("system", "be brief"),
+        Message("assistant", ""),
+        Message("user", "ab\n"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"n": 2}, "n must be 1"),
+        ({"n": 0}, "n must be 1"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"functions": [{}]}, "functions"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"logprobs": True}, "logprobs"),
+        ({"logit_bias": {"1": 5}}, "logit_bias"),
+        ({"modalities": ["audio"]}, "modalities"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "role"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "last message"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "pictures"),
+        ({"messages": [{"role": "user", "content": 5}]}, "text parts"),
+        ({"messages": [{"role": "user", "content": "a\x00b"}]}, "control characters"),
+        ({"messages": [{"role": "user", "content": "a\x1bb"}]}, "control characters"),
+        ({"messages": [{"role": "user", "content": "a\ud800"}]}, "surrogate"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "\udfff"}]}]}, "surrogate"),
+        ({"stop": "\ud800"}, "surrogate"),
+        ({"stop": [""]}, "empty"),
+        ({"stop": ["x"] * 17}, "at most 16"),
+        ({"stop": "x" * 300}, "256"),
+        ({"stop": {"a": 1}}, "stop"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 10**30}, "max_tokens"),
+        ({"seed": 2**64}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"model": "\ud800"}, "unicode"),
+    ],
+)
+def test_what_cannot_be_served_says_why(fields: dict[str, Any], word: str) -> None:
+    """The sentence or the place names it."""
+    with pytest.raises(ValidationError) as caught:
+        chat(**fields)
+    assert word in str([(error["loc"], error["msg"]) for error in caught.value.errors()])
+
+
+@pytest.mark.parametrize(
+    "fields", [{"tools": []}, {"n": 1}, {"response_format": {"type": "text"}}, {"logprobs": False}]
+)
+def test_what_asks_for_nothing_more_is_no_fault(fields: dict[str, Any]) -> None:
+    """Many clients send these always."""
+    assert params(**fields) == params()
+
+
+@pytest.mark.parametrize(
+    "prompt", [["a", "b"], [1, 2], [[1]], 5, None, "\x00", "\ud800"], ids=lambda value: repr(value)[:20]
+)
+def test_a_completion_has_one_text(prompt: object) -> None:
+    """No token ids, no batches."""
+    with pytest.raises(ValidationError):
+        CompletionRequest.model_validate({"prompt": prompt})
+
+
+@pytest.mark.parametrize("fields", [{"best_of": 2}, {"echo": True}, {"suffix": "x"}])
+def test_old_ways_of_completing_are_refused(fields: dict[str, Any]) -> None:
+    """They are not silently left out."""
+    with pytest.raises(ValidationError, match="not supported"):
+        CompletionRequest.model_validate({"prompt": "x", **fields})
+
+
+def test_a_list_of_one_prompt_is_a_prompt() -> None:
+    """Some clients send it so."""
+    assert CompletionRequest.model_validate({"prompt": ["x"]}).prompt == "x"
