@@ -1,0 +1,422 @@
+"""OpenAI's own client against the endpoint on a real server, in front of a scripted and of a small real model."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+
+from chatglm_backend.access.guard import Guard
+from chatglm_backend.access.policy import AccessPolicy
+from chatglm_backend.access.server import ImpatientH11, server_options
+from chatglm_backend.api import openai_router, operations_router
+from chatglm_backend.api.ports import ApiService
+from chatglm_backend.errors import ContextLimitExceeded, QueueFull, TooManyRequests
+from chatglm_backend.settings import Settings
+from chatglm_backend.testing import SCENES, Script, ScriptedService
+
+TOKEN = "a-token-for-tests"  # noqa: S105
+USER = [{"role": "user", "content": "What is AI?"}]
+ANSWER = "AI is the study of machines that learn."
+
+
+@dataclass
+class Site:
+    """A running server."""
+
+    url: str
+    port: int
+    service: Any
+
+    def client(self, key: str = TOKEN, **options: Any) -> openai.OpenAI:
+        """The official client; it repeats nothing by itself."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30, **options)
+
+    def post(self, body: Any, path: str = "/v1/chat/completions", **headers: str) -> httpx.Response:
+        """A bare request."""
+        content = body if isinstance(body, (bytes, str)) else json.dumps(body)
+        lines = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json", **headers}
+        return httpx.post(self.url + path, content=content, headers=lines, timeout=30)
+
+
+@contextmanager
+def serving(
+    service: ApiService, settings: Settings | None = None, *, metrics: Callable[[], Any] = lambda: None
+) -> Iterator[Site]:
+    """Serve on a free port of this machine, behind the guard."""
+    settings = settings or Settings()
+    app = FastAPI()
+    app.include_router(openai_router(service, settings))
+    app.include_router(operations_router(service, metrics))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        policy = AccessPolicy(port=port, required=True, token=TOKEN)
+        app.add_middleware(Guard, policy=policy)
+        config = uvicorn.Config(app, log_level="error", **server_options(policy, settings))
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
+        thread.start()
+        until = time.monotonic() + 20
+        while not server.started and time.monotonic() < until:
+            time.sleep(0.01)
+        try:
+            yield Site(f"http://127.0.0.1:{port}", port, service)
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    """The scripted model behind the endpoint."""
+    scenes = {
+        **SCENES,
+        "oversized": Script((), refuse=ContextLimitExceeded(prompt_tokens=9000, limit=2048)),
+        "full": Script((), refuse=QueueFull(waiting=64)),
+        "greedy visitor": Script((), refuse=TooManyRequests(limit=4)),
+    }
+    service = ScriptedService(scenes=scenes)
+    service.load(None)
+    with serving(service) as running:
+        yield running
+
+
+def wait_for(check: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether something comes true in time."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if check():
+            return True
+        time.sleep(0.01)
+    return check()
+
+
+def test_a_chat_is_answered(site: Site) -> None:
+    """Text, reason, counts and the real model's name."""
+    with site.client() as client:
+        reply = client.chat.completions.create(model="gpt-4o", messages=USER)
+    assert reply.choices[0].message.content == ANSWER
+    assert reply.choices[0].message.role == "assistant"
+    assert reply.choices[0].finish_reason == "stop"
+    assert reply.model == "scripted-chatglm"
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (12, 9, 21)
+
+
+def test_a_streamed_chat_is_the_same_text(site: Site) -> None:
+    """In pieces, with the reason at the end and the counts when asked for."""
+    with site.client() as client:
+        stream = client.chat.completions.create(
+            model="x", messages=USER, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = list(stream)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
+    assert "".join(piece or "" for piece in pieces) == ANSWER
+    assert len([piece for piece in pieces if piece]) == 9
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert (chunks[-1].choices, chunks[-1].usage.total_tokens) == ([], 21)
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_no_counts_in_a_stream_unless_asked_for(site: Site) -> None:
+    """As OpenAI does."""
+    with site.client() as client:
+        chunks = list(client.chat.completions.create(model="x", messages=USER, stream=True))
+    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
+
+
+def test_completions_work_whole_and_streamed(site: Site) -> None:
+    """The prompt goes to the model as it is."""
+    with site.client() as client:
+        whole = client.completions.create(model="x", prompt="What is AI")
+        streamed = list(client.completions.create(model="x", prompt="What is AI", stream=True))
+    assert (whole.choices[0].text, whole.choices[0].finish_reason) == (ANSWER, "stop")
+    assert "".join(chunk.choices[0].text for chunk in streamed) == ANSWER
+    assert site.service.requests[-1].prompt_format == "raw"
+    assert site.service.requests[-1].prompt == "What is AI"
+
+
+def test_what_is_asked_for_reaches_the_engine(site: Site) -> None:
+    """All of it; and a limit ends the answer with its own reason."""
+    with site.client() as client:
+        reply = client.chat.completions.create(
+            model="x", messages=USER, max_completion_tokens=2, temperature=0, top_p=0.5, seed=7, stop=["!", "?"],
+            extra_body={"top_k": 4, "unheard_of": True},
+        )  # fmt: skip
+    params = site.service.requests[-1].params
+    assert (params.max_new_tokens, params.temperature, params.top_p, params.seed) == (2, 0, 0.5, 7)
+    assert (params.top_k, params.stop) == (4, ("!", "?"))
+    assert (reply.choices[0].finish_reason, reply.choices[0].message.content) == ("length", "AI is")
+
+
+def test_the_asynchronous_client_works(site: Site) -> None:
+    """Several answers at once, each its own."""
+
+    async def ask() -> list[str | None]:
+        async with openai.AsyncOpenAI(base_url=f"{site.url}/v1", api_key=TOKEN, max_retries=0) as client:
+            texts = ["What is AI", "latex", "What is AI"]
+            replies = await asyncio.gather(
+                *(
+                    client.chat.completions.create(model="x", messages=[{"role": "user", "content": text}])
+                    for text in texts
+                )
+            )
+        return [reply.choices[0].message.content for reply in replies]
+
+    assert asyncio.run(ask()) == [ANSWER, "".join(SCENES["latex"].pieces), ANSWER]
+
+
+def test_models_are_listed(site: Site) -> None:
+    """One, found by its name."""
+    with site.client() as client:
+        assert [model.id for model in client.models.list()] == ["scripted-chatglm"]
+        assert client.models.retrieve("scripted-chatglm").owned_by == "local"
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("gpt-4o")
+
+
+@pytest.mark.parametrize("key", ["wrong-key-of-nobody", "a-token-for-test"])
+def test_a_wrong_key_is_an_authentication_error(site: Site, key: str) -> None:
+    """As the client knows it."""
+    with site.client(key) as client, pytest.raises(openai.AuthenticationError) as caught:
+        client.models.list()
+    assert caught.value.code == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "code"),
+    [
+        ("oversized", openai.BadRequestError, "context_length_exceeded"),
+        ("full", openai.InternalServerError, "queue_full"),
+        ("greedy visitor", openai.RateLimitError, "too_many_requests"),
+        ("broken", openai.InternalServerError, "engine_failure"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_goes_wrong_has_its_own_exception(
+    site: Site, text: str, kind: type[openai.APIStatusError], code: str, *, stream: bool
+) -> None:
+    """With our sentence; in a running stream it is the plain one."""
+    expected: type[openai.APIError] = openai.APIError if stream and text == "broken" else kind
+    with site.client() as client, pytest.raises(expected) as caught:
+        list(client.chat.completions.create(model="x", messages=[{"role": "user", "content": text}], stream=stream))
+    assert caught.value.code == code
+    assert len(str(caught.value)) > 20
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [({"n": 2}, "n must be 1"), ({"tools": [{"type": "function"}]}, "tools"), ({"seed": "x"}, "seed")],
+)
+def test_what_is_not_supported_is_a_clear_400(site: Site, fields: dict[str, Any], param: str) -> None:
+    """The sentence names the field."""
+    with site.client() as client, pytest.raises(openai.BadRequestError, match=param):
+        client.chat.completions.create(model="x", messages=USER, extra_body=fields)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"", "application/json", 400),
+        (b"[]", "application/json", 400),
+        (b"null", "application/json", 400),
+        (b'"\xff"', "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "application/json", 400),
+        (b'{"messages": [{"role": "user", "content": "a\\u0000"}]}', "application/json", 400),
+        (b'{"messages": [{"role": "\\ud800", "content": "a"}]}', "application/json", 400),
+        (b'{"max_tokens": ' + b"9" * 5000 + b"}", "application/json", 400),
+        (json.dumps({"messages": USER}).encode(), "text/plain", 400),
+        (b'{"messages": [{"role": "user", "content": "' + b"x" * 1_000_000 + b'"}]}', "application/json", 413),
+        (b"x" * 3_000_000, "application/json", 413),
+    ],
+    ids=range(13),
+)
+def test_bad_bodies_get_an_error_in_the_usual_form(site: Site, content: bytes, kind: str, status: int) -> None:
+    """Never a 500, never a page."""
+    reply = site.post(content, **{"content-type": kind})
+    assert reply.status_code == status
+    assert reply.json()["error"]["message"]
+    assert reply.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_unknown_routes_and_methods_are_told(site: Site) -> None:
+    """In the same form."""
+    key = {"authorization": f"Bearer {TOKEN}"}
+    missing = site.post({}, "/v1/embeddings")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    wrong = httpx.get(f"{site.url}/v1/chat/completions", headers=key)
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+
+
+def test_other_sites_cannot_use_a_visitors_browser(site: Site) -> None:
+    """Not even with the right key."""
+    reply = site.post({"messages": USER}, origin="http://evil.example")
+    assert reply.status_code == 403
+    assert "access-control-allow-origin" not in reply.headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_frees_the_engine(site: Site, *, stream: bool) -> None:
+    """Without a goodbye, in the middle of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
+    before = len(site.service.tickets)
+    body = json.dumps({"messages": [{"role": "user", "content": "slow"}], "stream": stream})
+    headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", body, headers)
+    assert wait_for(lambda: len(site.service.tickets) > before and site.service.tickets[-1].made >= 2)
+    ticket = site.service.tickets[-1]
+    connection.sock.close()
+    assert wait_for(ticket.ended.is_set, 2)
+    assert ticket.cancelled
+    assert ticket.made < 100
+
+
+def test_a_reader_that_stops_reading_a_stream_ends_it(site: Site) -> None:
+    """Closing the client's stream is enough."""
+    with site.client() as client:
+        messages = [{"role": "user", "content": "slow"}]
+        stream = client.chat.completions.create(model="x", messages=messages, max_tokens=2000, stream=True)
+        for chunk in stream:
+            if "word3" in (chunk.choices[0].delta.content or ""):
+                break
+        stream.close()
+    assert wait_for(site.service.tickets[-1].ended.is_set, 2)
+    assert site.service.tickets[-1].cancelled
+
+
+def test_an_answer_that_is_stopped_elsewhere_is_told() -> None:
+    """It is not passed off as finished; the time limit counts as a limit."""
+    service = ScriptedService()
+    service.load(None)
+    slow = [{"role": "user", "content": "slow"}]
+    with serving(service, Settings(request_timeout=0.4)) as site, site.client() as client:
+        cut = client.chat.completions.create(model="x", messages=slow)
+        assert cut.choices[0].finish_reason == "length"
+        assert (cut.choices[0].message.content or "").startswith("word0 ")
+        for stream in (False, True):
+            threading.Timer(0.2, lambda: service.tickets[-1].cancel()).start()
+            with pytest.raises(openai.APIError) as caught:
+                list(client.chat.completions.create(model="x", messages=slow, stream=stream))
+            assert caught.value.code == "cancelled"
+
+
+def test_while_loading_models_answer_and_the_rest_says_when() -> None:
+    """The name is the one that will answer; nobody needs a key to ask whether it is ready."""
+    service = ScriptedService(load_seconds=30)
+    with serving(service, Settings(model="/models/chatglm-6b")) as site, site.client() as client:
+        service.load(None)
+        assert [model.id for model in client.models.list()] == ["chatglm-6b"]
+        with pytest.raises(openai.InternalServerError) as caught:
+            client.chat.completions.create(model="x", messages=USER)
+        assert (caught.value.status_code, caught.value.code) == (503, "model_not_ready")
+        assert caught.value.response.headers["retry-after"]
+        ready = httpx.get(f"{site.url}/ready")
+        assert (ready.status_code, ready.json()["status"]) == (503, "loading")
+        assert httpx.get(f"{site.url}/health").json() == {"status": "ok"}
+        assert httpx.get(f"{site.url}/metrics").status_code == 401
+        service.close()
+
+
+def test_clients_that_never_finish_their_headers_are_hung_up_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at the first nor at a later request of a connection."""
+    monkeypatch.setattr(ImpatientH11, "head_seconds", 0.3)
+    for opening in (b"", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", site.port), timeout=5) as slow:
+            slow.sendall(opening)
+            if opening:
+                assert b"200" in slow.recv(4096)
+            slow.sendall(b"GET /health HTTP/1.1\r\nX-Slow: ")
+            while slow.recv(4096):
+                pass
+
+
+def test_the_routes_describe_themselves(site: Site) -> None:
+    """The schema names paths, bodies and errors."""
+    schema = httpx.get(f"{site.url}/openapi.json", headers={"authorization": f"Bearer {TOKEN}"}).json()
+    assert {"/v1/models", "/v1/chat/completions", "/v1/completions", "/health", "/ready"} <= set(schema["paths"])
+    chat = schema["components"]["schemas"]["ChatRequest"]
+    assert {"messages", "max_tokens", "stop", "seed", "stream"} <= set(chat["properties"])
+    assert "503" in schema["paths"]["/v1/chat/completions"]["post"]["responses"]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A small real model behind the endpoint."""
+    from chatglm_backend.service import Service
+    from tests.tiny import build_checkpoint
+
+    folder = build_checkpoint(tmp_path_factory.mktemp("model") / "chatglm2-6b", "chatglm2", shards=1)
+    settings = Settings(model=str(folder), no_cache=True, threads=1)
+    service = Service(settings, env={})
+    service.load()
+    service.wait_ready(90)
+    with serving(service, settings, metrics=service.metrics) as running:
+        yield running
+    service.close()
+
+
+@pytest.mark.model
+def test_a_real_model_gives_the_same_text_streamed_and_whole(real: Site) -> None:
+    """Greedy, so that nothing is left to chance; counts agree with the limit."""
+    asked: Any = {"model": "x", "messages": USER, "max_tokens": 12, "temperature": 0}
+    with real.client() as client:
+        whole = client.chat.completions.create(**asked)
+        chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert whole.choices[0].message.content == text
+    assert text
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens <= 12
+    assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens > 0
+
+
+@pytest.mark.model
+def test_a_seed_repeats_a_real_answer(real: Site) -> None:
+    """And another one gives another."""
+    with real.client() as client:
+
+        def ask(seed: int) -> str | None:
+            reply = client.completions.create(model="x", prompt="AI", max_tokens=12, temperature=1.5, seed=seed)
+            return reply.choices[0].text
+
+        assert ask(-4) == ask(-4)
+        assert len({ask(seed) for seed in range(4)}) > 1
+
+
+@pytest.mark.model
+def test_a_real_model_refuses_what_it_cannot_read(real: Site) -> None:
+    """With the code that clients know; the next request works."""
+    with real.client() as client:
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.completions.create(model="x", prompt="word " * 5000)
+        assert caught.value.code == "context_length_exceeded"
+        assert client.completions.create(model="x", prompt="word", max_tokens=1).usage.completion_tokens == 1
+
+
+@pytest.mark.model
+def test_a_real_model_is_counted(real: Site) -> None:
+    """What it did is on the metrics page, once it is idle again."""
+    with real.client() as client:
+        client.completions.create(model="x", prompt="AI", max_tokens=3)
+    text = httpx.get(f"{real.url}/metrics", headers={"authorization": f"Bearer {TOKEN}"}).text
+    samples = {s.name: s.value for family in text_string_to_metric_families(text) for s in family.samples}
+    assert samples["chatglm_requests_accepted_total"] >= 1
+    assert samples["chatglm_running"] == 0
+    assert samples["chatglm_model_ready"] == 1
+    assert httpx.get(f"{real.url}/ready").json() == {"status": "ready"}
