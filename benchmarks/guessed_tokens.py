@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from statistics import median
 
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
@@ -103,6 +104,7 @@ def main() -> None:
                 "same_tokens": same,
             }
         )
+        print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
     print(json.dumps({"model": options.model, "kernel": bench.machine.kernel, "threads": threads, "runs": runs}))
 
 

@@ -6,13 +6,16 @@ Knows token ids only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 _NGRAMS = (3, 2)
 _FIRST_SIZE = 2
-_FIRST_PAUSE = 4
-_MAX_PAUSE = 64
+_FIRST_PAUSE = 16
+_MAX_PAUSE = 256
+_MEMORY = 0.8
+_LEARNING = 0.3
+_WORTHWHILE = 1.1
 
 
 class GuessSource(Protocol):
@@ -57,42 +60,92 @@ class PromptLookup:
         return ()
 
 
-class Drafter:
-    """Asks a source for guesses, and learns from the verdicts how many to ask for, and how often.
+class StepCosts:
+    """How long a decode step takes by its rows, as measured: on some kernels guesses are almost free, on others not."""
 
-    Right guesses double the next ones up to ``max_tokens``. Where none was right, it pauses, each
-    time twice as long, so that hopeless text costs next to nothing.
+    __slots__ = ("_seconds",)
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, dict[int, float]] = {}
+
+    def record(self, sequences: int, rows: int, seconds: float) -> None:
+        """A step of so many ``sequences``, ``rows`` with their guesses, took ``seconds``."""
+        known = self._seconds.setdefault(sequences, {})
+        extra = rows - sequences
+        known[extra] = known[extra] + _LEARNING * (seconds - known[extra]) if extra in known else seconds
+
+    def reach(self, sequences: int) -> int:
+        """How many guesses may be tried in one step: twice what was measured, so that surprises stay small."""
+        known = self._seconds.get(sequences)
+        return 0 if not known else max(_FIRST_SIZE, 2 * max(known))
+
+    def ratio(self, sequences: int, extra: int) -> float:
+        """The time of a step with ``extra`` guesses over that of one without; never below 1."""
+        known = self._seconds.get(sequences, {})
+        plain = known.get(0, 0.0)
+        if plain <= 0.0 or extra == 0:
+            return 1.0
+        measured = [size for size in known if size > 0]
+        if not measured:
+            return 1.0
+        nearest = min(measured, key=lambda size: (abs(size - extra), -size))
+        slope = (known[nearest] - plain) / nearest
+        return max(1.0, (plain + slope * extra) / plain)
+
+
+class Drafter:
+    """Asks a source for as many guesses as pay at the measured cost and acceptance of late.
+
+    Where none pay, it tries again after a pause, each time twice as long, so that hopeless text
+    costs next to nothing.
     """
 
-    __slots__ = ("_limit", "_misses", "_pause", "_size", "_source")
+    __slots__ = ("_limit", "_next_pause", "_pause", "_right", "_source", "_wrong")
 
     def __init__(self, source: GuessSource, *, max_tokens: int) -> None:
         self._source = source
         self._limit = max_tokens
-        self._size = min(_FIRST_SIZE, max_tokens)
-        self._misses = 0
+        self._right = 1.0
+        self._wrong = 1.0
         self._pause = 0
+        self._next_pause = _FIRST_PAUSE
 
     def append(self, token: int) -> None:
         """One more token of the sequence."""
         self._source.append(token)
 
-    def propose(self, room: int) -> tuple[int, ...]:
-        """At most ``room`` guesses, none while guessing does not pay. Call once per decode step."""
+    def propose(self, room: int, cost: Callable[[int], float]) -> tuple[int, ...]:
+        """At most ``room`` guesses; ``cost`` is a step's relative time by guesses. Call once per decode step."""
         if self._pause:
             self._pause -= 1
             return ()
-        size = min(self._size, room)
-        return self._source.guess(size) if size > 0 else ()
+        room = min(room, self._limit)
+        if room < 1:
+            return ()
+        size = self._best_size(room, cost)
+        if size == 0:
+            self._pause, self._next_pause = self._next_pause, min(_MAX_PAUSE, 2 * self._next_pause)
+            size = 1 if self._pause > _FIRST_PAUSE else 0
+        return self._source.guess(size) if size else ()
 
     def verdict(self, proposed: int, accepted: int) -> None:
         """Of ``proposed`` guesses, the first ``accepted`` were right."""
         if proposed == 0:
             return
-        if accepted == 0:
-            self._size = min(_FIRST_SIZE, self._limit)
-            self._pause = min(_MAX_PAUSE, _FIRST_PAUSE << self._misses)
-            self._misses = min(self._misses + 1, 8)
-            return
-        self._misses = 0
-        self._size = min(self._limit, self._size * 2 if accepted == proposed else accepted + 1)
+        self._right = _MEMORY * self._right + accepted
+        self._wrong = _MEMORY * self._wrong + (accepted < proposed)
+        if accepted:
+            self._pause, self._next_pause = 0, _FIRST_PAUSE
+
+    def _best_size(self, room: int, cost: Callable[[int], float]) -> int:
+        """The number of guesses with the most tokens per time, if that clearly beats none."""
+        chance = self._right / (self._right + self._wrong)
+        best, best_gain = 0, _WORTHWHILE
+        tokens = reached = 1.0
+        for size in range(1, room + 1):
+            reached *= chance
+            tokens += reached
+            gain = tokens / cost(size)
+            if gain > best_gain:
+                best, best_gain = size, gain
+        return best

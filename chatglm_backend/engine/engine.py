@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from chatglm_backend.core import CancelToken, Clock, Event, GenerationRequest, monotonic_clock
-from chatglm_backend.engine.draft import Drafter, GuessSource, PromptLookup
+from chatglm_backend.engine.draft import Drafter, GuessSource, PromptLookup, StepCosts
 from chatglm_backend.engine.prefix_cache import PrefixCache
 from chatglm_backend.engine.sequence import Sequence
 from chatglm_backend.engine.timing import RequestTimer
@@ -78,6 +78,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._clock = clock
         self._guesses = guesses
+        self._costs = StepCosts()
         self._stop_ids = frozenset(model.config.stop_ids) | tokenizer.stop_ids
         self._bytes_per_token = model.new_cache(1).bytes_per_token
         self._reading: list[Sequence] = []
@@ -180,17 +181,23 @@ class Engine:
         return self._guard(sequence, lambda: [sequence.finish(sequence.cancel.reason)])
 
     def _decode(self, batch: list[Sequence]) -> list[tuple[Sequence, StepResult]]:
-        room = self.options.draft_tokens if len(batch) <= self.options.draft_max_running else 0
-        feeds = [Feed(sequence.next_feed(room), sequence.cache) for sequence in batch]
+        count = len(batch)
+        room = self._costs.reach(count) if count <= self.options.draft_max_running else 0
+        feeds = [
+            Feed(sequence.next_feed(room, lambda extra: self._costs.ratio(count, extra)), sequence.cache)
+            for sequence in batch
+        ]
         lengths = [sequence.cache.length for sequence in batch]
+        began = self._clock()
         try:
             logits = self._model.decode(feeds)
         except Exception as error:  # noqa: BLE001 - whatever a kernel raises must not end the others
             for sequence, length in zip(batch, lengths, strict=True):
                 _shorten(sequence, length)
-            if len(batch) == 1:
+            if count == 1:
                 return [self._fail(batch[0], error)]
             return [result for sequence in batch for result in self._decode([sequence])]
+        self._costs.record(count, len(logits), self._clock() - began)
         results: list[tuple[Sequence, StepResult]] = []
         row = 0
         for sequence, feed in zip(batch, feeds, strict=True):

@@ -5,6 +5,8 @@ Turns chosen tokens into events; never calls the model. Not thread-safe.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from chatglm_backend.core import (
@@ -75,13 +77,16 @@ class Sequence:
         self._progress_told = done
         return [PrefillProgress(done, len(self.prompt_ids), self.cached_tokens)]
 
-    def next_feed(self, room: int) -> tuple[int, ...]:
-        """The ids to evaluate next: the last token, and up to ``room`` guesses that may follow it."""
+    def next_feed(self, room: int, cost: Callable[[int], float]) -> tuple[int, ...]:
+        """The ids to evaluate next: the last token, and up to ``room`` guesses that may follow it.
+
+        ``cost`` is the relative time of a step by its guesses.
+        """
         last = self.generated[-1]
         room = min(room, self._max_new_tokens - len(self.generated) - 1)
         if self._draft is None or room <= 0:
             return (last,)
-        return (last, *self._draft.propose(room))
+        return (last, *self._draft.propose(room, cost))
 
     def take(self, logits: Tensor, feed: tuple[int, ...] = ()) -> list[Event]:
         """Choose from ``logits`` [rows, vocab]; row i follows ``feed[: i + 1]``, or the prompt if there is no feed.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from chatglm_backend.engine.draft import Drafter, PromptLookup
+import pytest
+
+from chatglm_backend.engine.draft import Drafter, PromptLookup, StepCosts
 from chatglm_backend.engine.prefix_cache import PrefixCache, common_prefix
 from chatglm_backend.engine.timing import RequestTimer, percentile
 from tests.engine_fakes import FakeCache, FakeClock
@@ -63,34 +65,63 @@ def test_percentiles_interpolate() -> None:
     assert [percentile([1.0, 2.0], 0.5), percentile([1.0, 2.0], 1.0), percentile([], 0.5)] == [1.5, 2.0, None]
 
 
+def free(extra: int) -> float:
+    """Guesses that cost nothing."""
+    del extra
+    return 1.0
+
+
 def test_lookup_proposes_what_followed_before() -> None:
     """After '1 2' came '3 4' last time."""
-    assert drafter([1, 2, 3, 4, 9, 1, 2]).propose(8) == (3, 4)
+    assert PromptLookup([1, 2, 3, 4, 9, 1, 2]).guess(2) == (3, 4)
 
 
 def test_lookup_continues_a_repetition() -> None:
     """A run of one token is guessed to go on, longer than the run seen."""
-    lookup = drafter([7, 7, 7, 7])
-    lookup.verdict(2, 2)
-    assert lookup.propose(8) == (7, 7, 7, 7)
+    assert PromptLookup([7, 7, 7, 7]).guess(6) == (7,) * 6
 
 
 def test_lookup_has_no_guess_without_a_precedent() -> None:
     """Nothing seen, nothing guessed; no room, no guess."""
-    assert drafter([1, 2, 3]).propose(8) == ()
-    assert drafter([1, 2, 3, 1, 2]).propose(0) == ()
+    assert PromptLookup([1, 2, 3]).guess(8) == ()
+    assert PromptLookup([]).guess(8) == ()
+    assert drafter([1, 2, 3, 1, 2]).propose(0, free) == ()
 
 
-def test_wrong_guesses_become_rare() -> None:
-    """Where every guess is wrong, few steps of a long answer carry one."""
+@pytest.mark.parametrize(("cost", "most"), [(0.0, 140), (0.05, 24), (1.0, 4)])
+def test_wrong_guesses_become_rare_where_they_cost(cost: float, most: int) -> None:
+    """Over 256 hopeless steps all guesses together take little time: below 3 percent of a step each."""
     lookup = drafter([5] * 10)
-    steps_with_guess = 0
+    spent, guessed = 0.0, 0
     for _ in range(256):
         lookup.append(5)
-        guess = lookup.propose(8)
-        steps_with_guess += bool(guess)
+        guess = lookup.propose(8, lambda extra: 1.0 + cost * extra)
+        guessed += len(guess)
+        spent += cost * len(guess)
         lookup.verdict(len(guess), 0)
-    assert steps_with_guess <= 8
+    assert guessed <= most
+    assert spent <= 0.03 * 256
+
+
+def test_right_guesses_become_long() -> None:
+    """Where all are right and a row costs little, the limit is reached soon."""
+    lookup = drafter([5] * 10)
+    sizes = []
+    for _ in range(6):
+        guess = lookup.propose(8, lambda extra: 1.0 + 0.05 * extra)
+        lookup.verdict(len(guess), len(guess))
+        sizes.append(len(guess))
+    assert sizes[-1] == 8
+
+
+def test_costs_are_learnt_by_rows() -> None:
+    """Unknown sizes follow the nearest known one; without time there is no cost."""
+    costs = StepCosts()
+    assert (costs.reach(1), costs.ratio(1, 4)) == (0, 1.0)
+    costs.record(1, 1, 2.0)
+    costs.record(1, 3, 3.0)
+    assert (costs.reach(1), costs.ratio(1, 0), costs.ratio(1, 2), costs.ratio(1, 4)) == (4, 1.0, 1.5, 2.0)
+    assert costs.reach(2) == 0
 
 
 def test_common_prefix_counts_equal_tokens() -> None:
