@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
+from chatglm_backend.access.announce import announcement
 from chatglm_backend.access.policy import AccessPolicy, policy_from
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.network import quiet_environment
@@ -61,6 +62,7 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
     from fastapi import FastAPI
 
     from chatglm_backend.access.guard import Guard
+    from chatglm_backend.api import openai_router, operations_router
     from chatglm_backend.ui.chat import ChatPresenter
     from chatglm_backend.ui.i18n import LANGUAGES, load_texts
     from chatglm_backend.ui.languages import LanguageRoot
@@ -85,6 +87,8 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
         )  # fmt: skip
         pages[language] = app.router.routes.pop().app  # type: ignore[attr-defined]
         titles[language] = texts("app.title")
+    app.include_router(openai_router(service, settings))
+    app.include_router(operations_router(service, getattr(service, "metrics", lambda: None)))
     app.add_middleware(Guard, policy=policy or policy_from(settings))
     app.mount("/", LanguageRoot(pages, page_script(), titles))
     return app
@@ -108,7 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     service = Service(settings, note=_say)
     try:
         app = create_app(service, settings, policy)
-        _say(policy.url())
+        for line in announcement(policy, picture=sys.stderr.isatty()):
+            _say(line)
         options = server_options(policy, settings)
         config = uvicorn.Config(app, log_level=settings.log_level, timeout_graceful_shutdown=3, **options)
         uvicorn.Server(config).run(sockets=[listener])

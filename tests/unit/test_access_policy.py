@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from chatglm_backend.access.policy import policy_from
+from chatglm_backend.access.announce import announcement
+from chatglm_backend.access.policy import INSECURE_WARNING, policy_from
 from chatglm_backend.access.throttle import AttemptThrottle
 from chatglm_backend.access.tokens import lan_addresses, new_token, qr_svg, qr_text, sign_in_url
 from chatglm_backend.errors import ConfigError
@@ -155,3 +156,32 @@ def test_the_right_token_forgives() -> None:
     throttle.succeeded("10.0.0.1")
     throttle.failed("10.0.0.1")
     assert throttle.wait_s("10.0.0.1") == 0
+
+
+def test_what_is_said_at_the_start_names_every_way_in() -> None:
+    """Each address with the token, and the first as a picture where one can be shown."""
+    policy = policy_from(Settings(listen=True, token="chosen-token"))  # noqa: S106
+    lines = announcement(policy, picture=True, addresses=("192.168.1.5", "10.0.0.5"))
+    assert lines[:3] == (
+        "http://127.0.0.1:7860/?token=chosen-token",
+        "On the network: http://192.168.1.5:7860/?token=chosen-token",
+        "On the network: http://10.0.0.5:7860/?token=chosen-token",
+    )
+    assert lines[3] == qr_text("http://192.168.1.5:7860/?token=chosen-token")
+    assert announcement(policy, picture=False, addresses=()) == lines[:1]
+
+
+def test_a_private_server_names_one_address_and_an_open_one_its_danger() -> None:
+    """Without a token in either."""
+    assert announcement(policy_from(Settings()), picture=True) == ("http://127.0.0.1:7860/",)
+    lines = announcement(policy_from(Settings(insecure_listen=True)), picture=False, addresses=("10.0.0.5",))
+    assert lines[1:] == ("On the network: http://10.0.0.5:7860/", INSECURE_WARNING)
+
+
+def test_one_chosen_address_is_named_once() -> None:
+    """And a login is not part of the link."""
+    policy = policy_from(Settings(host="192.168.1.5", auth="ada:secret"))
+    lines = announcement(policy, picture=False)
+    assert lines[0] == "http://192.168.1.5:7860/"
+    assert "secret" not in "".join(lines)
+    assert len(lines) == 2

@@ -1,0 +1,36 @@
+"""What to tell the person who starts the server: addresses to open, and who can get in. Prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chatglm_backend.access.policy import INSECURE_WARNING, AccessPolicy
+from chatglm_backend.access.tokens import lan_addresses, qr_text
+
+__all__ = ["announcement", "shared_urls"]
+
+_EVERYWHERE = {"0.0.0.0": False, "::": True}  # noqa: S104  compared with, not listened on
+
+
+def shared_urls(policy: AccessPolicy, addresses: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The addresses that other machines can open, the likeliest first; none when only this machine is served."""
+    if not policy.listening:
+        return ()
+    if policy.bind_host not in _EVERYWHERE:
+        return (policy.url(),)
+    found = lan_addresses(ipv6=_EVERYWHERE[policy.bind_host]) if addresses is None else addresses
+    return tuple(policy.url(address) for address in found)
+
+
+def announcement(policy: AccessPolicy, *, picture: bool, addresses: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Lines for the terminal; ``picture`` adds the first shared address as a QR code."""
+    shared = shared_urls(policy, addresses)
+    lines = [policy.url()]
+    lines += [f"On the network: {url}" for url in shared if url != lines[0]]
+    if policy.login is not None:
+        lines.append("Sign in with the user and password of --auth.")
+    if policy.insecure:
+        lines.append(INSECURE_WARNING)
+    if picture and shared:
+        lines.append(qr_text(shared[0]))
+    return tuple(lines)
