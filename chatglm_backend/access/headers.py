@@ -25,7 +25,8 @@ _FIXED = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=(), payment=(), usb=()"),
 )
-_DROPPED = b"access-control-"
+# Permissions for other sites, and a page's own content policy, which knows no hashes and so is the weaker one.
+_DROPPED = (b"access-control-", b"content-security-policy")
 
 
 def inline_script_hashes(html: bytes) -> list[str]:

@@ -110,7 +110,8 @@ def sign_in_page(policy: AccessPolicy, languages: str, *, wrong: bool = False) -
     hint = f"<p>{texts['hint']}</p>" if policy.token is not None else ""
     return (
         f'<!doctype html><html lang="{texts["lang"]}"><head><meta charset="utf-8"><title>{texts["title"]}</title>'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{_STYLE}</style></head>'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f'<link rel="icon" href="data:,"><style>{_STYLE}</style></head>'
         f'<body><main><h1>{texts["title"]}</h1>{hint}{alert}<form method="post">{fields}'
         f'<button type="submit">{texts["button"]}</button></form></main></body></html>'
     ).encode()

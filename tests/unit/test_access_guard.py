@@ -38,7 +38,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     kind = b"text/html" if scope["path"] == "/page" else b"text/plain"
     body = b"<script>run()</script>" if scope["path"] == "/page" else f"reached {size}".encode()
     foreign = (b"access-control-allow-origin", b"http://elsewhere")
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind), foreign]})
+    weak = (b"content-security-policy", b"script-src 'unsafe-inline'")
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind), foreign, weak]})
     await send({"type": "http.response.body", "body": body})
 
 
