@@ -14,12 +14,6 @@ from chatglm_backend.access.guard import route_closed
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import ScriptedService
 
-# Gradio makes event loops while it builds a page and leaves them to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
 TOKEN = "a-token-for-tests"  # noqa: S105
 KEY = {"authorization": f"Bearer {TOKEN}"}
 # What the page uses, and what does no harm to somebody who is signed in.
@@ -28,9 +22,10 @@ NEEDED = {
     "/theme.css", "/login", "/logout", "/{page}", "/{page}/", "/gradio_api/api/{api_name}", "/gradio_api/app_id",
     "/gradio_api/call/v2/{api_name}", "/gradio_api/call/v2/{api_name}/{event_id}", "/gradio_api/call/{api_name}",
     "/gradio_api/call/{api_name}/{event_id}", "/gradio_api/cancel", "/gradio_api/heartbeat/{session_hash}",
-    "/gradio_api/info", "/gradio_api/login_check", "/gradio_api/openapi.json", "/openapi.json", "/gradio_api/queue/data",
-    "/gradio_api/queue/join", "/gradio_api/queue/status", "/gradio_api/reset", "/gradio_api/run/{api_name}",
-    "/gradio_api/startup-events", "/gradio_api/theme.css", "/gradio_api/token", "/gradio_api/user",
+    "/gradio_api/info", "/gradio_api/login_check", "/gradio_api/openapi.json", "/openapi.json",
+    "/gradio_api/queue/data", "/gradio_api/queue/join", "/gradio_api/queue/status", "/gradio_api/reset",
+    "/gradio_api/run/{api_name}", "/gradio_api/startup-events", "/gradio_api/theme.css",
+    "/gradio_api/token", "/gradio_api/user",
 }  # fmt: skip
 
 
@@ -42,7 +37,11 @@ def app() -> Iterator[Any]:
 
     service = ScriptedService()
     service.load(None)
-    yield create_app(service, Settings(token=TOKEN))
+
+    async def build() -> Any:  # without a running loop, Gradio makes some of its own and leaves them open
+        return create_app(service, Settings(token=TOKEN))
+
+    yield asyncio.run(build())
     service.close()
 
 
