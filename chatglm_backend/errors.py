@@ -10,11 +10,13 @@ Standard library only; imports nothing of ours, so that any room may raise these
     │   ├── InvalidRequest, ContextLimitExceeded, QueueFull, TooManyRequests
     │   └── ModelNotReady, EngineFailure, ShuttingDown
     ├── ModelError             no usable model
-    │   ├── ModelNotFound, ModelNotCached, HubUnreachable, DownloadFailed
+    │   ├── ModelNotFound, ModelNotCached (ModelOffline), HubUnreachable, DownloadFailed
     │   ├── LoadCancelled      the user stopped a download or conversion
     │   ├── CheckpointError: LfsPointerFile, MissingFile, DamagedFile, DamagedLowBit, WrongShape,
     │   │                    UnsafeCheckpoint, UnsupportedFamily, UnsupportedQuantization
     │   └── NotEnoughDisk, NotEnoughMemory, CacheLocked
+    ├── HistoryError           conversations cannot be kept or found: HistoryUnavailable, HistoryDamaged,
+    │                          ConversationGone, ConversationChanged, ImportRefused
     └── PlatformError          this machine cannot run it: UnsupportedPlatform, NativeLibraryError, PortInUse
 """
 
@@ -119,6 +121,16 @@ class ModelNotCached(ModelError):
 
     code = "model_not_cached"
     template = "{model} is not on this machine. Fetch it once with: python -m chatglm_backend download --model {model}"
+
+
+class ModelOffline(ModelNotCached):
+    """A hub model that is not on this machine, which is told not to use the network."""
+
+    code = "model_offline"
+    template = (
+        "{model} is not on this machine, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids fetching it. "
+        "Unset it and run: python -m chatglm_backend download --model {model}"
+    )
 
 
 class HubUnreachable(ModelError):
@@ -229,6 +241,51 @@ class CacheLocked(ModelError):
 
     code = "cache_locked"
     template = "Another process is preparing {path}. Wait until it has finished."
+
+
+class HistoryError(ChatGLMError):
+    """Something about kept conversations."""
+
+    code = "history"
+    template = "The conversations cannot be used: {reason}."
+
+
+class HistoryUnavailable(HistoryError):
+    """The file cannot be opened or written: full disk, read-only folder."""
+
+    code = "history_unavailable"
+    template = (
+        "Conversations cannot be kept in {path} ({reason}). The page goes on without them; "
+        "make room there, or choose another folder with --data."
+    )
+
+
+class HistoryDamaged(HistoryError):
+    """The file was damaged and set aside."""
+
+    code = "history_damaged"
+    template = "The file with the conversations was damaged; it is kept as {path}, and a new one was begun."
+
+
+class ConversationGone(HistoryError):
+    """Deleted, perhaps in another tab, or never this visitor's."""
+
+    code = "conversation_gone"
+    template = "This conversation is no longer there. Begin a new one, or open another from the list."
+
+
+class ConversationChanged(HistoryError):
+    """It went on in another tab."""
+
+    code = "conversation_changed"
+    template = "This conversation went on in another tab. Open it again from the list to see all of it."
+
+
+class ImportRefused(HistoryError):
+    """A file that is not an export of ours."""
+
+    code = "import_refused"
+    template = "This file cannot be imported: {reason}. Choose a JSON file that was exported here."
 
 
 class PlatformError(ChatGLMError):

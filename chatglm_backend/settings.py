@@ -23,7 +23,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["AUTO", "SettingSpec", "Settings", "config_file", "load_settings", "spec", "specs"]
+__all__ = ["AUTO", "SettingSpec", "Settings", "config_file", "load_settings", "spec", "specs", "with_cache"]
 
 AUTO: Literal["auto"] = "auto"
 _PREFIX = "CHATGLM_"
@@ -136,6 +136,9 @@ class Settings:
         30.0, "float", "Seconds for running answers when the program is asked to end.", low=0, high=3600
     )
     history: bool = _setting(default=True, kind="bool", help_text="Keep conversations on this machine's disk.")
+    history_days: int = _setting(
+        0, "int", "Days after which an untouched conversation is deleted; 0: never.", low=0, high=36_500
+    )
     log_level: str = _setting(
         "warning", "text", "Least serious log lines shown.", choices=("debug", "info", "warning", "error")
     )
@@ -205,6 +208,11 @@ def load_settings(
         if value is not None:
             values.update([_checked(key, value, "from the command line")])
     return Settings(**cast("dict[str, Any]", values))
+
+
+def with_cache(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment with the cache folder that the settings name, for rooms that read it there."""
+    return {**environ, _PREFIX + "CACHE": settings.cache} if settings.cache else dict(environ)
 
 
 def _read_toml(path: Path) -> dict[str, object]:

@@ -1,0 +1,1 @@
+"""Conversations kept on disk, each visitor's apart. Knows no page, no HTTP and no model."""

@@ -1,0 +1,259 @@
+"""The conversations of all visitors, each seeing only their own. Safe from any thread and any process.
+
+A write names the revision that its tab has seen, so that two tabs never overwrite each other;
+an answer is written under its own number, so that a deleted or replaced one stays gone.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from chatglm_backend.core import Message
+from chatglm_backend.errors import ConversationChanged, ConversationGone, HistoryDamaged
+from chatglm_backend.store.database import Database
+from chatglm_backend.store.records import Conversation, MessageState, Opened, Place, StoredMessage, Summary
+
+__all__ = ["ConversationStore", "title_from"]
+
+_TITLE_CHARS = 60
+_DAY_S = 86_400.0
+_SWEEP_S = 3600.0
+
+
+def title_from(text: str) -> str:
+    """The first line of a prompt, cut at a word where there is one."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    if len(line) <= _TITLE_CHARS:
+        return line
+    cut = line[: _TITLE_CHARS - 1]
+    head, space, _ = cut.rpartition(" ")
+    return (head if space and len(head) > _TITLE_CHARS // 2 else cut).rstrip() + "…"
+
+
+class ConversationStore:
+    """Kept conversations. Every method may raise :class:`~chatglm_backend.errors.HistoryUnavailable`.
+
+    ``retention_days`` after its last change a conversation is deleted; 0 keeps all.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        retention_days: int = 0,
+        max_bytes: int = 4 << 30,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = path
+        self._database = Database(path, max_bytes=max_bytes)
+        self._retention_days = retention_days
+        self._now = now
+        self._swept = float("-inf")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def take_notice(self) -> HistoryDamaged | None:
+        """What is to be said of a damaged file, once."""
+        return self._database.take_notice()
+
+    def list(self, visitor: str, search: str = "", limit: int = 200) -> tuple[Summary, ...]:
+        """The visitor's conversations, last changed first; with ``search``, where title or messages contain it."""
+        pattern = "%" + search.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+        with self._database.transaction() as db:
+            self._sweep(db)
+            rows = db.execute(
+                "SELECT id, title, created, updated FROM conversations c WHERE visitor = ?1 AND (title LIKE ?2 "
+                "ESCAPE '\\' OR EXISTS (SELECT 1 FROM messages m WHERE m.conversation = c.id AND m.content LIKE ?2 "
+                "ESCAPE '\\')) ORDER BY updated DESC, rowid DESC LIMIT ?3",
+                (visitor, pattern, limit),
+            ).fetchall()
+        return tuple(Summary(*row) for row in rows)
+
+    def read(self, visitor: str, conversation_id: str) -> Conversation:
+        """A whole conversation. Raises :class:`ConversationGone`, also for another visitor's."""
+        with self._database.transaction() as db:
+            return _read(db, visitor, conversation_id)
+
+    def open(self, visitor: str, conversation_id: str) -> Conversation:
+        """Like :meth:`read`, and remember it as the one last open."""
+        with self._database.transaction() as db:
+            found = _read(db, visitor, conversation_id)
+            _remember(db, visitor, conversation_id)
+            return found
+
+    def last_open(self, visitor: str) -> Conversation | None:
+        """The conversation that the visitor had open last, if it is still there."""
+        with self._database.transaction() as db:
+            row = db.execute("SELECT open FROM visitors WHERE id = ?", (visitor,)).fetchone()
+            return None if row is None or row[0] is None else _read(db, visitor, row[0])
+
+    def leave(self, visitor: str) -> None:
+        """Have nothing open: a new conversation was begun and has no message yet."""
+        with self._database.transaction() as db:
+            db.execute("UPDATE visitors SET open = NULL WHERE id = ?", (visitor,))
+
+    def begin(self, visitor: str, place: Place | None, turns: Sequence[Message]) -> Opened:
+        """Keep a question, the last of ``turns``, and make room for its answer; what came after it is gone.
+
+        Without a place a new conversation holds all turns. Raises :class:`ConversationGone`,
+        and :class:`ConversationChanged` where another tab wrote since.
+        """
+        with self._database.transaction() as db:
+            self._sweep(db)
+            stored = [StoredMessage(turn.role, turn.content) for turn in turns]
+            if place is None:
+                place = self._insert(db, visitor, title_from(turns[0].content), stored)
+            else:
+                place = self._advance(db, visitor, place, len(turns) - 1)
+                self._add(db, place.conversation_id, len(turns) - 1, stored[-1:])
+            answer = StoredMessage("assistant", "", "interrupted")
+            answer_id = self._add(db, place.conversation_id, len(turns), [answer])
+            _remember(db, visitor, place.conversation_id)
+            return Opened(place, answer_id)
+
+    def save_answer(
+        self, answer_id: int, text: str, state: MessageState, timing: Mapping[str, float] | None = None
+    ) -> bool:
+        """Write an answer so far; false where it was deleted or replaced meanwhile."""
+        figures = None if timing is None else json.dumps(dict(timing), allow_nan=False)
+        with self._database.transaction() as db:
+            done = db.execute(
+                "UPDATE messages SET content = ?, state = ?, timing = ? WHERE id = ?",
+                (_clean(text), state, figures, answer_id),
+            )
+            db.execute(
+                "UPDATE conversations SET updated = ? WHERE id = (SELECT conversation FROM messages WHERE id = ?)",
+                (self._now(), answer_id),
+            )
+            return done.rowcount == 1
+
+    def cut(self, visitor: str, place: Place, length: int) -> Place:
+        """Keep only the first ``length`` messages. Raises as :meth:`begin` does."""
+        with self._database.transaction() as db:
+            return self._advance(db, visitor, place, length)
+
+    def rename(self, visitor: str, conversation_id: str, title: str) -> None:
+        """Give it another title, cut to one short line. Raises :class:`ConversationGone`."""
+        with self._database.transaction() as db:
+            done = db.execute(
+                "UPDATE conversations SET title = ? WHERE id = ? AND visitor = ?",
+                (_clean(title_from(title)), conversation_id, visitor),
+            )
+            if done.rowcount != 1:
+                raise ConversationGone()
+
+    def delete(self, visitor: str, conversation_id: str) -> None:
+        """Delete it; nothing happens if it is not there or another visitor's."""
+        with self._database.transaction() as db:
+            db.execute("DELETE FROM conversations WHERE id = ? AND visitor = ?", (conversation_id, visitor))
+
+    def delete_all(self, visitor: str) -> int:
+        """Delete all of a visitor's; returns how many. Their text is overwritten in the file."""
+        with self._database.transaction() as db:
+            count = db.execute("DELETE FROM conversations WHERE visitor = ?", (visitor,)).rowcount
+            db.execute("DELETE FROM visitors WHERE id = ?", (visitor,))
+        self._database.checkpoint()
+        return count
+
+    def add_all(self, visitor: str, conversations: Iterable[Conversation]) -> tuple[str, ...]:
+        """Add whole conversations as new ones, all or none; the last is open. Returns their new ids."""
+        ids: list[str] = []
+        with self._database.transaction() as db:
+            for one in conversations:
+                place = self._insert(db, visitor, one.title, one.messages, one.created, one.updated)
+                ids.append(place.conversation_id)
+            if ids:
+                _remember(db, visitor, ids[-1])
+        return tuple(ids)
+
+    def _insert(
+        self,
+        db: sqlite3.Connection,
+        visitor: str,
+        title: str,
+        messages: Sequence[StoredMessage],
+        created: float | None = None,
+        updated: float | None = None,
+    ) -> Place:
+        now, name = self._now(), secrets.token_hex(8)
+        db.execute(
+            "INSERT INTO conversations (id, visitor, title, created, updated) VALUES (?, ?, ?, ?, ?)",
+            (name, visitor, _clean(title), created or now, updated or now),
+        )
+        self._add(db, name, 0, messages)
+        return Place(name, 0)
+
+    def _add(self, db: sqlite3.Connection, name: str, start: int, messages: Sequence[StoredMessage]) -> int:
+        """Add messages from position ``start`` on; returns the last one's number."""
+        last = 0
+        for position, one in enumerate(messages, start):
+            timing = None if one.timing is None else json.dumps(dict(one.timing))
+            values = (name, position, one.role, _clean(one.content), one.state, timing, one.created or self._now())
+            done = db.execute(
+                "INSERT INTO messages (conversation, position, role, content, state, timing, created) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                values,
+            )
+            last = done.lastrowid or 0
+        return last
+
+    def _advance(self, db: sqlite3.Connection, visitor: str, place: Place, length: int) -> Place:
+        row = db.execute(
+            "SELECT revision FROM conversations WHERE id = ? AND visitor = ?", (place.conversation_id, visitor)
+        ).fetchone()
+        if row is None:
+            raise ConversationGone()
+        if row[0] != place.revision:
+            raise ConversationChanged()
+        db.execute(
+            "UPDATE conversations SET revision = revision + 1, updated = ? WHERE id = ?",
+            (self._now(), place.conversation_id),
+        )
+        db.execute("DELETE FROM messages WHERE conversation = ? AND position >= ?", (place.conversation_id, length))
+        return Place(place.conversation_id, place.revision + 1)
+
+    def _sweep(self, db: sqlite3.Connection) -> None:
+        now = self._now()
+        if self._retention_days > 0 and now - self._swept >= _SWEEP_S:
+            db.execute("DELETE FROM conversations WHERE updated < ?", (now - self._retention_days * _DAY_S,))
+            self._swept = now
+
+
+def _read(db: sqlite3.Connection, visitor: str, conversation_id: str) -> Conversation:
+    row = db.execute(
+        "SELECT id, title, created, updated, revision FROM conversations WHERE id = ? AND visitor = ?",
+        (conversation_id, visitor),
+    ).fetchone()
+    if row is None:
+        raise ConversationGone()
+    # An answer without a word was never shown either.
+    found = db.execute(
+        "SELECT role, content, state, timing, created FROM messages WHERE conversation = ? "
+        "AND NOT (role = 'assistant' AND content = '') ORDER BY position",
+        (conversation_id,),
+    ).fetchall()
+    messages = tuple(
+        StoredMessage(role, content, state, None if timing is None else json.loads(timing), created)
+        for role, content, state, timing, created in found
+    )
+    name, title, created, updated, revision = row
+    return Conversation(name, title, created, updated, revision, messages)
+
+
+def _remember(db: sqlite3.Connection, visitor: str, conversation_id: str) -> None:
+    db.execute(
+        "INSERT INTO visitors (id, open) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET open = ?2",
+        (visitor, conversation_id),
+    )
+
+
+def _clean(text: str) -> str:
+    """Text that sqlite can hold: half of a surrogate pair, which a browser may send, becomes a mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,155 @@
+"""One sqlite file: opened on first use, migrated, shared by threads, set aside when it is damaged.
+
+Turns sqlite's errors into the two that people can do something about. Knows no conversations.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from chatglm_backend.errors import HistoryDamaged, HistoryUnavailable
+from chatglm_backend.store.folder import private_folder
+from chatglm_backend.store.schema import NewerSchema, migrate
+
+__all__ = ["Database"]
+
+_PAGE = 4096
+_WAIT_S = 3.0
+
+
+class Database:
+    """A sqlite file in WAL mode. ``max_bytes`` bounds its size; ``notice`` says what was set aside, once."""
+
+    def __init__(self, path: Path, *, max_bytes: int) -> None:
+        self.path = path
+        self._max_bytes = max_bytes
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._notice: HistoryDamaged | None = None
+
+    def take_notice(self) -> HistoryDamaged | None:
+        """What happened to a damaged file; the second call finds nothing."""
+        with self._lock:
+            notice, self._notice = self._notice, None
+            return notice
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, one at a time across threads and processes.
+
+        Raises :class:`HistoryUnavailable`, and :class:`HistoryDamaged` after a fresh file was begun.
+        """
+        with self._lock:
+            connection = self._open()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                except BaseException:
+                    _roll_back(connection)
+                    raise
+                connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                _roll_back(connection)
+                raise self._explained(error) from error
+
+    def checkpoint(self) -> None:
+        """Write the log back and empty it, so that deleted text is in no file any more."""
+        with self._lock:
+            connection = self._open()
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error as error:
+                raise self._explained(error) from error
+
+    def close(self) -> None:
+        """Close the file; a later use opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            try:
+                self._connection = self._connect()
+            except sqlite3.DatabaseError as error:
+                if not _damaged(error):
+                    raise self._explained(error) from error
+                self._notice = self._set_aside()
+                self._connection = self._explaining(self._connect)
+        return self._connection
+
+    def _explaining(self, connect: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
+        try:
+            return connect()
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        private_folder(self.path.parent)
+        try:
+            # Made here, for its owner only: sqlite gives its log the same rights.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise HistoryUnavailable(path=self.path, reason=error.strerror or type(error).__name__) from error
+        connection = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+        try:
+            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "secure_delete=ON"):
+                connection.execute(f"PRAGMA {pragma}")
+            if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("database disk image is malformed")
+            migrate(connection)
+            connection.execute(f"PRAGMA max_page_count={max(1, self._max_bytes // _PAGE)}")
+        except NewerSchema as error:
+            connection.close()
+            reason = "it was written by a newer version of this program"
+            raise HistoryUnavailable(path=self.path, reason=reason) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_aside(self) -> HistoryDamaged:
+        """Rename the file and its logs; nothing of it is deleted."""
+        aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = aside.with_name(f"{aside.name.split('_')[0]}_{number}")
+        try:
+            self.path.replace(aside)
+            for suffix in ("-wal", "-shm"):
+                log = self.path.with_name(self.path.name + suffix)
+                if log.exists():
+                    log.replace(aside.with_name(aside.name + suffix))
+        except OSError as error:
+            raise HistoryUnavailable(path=self.path, reason="it is damaged and cannot be renamed") from error
+        return HistoryDamaged(path=aside)
+
+    def _explained(self, error: sqlite3.Error) -> HistoryUnavailable | HistoryDamaged:
+        if _damaged(error):
+            self.close()
+            damage = self._set_aside()
+            self._notice = damage
+            return damage
+        return HistoryUnavailable(path=self.path, reason=str(error))
+
+
+def _damaged(error: sqlite3.Error) -> bool:
+    text = str(error).lower()
+    return "malformed" in text or "not a database" in text
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except sqlite3.Error:
+        return

@@ -1,0 +1,73 @@
+"""What is kept: conversations and their messages, as frozen records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from chatglm_backend.core import Message, Role
+
+__all__ = ["Conversation", "MessageState", "Opened", "Place", "StoredMessage", "Summary"]
+
+MessageState = Literal["complete", "interrupted"]
+"""An answer counts as interrupted until its end was written: a crash leaves the right word behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tab stands: a conversation, and the revision of it that the tab has seen."""
+
+    conversation_id: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """One turn. ``timing`` holds figures by name, empty for questions; ``created`` is Unix time in seconds."""
+
+    role: Role
+    content: str
+    state: MessageState = "complete"
+    timing: Mapping[str, float] | None = None
+    created: float = 0.0
+
+    @property
+    def message(self) -> Message:
+        """The turn as the model is given it."""
+        return Message(self.role, self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A line of the list. Times are Unix times in seconds."""
+
+    id: str
+    title: str
+    created: float
+    updated: float
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A whole conversation, oldest message first."""
+
+    id: str
+    title: str
+    created: float
+    updated: float
+    revision: int
+    messages: tuple[StoredMessage, ...]
+
+    @property
+    def place(self) -> Place:
+        """Where a tab that shows it stands."""
+        return Place(self.id, self.revision)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A question was kept; its answer is written to ``answer_id``."""
+
+    place: Place
+    answer_id: int

@@ -1,0 +1,57 @@
+"""The tables, as ordered migrations, and the table that says which were applied."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+
+__all__ = ["MIGRATIONS", "NewerSchema", "migrate"]
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE conversations (
+            id TEXT PRIMARY KEY, visitor TEXT NOT NULL, title TEXT NOT NULL,
+            created REAL NOT NULL, updated REAL NOT NULL, revision INTEGER NOT NULL DEFAULT 0)""",
+        "CREATE INDEX conversations_of_visitor ON conversations (visitor, updated DESC)",
+        """CREATE TABLE messages (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            conversation TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+            position INTEGER NOT NULL, role TEXT NOT NULL, content TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('complete', 'interrupted')),
+            timing TEXT, created REAL NOT NULL, UNIQUE (conversation, position))""",
+    ),
+    (
+        # Which conversation a visitor had open last; none after beginning a new one.
+        """CREATE TABLE visitors (
+            id TEXT PRIMARY KEY, open TEXT REFERENCES conversations (id) ON DELETE SET NULL)""",
+    ),
+)
+"""Only ever appended to: a released migration stays as it is."""
+
+
+class NewerSchema(Exception):
+    """The file was written by a later version of the program."""
+
+
+def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> int:
+    """Apply what is missing, each migration whole or not at all; returns the version reached.
+
+    Raises :class:`NewerSchema` and ``sqlite3.Error``.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute("CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, applied REAL NOT NULL)")
+        done = int(connection.execute("SELECT COALESCE(MAX(version), 0) FROM migrations").fetchone()[0])
+        if done > len(migrations):
+            raise NewerSchema
+        for version, statements in enumerate(migrations[done:], start=done + 1):
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute("INSERT INTO migrations VALUES (?, ?)", (version, time.time()))
+    except BaseException:
+        if connection.in_transaction:  # a full disk has ended it already
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+    return len(migrations)

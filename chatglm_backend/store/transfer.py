@@ -1,0 +1,129 @@
+"""Conversations as files: out as Markdown and JSON, back in from that JSON, checked field by field."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import cast
+
+from chatglm_backend.errors import ImportRefused
+from chatglm_backend.store.records import Conversation, StoredMessage
+
+__all__ = ["MAX_IMPORT_BYTES", "from_json", "to_json", "to_markdown"]
+
+MAX_IMPORT_BYTES = 8_000_000
+_FORMAT, _VERSION = "chatglm-conversations", 1
+_MAX_CONVERSATIONS, _MAX_MESSAGES, _MAX_TITLE, _MAX_FIGURES = 1000, 10_000, 200, 40
+_LAST_TIME = 32_503_680_000.0  # the year 3000
+
+
+def to_json(conversations: Sequence[Conversation]) -> str:
+    """The exchange format, for :func:`from_json`."""
+    body = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "conversations": [
+            {
+                "title": one.title,
+                "created": one.created,
+                "updated": one.updated,
+                "messages": [
+                    {
+                        "role": message.role,
+                        "content": message.content,
+                        "state": message.state,
+                        "timing": None if message.timing is None else dict(message.timing),
+                        "created": message.created,
+                    }
+                    for message in one.messages
+                ],
+            }
+            for one in conversations
+        ],
+    }
+    return json.dumps(body, ensure_ascii=False, indent=1)
+
+
+def to_markdown(conversations: Sequence[Conversation], names: Mapping[str, str]) -> str:
+    """For reading. ``names`` gives the headings for roles, and the word for ``interrupted``."""
+    parts: list[str] = []
+    for one in conversations:
+        when = datetime.fromtimestamp(one.created, tz=timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+        parts.append(f"# {one.title}\n\n{when}\n")
+        for message in one.messages:
+            mark = f" {names['interrupted']}" if message.state == "interrupted" else ""
+            parts.append(f"## {names.get(message.role, message.role)}{mark}\n\n{message.content}\n")
+    return "\n".join(parts)
+
+
+def from_json(data: bytes) -> tuple[Conversation, ...]:
+    """Read an export; the ids are empty, as the store gives new ones. Raises :class:`ImportRefused`."""
+    if len(data) > MAX_IMPORT_BYTES:
+        raise ImportRefused(reason=f"it is larger than {MAX_IMPORT_BYTES // 1_000_000} MB")
+    try:
+        body = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ImportRefused(reason="it is not JSON") from error
+    if not isinstance(body, dict) or body.get("format") != _FORMAT:
+        raise ImportRefused(reason="it holds no conversations of this program")
+    if body.get("version") != _VERSION:
+        raise ImportRefused(reason="it was written by another version of this program")
+    found = _items(body, "conversations", _MAX_CONVERSATIONS)
+    if not found:
+        raise ImportRefused(reason="it is empty")
+    return tuple(_conversation(item) for item in found)
+
+
+def _conversation(item: Mapping[str, object]) -> Conversation:
+    messages = tuple(_message(one) for one in _items(item, "messages", _MAX_MESSAGES))
+    title = _text(item, "title")[:_MAX_TITLE]
+    return Conversation("", title, _time(item, "created"), _time(item, "updated"), 0, messages)
+
+
+def _message(item: Mapping[str, object]) -> StoredMessage:
+    role, state = item.get("role"), item.get("state", "complete")
+    if role not in ("system", "user", "assistant"):
+        raise ImportRefused(reason="a message has an unknown role")
+    if state not in ("complete", "interrupted"):
+        raise ImportRefused(reason="a message has an unknown state")
+    return StoredMessage(role, _text(item, "content"), state, _figures(item), _time(item, "created"))
+
+
+def _items(item: Mapping[str, object], name: str, most: int) -> list[dict[str, object]]:
+    found = item.get(name)
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise ImportRefused(reason=f"{name} is not a list of objects")
+    if len(found) > most:
+        raise ImportRefused(reason=f"it has more than {most} {name}")
+    return found
+
+
+def _text(item: Mapping[str, object], name: str) -> str:
+    found = item.get(name)
+    if not isinstance(found, str):
+        raise ImportRefused(reason=f"{name} is not text")
+    return found
+
+
+def _time(item: Mapping[str, object], name: str) -> float:
+    found = item.get(name)
+    if not _is_number(found) or not 0 <= cast("float", found) <= _LAST_TIME:
+        raise ImportRefused(reason=f"{name} is not a time")
+    return float(cast("float", found))
+
+
+def _figures(item: Mapping[str, object]) -> dict[str, float] | None:
+    found = item.get("timing")
+    if found is None:
+        return None
+    if not isinstance(found, dict) or len(found) > _MAX_FIGURES or not all(_is_number(v) for v in found.values()):
+        raise ImportRefused(reason="timing does not hold figures")
+    return {str(name): float(value) for name, value in found.items()}
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < 1e300 and math.isfinite(value)

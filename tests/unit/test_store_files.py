@@ -1,0 +1,214 @@
+"""The file itself: migrated, set aside when damaged, bounded, private; exports that come back whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+
+from chatglm_backend.core import Message
+from chatglm_backend.errors import HistoryUnavailable, ImportRefused
+from chatglm_backend.settings import Settings
+from chatglm_backend.store.conversations import ConversationStore
+from chatglm_backend.store.folder import data_folder, visitor_key
+from chatglm_backend.store.schema import MIGRATIONS, migrate
+from chatglm_backend.store.transfer import from_json, to_json, to_markdown
+
+_NAMES = {"user": "You", "assistant": "Model", "interrupted": "(interrupted)"}
+
+
+def _path(folder: Path) -> Path:
+    return folder / "history.sqlite3"
+
+
+def _filled(folder: Path) -> ConversationStore:
+    store = ConversationStore(_path(folder))
+    opened = store.begin("ann", None, (Message("user", "问题 with | and `code`"),))
+    store.save_answer(opened.answer_id, "答案\n\n```py\nx = 1\n```", "interrupted", {"ttft_s": 0.25})
+    return store
+
+
+def test_an_older_file_is_brought_up_to_date(tmp_path: Path) -> None:
+    """Conversations of the first schema are found after the later migrations, each noted once."""
+    connection = sqlite3.connect(_path(tmp_path), isolation_level=None)
+    migrate(connection, MIGRATIONS[:1])
+    connection.execute("INSERT INTO conversations VALUES ('c1', 'ann', 'before', 1, 2, 0)")
+    connection.execute(
+        "INSERT INTO messages (conversation, position, role, content, state, created) "
+        "VALUES ('c1', 0, 'user', 'hello', 'complete', 1)"
+    )
+    connection.close()
+    store = ConversationStore(_path(tmp_path))
+    assert [m.content for m in store.open("ann", "c1").messages] == ["hello"]
+    store.close()
+    connection = sqlite3.connect(_path(tmp_path))
+    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == [1, 2]
+
+
+def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """A broken migration is undone as a whole."""
+    connection = sqlite3.connect(_path(tmp_path), isolation_level=None)
+    with pytest.raises(sqlite3.Error):
+        migrate(connection, (*MIGRATIONS, ("CREATE TABLE half (x)", "NOT SQL")))
+    assert connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
+
+
+def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
+    """A file of a later version is not touched; the sentence says why."""
+    store = _filled(tmp_path)
+    store.close()
+    connection = sqlite3.connect(_path(tmp_path))
+    connection.execute("INSERT INTO migrations VALUES (99, 0)")
+    connection.commit()
+    connection.close()
+    with pytest.raises(HistoryUnavailable, match="newer version"):
+        ConversationStore(_path(tmp_path)).list("ann")
+
+
+@pytest.mark.parametrize("damage", [b"this is no database at all" * 300, None])
+def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: bytes | None) -> None:
+    """A fresh file takes its place, the old one stays beside it, and one sentence says so once."""
+    store = _filled(tmp_path)
+    store.delete_all("nobody")  # empties the log, so that the damage below counts
+    store.close()
+    whole = _path(tmp_path).read_bytes()
+    broken = damage if damage is not None else whole[:4096] + os.urandom(len(whole) - 4096)
+    _path(tmp_path).write_bytes(broken)
+    store = ConversationStore(_path(tmp_path))
+    assert store.list("ann") == ()
+    aside = [p for p in tmp_path.iterdir() if ".damaged-" in p.name]
+    assert [p.read_bytes() for p in aside] == [broken]
+    notice = store.take_notice()
+    assert notice is not None
+    assert aside[0].name in str(notice)
+    assert store.take_notice() is None
+    store.begin("ann", None, (Message("user", "again"),))
+    assert [s.title for s in store.list("ann")] == ["again"]
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_kept_stays(tmp_path: Path) -> None:
+    """Beyond the bound nothing is written; reading goes on, and small things fit again after deleting."""
+    store = ConversationStore(_path(tmp_path), max_bytes=200_000)
+    kept = store.begin("ann", None, (Message("user", "kept"),)).place.conversation_id
+    with pytest.raises(HistoryUnavailable, match=r"full.*--data"):
+        store.begin("ann", None, (Message("user", "x" * 1_000_000),))
+    assert [s.id for s in store.list("ann")] == [kept]
+    store.begin("ann", None, (Message("user", "small"),))
+    assert len(store.list("ann")) == 2
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    """A file where the folder should be is named."""
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(HistoryUnavailable, match="taken"):
+        ConversationStore(tmp_path / "taken" / "history.sqlite3").list("ann")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps rights in another way")
+def test_file_and_key_are_their_owners_only(tmp_path: Path) -> None:
+    """Neither others nor the group can read conversations, log or key."""
+    folder = tmp_path / "new"
+    visitor_key(folder)
+    store = _filled(folder)
+    rights = {p.name: stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()}
+    assert set(rights.values()) == {0o600}
+    assert "visitor.key" in rights
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    store.close()
+
+
+def test_the_key_stays_the_same(tmp_path: Path) -> None:
+    """A restart reads the key that the first start made."""
+    key = visitor_key(tmp_path)
+    assert len(key) == 32
+    assert visitor_key(tmp_path) == key
+    assert [p.name for p in tmp_path.iterdir()] == ["visitor.key"]
+
+
+def test_a_key_that_was_cut_short_is_replaced(tmp_path: Path) -> None:
+    """Half a key would sign nothing safely."""
+    (tmp_path / "visitor.key").write_bytes(b"short")
+    assert len(visitor_key(tmp_path)) == 32
+
+
+def test_the_folder_is_the_set_one(tmp_path: Path) -> None:
+    """The setting wins; without it the folder is the system's own for users' data."""
+    assert data_folder(Settings(data=str(tmp_path))) == tmp_path
+    assert data_folder(Settings()).name == "chatglm-cpu"
+
+
+def test_an_export_comes_back_whole(tmp_path: Path) -> None:
+    """Titles, turns, states, figures and times survive, under new ids and for the importing visitor only."""
+    store = _filled(tmp_path)
+    before = store.last_open("ann")
+    assert before is not None
+    (name,) = store.add_all("bob", from_json(to_json([before]).encode()))
+    after = store.read("bob", name)
+    assert after.id != before.id
+    assert (after.title, after.created, after.updated) == (before.title, before.created, before.updated)
+    assert after.messages == before.messages
+    assert len(store.list("ann")) == 1
+
+
+def test_markdown_is_for_reading(tmp_path: Path) -> None:
+    """Title, headings for the roles, text as it is, and a mark where an answer broke off."""
+    found = _filled(tmp_path).last_open("ann")
+    assert found is not None
+    text = to_markdown([found], _NAMES)
+    assert text.startswith("# 问题 with | and `code`\n")
+    assert "## You\n" in text
+    assert "## Model (interrupted)\n\n答案\n\n```py\nx = 1\n```" in text
+
+
+def _export(**changes: object) -> bytes:
+    message = {"role": "user", "content": "hi", "state": "complete", "timing": None, "created": 1.0}
+    message.update({k: v for k, v in changes.items() if k in message})
+    one = {"title": "t", "created": 1.0, "updated": 1.0, "messages": [message]}
+    one.update({k: v for k, v in changes.items() if k in ("title", "messages", "updated")})
+    body = {"format": "chatglm-conversations", "version": 1, "conversations": [one]}
+    body.update({k: v for k, v in changes.items() if k in body})
+    return json.dumps(body).encode()
+
+
+def test_the_smallest_export_is_read() -> None:
+    """The form that the refusals below change is itself right."""
+    assert from_json(_export())[0].messages[0].content == "hi"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"[" * 100_000,
+        b" " * 8_000_001,
+        _export(format="other"),
+        _export(version=2),
+        _export(conversations={}),
+        _export(conversations=[]),
+        _export(conversations=[1]),
+        _export(messages="no"),
+        _export(messages=[[]]),
+        _export(title=5),
+        _export(role="root"),
+        _export(content=None),
+        _export(state="running"),
+        _export(timing=[1]),
+        _export(timing={"a": "b"}),
+        _export(timing={"a": 10**400}),
+        _export(created=-1),
+        _export(created=True),
+        _export(updated=float("nan")),
+        _export(updated="yesterday"),
+    ],
+    ids=range(23),
+)
+def test_anything_else_is_refused(data: bytes) -> None:
+    """A file that is not ours in every field is one clear refusal."""
+    with pytest.raises(ImportRefused):
+        from_json(data)
