@@ -1,0 +1,185 @@
+"""Following a ticket: heartbeats, time limits, clients that leave or stall, and any JSON at all as a request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatglm_backend.api import openai_router
+from chatglm_backend.api.answers import ClientLeft, EventStream, follow, whole_answer
+from chatglm_backend.core import Completed, FinishReason, GenerationRequest, TokenEvent
+from chatglm_backend.errors import EngineFailure
+from chatglm_backend.settings import Settings
+from chatglm_backend.testing import Script, ScriptedService, ScriptedTicket
+
+SLOW = Script(("a", "b", "c"), delay_s=30.0)
+QUICK = Script(("a", "b", "c"), delay_s=0.0)
+
+
+def ticket(script: Script) -> ScriptedTicket:
+    """An answer that plays ``script``."""
+    return ScriptedTicket(GenerationRequest("id", prompt="x"), script)
+
+
+async def never() -> dict[str, Any]:
+    """A client that stays and says nothing."""
+    await asyncio.sleep(30)
+    return {"type": "http.disconnect"}
+
+
+async def gone() -> dict[str, Any]:
+    """A client that has left."""
+    return {"type": "http.disconnect"}
+
+
+def test_a_whole_answer_is_its_pieces() -> None:
+    """In their order, with the last event."""
+    text, end = asyncio.run(whole_answer(ticket(QUICK), never, timeout_s=0))
+    assert (text, end.finish_reason) == ("abc", FinishReason.STOP)
+
+
+def test_silence_is_told() -> None:
+    """So that a connection can be kept open."""
+
+    async def first() -> object:
+        events = follow(ticket(SLOW), heartbeat_s=0.01)
+        try:
+            return await anext(events)
+        finally:
+            await events.aclose()
+
+    assert asyncio.run(first()) is None
+
+
+def test_leaving_the_events_ends_the_ticket() -> None:
+    """Nobody computes for a reader who is gone."""
+    slow = ticket(SLOW)
+
+    async def leave() -> None:
+        events = follow(slow, heartbeat_s=0.01)
+        await anext(events)
+        await events.aclose()
+
+    asyncio.run(leave())
+    assert slow.cancelled
+    assert slow.ended.wait(2)
+
+
+def test_the_time_limit_ends_the_answer_with_its_own_reason() -> None:
+    """The text so far is kept."""
+    _, end = asyncio.run(whole_answer(ticket(SLOW), never, timeout_s=0.05))
+    assert end.finish_reason is FinishReason.TIMEOUT
+
+
+def test_a_client_that_left_before_the_start_ends_the_ticket() -> None:
+    """Though nothing of the answer was ever read."""
+    slow = ticket(SLOW)
+    with pytest.raises(ClientLeft):
+        asyncio.run(whole_answer(slow, gone, timeout_s=0))
+    assert slow.cancelled
+
+
+def test_errors_come_out_after_what_was_before_them() -> None:
+    """And end the ticket."""
+    broken = ticket(Script(("a", "b"), delay_s=0.0, fail_after=1))
+    seen: list[str] = []
+
+    async def read() -> None:
+        async for event in follow(broken):
+            seen.extend([event.text] if isinstance(event, (TokenEvent, Completed)) else [])
+
+    with pytest.raises(EngineFailure):
+        asyncio.run(read())
+    assert seen == ["a"]
+    assert broken.cancelled
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_stream_nobody_takes_is_ended(*, leaves: bool) -> None:
+    """The client hung up, or it takes nothing for too long."""
+    slow = ticket(SLOW)
+
+    async def parts() -> AsyncGenerator[bytes, None]:
+        while True:
+            yield b"data: x\n\n"
+            await asyncio.sleep(0)
+
+    async def stalled(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(30)
+
+    began = time.monotonic()
+    stream = EventStream(slow, parts(), stall_s=30.0 if leaves else 0.05)
+    asyncio.run(stream({"type": "http"}, gone if leaves else never, stalled))  # type: ignore[arg-type]
+    assert slow.cancelled
+    assert time.monotonic() - began < 10
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> FastAPI:
+    """The routes on a scripted model that answers at once."""
+    service = ScriptedService(scenes={}, fallback=QUICK)
+    service.load(None)
+    app = FastAPI()
+    app.include_router(openai_router(service, Settings()))
+    return app
+
+
+def post(app: FastAPI, path: str, body: bytes) -> httpx.Response:
+    """Send one body without a server; whatever breaks inside comes out here."""
+
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.post(path, content=body, headers={"content-type": "application/json"})
+
+    return asyncio.run(send())
+
+
+any_text = st.text(st.characters(codec=None), max_size=20)
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | any_text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text, inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = (
+    "model", "messages", "prompt", "n", "stream", "stream_options", "stop", "seed", "temperature", "top_p", "top_k",
+    "max_tokens", "max_completion_tokens", "repetition_penalty", "tools", "logprobs", "logit_bias", "response_format",
+    "best_of", "echo", "suffix", "functions", "modalities",
+)  # fmt: skip
+GOOD: dict[str, Any] = {"prompt": "x", "messages": [{"role": "user", "content": "x"}], "max_tokens": 4}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@given(changes=st.dictionaries(st.sampled_from(FIELDS), any_json, min_size=1, max_size=3))
+@settings(max_examples=80, deadline=None)
+def test_any_value_in_any_field_is_served_or_refused(endpoint: FastAPI, path: str, changes: dict[str, Any]) -> None:
+    """Never an error of the server's own, and always one in OpenAI's form."""
+    reply = post(endpoint, path, json.dumps(GOOD | changes).encode())
+    assert reply.status_code in (200, 400)
+    if reply.status_code == 400:
+        assert reply.json()["error"]["message"].endswith(".")
+
+
+@given(message=st.fixed_dictionaries({"role": any_json | st.just("user"), "content": any_json}))
+@settings(max_examples=50, deadline=None)
+def test_any_message_is_served_or_refused(endpoint: FastAPI, message: dict[str, Any]) -> None:
+    """Whatever its role and content are."""
+    reply = post(endpoint, "/v1/chat/completions", json.dumps({"messages": [message]}).encode())
+    assert reply.status_code in (200, 400)
+
+
+@given(body=st.binary(max_size=60))
+@settings(max_examples=50, deadline=None)
+def test_any_bytes_are_refused(endpoint: FastAPI, body: bytes) -> None:
+    """With a 400."""
+    assert post(endpoint, "/v1/chat/completions", body).status_code == 400
