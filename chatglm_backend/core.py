@@ -259,6 +259,7 @@ class ModelInfo:
     kv_bytes_per_token: int
     weight_bytes: int
     is_demo: bool = False
+    family_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ Standard library only; imports nothing of ours, so that any room may raise these
     │   ├── LoadCancelled      the user stopped a download or conversion
     │   ├── CheckpointError: LfsPointerFile, MissingFile, DamagedFile, DamagedLowBit, WrongShape,
     │   │                    UnsafeCheckpoint, UnsupportedFamily, UnsupportedQuantization
-    │   └── NotEnoughDisk, NotEnoughMemory, CacheLocked
+    │   └── NotEnoughDisk, NotEnoughMemory, CacheLocked, ModelInUse
     ├── HistoryError           conversations cannot be kept or found: HistoryUnavailable, HistoryDamaged,
     │                          ConversationGone, ConversationChanged, ImportRefused
     └── PlatformError          this machine cannot run it: UnsupportedPlatform, NativeLibraryError, PortInUse
@@ -241,6 +241,13 @@ class CacheLocked(ModelError):
 
     code = "cache_locked"
     template = "Another process is preparing {path}. Wait until it has finished."
+
+
+class ModelInUse(ModelError):
+    """The model is loaded; its files are mapped."""
+
+    code = "model_in_use"
+    template = "{model} is loaded and cannot be deleted. Load another model first."
 
 
 class HistoryError(ChatGLMError):

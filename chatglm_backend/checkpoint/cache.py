@@ -80,6 +80,8 @@ def _low_bit_entries(root: Path) -> list[CacheEntry]:
         model = manifest.name if manifest else folder.name
         family = manifest.family if manifest else None
         size = _size(folder)
+        if manifest is None and not size:
+            continue  # A conversion that failed before it wrote anything leaves its lock file, nothing to tell of.
         entries.append(CacheEntry(folder.name, model, "low-bit", folder, size, family, manifest is not None))
     return entries
 

@@ -21,6 +21,7 @@ from chatglm_backend.checkpoint.source import CheckpointFolder, fingerprint, ins
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import CheckpointError, ModelError
 from chatglm_backend.models.config import Family
+from chatglm_backend.tokenizers.base import load_tokenizer
 
 __all__ = ["prepare", "prepare_folder"]
 
@@ -60,6 +61,9 @@ def prepare(
             raise
         return _rebuild(source, Path(model).expanduser(), error, quantize, progress, cancel, note, env, options)
     note(f"{folder.name}: {folder.reason}.")
+    if folder.format != "lowbit":
+        # Before minutes of converting, and naming the user's file instead of a copy in the cache.
+        load_tokenizer(folder.path, folder.family)
     return prepare_folder(
         folder,
         quantize=quantize,

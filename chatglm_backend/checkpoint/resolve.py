@@ -15,7 +15,7 @@ from chatglm_backend.checkpoint.places import cache_root, canonical, is_hub_id
 from chatglm_backend.checkpoint.progress import Progress, silent
 from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
 from chatglm_backend.core import CancelToken, LoadProgress
-from chatglm_backend.errors import ModelNotCached, ModelNotFound
+from chatglm_backend.errors import ModelNotCached, ModelNotFound, ModelOffline
 from chatglm_backend.models.config import Family
 
 __all__ = ["fetch", "resolve"]
@@ -33,7 +33,7 @@ def resolve(
 ) -> CheckpointFolder:
     """Find a model: a local folder first, then the hub's cache, then a converted one, then the hub itself.
 
-    Raises ModelNotFound, ModelNotCached (where nothing may be fetched), HubUnreachable, DownloadFailed,
+    Raises ModelNotFound, ModelNotCached (where nothing may be fetched), ModelOffline, HubUnreachable, DownloadFailed,
     LoadCancelled, and every CheckpointError.
     """
     progress(LoadProgress("find"))
@@ -49,7 +49,7 @@ def resolve(
         if converted is not None:
             return inspect_folder(converted, family=family)
     if snapshot is None:
-        if not allow_download or access.offline:
+        if not allow_download:
             raise ModelNotCached(model=model)
         snapshot = fetch(model, revision=revision, progress=progress, cancel=cancel, env=env)
     return inspect_folder(snapshot, family=family, name=canonical(model))
@@ -70,7 +70,7 @@ def fetch(
     if access.offline:
         snapshot = find_cached(model, revision=revision, cache=access.cache)
         if snapshot is None:
-            raise ModelNotCached(model=model)
+            raise ModelOffline(model=model)
         return snapshot
     # The HTTP client is loaded only when something is fetched.
     from chatglm_backend.checkpoint.download import download

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Sequence
 
 import typer
 
 from chatglm_backend.cli import benchmark, cache, chat, convert, doctor, download, generate, verify
-from chatglm_backend.cli.output import close_streams, prepare_streams
+from chatglm_backend.cli.output import close_streams, emit_error, prepare_streams
 from chatglm_backend.network import quiet_environment
 
 __all__ = ["build_app", "main"]
 
 PROGRAM = "python -m chatglm_backend"
+
+# typer has click's exceptions in a copy of its own or from click itself, depending on its version.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 _HELP = """ChatGLM-6B, ChatGLM2-6B and ChatGLM3-6B in INT4 on an ordinary CPU.
 
@@ -49,11 +53,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_streams()
     quiet_environment(os.environ)
     logging.basicConfig(level=logging.CRITICAL, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        build_app()(args=None if argv is None else list(argv), prog_name=PROGRAM)
-    except SystemExit as end:
-        code = end.code
-    else:
-        code = 0
+    code = _run(list(sys.argv[1:] if argv is None else argv))
     close_streams()
-    return code if isinstance(code, int) else int(code is not None)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command; wrong usage and a question answered with Ctrl-C end with JSON too, where it was asked for."""
+    try:
+        code = typer.main.get_command(build_app()).main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+    except _UsageError as error:
+        error.show()  # type: ignore[attr-defined]
+        if "--json" in arguments:
+            emit_error("usage", error.format_message())  # type: ignore[attr-defined]
+        return 2
+    except typer.Abort:
+        if "--json" in arguments:
+            emit_error("interrupted", "Stopped.")
+        return 1
+    return code if isinstance(code, int) else 0

@@ -15,7 +15,7 @@ from chatglm_backend.cli.output import guarded, note, say
 from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.cli.session import read_settings
 from chatglm_backend.errors import ConfigError
-from chatglm_backend.settings import AUTO, Settings
+from chatglm_backend.settings import AUTO, Settings, with_cache
 
 if TYPE_CHECKING:
     from chatglm_backend.benchmark.report import BenchmarkReport
@@ -54,6 +54,7 @@ def benchmark(
 
     plan = BenchmarkPlan(_numbers("prompt-tokens", prompt_tokens), new_tokens, _numbers("batch", batch), draft_tokens)
     settings = read_settings({"model": model, "kernel": kernel, "threads": threads})
+    _check_places(json_out, plot)
     bench = _open(synthetic, settings, _threads(settings))
     longest = max(plan.prompt_tokens) + new_tokens
     limit = bench.model.config.context_limit
@@ -87,6 +88,13 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
     return found
 
 
+def _check_places(*files: Path | None) -> None:
+    """A run of minutes must not end at a folder that is not there."""
+    for file in files:
+        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+            raise ConfigError(name="file", value=file, reason="give a file in a folder that exists")
+
+
 def _threads(settings: Settings) -> int:
     from chatglm_backend.hardware import Wishes, plan_threads, read_machine
 
@@ -95,15 +103,17 @@ def _threads(settings: Settings) -> int:
 
 
 def _open(synthetic: str | None, settings: Settings, threads: int) -> Bench:
-    from chatglm_backend.benchmark.setup import open_existing, open_synthetic
+    from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, open_existing, open_synthetic
     from chatglm_backend.checkpoint.places import cache_root
 
-    if synthetic is not None:
+    env = with_cache(settings, os.environ)
+    if synthetic in SYNTHETIC_MODELS:
         note(f"Building {synthetic} with random weights in memory…")
-        return open_synthetic(synthetic, threads=threads, kernel=settings.kernel, cache=cache_root() / "kernels")
+    if synthetic is not None:
+        return open_synthetic(synthetic, threads=threads, kernel=settings.kernel, cache=cache_root(env) / "kernels")
     with LoadBar() as bar:
         found = replace(settings, threads=threads)
-        return open_existing(settings.model, found, progress=bar, note=note, env=os.environ)
+        return open_existing(settings.model, found, progress=bar, note=note, env=env)
 
 
 def _report(runs: tuple[object, ...], bench: Bench) -> BenchmarkReport:

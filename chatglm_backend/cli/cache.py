@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
 from chatglm_backend.cli import options
-from chatglm_backend.cli.output import emit_json, guarded, note, plain_size, say
+from chatglm_backend.cli.output import emit_error, emit_json, guarded, note, plain_size, say
+from chatglm_backend.cli.session import read_settings
+from chatglm_backend.settings import with_cache
 
 __all__ = ["build_cache_app"]
 
@@ -26,7 +30,7 @@ def list_command(json_output: options.Json = False) -> None:  # noqa: FBT002
     """List converted checkpoints and downloads with their sizes."""
     from chatglm_backend.checkpoint.cache import list_cache
 
-    entries = list_cache()
+    entries = list_cache(_environment())
     if json_output:
         found = [
             {
@@ -58,14 +62,28 @@ def delete_command(
     """Delete one entry of 'cache list'."""
     from chatglm_backend.checkpoint.cache import delete_cached, list_cache
 
-    if not yes and sys.stdin.isatty():
-        found = next((entry for entry in list_cache() if entry.name == name), None)
-        if found is not None and not typer.confirm(f"Delete {found.path} ({plain_size(found.nbytes)})?", err=True):
-            note("Nothing was deleted.")
-            return 1
-    entry = delete_cached(name)
+    env = _environment()
+    found = next((entry for entry in list_cache(env) if entry.name == name), None)
+    if found is None:
+        missing = f"Nothing kept on this machine is called {name}: see 'cache list'."
+        note(missing)
+        if json_output:
+            emit_error("not_kept", missing)
+        return 1
+    asked = not yes and sys.stdin.isatty()
+    if asked and not typer.confirm(f"Delete {found.path} ({plain_size(found.nbytes)})?", err=True):
+        note("Nothing was deleted.")
+        if json_output:
+            emit_json({"ok": False, "name": name, "path": str(found.path), "bytes": 0})
+        return 1
+    entry = delete_cached(name, env)
     if json_output:
         emit_json({"ok": True, "name": entry.name, "path": str(entry.path), "bytes": entry.nbytes})
     else:
         say(f"Deleted {entry.path} ({plain_size(entry.nbytes)}).")
     return 0
+
+
+def _environment() -> Mapping[str, str]:
+    """Where to look: the configuration file may name another cache folder."""
+    return with_cache(read_settings({}), os.environ)

@@ -179,6 +179,7 @@ def _print(
             "ok": True,
             "model": info.name,
             "family": info.family,
+            "family_reason": info.family_reason,
             "prompt": request.prompt,
             "prompt_format": request.prompt_format,
             "formatted_prompt": encoded.text,

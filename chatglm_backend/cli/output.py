@@ -17,7 +17,17 @@ import typer
 
 from chatglm_backend.errors import ChatGLMError, ConfigError, InvalidRequest
 
-__all__ = ["INTERRUPTED", "close_streams", "emit_json", "guarded", "note", "plain_size", "prepare_streams", "say"]
+__all__ = [
+    "INTERRUPTED",
+    "close_streams",
+    "emit_error",
+    "emit_json",
+    "guarded",
+    "note",
+    "plain_size",
+    "prepare_streams",
+    "say",
+]
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells expect it."""
@@ -57,6 +67,11 @@ def emit_json(document: dict[str, Any]) -> None:
     say(json.dumps(document, ensure_ascii=False, indent=2, default=str))
 
 
+def emit_error(code: str, message: str) -> None:
+    """Write the one JSON document of a command that failed."""
+    emit_json({"ok": False, "error": {"code": code, "message": message}})
+
+
 def guarded(command: Callable[P, object]) -> Callable[P, None]:
     """Turn a command's errors into one sentence and an exit code; its own return value, if any, is the code."""
 
@@ -68,19 +83,30 @@ def guarded(command: Callable[P, object]) -> Callable[P, None]:
         except ChatGLMError as error:
             note(str(error))
             if as_json:
-                emit_json({"ok": False, "error": {"code": error.code, "message": str(error)}})
+                emit_error(error.code, str(error))
             raise typer.Exit(2 if isinstance(error, (ConfigError, InvalidRequest)) else 1) from error
         except KeyboardInterrupt as error:
             note("Stopped.")
             if as_json:
-                emit_json({"ok": False, "error": {"code": "interrupted", "message": "Stopped."}})
+                emit_error("interrupted", "Stopped.")
             raise typer.Exit(INTERRUPTED) from error
         except BrokenPipeError as error:
             _give_up_on(sys.stdout)
             raise typer.Exit(0) from error
+        except OSError as error:
+            sentence = file_sentence(error)
+            note(sentence)
+            if as_json:
+                emit_error("file", sentence)
+            raise typer.Exit(1) from error
         raise typer.Exit(code if isinstance(code, int) else 0)
 
     return run
+
+
+def file_sentence(error: OSError) -> str:
+    """What the system did not allow, as a sentence."""
+    return f"{error.filename or 'A file'} cannot be used: {error.strerror or error}."
 
 
 def plain_size(nbytes: int) -> str:

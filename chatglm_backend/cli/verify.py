@@ -11,7 +11,7 @@ import typer
 from chatglm_backend.cli import options
 from chatglm_backend.cli.output import emit_json, guarded, note, say
 from chatglm_backend.cli.session import read_settings
-from chatglm_backend.errors import ConfigError
+from chatglm_backend.errors import ConfigError, ModelNotFound
 from chatglm_backend.settings import AUTO, Settings
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ def verify(
     if tokenizer is not None:
         if cases is None:
             raise ConfigError(name="cases", value="left out", reason="--tokenizer needs --cases FILE")
+        if not tokenizer.is_dir():
+            raise ModelNotFound(path=tokenizer)
+        if not cases.is_file():
+            raise ConfigError(name="cases", value=cases, reason="there is no such file")
         return _verify_tokenizer(tokenizer, cases, _family(settings), json_output=json_output)
     if precision not in ("fp32", "int4"):
         raise ConfigError(name="precision", value=precision, reason="use fp32 or int4")

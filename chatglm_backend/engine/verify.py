@@ -145,13 +145,14 @@ def _measure(model: ChatModel, case: Mapping[str, object], index: int, logits: M
         pass
     steps = [model.decode([Feed((token,), cache)]) for token in continuation]
     decoded = torch.cat(steps) if steps else want_decode
+    compared = (prefill.logits, decoded, want_prefill, want_decode)
     return CaseReport(
         prefill_rel_error=_rel_error(prefill.logits, want_prefill),
         decode_rel_error=_rel_error(decoded, want_decode) if steps else 0.0,
         greedy_match=_greedy(model, cache, len(prompt), prefill.logits[-1:], len(greedy)) == greedy if greedy else None,
         top1_same=_same_top1(prefill.logits, want_prefill) + _same_top1(decoded, want_decode),
         positions=len(want_prefill) + len(want_decode),
-        problem="" if bool(torch.isfinite(prefill.logits).all() & torch.isfinite(decoded).all()) else "NaN or infinity",
+        problem="" if all(bool(torch.isfinite(tensor).all()) for tensor in compared) else "NaN or infinity",
     )
 
 

@@ -70,6 +70,7 @@ class OpenedModel:
     kernel_reason: str
     threads: int
     is_demo: bool
+    family_reason: str
 
 
 def open_model(
@@ -101,6 +102,7 @@ def open_model(
             note(default.notice)
     wishes = Wishes(threads=None if settings.threads == AUTO else int(settings.threads))
     plan = plan_threads(read_machine(), wishes, env)
+    told: list[str] = []
     torch.set_num_threads(plan.threads)
     checkpoint = prepare(
         model,
@@ -110,9 +112,11 @@ def open_model(
         revision=settings.revision,
         progress=progress,
         cancel=cancel,
-        note=_log.info,
+        note=told.append,
         env=env,
     )
+    for line in told:
+        (note if "--family" in line else _log.info)(line)
     progress(LoadProgress("map"))
     choice = select_kernel(
         cast("KernelName", settings.kernel),
@@ -122,9 +126,9 @@ def open_model(
     )
     weights = map_weights(checkpoint, choice.kernel, progress=progress, cancel=cancel, keep=not settings.no_cache)
     network = build_model(checkpoint.config, weights, kv_dtype=getattr(torch, settings.kv_dtype), ops=choice.ops)
-    return OpenedModel(
-        checkpoint, network, choice.kernel.name, choice.reason, plan.threads, model == str(bundled_folder())
-    )
+    is_demo = model == str(bundled_folder())
+    reason = told[0] if told else ""
+    return OpenedModel(checkpoint, network, choice.kernel.name, choice.reason, plan.threads, is_demo, reason)
 
 
 def load_model(
@@ -162,6 +166,7 @@ def load_model(
         kv_bytes_per_token=bytes_per_token,
         weight_bytes=checkpoint.nbytes,
         is_demo=opened.is_demo,
+        family_reason=opened.family_reason,
     )
     return LoadedModel(info, tokenizer, engine.encode, _start_worker(engine, settings, bytes_per_token))
 

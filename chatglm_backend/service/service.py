@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from chatglm_backend.core import CancelToken, GenerationRequest, LoadProgress, ModelInfo, ModelState, ModelStatus
 from chatglm_backend.errors import ChatGLMError, EngineFailure, LoadCancelled, ModelError, ModelNotReady
 from chatglm_backend.service.loading import LoadedModel, Loader, Note, load_model
-from chatglm_backend.settings import Settings
+from chatglm_backend.settings import Settings, with_cache
 
 if TYPE_CHECKING:
     from chatglm_backend.serving.metrics import MetricsSnapshot
@@ -41,7 +41,7 @@ class Service:
     ) -> None:
         self.settings = settings or Settings()
         self._note = note
-        self._env = _environment(self.settings, os.environ if env is None else env)
+        self._env: Mapping[str, str] = with_cache(self.settings, os.environ if env is None else env)
         self._loader: Loader = loader or load_model
         self._changed = threading.Condition()
         self._status = ModelStatus(ModelState.NONE)
@@ -164,6 +164,9 @@ class Service:
             self._finish(cancel, ModelStatus(ModelState.NONE, error=error), None)
         except ChatGLMError as error:
             self._finish(cancel, ModelStatus(ModelState.FAILED, error=error), None)
+        except OSError as error:
+            reason = f"{error.filename or 'a file'}: {error.strerror or error}"
+            self._finish(cancel, ModelStatus(ModelState.FAILED, error=ModelError(reason=reason)), None)
         except Exception as error:  # noqa: BLE001 - a status, not a traceback, tells the user
             _log.exception("loading failed")
             failure = ModelError(reason=f"{type(error).__name__}: {error}".rstrip(": "))
@@ -200,7 +203,3 @@ class Service:
             loaded.worker.close(drain_s)
             del loaded
             gc.collect()
-
-
-def _environment(settings: Settings, env: Mapping[str, str]) -> Mapping[str, str]:
-    return {**env, "CHATGLM_CACHE": settings.cache} if settings.cache else dict(env)

@@ -1,0 +1,97 @@
+"""What is kept on this machine, what a model needs before one starts it, and the doctor's report, for the page.
+
+Knows the cache and the settings, no page. Importing it loads no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from chatglm_backend.checkpoint.cache import CacheEntry, delete_cached, list_cache
+from chatglm_backend.checkpoint.places import cache_root, canonical, is_hub_id
+from chatglm_backend.checkpoint.preflight import available_memory, free_disk
+from chatglm_backend.checkpoint.source import inspect_folder, weight_files
+from chatglm_backend.errors import ModelInUse
+from chatglm_backend.models.config import family_named_in
+from chatglm_backend.service.report import Findings, look_at_everything
+from chatglm_backend.settings import Settings, with_cache
+
+__all__ = ["Keeper", "Needs"]
+
+# Bytes of the authors' fp16 files; INT4 bytes are 17/32 of a byte a weight, the embedding stays fp16.
+_DOWNLOAD = {"chatglm": 12_400_000_000, "chatglm2": 12_500_000_000, "chatglm3": 12_500_000_000}
+_INT4_SHARE = 0.31
+_WORKING_MEMORY = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What starting a model takes and what there is, in bytes; what is already here is not counted again."""
+
+    model: str
+    disk: int
+    memory: int
+    free_disk: int
+    free_memory: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether there is room for it."""
+        return self.disk <= self.free_disk and self.memory <= self.free_memory
+
+
+class Keeper:
+    """The machine's models, for the page."""
+
+    def __init__(self, settings: Settings, env: Mapping[str, str] = os.environ) -> None:
+        self._settings = settings
+        self._env = with_cache(settings, env)
+
+    def entries(self) -> tuple[CacheEntry, ...]:
+        """Everything kept."""
+        return list_cache(self._env)
+
+    def delete(self, name: str, in_use: str | None) -> CacheEntry:
+        """Delete one entry. Raises ModelInUse for the model that is loaded, ModelNotFound, CacheLocked."""
+        for entry in self.entries():
+            if entry.name == name and in_use is not None and canonical(entry.model) == canonical(in_use):
+                raise ModelInUse(model=entry.model)
+        return delete_cached(name, self._env)
+
+    def report(self) -> Findings:
+        """The doctor's report; takes seconds."""
+        return look_at_everything(self._settings)
+
+    def needs(self, model: str) -> Needs | None:
+        """Estimate what a folder or hub id takes; ``None`` where that cannot be told.
+
+        Raises CheckpointError for a folder that cannot be loaded at all.
+        """
+        path = Path(model).expanduser()
+        if path.is_dir():
+            disk, memory = self._folder(path)
+        else:
+            family = family_named_in(model.rpartition("/")[2]) if is_hub_id(model) else None
+            if family is None:
+                return None
+            disk, memory = self._hub(model, _DOWNLOAD[family])
+        free = free_disk(cache_root(self._env))
+        return Needs(model, disk, memory + _WORKING_MEMORY, free, available_memory())
+
+    def _folder(self, path: Path) -> tuple[int, int]:
+        folder = inspect_folder(path)
+        if folder.format == "lowbit":
+            return 0, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        size = sum(file.stat().st_size for file in weight_files(folder))
+        low_bit = size if folder.quantized else int(size * _INT4_SHARE)
+        return low_bit, low_bit
+
+    def _hub(self, model: str, download: int) -> tuple[int, int]:
+        low_bit = int(download * _INT4_SHARE)
+        kinds = {entry.kind for entry in self.entries() if entry.complete and canonical(entry.model) == canonical(model)}
+        if "low-bit" in kinds:
+            return 0, low_bit
+        return low_bit + (0 if "download" in kinds else download), low_bit

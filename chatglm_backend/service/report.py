@@ -1,0 +1,131 @@
+"""What this machine is, what would run on it and why, what is kept where, and what to fix.
+
+The terminal's ``doctor`` and the page show it. Heavy packages are imported where they are looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import platformdirs
+
+from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.settings import AUTO, Settings, config_file, with_cache
+
+if TYPE_CHECKING:
+    from chatglm_backend.int4.kernel import KernelName
+
+__all__ = ["Findings", "look_at_everything"]
+
+_PACKAGES = ("bigdl-llm", "torch", "transformers", "sentencepiece", "gradio", "numba", "safetensors", "huggingface_hub")
+_KV_VALUES_PER_TOKEN = {"chatglm": 2 * 28 * 4096, "chatglm2": 2 * 28 * 2 * 128, "chatglm3": 2 * 28 * 2 * 128}
+_DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+
+
+@dataclass(slots=True)
+class Findings:
+    """Everything that was looked at; ``fixes`` are sentences, each with what to do."""
+
+    hardware: dict[str, Any] = field(default_factory=dict)
+    int4: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
+    cache: list[dict[str, Any]] = field(default_factory=list)
+    fixes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """One document; ``ok`` when there is nothing to fix."""
+        names = ("hardware", "int4", "model", "versions", "folders", "cache", "fixes")
+        return {"ok": not self.fixes, **{name: getattr(self, name) for name in names}}
+
+
+def look_at_everything(settings: Settings) -> Findings:
+    """Look at this machine and this installation; takes seconds. What does not work ends up in ``fixes``."""
+    found = Findings()
+    _look_at_hardware(found, settings)
+    _look_at_int4(found, settings)
+    _look_at_model(found, settings)
+    found.versions = {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+    _look_at_folders(found, settings)
+    return found
+
+
+def _look_at_hardware(found: Findings, settings: Settings) -> None:
+    from chatglm_backend.hardware import Wishes, report
+
+    wanted = None if settings.threads == AUTO else int(settings.threads)
+    machine = report(os.environ, Wishes(threads=wanted))
+    found.hardware = machine.to_json()
+    found.fixes += [str(hint) for hint in machine.hints]
+
+
+def _look_at_int4(found: Findings, settings: Settings) -> None:
+    found.int4 = {"kernel": None, "kv_dtype": settings.kv_dtype}
+    size = _DTYPE_BYTES[settings.kv_dtype]
+    found.int4["kv_bytes_per_token"] = {name: count * size for name, count in _KV_VALUES_PER_TOKEN.items()}
+    try:
+        from chatglm_backend.int4.bigdl import default_library
+        from chatglm_backend.int4.select import select_kernel
+
+        library = default_library()
+        found.int4 |= {"library": str(library.path), "variant": library.variant, "library_reason": library.reason}
+        choice = select_kernel(cast("KernelName", settings.kernel))
+        found.int4 |= {"kernel": choice.kernel.name, "kernel_reason": choice.reason}
+    except ChatGLMError as error:
+        found.fixes.append(str(error))
+    except ImportError as error:
+        found.fixes.append(
+            f"{error.name} is not installed: run ./launch.sh --setup-only, or pip install -r requirements.txt."
+        )
+
+
+def _look_at_model(found: Findings, settings: Settings) -> None:
+    if settings.model is not None:
+        found.model = {"model": settings.model, "reason": "it is set in the environment or the configuration file"}
+        return
+    from chatglm_backend.checkpoint.default import default_model
+
+    try:
+        chosen = default_model(with_cache(settings, os.environ))
+    except ChatGLMError as error:
+        found.model = {"model": None, "reason": "this machine has no model"}
+        found.fixes.append(str(error))
+        return
+    found.model = {"model": chosen.model, "reason": chosen.notice or "it is on this machine"}
+
+
+def _look_at_folders(found: Findings, settings: Settings) -> None:
+    from chatglm_backend.checkpoint.cache import list_cache
+    from chatglm_backend.checkpoint.places import cache_root, hub_cache
+
+    env = with_cache(settings, os.environ)
+    data = settings.data or platformdirs.user_data_dir("chatglm-cpu", appauthor=False)
+    found.folders = {
+        "program": str(Path(__file__).resolve().parents[2]),
+        "Python packages": sys.prefix,
+        "low-bit checkpoints": str(cache_root(env)),
+        "downloads": str(hub_cache(env)),
+        "conversations": str(Path(data).expanduser()),
+        "configuration": str(config_file()),
+    }
+    for entry in list_cache(env):
+        found.cache.append({"name": entry.name, "kind": entry.kind, "bytes": entry.nbytes, "complete": entry.complete})
+        if not entry.complete:
+            found.fixes.append(
+                f"{entry.name} is not complete: run the same command again, or python -m chatglm_backend cache delete "
+                f"{entry.name}."
+            )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
