@@ -69,11 +69,11 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
 
 step format 60 "$python" -m ruff format --check .
 step lint 60 "$python" -m ruff check .
-step types 180 "$python" -m mypy
-step unit 120 "$python" -m pytest -q tests/unit "$@"
-step integration 240 "$python" -m pytest -q tests/integration "$@"
+step types 300 "$python" -m mypy
+step unit 400 "$python" -m pytest -q tests/unit "$@"
+step integration 900 "$python" -m pytest -q tests/integration "$@"
 if [ -n "${CHROMIUM:-}" ]; then
-    step browser 240 "$python" -m pytest -q tests/browser "$@"
+    step browser 600 "$python" -m pytest -q tests/browser "$@"
 else
     note "browser: skipped, there is no Chromium (sudo apt install $packages, or set CHROMIUM)"
 fi
