@@ -51,7 +51,7 @@ def map_weights(
     if keep and isinstance(checkpoint, LowBitCheckpoint) and checkpoint.nbytes >= worth_keeping:
         try:
             return Int4Weights(checkpoint, kernel, layouts=_layouts(checkpoint, progress, cancel))
-        except (NotEnoughDisk, PermissionError) as error:
+        except (NotEnoughDisk, OSError) as error:
             _log.warning("the kernel's layout is made in memory: %s", error)
     return Int4Weights(checkpoint, kernel, release=checkpoint.release)
 

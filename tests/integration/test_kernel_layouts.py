@@ -1,0 +1,181 @@
+"""The kernel's own layout as a mapped file: made once, used again, made anew when doubted, never required."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
+from chatglm_backend.checkpoint.mapping import MappedTensors
+from chatglm_backend.checkpoint.prepare import prepare
+from chatglm_backend.checkpoint.writer import OutputFile, TensorLayout
+from chatglm_backend.core import CancelToken, LoadProgress
+from chatglm_backend.errors import LoadCancelled
+from chatglm_backend.int4.kernels.choose import CPU_TOO_OLD, build_kernel
+from chatglm_backend.int4.kernels.product import CompiledKernel
+from chatglm_backend.int4.weights import Int4Weights
+from chatglm_backend.models.base import build_model
+from chatglm_backend.service.layouts import map_weights
+from tests import tiny
+
+pytestmark = pytest.mark.model
+PROMPT = tuple(range(5, 25))
+
+
+@pytest.fixture(scope="module")
+def kernel() -> CompiledKernel:
+    """The widest variant that this CPU runs, on one thread."""
+    built = build_kernel(1)
+    if built is None:
+        pytest.skip(CPU_TOO_OLD)
+    return built
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small low-bit folder."""
+    root = tmp_path_factory.mktemp("layouts")
+    source = tiny.build_checkpoint(root / "chatglm2-6b", "chatglm2")
+    made = prepare(str(source), env={"CHATGLM_CACHE": str(root / "cache")})
+    assert isinstance(made, LowBitCheckpoint)
+    return made.folder
+
+
+@pytest.fixture
+def folder(converted: Path, tmp_path: Path) -> Path:
+    """A copy of it for one test, without any layout."""
+    return Path(shutil.copytree(converted, tmp_path / "model", ignore=shutil.ignore_patterns("derived")))
+
+
+class Reports(list[LoadProgress]):
+    """Takes progress; a report with bytes to do means that a tensor is being laid out."""
+
+    def __call__(self, progress: LoadProgress) -> None:
+        """Keep a report."""
+        self.append(progress)
+
+    @property
+    def repacked(self) -> int:
+        """How many tensors were laid out."""
+        return sum(report.total > 0 for report in self)
+
+
+def opened(
+    checkpoint: LowBitCheckpoint, kernel: CompiledKernel, *, worth_keeping: int = 0, cancel: CancelToken | None = None
+) -> tuple[Int4Weights, int]:
+    """Return the weights and how many tensors had to be laid out for the file."""
+    reports = Reports()
+    token = cancel or CancelToken()
+    weights = map_weights(checkpoint, kernel, progress=reports, cancel=token, worth_keeping=worth_keeping)
+    return weights, reports.repacked
+
+
+def logits(checkpoint: LowBitCheckpoint, weights: Int4Weights) -> Tensor:
+    """Return the logits [rows, vocab] of a short prompt."""
+    model = build_model(checkpoint.config, weights)
+    prefill = model.prefill(PROMPT, model.new_cache(32), logit_rows=len(PROMPT))
+    while not prefill.advance():
+        pass
+    return prefill.logits
+
+
+def layout_files(folder: Path) -> list[Path]:
+    """The kept layouts, unfinished ones too."""
+    return sorted(folder.glob("derived/*.safetensors"))
+
+
+def test_a_mapped_layout_changes_no_bit(folder: Path, kernel: CompiledKernel) -> None:
+    """Logits through the file equal those through a layout in memory."""
+    in_memory, none = opened(open_low_bit(folder), kernel, worth_keeping=1 << 40)
+    expected = logits(open_low_bit(folder), in_memory)
+    checkpoint = open_low_bit(folder)
+    mapped, some = opened(checkpoint, kernel)
+    assert (none, len(layout_files(folder))) == (0, 1)
+    assert some > 0
+    assert torch.equal(expected, logits(checkpoint, mapped))
+
+
+def test_the_second_start_uses_the_same_file(folder: Path, kernel: CompiledKernel) -> None:
+    """Nothing is laid out again, and the file stays as it was."""
+    opened(open_low_bit(folder), kernel)
+    before = [(path, path.stat().st_mtime_ns) for path in layout_files(folder)]
+    _, repacked = opened(open_low_bit(folder), kernel)
+    assert repacked == 0
+    assert before == [(path, path.stat().st_mtime_ns) for path in layout_files(folder)]
+
+
+def test_a_touched_file_is_made_again(folder: Path, kernel: CompiledKernel) -> None:
+    """A layout that somebody wrote to is not trusted, and its numbers do not reach an answer."""
+    checkpoint = open_low_bit(folder)
+    expected = logits(checkpoint, opened(checkpoint, kernel)[0])
+    file = layout_files(folder)[0]
+    data = bytearray(file.read_bytes())
+    data[-4096:] = bytes(b ^ 255 for b in data[-4096:])
+    file.unlink()
+    file.write_bytes(data)
+    again = open_low_bit(folder)
+    weights, repacked = opened(again, kernel)
+    assert repacked > 0
+    assert torch.equal(expected, logits(again, weights))
+
+
+class FullDisk(LowBitCheckpoint):
+    """A checkpoint whose place takes no more bytes."""
+
+    def publish_derived(  # type: ignore[override]
+        self,
+        tag: str,
+        specs: Mapping[str, TensorLayout],
+        produce: Callable[[str], Iterable[Tensor]],
+        *,
+        cancel: CancelToken | None = None,
+    ) -> MappedTensors:
+        """Fail as a full disk does."""
+
+        def refuse(path: Path) -> OutputFile:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        return super().publish_derived(tag, specs, produce, cancel=cancel, opener=refuse)
+
+
+def test_without_room_the_layout_is_made_in_memory(
+    folder: Path, kernel: CompiledKernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk costs the file, not the model: a warning, the same logits, nothing left behind."""
+    checkpoint = open_low_bit(folder)
+    expected = logits(checkpoint, opened(checkpoint, kernel, worth_keeping=1 << 40)[0])
+    full = open_low_bit(folder)
+    full.__class__ = FullDisk
+    with caplog.at_level(logging.WARNING):
+        weights, _ = opened(full, kernel)
+    assert torch.equal(expected, logits(full, weights))
+    assert "in memory" in caplog.text
+    assert layout_files(folder) == []
+
+
+def test_cancelling_leaves_no_half_file(folder: Path, kernel: CompiledKernel) -> None:
+    """Stopped in the middle: LoadCancelled, no file, and the next start makes it."""
+    token = CancelToken()
+
+    def stop_halfway(progress: LoadProgress) -> None:
+        if progress.done:
+            token.cancel()
+
+    with pytest.raises(LoadCancelled):
+        map_weights(open_low_bit(folder), kernel, progress=stop_halfway, cancel=token, worth_keeping=0)
+    assert layout_files(folder) == []
+    assert opened(open_low_bit(folder), kernel)[1] > 0
+
+
+def test_no_cache_keeps_no_layout(folder: Path, kernel: CompiledKernel) -> None:
+    """keep=False writes nothing."""
+    token = CancelToken()
+    map_weights(open_low_bit(folder), kernel, progress=Reports(), cancel=token, keep=False, worth_keeping=0)
+    assert layout_files(folder) == []
