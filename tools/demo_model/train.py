@@ -32,6 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--name", default="state")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--again", action="store_true", help="a new schedule from the saved weights")
     parser.add_argument("--pid-file", type=Path, help="where to write this process's id")
     return parser.parse_args()
 
@@ -60,6 +61,7 @@ def main() -> None:
     state_file = OUT / f"{args.name}.pt"
     saved = torch.load(state_file) if state_file.exists() else None
     first, before = (saved["step"], saved["seconds"]) if saved else (0, 0.0)
+    before = 0.0 if args.again else before
     stream = Stream(args.tokens, seed=first)
     size = Size(stream.sp.get_piece_size(), args.hidden, args.layers, args.heads)
     network = Network(size)
