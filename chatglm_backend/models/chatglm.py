@@ -50,10 +50,11 @@ class ChatGLMLayer:
         # Per head: query, key, value.
         qkv = self._qkv(normed).view(-1, config.num_heads, 3 * config.head_dim)
         q, k, v = torch.split(qkv, config.head_dim, dim=-1)
+        # Queries and keys turn alike: half of their features by the position, half by the block position.
+        turning = qkv.view(-1, config.num_heads, 3, config.head_dim)[:, :, :2]
         half = config.head_dim // 2
-        for part in (q, k):
-            self._ops.rotate_halves(part[..., :half], self._rotary, rows.positions)
-            self._ops.rotate_halves(part[..., half:], self._rotary, rows.blocks)
+        self._ops.rotate_halves(turning[..., :half], self._rotary, rows.positions)
+        self._ops.rotate_halves(turning[..., half:], self._rotary, rows.blocks)
         return Projected(normed, q, k, v)
 
     def finish(self, residual: Tensor, attended: Tensor) -> Tensor:

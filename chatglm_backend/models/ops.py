@@ -67,11 +67,11 @@ class Ops(Protocol):
         ...
 
     def rotate_halves(self, x: Tensor, table: RotaryTable, positions: Tensor) -> None:
-        """Rotate ``x`` [rows, heads, dim] in place, feature i with feature i + dim/2."""
+        """Rotate ``x`` [rows, heads, dim] or [rows, heads, parts, dim] in place, feature i with feature i + dim/2."""
         ...
 
     def rotate_pairs(self, x: Tensor, table: RotaryTable, positions: Tensor) -> None:
-        """Rotate ``x`` [rows, heads, dim] in place, feature 2i with feature 2i + 1."""
+        """As :meth:`rotate_halves`, but feature 2i with feature 2i + 1."""
         ...
 
     def attention(self, q: Tensor, keys: Tensor, values: Tensor, visible: Sequence[int]) -> Tensor:
@@ -133,8 +133,8 @@ class TorchOps:
 
 
 def _rotate(first: Tensor, second: Tensor, table: RotaryTable, positions: Tensor) -> None:
-    cos = table.cos[positions].unsqueeze(1)
-    sin = table.sin[positions].unsqueeze(1)
+    shape = (len(positions), *[1] * (first.dim() - 2), first.shape[-1])
+    cos, sin = table.cos[positions].view(shape), table.sin[positions].view(shape)
     turned = first * cos - second * sin
     second.copy_(second * cos + first * sin)
     first.copy_(turned)

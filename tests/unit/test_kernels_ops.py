@@ -8,7 +8,7 @@ import torch
 from chatglm_backend.int4.kernels.ops import CompiledOps
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import VARIANTS, host_cpu, usable_variants
-from chatglm_backend.models.ops import TorchOps
+from chatglm_backend.models.ops import TorchOps, rotary_table
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +71,44 @@ def test_gelu_and_swiglu_equal_torch(ops: CompiledOps, width: int, rows: int) ->
     x[0, :4] = torch.tensor([0.0, -200.0, 200.0, 1e-20])
     torch.testing.assert_close(ops.gelu(x.clone()), TorchOps().gelu(x.clone()), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ops.swiglu(x.clone()), TorchOps().swiglu(x.clone()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 64), (1, 2, 32), (5, 2, 2, 64), (200, 32, 2, 64), (3, 2, 24)])
+@pytest.mark.parametrize("name", ["rotate_halves", "rotate_pairs"])
+def test_rotary_equals_torch_bit_for_bit(ops: CompiledOps, name: str, shape: tuple[int, ...]) -> None:
+    """Strided views of a wider tensor turn as in torch; what lies beside them stays."""
+    torch.manual_seed(0)
+    table = rotary_table(dim=shape[-1], positions=50, fp16_frequencies=True)
+    positions = torch.randint(0, 50, (shape[0],))
+    whole = torch.randn(*shape[:-1], 3 * shape[-1])
+    expected = whole.clone()
+    for owner, x in ((ops, whole), (TorchOps(), expected)):
+        getattr(owner, name)(x[..., shape[-1] : 2 * shape[-1]], table, positions)
+    assert torch.equal(expected, whole)
+
+
+@pytest.mark.parametrize("position", [-51, 50])
+def test_positions_outside_the_table_are_refused(ops: CompiledOps, position: int) -> None:
+    """Nothing is read behind the table's end: torch refuses the index."""
+    table = rotary_table(dim=32, positions=50, fp16_frequencies=False)
+    with pytest.raises(IndexError):
+        ops.rotate_halves(torch.ones(1, 2, 32), table, torch.tensor([position]))
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 64), (5, 30), (7, 128), (130, 4096)])
+def test_norms_equal_torch(ops: CompiledOps, rows: int, width: int) -> None:
+    """Of rows in a wider tensor, far from zero; also for widths that the compiled code does not take."""
+    torch.manual_seed(0)
+    x = (torch.randn(rows, width + 16) * 3 + 5)[:, :width]
+    weight, bias = torch.randn(width), torch.randn(width)
+    expected = TorchOps().layer_norm(x, weight, bias, 1e-5)
+    torch.testing.assert_close(ops.layer_norm(x, weight, bias, 1e-5), expected, rtol=1e-5, atol=1e-5)
+    expected = TorchOps().rms_norm(x, weight, 1e-5)
+    torch.testing.assert_close(ops.rms_norm(x, weight, 1e-5), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_rows_norm_does_not_depend_on_the_others(ops: CompiledOps) -> None:
+    """Alone or among others, a row gives the same bits."""
+    x, weight, bias = torch.randn(9, 64), torch.randn(64), torch.randn(64)
+    alone = torch.cat([ops.layer_norm(row.unsqueeze(0), weight, bias, 1e-5) for row in x])
+    assert torch.equal(alone, ops.layer_norm(x, weight, bias, 1e-5))

@@ -12,7 +12,7 @@ from enum import IntEnum
 from llvmlite import ir
 
 from chatglm_backend.int4.kernels.variants import Variant
-from chatglm_backend.int4.kernels.writer import F16, F32, I32, I64, KernelWriter, Values
+from chatglm_backend.int4.kernels.writer import F16, F32, I64, KernelWriter, Values
 
 __all__ = ["ATTENTION_ROWS", "LANES", "AttentionArg", "GateArg", "build_attention", "build_gates"]
 
@@ -139,21 +139,10 @@ class _Attention(KernelWriter):
                 for i, parts in enumerate(query):
                     sums[i][part % 2] = self.fma(parts[part], feature, sums[i][part % 2])
             for i, (even, odd) in enumerate(sums):
-                self.store(self._total(b.fadd(even, odd)), self.offset(scores[i], t, 4), align=4)
+                self.store(self.total(b.fadd(even, odd)), self.offset(scores[i], t, 4), align=4)
             return []
 
         self.loop(ir.Constant(I64, 0), tokens, 1, [], token)
-
-    def _total(self, vector: ir.Value) -> ir.Value:
-        """The sum of the lanes, by halving."""
-        b, lanes = self.builder, vector.type.count
-        nothing = ir.Constant(vector.type, ir.Undefined)
-        while lanes > 1:
-            lanes //= 2
-            order = [i + lanes if i < lanes else i for i in range(vector.type.count)]
-            mask = ir.Constant(ir.VectorType(I32, vector.type.count), order)
-            vector = b.fadd(vector, b.shuffle_vector(vector, nothing, mask))
-        return b.extract_element(vector, ir.Constant(I32, 0))
 
     def _softmax(self, scores: ir.Value, visible: ir.Value, tokens: ir.Value) -> ir.Value:
         """Turn scores into unnormalised weights; what is not visible becomes (about) zero. Returns their sum."""
@@ -181,7 +170,7 @@ class _Attention(KernelWriter):
             return [b.fadd(carried[0], weight)]
 
         (total,) = self.loop(zero, padded, LANES, [self.constant(0.0, LANES)], weigh)
-        return self._total(total)
+        return self.total(total)
 
     def _mix(
         self, scores: Values, sums: Values, values: ir.Value, tokens: ir.Value, outs: Values, parts: range

@@ -1,4 +1,5 @@
-"""The models' operations between products, compiled where it shows: attention over a 16-bit cache, GELU, SwiGLU.
+"""The models' operations between products, compiled where it shows: attention over a 16-bit cache, rotary
+positions, norms, GELU, SwiGLU.
 
 Everything else, and whatever shape or dtype the compiled code does not take, is left to
 :class:`~chatglm_backend.models.ops.TorchOps`. Shares its threads with the products.
@@ -20,10 +21,11 @@ from chatglm_backend.int4.kernels.emit_ops import (
     build_attention,
     build_gates,
 )
+from chatglm_backend.int4.kernels.emit_rows import ROW_LANES, NormArg, RotaryArg, build_rows
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import Variant
-from chatglm_backend.models.ops import TorchOps
+from chatglm_backend.models.ops import RotaryTable, TorchOps
 
 __all__ = ["CompiledOps"]
 
@@ -36,11 +38,36 @@ class CompiledOps(TorchOps):
     def __init__(self, team: Team, variant: Variant) -> None:
         self._team, self._variant = team, variant
         self._gates = compile_module(variant, lambda triple: build_gates(variant, triple))
+        self._rows = compile_module(variant, lambda triple: build_rows(variant, triple))
         self._attention: dict[int, NativeKernels] = {}
         self._scale: dict[int, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
         self._scores = np.empty(0, np.float32)
         self._gate_args = np.zeros(len(GateArg), np.int64)
+        self._norm_args = np.zeros(len(NormArg), np.int64)
+        self._rotary_args = np.zeros(len(RotaryArg), np.int64)
+        self._factors: dict[tuple[int, float], np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
+        self._checked: tuple[RotaryTable, Tensor] | None = None
         self._attention_args = np.zeros(len(AttentionArg), np.int64)
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """See :class:`~chatglm_backend.models.ops.Ops`."""
+        fits = _plain(x, x.shape[-1]) and _vector(weight) and _vector(bias)
+        return self._norm("layer_norm", x, weight, bias, eps) if fits else super().layer_norm(x, weight, bias, eps)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See :class:`~chatglm_backend.models.ops.Ops`."""
+        fits = _plain(x, x.shape[-1]) and _vector(weight)
+        return self._norm("rms_norm", x, weight, weight, eps) if fits else super().rms_norm(x, weight, eps)
+
+    def rotate_halves(self, x: Tensor, table: RotaryTable, positions: Tensor) -> None:
+        """See :class:`~chatglm_backend.models.ops.Ops`."""
+        if not self._rotate("rotate_halves", x, table, positions):
+            super().rotate_halves(x, table, positions)
+
+    def rotate_pairs(self, x: Tensor, table: RotaryTable, positions: Tensor) -> None:
+        """See :class:`~chatglm_backend.models.ops.Ops`."""
+        if not self._rotate("rotate_pairs", x, table, positions):
+            super().rotate_pairs(x, table, positions)
 
     def gelu(self, x: Tensor) -> Tensor:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
@@ -101,6 +128,48 @@ class CompiledOps(TorchOps):
             self._scale[dim] = np.array([dim**-0.5], np.float32)
         return self._attention[dim]
 
+    def _norm(self, name: str, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        rows, units = x.shape
+        result = torch.empty(rows, units)
+        factors = self._factors.get((units, eps))
+        if factors is None:
+            factors = self._factors[units, eps] = np.array([1.0 / units, eps], np.float32)
+        with self._team.lock:
+            self._norm_args[:] = (
+                x.data_ptr(), x.stride(0) * 4, result.data_ptr(), units * 4, units,
+                weight.data_ptr(), bias.data_ptr(), factors.ctypes.data,
+            )  # fmt: skip
+            self._team.share(self._rows.addresses[name], self._norm_args.ctypes.data, rows, work=rows * units)
+        return result
+
+    def _rotate(self, name: str, x: Tensor, table: RotaryTable, positions: Tensor) -> bool:
+        """Rotate ``x`` unless its shape or type is not for the compiled code."""
+        rows, heads, dim = x.shape[0], x.shape[1], x.shape[-1]
+        count = table.cos.shape[1]
+        fits = x.dtype is torch.float32 and x.stride(-1) == 1 and count % ROW_LANES == 0 and 2 * count == dim
+        if not (fits and rows and 3 <= x.dim() <= 4 and self._known(table, positions)):
+            return False
+        parts, part_stride = (x.shape[2], x.stride(2) * 4) if x.dim() == 4 else (1, 0)
+        with self._team.lock:
+            self._rotary_args[:] = (
+                x.data_ptr(), x.stride(0) * 4, x.stride(1) * 4, part_stride, heads, parts,
+                table.cos.data_ptr(), table.sin.data_ptr(), count * 4, positions.data_ptr(), count,
+            )  # fmt: skip
+            address = self._rows.addresses[name]
+            self._team.share(address, self._rotary_args.ctypes.data, rows, work=rows * heads * parts * dim)
+        return True
+
+    def _known(self, table: RotaryTable, positions: Tensor) -> bool:
+        """Whether every position is in the table; all layers of a step ask about the same ones."""
+        if self._checked is None or self._checked[0] is not table or self._checked[1] is not positions:
+            plain = all(t.is_contiguous() and t.dtype is torch.float32 for t in (table.cos, table.sin))
+            if not plain or positions.dtype is not torch.int64 or not positions.is_contiguous():
+                return False
+            if int(positions.min()) < 0 or int(positions.max()) >= len(table.cos):
+                return False
+            self._checked = (table, positions)
+        return True
+
     def _gate(self, name: str, x: Tensor, units: int) -> Tensor:
         rows = x.shape[0]
         result = torch.empty(rows, units)
@@ -114,6 +183,10 @@ class CompiledOps(TorchOps):
 
 def _plain(x: Tensor, units: int) -> bool:
     return x.dim() == 2 and x.dtype is torch.float32 and x.stride(1) == 1 and units % LANES == 0 and x.shape[0] > 0
+
+
+def _vector(x: Tensor) -> bool:
+    return x.dtype is torch.float32 and x.is_contiguous()
 
 
 def _half_tokens(x: Tensor, dim: int) -> bool:

@@ -98,6 +98,17 @@ class KernelWriter:
         """The same fp32 number in every lane."""
         return ir.Constant(ir.VectorType(F32, lanes), [value] * lanes)
 
+    def total(self, vector: ir.Value) -> ir.Value:
+        """The sum of the lanes, by halving."""
+        b, lanes = self.builder, vector.type.count
+        nothing = ir.Constant(vector.type, ir.Undefined)
+        while lanes > 1:
+            lanes //= 2
+            order = [i + lanes if i < lanes else i for i in range(vector.type.count)]
+            mask = ir.Constant(ir.VectorType(I32, vector.type.count), order)
+            vector = b.fadd(vector, b.shuffle_vector(vector, nothing, mask))
+        return b.extract_element(vector, ir.Constant(I32, 0))
+
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """``a * b + c`` of fp32 vectors."""
         return self.call(f"llvm.fma.v{a.type.count}f32", a.type, [a, b, c])
