@@ -116,7 +116,7 @@ def open_model(
         env=env,
     )
     for line in told:
-        (note if "--family" in line else _log.info)(line)
+        (note if "use --family" in line else _log.info)(line)
     progress(LoadProgress("map"))
     choice = select_kernel(
         cast("KernelName", settings.kernel),

@@ -1,7 +1,12 @@
-"""The terminal as people use it: real processes, small random models, stdout and stderr apart."""
+"""The terminal as people use it: small random models, stdout and stderr apart.
+
+What a process of its own shows (third parties' log lines, pipes, signals) runs in one; the rest shares this one.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -9,11 +14,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chatglm_backend.cli.app import main
 from tests import tiny
 
 pytestmark = pytest.mark.model
@@ -38,11 +45,31 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "", "NO_COLOR": "1", **changes}
 
 
-def run(*arguments: str, text: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end."""
-    return subprocess.run(
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: str, text: str = "", **changes: str) -> Done:
+    """Run one command to its end, here."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(**changes).items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "stdin", io.StringIO(text))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(arguments)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def run_process(*arguments: str, **changes: str) -> Done:
+    """Run one command to its end in a process of its own."""
+    done = subprocess.run(
         [sys.executable, "-m", "chatglm_backend", *arguments],
-        input=text,
         capture_output=True,
         encoding="utf-8",
         cwd=ROOT,
@@ -50,12 +77,13 @@ def run(*arguments: str, text: str = "", **changes: str) -> subprocess.Completed
         timeout=110,
         check=False,
     )
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_generate_prints_the_recipes_form(folders: dict[tiny.Family, Path], family: tiny.Family) -> None:
     """Inference time, prompt with its format, prompt and answer; nothing else on stdout, nothing on stderr."""
-    done = run("generate", "--repo-id-or-model-path", str(folders[family]), "--n-predict", "6")
+    done = run_process("generate", "--repo-id-or-model-path", str(folders[family]), "--n-predict", "6")
     lines = done.stdout.split("\n")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"Inference time: \d+\.\d+ s", lines[0])
@@ -170,9 +198,46 @@ def test_no_cache_writes_nothing(folders: dict[tiny.Family, Path], tmp_path: Pat
     assert not list(cache.rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize("wrong", ["missing", "pointer", "damaged"])
+def test_a_tokenizer_that_cannot_be_read_is_named_before_converting(tmp_path: Path, wrong: str) -> None:
+    """The sentence names the user's own file, and nothing was converted for it."""
+    folder = tiny.build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")
+    file = folder / "tokenizer.model"
+    file.unlink()
+    if wrong != "missing":
+        file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" if wrong == "pointer" else b"no model" * 9)
+    done = run("generate", "--model", str(folder), "--n-predict", "2", CHATGLM_CACHE=str(tmp_path / "cache"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert str(file) in done.stderr
+    assert not list(tmp_path.glob("cache/**/*.safetensors"))
+
+
+def test_a_guessed_family_is_said(tmp_path: Path) -> None:
+    """Where nothing tells ChatGLM2 from ChatGLM3, one line says what was taken and how to choose."""
+    folder = tiny.build_checkpoint(tmp_path / "my model", "chatglm2", _name_or_path="")
+    (folder / "tokenizer_config.json").unlink()
+    guessed = run("generate", "--model", str(folder), "--n-predict", "2", "--json", "--no-cache")
+    chosen = run("generate", "--model", str(folder), "--n-predict", "2", "--json", "--family", "chatglm3", "--no-cache")
+    assert (json.loads(guessed.stdout)["family"], json.loads(chosen.stdout)["family"]) == ("chatglm2", "chatglm3")
+    assert "--family chatglm3" in guessed.stderr
+    assert chosen.stderr == ""
+    assert "--family" in json.loads(chosen.stdout)["family_reason"]
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
+    """A file where the cache folder should be is named."""
+    place = tmp_path / "file"
+    place.write_text("")
+    done = run_process("generate", "--model", str(folders["chatglm2"]), CHATGLM_CACHE=str(place))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert str(place) in done.stderr
+
+
 def test_cache_list_and_delete(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
-    """What generate keeps is listed, and can be deleted by its name."""
-    where = {"CHATGLM_CACHE": str(tmp_path / "cache")}
+    """What generate keeps where the configuration file says is listed, and can be deleted by its name."""
+    config = tmp_path / "config.toml"
+    config.write_text(f"cache = {json.dumps(str(tmp_path / 'cache'))}\n", encoding="utf-8")
+    where = {"CHATGLM_CONFIG": str(config), "CHATGLM_CACHE": ""}
     run("generate", "--model", str(folders["chatglm2"]), "--n-predict", "1", **where)
     entries = json.loads(run("cache", "list", "--json", **where).stdout)["entries"]
     assert [entry["kind"] for entry in entries] == ["low-bit"]

@@ -15,7 +15,7 @@ from chatglm_backend.cli.output import plain_size, prepare_streams
 from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.core import LoadProgress
 
-COMMANDS = ("generate", "chat", "download", "convert", "verify", "doctor", "cache")
+COMMANDS = ("generate", "chat", "download", "convert", "verify", "benchmark", "doctor", "cache")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -27,7 +27,7 @@ def test_every_command_teaches(command: str, capsys: pytest.CaptureFixture[str])
     assert "python -m chatglm_backend " + command in out
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "convert", "download"])
+@pytest.mark.parametrize("command", ["generate", "chat", "convert", "download", "benchmark"])
 def test_both_names_of_the_model_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The recipe's long name and ours are one flag."""
     main([command, "--help"])
@@ -54,6 +54,27 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.Capture
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err != ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["generate", "--nonsense"], ["convert"], ["generate", "--seed", "x"]]
+)
+def test_wrong_usage_is_json_where_asked_for(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exactly one document says what was wrong; the usage lines stay on stderr."""
+    assert main([*arguments, "--json"]) == 2
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert (document["ok"], document["error"]["code"]) == (False, "usage")
+    assert "Usage:" in captured.err
+
+
+@pytest.mark.parametrize("command", ["download", "generate"])
+def test_an_offline_switch_is_named(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a variable forbids fetching, the advice is to unset it, not to fetch."""
+    assert main([command, "--model", "THUDM/chatglm2-6b"]) == 1
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert "HF_HUB_OFFLINE" in captured.err
 
 
 def test_a_bad_value_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
