@@ -1,4 +1,5 @@
-"""What uvicorn must be told: certificates, limits, and to hang up on clients that never finish their headers.
+"""What uvicorn must be told: certificates, limits, to hang up on clients that never finish their headers, and to
+return when it is asked to end, so that what comes after it can clean up.
 
 Knows no policy but :class:`AccessPolicy` and no application.
 """
@@ -6,15 +7,18 @@ Knows no policy but :class:`AccessPolicy` and no application.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chatglm_backend.access.policy import AccessPolicy
 from chatglm_backend.settings import Settings
 
-__all__ = ["ImpatientH11", "server_options"]
+__all__ = ["ImpatientH11", "ReturningServer", "server_options"]
 
 _HEAD_SECONDS = 15.0
 _MAX_CONNECTIONS = 512
@@ -56,6 +60,17 @@ class ImpatientH11(H11Protocol):
         self._head_timer = None
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
             self.transport.close()
+
+
+class ReturningServer(uvicorn.Server):
+    """Returns from ``run`` after SIGTERM or Ctrl-C; uvicorn's own would then send itself the signal again and die."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take signals as uvicorn does, and count them as dealt with."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
 
 
 def server_options(policy: AccessPolicy, settings: Settings) -> dict[str, Any]:
