@@ -27,18 +27,21 @@ if TYPE_CHECKING:
     from chatglm_backend.ui.chat import ChatPresenter
     from chatglm_backend.ui.ports import PageService
     from chatglm_backend.ui.presenter import Presenter
+    from chatglm_backend.ui.tools import PageTools
 
 __all__ = ["build_page", "create_app", "main"]
 
 
-def build_page(presenter: Presenter, chat: ChatPresenter, settings: Settings) -> gr.Blocks:
+def build_page(presenter: Presenter, chat: ChatPresenter, tools: PageTools, settings: Settings) -> gr.Blocks:
     """The page in the presenter's language."""
     import gradio as gr
 
     from chatglm_backend.ui.pages.chat import build_chat_page
+    from chatglm_backend.ui.pages.compare import build_compare_page
     from chatglm_backend.ui.pages.header import build_header, follow_model, stop_when_closed
     from chatglm_backend.ui.pages.model import build_model_page
     from chatglm_backend.ui.pages.prompt import build_prompt_page
+    from chatglm_backend.ui.pages.speed import build_speed_page
 
     t = presenter.texts
     with gr.Blocks(title=t("app.title"), analytics_enabled=False, delete_cache=(3600, 3600)) as page:
@@ -48,11 +51,15 @@ def build_page(presenter: Presenter, chat: ChatPresenter, settings: Settings) ->
                 examples = build_prompt_page(presenter, settings)
             with gr.Tab(t("tab.chat"), id="chat"):
                 build_chat_page(chat, settings)
+            with gr.Tab(t("tab.compare"), id="compare"):
+                build_compare_page(tools.compare, settings)
+            with gr.Tab(t("tab.speed"), id="speed"):
+                build_speed_page(tools.speed)
             with gr.Tab(t("tab.model"), id="model"):
-                model = build_model_page(presenter)
+                model = build_model_page(presenter, tools.models, shared=tools.shared)
         gr.HTML(f'<p class="cg-foot">{t("footer.note")}</p>')
         follow_model(page, presenter, card, examples, model)
-        stop_when_closed(page, presenter, chat)
+        stop_when_closed(page, presenter, chat, tools.compare, tools.speed)
     return page
 
 
@@ -69,6 +76,7 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
     from chatglm_backend.ui.presenter import Presenter
     from chatglm_backend.ui.runner import AnswerRunner
     from chatglm_backend.ui.theme import page_script, page_styles, page_theme
+    from chatglm_backend.ui.tools import PageWorkshop
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -76,11 +84,13 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
         yield
 
     app = FastAPI(title="ChatGLM", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    policy = policy or policy_from(settings)
     runner, pages, titles = AnswerRunner(service), {}, {}
+    workshop = PageWorkshop(service, runner, settings, shared=policy.listening)
     for language in LANGUAGES:
         texts = load_texts(language)
         presenter, chat = Presenter(service, runner, texts), ChatPresenter(service, runner, texts)
-        page = build_page(presenter, chat, settings).queue(default_concurrency_limit=None, api_open=False)
+        page = build_page(presenter, chat, workshop.tools(texts), settings).queue(default_concurrency_limit=None, api_open=False)
         gr.mount_gradio_app(
             app, page, path=f"/{language}", theme=page_theme(), css=page_styles(), footer_links=[], run_history=False,
             show_error=False, max_file_size="1mb", ssr_mode=False, pwa=False, enable_monitoring=False,
@@ -89,7 +99,7 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
         titles[language] = texts("app.title")
     app.include_router(openai_router(service, settings))
     app.include_router(operations_router(service, getattr(service, "metrics", lambda: None)))
-    app.add_middleware(Guard, policy=policy or policy_from(settings))
+    app.add_middleware(Guard, policy=policy)
     app.mount("/", LanguageRoot(pages, page_script(), titles))
     return app
 

@@ -91,7 +91,9 @@ class Keeper:
 
     def _hub(self, model: str, download: int) -> tuple[int, int]:
         low_bit = int(download * _INT4_SHARE)
-        kinds = {entry.kind for entry in self.entries() if entry.complete and canonical(entry.model) == canonical(model)}
+        kinds = {
+            entry.kind for entry in self.entries() if entry.complete and canonical(entry.model) == canonical(model)
+        }
         if "low-bit" in kinds:
             return 0, low_bit
         return low_bit + (0 if "download" in kinds else download), low_bit

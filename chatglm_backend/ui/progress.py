@@ -5,6 +5,7 @@ Standard library and our shared words only.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -41,7 +42,8 @@ class Phase(str, Enum):
 class Answer:
     """An answer in the making. Times are seconds of ``clock``; ``error`` is set exactly when the phase is FAILED.
 
-    ``dropped`` says that the visitor cleared it away: nothing of it should be shown any more.
+    ``dropped`` says that the visitor cleared it away: nothing of it should be shown any more. ``gaps_s`` are the
+    last times between two tokens.
     """
 
     clock: Clock = monotonic_clock
@@ -60,6 +62,7 @@ class Answer:
     timing: Timing | None = None
     error: BaseException | None = None
     dropped: bool = False
+    gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=80))
 
     def __post_init__(self) -> None:
         self.started = self.clock()
@@ -101,15 +104,19 @@ class Answer:
         return None if self.timing is None else self.timing.prefill_tok_s
 
     def take(self, events: Iterable[Event]) -> None:
-        """Follow the events."""
-        for event in events:
+        """Follow events that came just now."""
+        self.take_arrivals((self.clock(), event) for event in events)
+
+    def take_arrivals(self, arrivals: Iterable[tuple[float, Event]]) -> None:
+        """Follow events, each with the time when it came."""
+        for at, event in arrivals:
             if isinstance(event, Queued):
                 self.phase, self.queued = Phase.QUEUED, event
             elif isinstance(event, PrefillProgress):
                 self.phase = Phase.READING
                 self.read_tokens, self.prompt_tokens, self.cached_tokens = event.done, event.total, event.cached
             elif isinstance(event, TokenEvent):
-                self._token(event)
+                self._token(event, at)
             else:
                 self._complete(event)
 
@@ -117,11 +124,13 @@ class Answer:
         """End with an error; the text so far stays."""
         self.phase, self.error = Phase.FAILED, error
 
-    def _token(self, event: TokenEvent) -> None:
+    def _token(self, event: TokenEvent, at: float) -> None:
         self.phase = Phase.WRITING
-        self.last_token = self.clock()
-        if self.first_token is None:
-            self.first_token = self.last_token
+        if self.last_token is None:
+            self.first_token = at
+        else:
+            self.gaps_s.append(at - self.last_token)
+        self.last_token = at
         self.tokens += 1
         self.pieces.append(event.text)
 

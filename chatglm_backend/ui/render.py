@@ -11,6 +11,7 @@ import psutil
 
 from chatglm_backend.core import FinishReason, LoadProgress, ModelInfo, ModelState, ModelStatus
 from chatglm_backend.ui.i18n import Texts
+from chatglm_backend.ui.plots import sparkline
 from chatglm_backend.ui.progress import Answer, Phase
 
 __all__ = [
@@ -62,7 +63,7 @@ def timing_panel(texts: Texts, answer: Answer | None, info: ModelInfo | None, me
         f"<dd>{escape(value)}</dd></div>"
         for key, value in figures
     )
-    return f'<dl class="cg-figures" aria-label="{escape(texts("timing.title"))}">{cells}</dl>'
+    return f'<dl class="cg-figures" aria-label="{escape(texts("timing.title"))}">{cells}</dl>{_latency(texts, answer)}'
 
 
 def model_card(texts: Texts, status: ModelStatus) -> str:
@@ -138,6 +139,16 @@ def example_chips(texts: Texts, prompts: tuple[str, ...]) -> str:
         for prompt in prompts
     )
     return f'<div class="cg-chips" role="group" aria-label="{escape(texts("examples.label"))}">{chips}</div>'
+
+
+def _latency(texts: Texts, answer: Answer | None) -> str:
+    """The time between the last tokens, as a line."""
+    if answer is None or len(answer.gaps_s) < 2:
+        return ""
+    gaps = sorted(answer.gaps_s)
+    label = texts("timing.latency", milliseconds=f"{gaps[len(gaps) // 2] * 1000:.0f}")
+    line = sparkline(tuple(answer.gaps_s), label)
+    return f'<div class="cg-latency"><span>{escape(label)}</span>{line}</div>'
 
 
 def _phase_text(texts: Texts, answer: Answer, status: ModelStatus) -> str:

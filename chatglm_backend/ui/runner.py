@@ -73,8 +73,8 @@ class AnswerRunner:
             ticket = await asyncio.to_thread(self._service.submit, request)
             run.attach(ticket)
             async with aclosing(batches(ticket)) as stream:
-                async for events in stream:
-                    answer.take(events)
+                async for arrivals in stream:
+                    answer.take_arrivals((arrival.at, arrival.event) for arrival in arrivals)
                     yield
             if answer.running:
                 raise EngineFailure(reason="the answer broke off")

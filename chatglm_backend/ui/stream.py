@@ -10,18 +10,28 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
-from chatglm_backend.core import Completed, Event
+from chatglm_backend.core import Completed, Event, monotonic_clock
 from chatglm_backend.ui.ports import Ticket
 
-__all__ = ["batches"]
+__all__ = ["Arrival", "batches"]
 
-_Item = Event | BaseException | None
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An event and when it came, in seconds of the clock: a batch is shown later than its events came."""
+
+    at: float
+    event: Event
+
+
+_Item = Arrival | BaseException | None
 
 
 async def batches(
     ticket: Ticket, *, min_interval_s: float = 0.1, heartbeat_s: float = 0.5
-) -> AsyncGenerator[list[Event], None]:
+) -> AsyncGenerator[list[Arrival], None]:
     """Events in the order they came, in lists at least ``min_interval_s`` apart; an empty list when nothing
     happened for ``heartbeat_s``. The last batch, or one that ends the stream, comes at once.
 
@@ -45,20 +55,22 @@ async def batches(
         ticket.cancel()
 
 
-async def _collect(items: asyncio.Queue[_Item], heartbeat_s: float) -> tuple[list[Event], BaseException | bool | None]:
+async def _collect(
+    items: asyncio.Queue[_Item], heartbeat_s: float
+) -> tuple[list[Arrival], BaseException | bool | None]:
     """All events that are there, and how the stream goes on: ``None`` goes on, ``True`` ended, or an error."""
     try:
         item = await asyncio.wait_for(items.get(), heartbeat_s)
     except asyncio.TimeoutError:
         return [], None
-    batch: list[Event] = []
+    batch: list[Arrival] = []
     while True:
         if item is None:
             return batch, True
         if isinstance(item, BaseException):
             return batch, item
         batch.append(item)
-        if isinstance(item, Completed):
+        if isinstance(item.event, Completed):
             return batch, True
         try:
             item = items.get_nowait()
@@ -75,7 +87,7 @@ def _pump(ticket: Ticket, loop: asyncio.AbstractEventLoop, items: asyncio.Queue[
 
     try:
         for event in ticket.events():
-            put(event)
+            put(Arrival(monotonic_clock(), event))
     except BaseException as error:  # noqa: BLE001  it is raised again where the page can show it
         put(error)
     else:

@@ -31,9 +31,28 @@ def _chat(page: Page, language: str) -> None:
     page.locator("#cg-chat-status .cg-status[data-phase=done]").wait_for(timeout=120_000)
 
 
-def _model(page: Page, language: str) -> None:  # noqa: ARG001
+def _compare(page: Page, language: str) -> None:
     page.get_by_role("tab").nth(2).click()
+    page.fill("#cg-compare-prompt textarea", _PROMPTS[language])
+    page.click("#cg-compare-generate")
+    for side in ("a", "b"):
+        page.locator(f"#cg-compare-status-{side} .cg-status[data-phase=done]").wait_for(timeout=120_000)
+
+
+def _speed(page: Page, language: str) -> None:  # noqa: ARG001
+    page.get_by_role("tab").nth(3).click()
+    page.click("#cg-speed-start")
+    page.locator("#cg-speed-download a").wait_for(timeout=300_000)
+
+
+def _model(page: Page, language: str) -> None:  # noqa: ARG001
+    page.get_by_role("tab").nth(4).click()
     page.locator("#cg-model-facts").wait_for()
+    page.fill("#cg-model-source input, #cg-model-source textarea", "THUDM/chatglm3-6b")
+    page.locator("#cg-model-needs p").wait_for()
+
+
+_VISITS = (("prompt", _prompt), ("chat", _chat), ("compare", _compare), ("speed", _speed), ("model", _model))
 
 
 def main() -> None:
@@ -51,7 +70,7 @@ def main() -> None:
                     )
                     page.goto(url)
                     page.locator(".cg-model[data-state=ready]").wait_for(timeout=300_000)
-                    for name, visit in (("prompt", _prompt), ("chat", _chat), ("model", _model)):
+                    for name, visit in _VISITS:
                         visit(page, language)
                         page.wait_for_timeout(500)
                         page.screenshot(path=target / f"{name}-{language}-{width}-{scheme}.png", full_page=True)

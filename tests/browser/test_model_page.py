@@ -15,7 +15,7 @@ def test_another_model_is_loaded_with_progress_and_the_conversation_stays(serve:
     visit.page.locator(".cg-model[data-state=ready]").wait_for(timeout=20_000)
     visit.send("What is AI?")
     visit.status("done")
-    visit.page.get_by_role("tab").nth(2).click()
+    visit.page.get_by_role("tab").nth(4).click()
     assert "scripted-chatglm" in visit.page.inner_text("#cg-model-facts")
     visit.page.fill("#cg-model-source input, #cg-model-source textarea", "/models/other")
     visit.page.click("#cg-model-load")

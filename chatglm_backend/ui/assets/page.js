@@ -34,20 +34,50 @@
     textarea.focus();
   };
 
+  // Plots, one above the other on white, as one picture.
+  const savePicture = async (id) => {
+    const plots = [...document.querySelectorAll(`#${id} svg`)];
+    const canvas = document.createElement("canvas");
+    const [width, height, scale] = [460, 260, 2];
+    canvas.width = width * scale;
+    canvas.height = height * scale * plots.length;
+    const pen = canvas.getContext("2d");
+    pen.fillStyle = "#fff";
+    pen.fillRect(0, 0, canvas.width, canvas.height);
+    for (const [index, plot] of plots.entries()) {
+      const copy = plot.cloneNode(true);
+      copy.setAttribute("width", width * scale);
+      copy.setAttribute("height", height * scale);
+      const picture = new Image();
+      picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(new XMLSerializer().serializeToString(copy))}`;
+      await picture.decode();
+      pen.drawImage(picture, 0, index * height * scale);
+    }
+    const link = document.createElement("a");
+    link.download = "chatglm-speed.png";
+    link.href = canvas.toDataURL("image/png");
+    link.click();
+  };
+
   document.addEventListener("keydown", (event) => {
     if (event.isComposing || event.keyCode === 229) return; // an input method is choosing characters
     const inChat = event.target.closest && event.target.closest("#cg-chat-box");
     const inPrompt = event.target.closest && event.target.closest("#cg-prompt");
+    const inCompare = event.target.closest && event.target.closest("#cg-compare-prompt");
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && inPrompt) {
       event.preventDefault();
       event.stopPropagation();
       press("cg-generate");
+    } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && inCompare) {
+      event.preventDefault();
+      event.stopPropagation();
+      press("cg-compare-generate");
     } else if (event.key === "Enter" && !event.shiftKey && inChat) {
       event.preventDefault();
       event.stopPropagation();
       press("cg-chat-send");
     } else if (event.key === "Escape") {
-      ["cg-stop", "cg-chat-stop"].some(press);
+      ["cg-stop", "cg-chat-stop", "cg-compare-stop", "cg-speed-stop"].some(press);
     }
   }, true);
 
@@ -67,10 +97,43 @@
       document.documentElement.style.colorScheme = dark ? "dark" : "light";
       store.set("chatglm_theme", dark ? "dark" : "light");
     }
+    if (target.dataset.action === "png") savePicture(target.dataset.from);
     if (target.dataset.action === "language") {
       const typed = box("cg-prompt");
       try { if (typed) sessionStorage.setItem("chatglm_typed", typed.value); } catch { /* private window */ }
     }
+  });
+
+  // The list of conversations speaks through a box of its own; a number makes each command a change.
+  const command = (action, id, text) => {
+    const channel = box("cg-history-command") || document.querySelector("#cg-history-command input");
+    if (!channel) return;
+    channel.value = JSON.stringify({ action, id, text, number: Date.now() });
+    channel.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  document.addEventListener("click", (event) => {
+    const target = event.target.closest && event.target.closest("[data-history]");
+    if (!target) return;
+    const { history: action, id, ask, was, confirm: question } = target.dataset;
+    if (question && !confirm(question)) return;
+    const text = ask ? prompt(ask, was) : "";
+    if (text === null || (ask && !text.trim())) return;
+    command(action, id || "", text);
+  });
+  document.addEventListener("change", async (event) => {
+    const input = event.target;
+    if (!input.dataset || !input.dataset.import || !input.files.length) return;
+    const said = document.getElementById("cg-history-said");
+    let message = input.dataset.failed;
+    try {
+      const reply = await fetch(input.dataset.import, {
+        method: "POST", headers: { "content-type": "application/json" }, body: input.files[0],
+      });
+      if (reply.ok) { command("imported", "", ""); return; }
+      message = reply.status === 413 ? input.dataset.tooLarge : (await reply.json()).message || message;
+    } catch { /* said below */ }
+    input.value = "";
+    if (said) said.textContent = message;
   });
 
   // What was typed survives a change of language.

@@ -8,8 +8,10 @@ from typing import Any
 import gradio as gr
 
 from chatglm_backend.ui.chat import ChatPresenter
+from chatglm_backend.ui.compare import ComparePresenter
 from chatglm_backend.ui.pages.model import ModelPage
 from chatglm_backend.ui.presenter import HeaderView, Presenter
+from chatglm_backend.ui.speed import SpeedPresenter
 
 __all__ = ["build_header", "follow_model", "stop_when_closed"]
 
@@ -44,24 +46,27 @@ def follow_model(page: gr.Blocks, presenter: Presenter, card: gr.HTML, examples:
     timer = gr.Timer(_FAST_S)
     shown = gr.State("")
 
-    def updates(view: HeaderView, before: str) -> tuple[Any, ...]:
+    def updates(view: HeaderView, before: str, allowed: bool) -> tuple[Any, ...]:  # noqa: FBT001
         pace = gr.Timer(value=_SLOW_S if view.settled else _FAST_S)
         now = view.card + view.examples + view.facts
         if now == before:
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip(), pace, gr.skip()
-        loading = gr.Button(interactive=view.settled), gr.Button(interactive=not view.settled)
-        return view.card, view.examples, view.facts, *loading, pace, now
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip(), pace, gr.skip()
+        loading = gr.Button(interactive=allowed and view.settled), gr.Button(interactive=allowed and not view.settled)
+        notice = "" if allowed else model.refusal
+        return view.card, view.examples, view.facts, *loading, notice, pace, now
 
-    def refresh(before: str) -> tuple[Any, ...]:
-        return updates(presenter.header(), before)
+    def refresh(before: str, request: gr.Request) -> tuple[Any, ...]:
+        return updates(presenter.header(), before, model.allowed(request))
 
-    def load(source: str) -> tuple[Any, ...]:
-        return updates(presenter.load(source or ""), "")
+    def load(source: str, request: gr.Request) -> tuple[Any, ...]:
+        allowed = model.allowed(request)
+        return updates(presenter.load(source or "") if allowed else presenter.header(), "", allowed)
 
-    def cancel() -> tuple[Any, ...]:
-        return updates(presenter.cancel_load(), "")
+    def cancel(request: gr.Request) -> tuple[Any, ...]:
+        allowed = model.allowed(request)
+        return updates(presenter.cancel_load() if allowed else presenter.header(), "", allowed)
 
-    outputs = [card, examples, model.facts, model.load, model.cancel, timer, shown]
+    outputs = [card, examples, model.facts, model.load, model.cancel, model.notice, timer, shown]
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     for event in (page.load, timer.tick):
         event(refresh, shown, outputs, **quiet)
@@ -70,7 +75,9 @@ def follow_model(page: gr.Blocks, presenter: Presenter, card: gr.HTML, examples:
     model.cancel.click(cancel, None, outputs, **quiet)
 
 
-def stop_when_closed(page: gr.Blocks, *presenters: Presenter | ChatPresenter) -> None:
+def stop_when_closed(
+    page: gr.Blocks, *presenters: Presenter | ChatPresenter | ComparePresenter | SpeedPresenter
+) -> None:
     """End a visitor's answers when they close or reload the page."""
 
     def leave(request: gr.Request) -> None:

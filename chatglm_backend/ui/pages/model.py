@@ -1,38 +1,96 @@
-"""The Model page: what is loaded, and loading another. Layout only; the header's wiring keeps it up to date."""
+"""The Model page: what is loaded, loading another, what is kept, this machine. Layout first, wiring after."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
+from chatglm_backend.ui.models import KeptView, ModelsPresenter
+from chatglm_backend.ui.permission import may_manage
 from chatglm_backend.ui.presenter import Presenter
 
 __all__ = ["ModelPage", "build_model_page"]
 
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
 
 @dataclass(frozen=True, slots=True)
 class ModelPage:
-    """The components that follow the model's life."""
+    """The components that follow the model's life. ``shared`` says that other machines reach the page."""
 
     facts: gr.HTML
     source: gr.Textbox
     load: gr.Button
     cancel: gr.Button
+    notice: gr.HTML
+    shared: bool = False
+    refusal: str = ""
+
+    def allowed(self, request: gr.Request) -> bool:
+        """Whether this visitor may load and delete models."""
+        client = request.client
+        return may_manage(client.host if client else None, request.headers, shared=self.shared)
 
 
-def build_model_page(presenter: Presenter) -> ModelPage:
+def build_model_page(presenter: Presenter, models: ModelsPresenter, *, shared: bool) -> ModelPage:
     """Lay the page out in the current Blocks."""
     t = presenter.texts
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=300):
             facts = gr.HTML(presenter.header().facts, elem_id="cg-model-facts")
+            report = gr.HTML("", elem_id="cg-doctor")
+            check = gr.Button(t("doctor.run"), elem_id="cg-doctor-run")
         with gr.Column(scale=5, min_width=300):
+            notice = gr.HTML("", elem_id="cg-model-notice")
             source = gr.Textbox(
                 label=t("model.source"), info=t("model.source_info"), placeholder="THUDM/chatglm-6b", lines=1,
                 max_lines=1, elem_id="cg-model-source",
             )  # fmt: skip
+            needs = gr.HTML("", elem_id="cg-model-needs")
             with gr.Row(elem_classes="cg-actions"):
                 load = gr.Button(t("model.load"), variant="primary", elem_id="cg-model-load", scale=2)
                 cancel = gr.Button(t("model.cancel"), elem_id="cg-model-cancel", interactive=False, scale=1)
-    return ModelPage(facts, source, load, cancel)
+            kept = gr.HTML("", elem_id="cg-kept")
+            with gr.Row(elem_classes="cg-actions"):
+                name = gr.Dropdown([], label=t("kept.choose"), elem_id="cg-kept-name", scale=2, filterable=False)
+                delete = gr.Button(t("kept.delete"), elem_id="cg-kept-delete", scale=1)
+            question = gr.HTML("", elem_id="cg-kept-question")
+            with gr.Row(elem_classes="cg-actions", visible=False) as confirm:
+                yes = gr.Button(t("kept.yes"), variant="stop", elem_id="cg-kept-yes")
+                no = gr.Button(t("kept.no"), elem_id="cg-kept-no")
+    made = ModelPage(facts, source, load, cancel, notice, shared, models.refusal())
+    source.change(models.needs, source, needs, trigger_mode="always_last", **_QUIET)
+    check.click(models.report, None, report, show_progress="minimal", api_visibility="private")
+    _wire_deletion(models, made, (kept, name, delete, question, confirm), yes, no)
+    return made
+
+
+def _wire_deletion(
+    models: ModelsPresenter, page: ModelPage, parts: tuple[Any, ...], yes: gr.Button, no: gr.Button
+) -> None:
+    _, name, delete, question, confirm = parts
+
+    def show(view: KeptView, allowed: bool) -> tuple[Any, ...]:  # noqa: FBT001
+        choice = gr.Dropdown(choices=list(view.names), value=None, interactive=allowed)
+        return view.table, choice, gr.Button(interactive=allowed and bool(view.names)), view.said, gr.Row(visible=False)
+
+    def refresh(request: gr.Request) -> tuple[Any, ...]:
+        return show(models.kept(), page.allowed(request))
+
+    def ask(chosen: str | None) -> tuple[Any, ...]:
+        text = models.ask(chosen)
+        return text, gr.Row(visible=bool(text))
+
+    def remove(chosen: str | None, request: gr.Request) -> tuple[Any, ...]:
+        allowed = page.allowed(request)
+        return show(models.delete(chosen or "", allowed=allowed), allowed)
+
+    page.facts.change(refresh, None, list(parts), **_QUIET)
+    delete.click(ask, name, [question, confirm], **_QUIET)
+    yes.click(remove, name, list(parts), **_QUIET)
+    no.click(lambda: ("", gr.Row(visible=False)), None, [question, confirm], **_QUIET)
+    blocks = gr.context.Context.root_block
+    if blocks is not None:
+        blocks.load(refresh, None, list(parts), **_QUIET)

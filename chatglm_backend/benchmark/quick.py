@@ -1,0 +1,159 @@
+"""A small speed test of the model that is loaded, through the queue that ordinary requests take.
+
+Imports no torch: it sees the service through a protocol. One measurement is one call, so that the
+caller can show progress and stop in between.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from chatglm_backend.core import CancelToken, Completed, Event, GenerationParams, GenerationRequest
+
+__all__ = ["QUICK_PLAN", "QuickItem", "QuickResult", "QuickService", "measure", "wait_until_idle"]
+
+_POLL_S = 0.2
+
+
+class _Prompt(Protocol):
+    @property
+    def ids(self) -> tuple[int, ...]: ...
+
+
+class _Ticket(Protocol):
+    def events(self) -> Any: ...  # noqa: ANN401  the ticket's own iterator of events
+
+    def cancel(self) -> None: ...
+
+
+class QuickService(Protocol):
+    """What is asked of the service."""
+
+    def preview_prompt(self, request: GenerationRequest) -> _Prompt:
+        """The exact prompt of a request."""
+        ...
+
+    def submit(self, request: GenerationRequest) -> _Ticket:
+        """Queue a request."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class QuickItem:
+    """One measurement: ``batch`` prompts of about ``prompt_tokens``, each answered with ``new_tokens``."""
+
+    prompt_tokens: int
+    batch: int
+    new_tokens: int = 24
+
+
+QUICK_PLAN = (QuickItem(32, 1), QuickItem(128, 1), QuickItem(384, 1), QuickItem(32, 2), QuickItem(32, 4))
+
+
+@dataclass(frozen=True, slots=True)
+class QuickResult:
+    """One measurement's figures. ``prompt_tokens`` were really read.
+
+    Rates are tokens per second, the decode rate that of the whole batch; ``disturbed`` says that
+    somebody else's answer ran at the same time.
+    """
+
+    prompt_tokens: int
+    batch: int
+    new_tokens: int
+    ttft_s: float
+    prefill_tok_s: float
+    decode_tok_s: float
+    disturbed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name."""
+        return asdict(self)
+
+
+def wait_until_idle(busy: Callable[[], int], cancel: CancelToken, timeout_s: float = 120.0) -> bool:
+    """Wait for other answers to end; False when time is up or the test was stopped."""
+    deadline = time.monotonic() + timeout_s
+    while busy() and not cancel.cancelled and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return not busy() and not cancel.cancelled
+
+
+def measure(
+    service: QuickService,
+    item: QuickItem,
+    cancel: CancelToken,
+    *,
+    session: str,
+    accepted: Callable[[], int] | None = None,
+) -> QuickResult | None:
+    """Measure one item; ``None`` when stopped. Raises what the service's ``submit`` raises.
+
+    ``accepted`` counts the requests ever taken, to notice others' in between.
+    """
+    before = accepted() if accepted else 0
+    requests = [_request(service, item, f"{session}-speed-{row}") for row in range(item.batch)]
+    began = time.perf_counter()
+    tickets: list[_Ticket] = []
+    try:
+        tickets.extend(service.submit(request) for request in requests)
+        done = [_follow(ticket, cancel) for ticket in tickets]
+    finally:
+        for ticket in tickets:
+            ticket.cancel()
+    wall = time.perf_counter() - began
+    if cancel.cancelled or any(completed is None for completed in done):
+        return None
+    ended = [completed for completed in done if completed is not None]
+    first = ended[0]
+    ttft = first.timing.ttft_s or 0.0
+    made = sum(completed.usage.completion_tokens for completed in ended)
+    if item.batch == 1:
+        rate = first.timing.decode_tok_s or 0.0
+    else:
+        # From the moment when all are writing, seen from the outside: the last first token.
+        all_writing = max(completed.timing.ttft_s or 0.0 for completed in ended)
+        rate = (made - item.batch) / (wall - all_writing) if wall > all_writing else 0.0
+    disturbed = accepted is not None and accepted() - before != item.batch
+    return QuickResult(
+        prompt_tokens=first.usage.prompt_tokens,
+        batch=item.batch,
+        new_tokens=item.new_tokens,
+        ttft_s=ttft,
+        prefill_tok_s=first.timing.prefill_tok_s or 0.0,
+        decode_tok_s=rate,
+        disturbed=disturbed,
+    )
+
+
+def _follow(ticket: _Ticket, cancel: CancelToken) -> Completed | None:
+    last: Event | None = None
+    for event in ticket.events():
+        last = event
+        if cancel.cancelled:
+            ticket.cancel()
+    return last if isinstance(last, Completed) else None
+
+
+def _request(service: QuickService, item: QuickItem, session: str) -> GenerationRequest:
+    """A request whose prompt nothing was kept of, as near to the wanted length as whole words allow."""
+    words = [format(secrets.randbelow(1000), "03d") for _ in range(item.prompt_tokens)]
+
+    def made(count: int) -> GenerationRequest:
+        return GenerationRequest(
+            secrets.token_hex(8), session, prompt=" ".join(words[:count]), prompt_format="raw",
+            params=GenerationParams(max_new_tokens=item.new_tokens), ignore_stop_ids=True,
+        )  # fmt: skip
+
+    low, high = 1, item.prompt_tokens
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(service.preview_prompt(made(middle)).ids) <= item.prompt_tokens:
+            low = middle
+        else:
+            high = middle - 1
+    return made(low)

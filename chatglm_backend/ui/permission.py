@@ -1,0 +1,31 @@
+"""Who may change what everybody uses: load another model, delete one from the disk.
+
+Knows addresses and headers, no components.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+
+__all__ = ["may_manage"]
+
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+
+
+def may_manage(address: str | None, headers: Mapping[str, str], *, shared: bool) -> bool:
+    """Whether a visitor may load and delete models.
+
+    On a page that only this machine reaches (not ``shared``) everybody may. On a shared one only a visitor
+    at a loopback ``address`` whose request no proxy has passed on: a proxy on this machine has a loopback address too.
+    """
+    if not shared:
+        return True
+    if any(name in headers for name in _FORWARDED):
+        return False
+    try:
+        found = ipaddress.ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_loopback

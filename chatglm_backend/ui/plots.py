@@ -1,0 +1,106 @@
+"""Small plots as SVG, without a library: bars, a line, a sparkline. Colours come from the style sheet.
+
+Attributes carry the light colours too, so that a plot saved on its own is readable. It knows no components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+__all__ = ["bar_plot", "line_plot", "sparkline"]
+
+_W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 460, 260, 52, 18, 34, 44
+_INK, _ACCENT, _GRID = "#445150", "#0f6e64", "#d0cfc6"
+
+
+def bar_plot(title: str, bars: Sequence[tuple[str, float]], x_label: str, y_label: str) -> str:
+    """One bar for each ``(label, value)``."""
+    top = _ceiling([value for _, value in bars])
+    width = (_W - _LEFT - _RIGHT) / max(len(bars), 1)
+    body = ""
+    for index, (label, value) in enumerate(bars):
+        x, y = _LEFT + width * index, _y(value, top)
+        body += (
+            f'<rect class="cg-mark" fill="{_ACCENT}" x="{x + width * 0.22:.1f}" y="{y:.1f}" width="{width * 0.56:.1f}" '
+            f'height="{_H - _BOTTOM - y:.1f}" rx="4"/>{_text(x + width / 2, y - 6, f"{value:.1f}", strong=True)}'
+            f"{_text(x + width / 2, _H - _BOTTOM + 17, label)}"
+        )
+    return _frame(title, _grid(top) + body, x_label, y_label, [f"{label}: {value:.1f}" for label, value in bars])
+
+
+def line_plot(title: str, points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
+    """A line through points in ascending order of x."""
+    top = _ceiling([y for _, y in points])
+    right = max((x for x, _ in points), default=1.0) * 1.06 or 1.0
+    span = _W - _LEFT - _RIGHT
+    placed = [(_LEFT + span * x / right, _y(y, top), x, y) for x, y in points]
+    path = " ".join(f"{px:.1f},{py:.1f}" for px, py, _, _ in placed)
+    body = f'<polyline class="cg-line" fill="none" stroke="{_ACCENT}" stroke-width="2.5" points="{path}"/>'
+    for px, py, x, y in placed:
+        body += f'<circle class="cg-mark" fill="{_ACCENT}" cx="{px:.1f}" cy="{py:.1f}" r="4"/>'
+        body += _text(px, py - 10, f"{y:.2f}", strong=True) + _text(px, _H - _BOTTOM + 17, f"{x:.0f}")
+    return _frame(title, _grid(top) + body, x_label, y_label, [f"{x:.0f}: {y:.2f}" for x, y in points])
+
+
+def sparkline(values: Sequence[float], label: str) -> str:
+    """The last values as a line without axes; empty below two values."""
+    if len(values) < 2:
+        return ""
+    top = max(max(values), 1e-9)
+    step = 120 / (len(values) - 1)
+    path = " ".join(f"{index * step:.1f},{27 - 24 * value / top:.1f}" for index, value in enumerate(values))
+    return (
+        f'<svg class="cg-spark" viewBox="0 0 120 30" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(label)}">'
+        f'<polyline class="cg-line" fill="none" stroke="{_ACCENT}" stroke-width="1.5" '
+        f'vector-effect="non-scaling-stroke" points="{path}"/></svg>'
+    )
+
+
+def _frame(title: str, body: str, x_label: str, y_label: str, figures: Sequence[str]) -> str:
+    told = escape(f"{title}. {x_label} / {y_label}: {', '.join(figures)}")
+    heading = (
+        f'<text class="cg-ink" fill="{_INK}" x="{_LEFT}" y="18" font-size="14" font-weight="600">{escape(title)}</text>'
+    )
+    axes = _text((_LEFT + _W - _RIGHT) / 2, _H - 8, x_label) + _text(14, (_TOP + _H - _BOTTOM) / 2, y_label, turn=-90)
+    return (
+        f'<svg class="cg-plot" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_W} {_H}" role="img" '
+        f'aria-label="{told}" font-family="system-ui, sans-serif">{heading}{body}{axes}</svg>'
+    )
+
+
+def _grid(top: float) -> str:
+    lines = ""
+    for part in range(5):
+        value = top * part / 4
+        y = _y(value, top)
+        lines += f'<line class="cg-grid" stroke="{_GRID}" x1="{_LEFT}" x2="{_W - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        lines += _text(_LEFT - 6, y + 4, f"{value:.3g}", anchor="end")
+    return lines
+
+
+def _y(value: float, top: float) -> float:
+    return _H - _BOTTOM - (_H - _TOP - _BOTTOM) * value / top
+
+
+def _ceiling(values: Sequence[float]) -> float:
+    """A round number a little above all values."""
+    most = max(values, default=0.0) * 1.15
+    if most <= 0:
+        return 1.0
+    unit = 1.0
+    while unit > most:
+        unit /= 10
+    while unit * 10 <= most:
+        unit *= 10
+    return next(unit * factor for factor in (1, 1.6, 2, 3, 4, 6, 8, 10) if unit * factor >= most)
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "middle", turn: int = 0, strong: bool = False) -> str:
+    weight = ' font-weight="600"' if strong else ""
+    rotate = f' transform="rotate({turn} {x:.1f} {y:.1f})"' if turn else ""
+    return (
+        f'<text class="cg-ink" fill="{_INK}" x="{x:.1f}" y="{y:.1f}" font-size="12" text-anchor="{anchor}"'
+        f"{weight}{rotate}>{escape(text)}</text>"
+    )

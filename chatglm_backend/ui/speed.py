@@ -1,0 +1,196 @@
+"""The Speed page: a small benchmark of the loaded model, its table, its plots, its download.
+
+One test at a time for the whole server; it goes through the queue that all answers take. Knows no components.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import Any
+
+from chatglm_backend.benchmark.quick import QUICK_PLAN, QuickItem, QuickResult, measure, wait_until_idle
+from chatglm_backend.core import CancelToken, ModelInfo
+from chatglm_backend.errors import ChatGLMError, ModelNotReady
+from chatglm_backend.ui.i18n import Texts
+from chatglm_backend.ui.plots import bar_plot, line_plot
+from chatglm_backend.ui.ports import PageService
+
+__all__ = ["SpeedDesk", "SpeedPresenter", "SpeedView"]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedView:
+    """The page at a moment: small HTML each."""
+
+    running: bool
+    status: str
+    table: str = ""
+    plots: str = ""
+    download: str = ""
+
+
+class SpeedDesk:
+    """Who measures now, on the whole server: two tests at once would measure each other."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: tuple[str, CancelToken] | None = None
+
+    def begin(self, session: str) -> CancelToken | None:
+        """A token for the test that may begin; ``None`` while another one runs."""
+        with self._lock:
+            if self._running is not None:
+                return None
+            self._running = (session, CancelToken())
+            return self._running[1]
+
+    def end(self, token: CancelToken) -> None:
+        """Let the next one begin."""
+        with self._lock:
+            if self._running is not None and self._running[1] is token:
+                self._running = None
+
+    def stop(self, session: str) -> None:
+        """Stop this visitor's test."""
+        with self._lock:
+            if self._running is not None and self._running[0] == session:
+                self._running[1].cancel()
+
+
+class SpeedPresenter:
+    """The Speed page's logic in one language."""
+
+    def __init__(
+        self, service: PageService, desk: SpeedDesk, texts: Texts, plan: Sequence[QuickItem] = QUICK_PLAN
+    ) -> None:
+        self.texts = texts
+        self._service = service
+        self._desk = desk
+        self._plan = tuple(plan)
+
+    def blank(self) -> SpeedView:
+        """The page before a test."""
+        return SpeedView(running=False, status=_line("idle", self.texts("speed.idle")))
+
+    async def run(self, session: str) -> AsyncGenerator[SpeedView, None]:
+        """Views from the click to the end. Leaving early stops the test."""
+        token = self._desk.begin(session)
+        if token is None:
+            yield SpeedView(running=False, status=_line("idle", self.texts("speed.busy")))
+            return
+        results: list[QuickResult] = []
+        info = self._service.status().info
+        try:
+            if info is None:
+                raise ModelNotReady
+            for number, item in enumerate(self._plan):
+                if self._busy():
+                    yield self._view(info, results, running=True, status=self._progress(number, "speed.waiting"))
+                    if not await asyncio.to_thread(wait_until_idle, self._busy, token):
+                        break
+                yield self._view(info, results, running=True, status=self._progress(number, "speed.measuring", item))
+                found = await asyncio.to_thread(
+                    measure, self._service, item, token, session=session, accepted=self._accepted()
+                )
+                if found is None:
+                    break
+                results.append(found)
+            whole = len(results) == len(self._plan)
+            line = _line("done", self.texts("speed.done" if whole else "speed.stopped"))
+            yield self._view(info, results, running=False, status=line)
+        except ChatGLMError as error:
+            alert = f'<div class="cg-alert" role="alert">{escape(self.texts.error(error))}</div>'
+            yield self._view(info, results, running=False, status=alert)
+        finally:
+            token.cancel()
+            self._desk.end(token)
+
+    def stop(self, session: str) -> None:
+        """Stop this visitor's test; what was measured stays."""
+        self._desk.stop(session)
+
+    def _busy(self) -> int:
+        metrics = self._metrics()
+        return 0 if metrics is None else int(metrics.running) + int(metrics.waiting)
+
+    def _accepted(self) -> Callable[[], int] | None:
+        if self._metrics() is None:
+            return None
+
+        def accepted() -> int:
+            metrics = self._metrics()
+            return 0 if metrics is None else int(metrics.accepted)
+
+        return accepted
+
+    def _metrics(self) -> Any:  # noqa: ANN401  the worker's counters, where the service has any
+        return getattr(self._service, "metrics", lambda: None)()
+
+    def _progress(self, number: int, key: str, item: QuickItem | None = None) -> str:
+        text = self.texts(
+            key, number=number + 1, total=len(self._plan), tokens=item.prompt_tokens if item else 0,
+            batch=item.batch if item else 0,
+        )  # fmt: skip
+        share = 100 * number // len(self._plan)
+        return (
+            f'{_line("writing", text, busy=True)}<div class="cg-bar" role="progressbar" aria-valuemin="0" '
+            f'aria-valuemax="100" aria-valuenow="{share}" aria-label="{escape(self.texts("tab.speed"))}">'
+            f'<span style="width:{share}%"></span></div>'
+        )
+
+    def _view(self, info: ModelInfo | None, results: Sequence[QuickResult], *, running: bool, status: str) -> SpeedView:
+        if not results:
+            return SpeedView(running=running, status=status)
+        download = "" if running or info is None else self._download(info, results)
+        return SpeedView(running, status, self._table(results), self._plots(results), download)
+
+    def _table(self, results: Sequence[QuickResult]) -> str:
+        t = self.texts
+        names = ("prompt", "batch", "ttft", "prefill", "decode")
+        head = "".join(f'<th scope="col">{escape(t(f"speed.column.{name}"))}</th>' for name in names)
+        rows = ""
+        for run in results:
+            mark = " *" if run.disturbed else ""
+            cells = (
+                str(run.prompt_tokens), str(run.batch), f"{run.ttft_s:.2f} s", f"{run.prefill_tok_s:.1f}",
+                f"{run.decode_tok_s:.1f}{mark}",
+            )  # fmt: skip
+            rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        note = f'<p class="cg-keys">{escape(t("speed.disturbed"))}</p>' if any(r.disturbed for r in results) else ""
+        return (
+            f'<div class="cg-scroll" tabindex="0" role="region" aria-label="{escape(t("speed.table"))}">'
+            f'<table class="cg-grid-table"><caption>{escape(t("speed.table"))}</caption><thead><tr>{head}</tr></thead>'
+            f"<tbody>{rows}</tbody></table></div>{note}"
+        )
+
+    def _plots(self, results: Sequence[QuickResult]) -> str:
+        t = self.texts
+        alone = sorted((run.prompt_tokens, run.ttft_s) for run in results if run.batch == 1)
+        shortest = min(run.prompt_tokens for run in results if run.batch == 1)
+        batches = [
+            (str(run.batch), run.decode_tok_s) for run in results if run.batch > 1 or run.prompt_tokens == shortest
+        ]
+        first = line_plot(t("speed.plot.ttft"), alone, t("speed.axis.prompt"), t("speed.axis.seconds"))
+        second = bar_plot(t("speed.plot.decode"), batches, t("speed.axis.batch"), t("speed.axis.rate"))
+        return f'<div class="cg-plots" id="cg-speed-figures">{first}{second}</div>'
+
+    def _download(self, info: ModelInfo, results: Sequence[QuickResult]) -> str:
+        document = {"model": asdict(info), "runs": [run.to_json() for run in results]}
+        data = base64.b64encode(json.dumps(document, ensure_ascii=False, indent=2).encode()).decode()
+        return (
+            f'<div class="cg-chips"><a class="cg-tool" download="chatglm-speed.json" '
+            f'href="data:application/json;base64,{data}">{escape(self.texts("speed.json"))}</a>'
+            f'<button type="button" class="cg-tool" data-action="png" data-from="cg-speed-figures">'
+            f"{escape(self.texts('speed.png'))}</button></div>"
+        )
+
+
+def _line(phase: str, text: str, *, busy: bool = False) -> str:
+    dot = '<span class="cg-spinner" aria-hidden="true"></span>' if busy else ""
+    return f'<div class="cg-status" data-phase="{phase}" role="status" aria-live="polite">{dot}{escape(text)}</div>'
