@@ -10,12 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from chatglm_backend.int4.kernel import KernelName
+from chatglm_backend.int4.kernel import Kernel, KernelName
+from chatglm_backend.int4.kernels.choose import build_kernel
+from chatglm_backend.int4.kernels.ops import CompiledOps
+from chatglm_backend.int4.kernels.variants import VARIANTS, host_cpu, usable_variants
+from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.weights import Int4Weights, MemoryTensors
 from chatglm_backend.models.base import ChatModel, Feed, build_model
 from chatglm_backend.models.chatglm import build_chatglm
 from chatglm_backend.models.config import ModelConfig
-from chatglm_backend.models.ops import TorchOps
+from chatglm_backend.models.ops import Ops, TorchOps
 from chatglm_backend.models.positions import PositionPlan, PrefixPlan, prefix_plan
 from chatglm_backend.models.weights import DenseWeights
 from tests.golden_folders import (
@@ -88,11 +92,27 @@ def test_exact_int4_logits(name: str) -> None:
     assert worst <= 1e-4
 
 
+@pytest.fixture(params=["bigdl", *(v.name for v in VARIANTS)])
+def fast(request: pytest.FixtureRequest) -> tuple[Kernel, Ops]:
+    """Each kernel that rounds activations or sums in fp16, with the operations that go with it."""
+    if request.param == "bigdl":
+        choice = select_kernel("bigdl")
+        return choice.kernel, choice.ops
+    variant = next(v for v in VARIANTS if v.name == request.param)
+    if variant not in usable_variants(host_cpu()):
+        pytest.skip(f"this CPU has no {', '.join(sorted(variant.needs - host_cpu().features))}")
+    kernel = build_kernel(2, only=variant.name)
+    assert kernel is not None
+    return kernel, CompiledOps(kernel.team, variant)
+
+
 @pytest.mark.model
 @pytest.mark.parametrize("name", FOLDERS)
-def test_bigdl_kernel_logits(name: str) -> None:
-    """Bigdl's kernel, with fp16 keys and values, stays within 5e-2 and keeps 95 % of the top-1 tokens."""
-    model = int4_model(name, "bigdl", torch.float16)
+def test_fast_kernels_logits(name: str, fast: tuple[Kernel, Ops]) -> None:
+    """With fp16 keys and values they stay within 5e-2 and keep 95 % of the top-1 tokens."""
+    kernel, ops = fast
+    weights = Int4Weights(MemoryTensors(packed_tensors(name)), kernel)
+    model = build_model(golden_config(name), weights, kv_dtype=torch.float16, ops=ops)
     same = positions = 0
     for case in golden_cases(name, int4=True):
         found = run(model, case)

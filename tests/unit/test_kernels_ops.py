@@ -17,7 +17,7 @@ def team() -> Team:
     return Team(2)
 
 
-@pytest.fixture(params=[v.name for v in VARIANTS])
+@pytest.fixture(scope="module", params=[v.name for v in VARIANTS])
 def ops(request: pytest.FixtureRequest, team: Team) -> CompiledOps:
     """The operations compiled for each instruction set that this CPU has."""
     variant = next(v for v in VARIANTS if v.name == request.param)

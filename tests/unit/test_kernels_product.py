@@ -17,6 +17,9 @@ from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import VARIANTS, HostCpu, host_cpu, usable_variants
 
 ROW_COUNTS = [*range(1, 18), 33, 128, 200, 513]
+"""For the widest variant of this CPU."""
+FEWER_ROW_COUNTS = [1, 2, 3, 4, 5, 17, 33, 200]
+"""For the others, which are made by the same code."""
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +75,8 @@ def rounded(packed: np.ndarray, x: np.ndarray) -> np.ndarray:
     x_scales = (np.abs(blocks).max(-1) / np.float32(127)).astype(np.float32)
     inverse = np.divide(np.float32(1), x_scales, out=np.zeros_like(x_scales), where=x_scales > 0)
     quantized = np.rint(blocks * inverse[..., None]).astype(np.float64)
-    sums = np.einsum("mbk,nbk->mnb", quantized, values, optimize=True)
-    return np.einsum("mnb,mb,nb->mn", sums, x_scales.astype(np.float64), scales, optimize=True)
+    weights = (values * scales[..., None]).reshape(len(packed), -1)
+    return (quantized * x_scales[..., None].astype(np.float64)).reshape(len(x), -1) @ weights.T
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
@@ -81,15 +84,17 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize("rows", ROW_COUNTS)
-def test_products_equal_integer_arithmetic_on_rounded_activations(kernel: CompiledKernel, rows: int) -> None:
+def test_products_equal_integer_arithmetic_on_rounded_activations(kernel: CompiledKernel) -> None:
     """Every row count gives what integer sums give; the result stays close to exact INT4 arithmetic."""
     packed = make_packed(64, 320)
-    x = np.random.default_rng(rows).standard_normal((rows, 320)).astype(np.float32)
-    found = kernel.prepare(torch.from_numpy(packed), 64, 320)(torch.from_numpy(x)).numpy()
-    assert (rows, 64) == found.shape
-    assert relative(found, rounded(packed, x)) < 1e-5
-    assert relative(found, exact(packed, x)) < 1.2e-2
+    product = kernel.prepare(torch.from_numpy(packed), 64, 320)
+    widest = usable_variants(host_cpu())[0].name
+    for rows in ROW_COUNTS if product.variants[1] == widest else FEWER_ROW_COUNTS:
+        x = np.random.default_rng(rows).standard_normal((rows, 320)).astype(np.float32)
+        found = product(torch.from_numpy(x)).numpy()
+        assert (rows, 64) == found.shape
+        assert relative(found, rounded(packed, x)) < 1e-5, rows
+        assert relative(found, exact(packed, x)) < 1.2e-2, rows
 
 
 @pytest.mark.parametrize("out", [1, 15, 17, 600])
