@@ -32,6 +32,9 @@ Note = Callable[[str], None]
 """Takes one sentence for the user."""
 Progress = Callable[[LoadProgress], None]
 
+_FOR_THE_USER = ("use --family", "is made again")
+"""What marks the notes on a checkpoint that a user should see: a family that was guessed, a file that was damaged."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -103,6 +106,11 @@ def open_model(
     wishes = Wishes(threads=None if settings.threads == AUTO else int(settings.threads))
     plan = plan_threads(read_machine(), wishes, env)
     told: list[str] = []
+
+    def hear(line: str) -> None:
+        told.append(line)
+        (note if any(words in line for words in _FOR_THE_USER) else _log.info)(line)
+
     torch.set_num_threads(plan.threads)
     checkpoint = prepare(
         model,
@@ -112,11 +120,9 @@ def open_model(
         revision=settings.revision,
         progress=progress,
         cancel=cancel,
-        note=told.append,
+        note=hear,
         env=env,
     )
-    for line in told:
-        (note if "use --family" in line else _log.info)(line)
     progress(LoadProgress("map"))
     choice = select_kernel(
         cast("KernelName", settings.kernel),
@@ -127,7 +133,7 @@ def open_model(
     weights = map_weights(checkpoint, choice.kernel, progress=progress, cancel=cancel, keep=not settings.no_cache)
     network = build_model(checkpoint.config, weights, kv_dtype=getattr(torch, settings.kv_dtype), ops=choice.ops)
     is_demo = model == str(bundled_folder())
-    reason = told[0] if told else ""
+    reason = next((line for line in told if "is made again" not in line), "")
     return OpenedModel(checkpoint, network, choice.kernel.name, choice.reason, plan.threads, is_demo, reason)
 
 

@@ -212,6 +212,22 @@ def test_a_tokenizer_that_cannot_be_read_is_named_before_converting(tmp_path: Pa
     assert not list(tmp_path.glob("cache/**/*.safetensors"))
 
 
+def test_a_damaged_low_bit_file_is_named_and_made_again(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
+    """The answer is the same as before, and one line says what was wrong."""
+    cache = tmp_path / "cache"
+    arguments = ("generate", "--model", str(folders["chatglm3"]), "--n-predict", "6", "--json")
+    before = run(*arguments, CHATGLM_CACHE=str(cache))
+    file = max(cache.glob("low-bit/*/data-*/*.safetensors"), key=lambda path: path.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[-2048:] = bytes(b ^ 255 for b in data[-2048:])
+    file.unlink()
+    file.write_bytes(data)
+    after = run(*arguments, CHATGLM_CACHE=str(cache))
+    assert json.loads(before.stdout)["token_ids"] == json.loads(after.stdout)["token_ids"]
+    assert (after.returncode, after.stderr.count("\n")) == (0, 1)
+    assert file.name in after.stderr
+
+
 def test_a_guessed_family_is_said(tmp_path: Path) -> None:
     """Where nothing tells ChatGLM2 from ChatGLM3, one line says what was taken and how to choose."""
     folder = tiny.build_checkpoint(tmp_path / "my model", "chatglm2", _name_or_path="")

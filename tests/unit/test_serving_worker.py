@@ -89,15 +89,16 @@ class FakeEngine:
         self.lives.clear()
 
     def _advance(self, life: Life) -> Iterator[tuple[Life, Event | RequestError]]:
-        reason = life.cancel.reason if life.cancel.cancelled else FinishReason.LENGTH
+        cancelled = life.cancel.cancelled  # read once: another thread may set it at any moment
+        reason = life.cancel.reason if cancelled else FinishReason.LENGTH
         if life.request.prompt == "bad":
             self.lives.remove(life)
             yield life, EngineFailure(reason="scripted")
             return
-        if not life.cancel.cancelled:
+        if not cancelled:
             yield life, TokenEvent(life.made, 1, f"{life.request.request_id}{life.made} ")
             life.made += 1
-        if life.cancel.cancelled or life.made >= life.request.params.max_new_tokens:
+        if cancelled or life.made >= life.request.params.max_new_tokens:
             self.lives.remove(life)
             yield life, Completed(reason, Usage(3, life.made), Timing(total_s=1.0))
 
