@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from chatglm_backend.ui.chat import ChatPresenter
+    from chatglm_backend.ui.history import History
     from chatglm_backend.ui.ports import PageService
     from chatglm_backend.ui.presenter import Presenter
     from chatglm_backend.ui.tools import PageTools
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["build_page", "create_app", "main"]
 
 
-def build_page(presenter: Presenter, chat: ChatPresenter, tools: PageTools, settings: Settings) -> gr.Blocks:
+def build_page(
+    presenter: Presenter, chat: ChatPresenter, history: History, tools: PageTools, settings: Settings
+) -> gr.Blocks:
     """The page in the presenter's language."""
     import gradio as gr
 
@@ -50,7 +53,7 @@ def build_page(presenter: Presenter, chat: ChatPresenter, tools: PageTools, sett
             with gr.Tab(t("tab.prompt"), id="prompt"):
                 examples = build_prompt_page(presenter, settings)
             with gr.Tab(t("tab.chat"), id="chat"):
-                build_chat_page(chat, settings)
+                build_chat_page(page, chat, history, settings)
             with gr.Tab(t("tab.compare"), id="compare"):
                 build_compare_page(tools.compare, settings)
             with gr.Tab(t("tab.speed"), id="speed"):
@@ -71,12 +74,15 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
     from chatglm_backend.access.guard import Guard
     from chatglm_backend.api import openai_router, operations_router
     from chatglm_backend.ui.chat import ChatPresenter
+    from chatglm_backend.ui.history import History
+    from chatglm_backend.ui.history_routes import history_router
     from chatglm_backend.ui.i18n import LANGUAGES, load_texts
     from chatglm_backend.ui.languages import LanguageRoot
     from chatglm_backend.ui.presenter import Presenter
     from chatglm_backend.ui.runner import AnswerRunner
     from chatglm_backend.ui.theme import page_script, page_styles, page_theme
     from chatglm_backend.ui.tools import PageWorkshop
+    from chatglm_backend.ui.visitor import VisitorLayer
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -87,10 +93,12 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
     policy = policy or policy_from(settings)
     runner, pages, titles = AnswerRunner(service), {}, {}
     workshop = PageWorkshop(service, runner, settings, shared=policy.listening)
-    for language in LANGUAGES:
-        texts = load_texts(language)
+    history, catalogues = History(settings), {language: load_texts(language) for language in LANGUAGES}
+    for language, texts in catalogues.items():
         presenter, chat = Presenter(service, runner, texts), ChatPresenter(service, runner, texts)
-        page = build_page(presenter, chat, workshop.tools(texts), settings).queue(default_concurrency_limit=None, api_open=False)
+        page = build_page(presenter, chat, history, workshop.tools(texts), settings).queue(
+            default_concurrency_limit=None, api_open=False
+        )
         gr.mount_gradio_app(
             app, page, path=f"/{language}", theme=page_theme(), css=page_styles(), footer_links=[], run_history=False,
             show_error=False, max_file_size="1mb", ssr_mode=False, pwa=False, enable_monitoring=False,
@@ -99,6 +107,8 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
         titles[language] = texts("app.title")
     app.include_router(openai_router(service, settings))
     app.include_router(operations_router(service, getattr(service, "metrics", lambda: None)))
+    app.include_router(history_router(history, catalogues))
+    app.add_middleware(VisitorLayer, signer=history.signer)
     app.add_middleware(Guard, policy=policy)
     app.mount("/", LanguageRoot(pages, page_script(), titles))
     return app
@@ -116,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     import uvicorn
 
-    from chatglm_backend.access.server import server_options
+    from chatglm_backend.access.server import ReturningServer, server_options
     from chatglm_backend.service import Service
 
     service = Service(settings, note=_say)
@@ -126,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say(line)
         options = server_options(policy, settings)
         config = uvicorn.Config(app, log_level=settings.log_level, timeout_graceful_shutdown=3, **options)
-        uvicorn.Server(config).run(sockets=[listener])
+        ReturningServer(config).run(sockets=[listener])
     finally:
         service.close()
     return 0

@@ -32,7 +32,10 @@ class ChatForm:
 
 @dataclass(frozen=True, slots=True)
 class ChatView:
-    """The Chat page at a moment. ``box`` is ``None`` where what is typed stays as it is."""
+    """The Chat page at a moment. ``box`` is ``None`` where what is typed stays as it is.
+
+    ``answer`` is the one in the making or just ended, ``None`` where the view shows no new one.
+    """
 
     turns: Turns
     running: bool
@@ -40,6 +43,7 @@ class ChatView:
     context: str
     timing: str
     box: str | None = None
+    answer: Answer | None = None
 
 
 class ChatPresenter:
@@ -49,6 +53,7 @@ class ChatPresenter:
         self.texts = texts
         self._service = service
         self._runner = runner
+        self._instead: dict[str, Turns] = {}
 
     def blank(self) -> ChatView:
         """The page before a conversation."""
@@ -99,8 +104,13 @@ class ChatPresenter:
 
     def clear(self, session: str) -> ChatView:
         """Stop, and begin a new conversation."""
-        self._runner.stop(self._key(session), drop=True)
-        return self.blank()
+        return self.show(session, ())
+
+    def show(self, session: str, turns: Turns) -> ChatView:
+        """Stop, and go to another conversation."""
+        if self._runner.stop(self._key(session), drop=True):
+            self._instead[session] = turns  # the stopped answer's last view must not undo this one
+        return self._view(turns, None, self._estimate(turns), box="")
 
     async def _answer(self, session: str, turns: Turns, form: ChatForm) -> AsyncGenerator[ChatView, None]:
         yield self._view(turns, Answer(), None, box="")
@@ -115,8 +125,8 @@ class ChatPresenter:
         async with aclosing(self._runner.run(self._key(session), request)) as answers:
             async for answer in answers:
                 if answer.dropped:
-                    yield self.blank()
-                    continue
+                    yield self._view(self._instead.pop(session, ()), None, None)
+                    return
                 text = answer.text
                 yield self._view((*turns, Message("assistant", text)) if text else turns, answer, fitted)
 
@@ -129,6 +139,13 @@ class ChatPresenter:
             return Fitted(turns, 0, 0)
         reserve = min(int(form.max_new_tokens), info.context_limit // 4)
         return fit(turns, self._count, info.context_limit, reserve)
+
+    def _estimate(self, turns: Turns) -> Fitted | None:
+        """How full the context is before the next question."""
+        try:
+            return self._fit((*turns, Message("user", "")), ChatForm()) if turns else None
+        except (ChatGLMError, ValueError):
+            return None
 
     def _count(self, turns: Turns) -> int:
         return len(self._service.preview_prompt(GenerationRequest("count", messages=turns)).ids)
@@ -151,6 +168,7 @@ class ChatPresenter:
             context=self._context(turns, answer, fitted, info),
             timing=timing_panel(self.texts, answer, info, used_memory()),
             box=box,
+            answer=answer,
         )
 
     def _context(self, turns: Turns, answer: Answer | None, fitted: Fitted | None, info: ModelInfo | None) -> str:

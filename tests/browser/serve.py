@@ -39,7 +39,7 @@ def main() -> None:
     from webui import create_app
 
     service = SCENARIOS[scenario]()
-    app = create_app(service, Settings())
+    app = create_app(service, Settings(data=os.environ.get("CHATGLM_DATA"), history="CHATGLM_DATA" in os.environ))
 
     def state(_: object) -> JSONResponse:
         return JSONResponse(

@@ -1,0 +1,82 @@
+"""Conversations out of the page and into it, as files. Who asks is read from the cookie, never from the address."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from chatglm_backend.errors import HistoryError, ImportRefused
+from chatglm_backend.store.records import Conversation
+from chatglm_backend.store.transfer import MAX_IMPORT_BYTES, from_json, to_json, to_markdown
+from chatglm_backend.ui.history import History
+from chatglm_backend.ui.i18n import Language, Texts
+
+__all__ = ["history_router"]
+
+_MOST = 1000
+
+
+def history_router(history: History, catalogues: Mapping[Language, Texts]) -> APIRouter:
+    """``history/export`` and ``history/import``, under each language's path and, in English, at the top."""
+    router = APIRouter(include_in_schema=False)
+    for language, texts in catalogues.items():
+        _add(router, f"/{language}/history", history, texts)
+    _add(router, "/history", history, catalogues["en"])
+    return router
+
+
+def _add(router: APIRouter, path: str, history: History, texts: Texts) -> None:
+    def export(request: Request, id: str = "", form: str = "json") -> Response:  # noqa: A002  the address says id
+        visitor = history.visitor(request.cookies)
+        if visitor is None:
+            return PlainTextResponse("404", 404)
+        try:
+            found = _found(history, visitor, id)
+        except HistoryError as error:
+            return PlainTextResponse(texts.error(error), 404)
+        if form == "md":
+            names = {name: texts(f"history.{name}") for name in ("user", "assistant", "interrupted")}
+            return _download(to_markdown(found, names), found, bool(id), "md", "text/markdown")
+        return _download(to_json(found), found, bool(id), "json", "application/json")
+
+    async def take(request: Request) -> Response:
+        visitor = history.visitor(request.cookies)
+        # Another site's form cannot send this type without asking first.
+        if visitor is None or not request.headers.get("content-type", "").startswith("application/json"):
+            return JSONResponse({"message": texts("history.import_failed")}, 403)
+        data = bytearray()
+        async for part in request.stream():
+            data += part
+            if len(data) > MAX_IMPORT_BYTES:
+                return JSONResponse({"message": texts("history.import_too_large")}, 413)
+        try:
+            ids = await asyncio.to_thread(lambda: history.store.add_all(visitor, from_json(bytes(data))))
+        except HistoryError as error:
+            return JSONResponse({"message": texts.error(error)}, 400 if isinstance(error, ImportRefused) else 507)
+        return JSONResponse({"message": texts("history.imported", count=len(ids))})
+
+    router.add_api_route(f"{path}/export", export, methods=["GET"])
+    router.add_api_route(f"{path}/import", take, methods=["POST"])
+
+
+def _found(history: History, visitor: str, name: str) -> tuple[Conversation, ...]:
+    if name:
+        return (history.store.read(visitor, name),)
+    return tuple(history.store.read(visitor, one.id) for one in history.store.list(visitor, limit=_MOST))
+
+
+def _download(text: str, found: tuple[Conversation, ...], single: bool, ending: str, kind: str) -> Response:  # noqa: FBT001
+    title = re.sub(r'[\\/:*?"<>|\x00-\x1f\x7f]+', " ", found[0].title).strip() if single else ""
+    name = f"{title or 'conversations'}.{ending}"
+    plain, full = f'filename="conversations.{ending}"', f"filename*=UTF-8''{quote(name, safe='')}"
+    headers = {
+        "content-disposition": f"attachment; {plain}; {full}",
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+    }
+    return Response(text, media_type=f"{kind}; charset=utf-8", headers=headers)

@@ -1,0 +1,96 @@
+"""Who a visitor is: a random name in a signed cookie, set with the page. Knows no conversations.
+
+The cookie's own name comes from the key, so that servers with other data folders on the same host
+do not take each other's visitors away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+
+__all__ = ["VisitorLayer", "VisitorSigner", "cookies_of"]
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_YEAR_S = 31_536_000
+_NAME = re.compile(r"[0-9a-f]{32}")
+
+
+class VisitorSigner:
+    """Makes and checks the cookie's value: a name, a dot, its signature."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self.cookie_name = f"chatglm_visitor_{hmac.new(key, b'cookie', hashlib.sha256).hexdigest()[:12]}"
+
+    def issue(self) -> str:
+        """The value for a new visitor."""
+        name = secrets.token_hex(16)
+        return f"{name}.{self._signature(name)}"
+
+    def read(self, cookies: Mapping[str, str]) -> str | None:
+        """The visitor's name; ``None`` without a cookie of ours."""
+        name, _, signature = cookies.get(self.cookie_name, "").partition(".")
+        if _NAME.fullmatch(name) is None or not signature.isascii():
+            return None
+        return name if hmac.compare_digest(signature, self._signature(name)) else None
+
+    def _signature(self, name: str) -> str:
+        return hmac.new(self._key, b"visitor:" + name.encode(), hashlib.sha256).hexdigest()
+
+
+class VisitorLayer:
+    """ASGI middleware: gives whoever opens a page without a valid cookie a new one."""
+
+    def __init__(self, app: ASGIApp, signer: Callable[[], VisitorSigner | None]) -> None:
+        self._app = app
+        self._signer = signer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        signer = self._signer() if _opens_a_page(scope) else None
+        if signer is None or signer.read(cookies_of(scope)) is not None:
+            await self._app(scope, receive, send)
+            return
+        secure = "; Secure" if scope.get("scheme") == "https" else ""
+        path = str(scope.get("root_path", "")) or "/"
+        line = f"{signer.cookie_name}={signer.issue()}; Path={path}; Max-Age={_YEAR_S}; HttpOnly; SameSite=Lax{secure}"
+
+        async def send_with_cookie(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start" and _is_page(message):
+                message = {**message, "headers": [*message.get("headers", ()), (b"set-cookie", line.encode())]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_cookie)
+
+
+def cookies_of(scope: Mapping[str, Any]) -> dict[str, str]:
+    """The cookies of a request; none where they cannot be read."""
+    found: dict[str, str] = {}
+    for name, value in scope.get("headers", ()):
+        if name.lower() == b"cookie":
+            try:
+                found.update({key: morsel.value for key, morsel in SimpleCookie(value.decode("latin-1")).items()})
+            except CookieError:
+                continue
+    return found
+
+
+def _opens_a_page(scope: Mapping[str, Any]) -> bool:
+    if scope["type"] != "http" or scope["method"] != "GET":
+        return False
+    return any(name.lower() == b"accept" and b"text/html" in value for name, value in scope.get("headers", ()))
+
+
+def _is_page(start: Mapping[str, Any]) -> bool:
+    kinds = [value for name, value in start.get("headers", ()) if name.lower() == b"content-type"]
+    return start["status"] == 200 and any(kind.startswith(b"text/html") for kind in kinds)

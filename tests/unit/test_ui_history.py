@@ -1,0 +1,294 @@
+"""What the Chat page keeps: answers saved while written, tabs kept apart, failures said, files in and out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from chatglm_backend.core import Completed, FinishReason, Message, Timing, TokenEvent, Usage
+from chatglm_backend.settings import Settings
+from chatglm_backend.store.records import Place
+from chatglm_backend.testing import ScriptedService
+from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
+from chatglm_backend.ui.conversation import Turns
+from chatglm_backend.ui.history import History, Kept
+from chatglm_backend.ui.history_list import Command, conversation_list, read_command
+from chatglm_backend.ui.history_routes import history_router
+from chatglm_backend.ui.i18n import load_texts
+from chatglm_backend.ui.progress import Answer
+from chatglm_backend.ui.runner import AnswerRunner
+from chatglm_backend.ui.visitor import VisitorLayer, VisitorSigner
+
+_QUESTION: Turns = (Message("user", "What is AI?"),)
+
+
+def _history(folder: Path) -> History:
+    return History(Settings(data=str(folder)), save_s=0.0)
+
+
+def _presenter() -> ChatPresenter:
+    service = ScriptedService()
+    service.load(None)
+    return ChatPresenter(service, AnswerRunner(service), load_texts("en"))
+
+
+def _ask(history: History, place: Place | None, turns: Turns, text: str, visitor: str | None = "ann") -> list[Kept]:
+    views = _presenter().send("tab", turns, text, ChatForm())
+
+    async def collect() -> list[Kept]:
+        return [kept async for kept in history.keep(visitor, place, views)]
+
+    return asyncio.run(collect())
+
+
+def _contents(history: History, visitor: str = "ann") -> list[list[str]]:
+    return [[m.content for m in history.store.read(visitor, one.id).messages] for one in history.store.list(visitor)]
+
+
+def test_an_answer_is_kept_with_its_figures(tmp_path: Path) -> None:
+    """Question, answer, end and timing are in the store, and the last view knows the place."""
+    history = _history(tmp_path)
+    last = _ask(history, None, (), "What is AI?")[-1]
+    assert last.place is not None
+    assert last.changed
+    found = history.store.read("ann", last.place.conversation_id)
+    assert [(m.content, m.state) for m in found.messages] == [
+        ("What is AI?", "complete"),
+        ("AI is the study of machines that learn.", "complete"),
+    ]
+    assert found.messages[1].timing is not None
+    assert found.messages[1].timing["completion_tokens"] == 9
+
+
+def test_rounds_go_to_one_conversation(tmp_path: Path) -> None:
+    """The second question follows the first, under its title."""
+    history = _history(tmp_path)
+    first = _ask(history, None, (), "What is AI?")[-1]
+    _ask(history, first.place, first.view.turns, "and then")
+    assert [len(one) for one in _contents(history)] == [4]
+    assert [one.title for one in history.store.list("ann")] == ["What is AI?"]
+
+
+def test_a_tab_that_fell_behind_goes_on_by_itself(tmp_path: Path) -> None:
+    """Two tabs answer the same conversation: both rounds are kept, in two conversations."""
+    history = _history(tmp_path)
+    start = _ask(history, None, (), "What is AI?")[-1]
+    _ask(history, start.place, start.view.turns, "tab one")
+    _ask(history, start.place, start.view.turns, "tab two")
+    kept = _contents(history)
+    assert sorted(len(one) for one in kept) == [4, 4]
+    assert sorted(one[2] for one in kept) == ["tab one", "tab two"]
+
+
+async def _scripted(stop_after: Callable[[int], bool]) -> AsyncGenerator[ChatView, None]:
+    answer = Answer()
+    yield ChatView(_QUESTION, True, "", "", "", answer=answer)
+    for index in range(5):
+        answer.take([TokenEvent(index, index, f"w{index} ")])
+        yield ChatView((*_QUESTION, Message("assistant", answer.text)), True, "", "", "", answer=answer)
+        if stop_after(index):
+            answer.take([Completed(FinishReason.CANCELLED, Usage(1, index + 1), Timing())])
+            yield ChatView((*_QUESTION, Message("assistant", answer.text)), False, "", "", "", answer=answer)
+            return
+
+
+def test_words_are_saved_while_they_are_written(tmp_path: Path) -> None:
+    """In the middle of an answer another reader finds the words so far, marked as interrupted."""
+    history = _history(tmp_path)
+
+    async def follow() -> list[str]:
+        reader = _history(tmp_path).store
+        return [
+            reader.read("ann", kept.place.conversation_id).messages[-1].content
+            async for kept in history.keep("ann", None, _scripted(lambda _: False))
+            if kept.place is not None
+        ]
+
+    assert asyncio.run(follow())[:3] == ["What is AI?", "w0 ", "w0 w1 "]
+
+
+def test_a_page_that_closes_leaves_its_words(tmp_path: Path) -> None:
+    """Closed between two saves, the text shown last is kept."""
+    history = History(Settings(data=str(tmp_path)), save_s=1000.0)
+
+    async def leave() -> None:
+        views = history.keep("ann", None, _scripted(lambda _: False))
+        for _ in range(4):
+            await anext(views)
+        await views.aclose()
+
+    asyncio.run(leave())
+    assert _contents(history) == [["What is AI?", "w0 w1 w2 "]]
+
+
+def test_a_stopped_answer_is_interrupted(tmp_path: Path) -> None:
+    """Its text is kept and it does not count as whole."""
+    history = _history(tmp_path)
+
+    async def follow() -> None:
+        async for _ in history.keep("ann", None, _scripted(lambda index: index == 1)):
+            pass
+
+    asyncio.run(follow())
+    (one,) = history.store.list("ann")
+    last = history.store.read("ann", one.id).messages[-1]
+    assert (last.content, last.state) == ("w0 w1 ", "interrupted")
+
+
+def test_without_a_place_to_write_the_page_goes_on(tmp_path: Path) -> None:
+    """The answer comes, and the visitor is told in one sentence what to do."""
+    (tmp_path / "file").write_text("")
+    history = _history(tmp_path / "file")
+    kept = _ask(history, None, (), "What is AI?")
+    assert kept[-1].view.turns[-1].content == "AI is the study of machines that learn."
+    assert next(str(k.problem) for k in kept if k.problem is not None).count("--data") == 1
+    listing = conversation_list(load_texts("en"), history, history.visitor({}), "", None)
+    assert "--data" in listing
+
+
+def test_switched_off_nothing_is_written(tmp_path: Path) -> None:
+    """No file, no key, no cookie; the page says that nothing is kept."""
+    history = History(Settings(data=str(tmp_path / "none"), history=False))
+    assert history.signer() is None
+    visitor = history.visitor({"a": "b"})
+    assert _ask(history, None, (), "What is AI?", visitor)[-1].view.turns[-1].role == "assistant"
+    assert "not kept" in conversation_list(load_texts("en"), history, visitor, "", None)
+    assert not (tmp_path / "none").exists()
+
+
+def test_undo_is_kept_and_an_emptied_conversation_goes(tmp_path: Path) -> None:
+    """Cut to one round, then to nothing: then it is not listed any more."""
+    history = _history(tmp_path)
+    first = _ask(history, None, (), "What is AI?")[-1]
+    second = _ask(history, first.place, first.view.turns, "two")[-1]
+    assert second.place is not None
+    place, problem = history.cut("ann", second.place, 2)
+    assert problem is None
+    assert place is not None
+    assert [len(one) for one in _contents(history)] == [2]
+    assert history.cut("ann", place, 0) == (None, None)
+    assert history.store.list("ann") == ()
+
+
+def test_commands_of_the_list(tmp_path: Path) -> None:
+    """Opening shows the turns; renaming shows nothing new; deleting the open one empties the page."""
+    history = _history(tmp_path)
+    last = _ask(history, None, (), "What is AI?")[-1]
+    assert last.place is not None
+    name = last.place.conversation_id
+    moved, _ = history.carry_out("ann", "open", name, "", None)
+    assert moved is not None
+    assert moved.turns == last.view.turns
+    assert history.carry_out("ann", "rename", name, "Other", last.place) == (None, None)
+    assert [one.title for one in history.store.list("ann")] == ["Other"]
+    assert history.carry_out("bob", "open", name, "", None)[0] is None
+    moved, _ = history.carry_out("ann", "delete", name, "", last.place)
+    assert moved is not None
+    assert (moved.turns, moved.place) == ((), None)
+
+
+def test_only_whole_commands_are_read() -> None:
+    """What the page's script did not write is nothing."""
+    assert read_command('{"action": "open", "id": "x"}') == Command("open", "x", "")
+    for source in ("", "[]", "5", "{}", '{"id": 1}', "[" * 50_000):
+        assert read_command(source) == Command()
+
+
+def test_titles_are_text_in_the_list(tmp_path: Path) -> None:
+    """HTML in a title is shown, not run, in text and in attributes."""
+    history = _history(tmp_path)
+    history.store.begin("ann", None, (Message("user", '"><img src=x onerror=alert(1)>'),))
+    listing = conversation_list(load_texts("en"), history, "ann", "", None)
+    assert "<img" not in listing
+    assert "&quot;&gt;&lt;img" in listing
+
+
+def test_the_list_says_where_and_who_can_read(tmp_path: Path) -> None:
+    """Folder, host and doubt are named in both languages."""
+    history = _history(tmp_path)
+    for language, words in (("en", "can be wrong"), ("zh", "可能有误")):
+        listing = conversation_list(load_texts(language), history, "ann", "", None)  # type: ignore[arg-type]
+        assert str(tmp_path) in listing
+        assert words in listing
+
+
+def test_a_cookie_of_another_key_or_hand_is_nobody() -> None:
+    """Only what this key signed names a visitor."""
+    ours, other = VisitorSigner(b"a" * 32), VisitorSigner(b"b" * 32)
+    value = ours.issue()
+    name = value.split(".")[0]
+    assert ours.read({ours.cookie_name: value}) == name
+    assert ours.cookie_name != other.cookie_name
+    forged = (other.issue(), name, f"{name}.", f"{'0' * 32}.{value.split('.')[1]}", f"{name}.é", "", f"../{value}")
+    assert [ours.read({ours.cookie_name: one}) for one in forged] == [None] * len(forged)
+
+
+def _client(history: History) -> TestClient:
+    app = FastAPI()
+
+    def page() -> object:
+        from fastapi.responses import HTMLResponse
+
+        return HTMLResponse("<p>page</p>")
+
+    app.add_api_route("/", page)
+    app.include_router(history_router(history, {"en": load_texts("en"), "zh": load_texts("zh")}))
+    app.add_middleware(VisitorLayer, signer=history.signer)
+    client = TestClient(app)
+    client.headers["accept"] = "text/html"
+    return client
+
+
+def _visitor(history: History, client: TestClient) -> str:
+    client.get("/")
+    found = history.visitor(dict(client.cookies))
+    assert found is not None
+    return found
+
+
+def test_the_cookie_is_set_once_and_not_for_scripts(tmp_path: Path) -> None:
+    """The first page sets it, HttpOnly and Lax; the next keeps it."""
+    client = _client(_history(tmp_path))
+    line = client.get("/").headers["set-cookie"]
+    assert "HttpOnly" in line
+    assert "SameSite=Lax" in line
+    assert "set-cookie" not in client.get("/").headers
+
+
+def test_files_go_out_and_in_for_their_owner_only(tmp_path: Path) -> None:
+    """One's own come as a download and go back in; another visitor and a nobody get nothing."""
+    history = _history(tmp_path)
+    ann, bob, nobody = _client(history), _client(history), _client(history)
+    opened = history.store.begin(_visitor(history, ann), None, (Message("user", "a/b 问题"),))
+    history.store.save_answer(opened.answer_id, "answer", "complete")
+    address = f"/en/history/export?id={opened.place.conversation_id}"
+    _visitor(history, bob)
+    assert bob.get(address).status_code == 404
+    assert nobody.get(address).status_code == 404
+    reply = ann.get(address)
+    assert "a%20b%20%E9%97%AE%E9%A2%98.json" in reply.headers["content-disposition"]
+    assert "## 模型\n\nanswer" in ann.get(f"/zh{address[3:]}&form=md").text
+    kind = {"content-type": "application/json"}
+    taken = bob.post("/history/import", content=reply.content, headers=kind)
+    assert (taken.status_code, taken.json()) == (200, {"message": "Imported: 1"})
+    assert _contents(history, _visitor(history, bob)) == [["a/b 问题", "answer"]]
+    assert json.loads(ann.get("/history/export").text)["conversations"][0]["title"] == "a/b 问题"
+
+
+def test_a_bad_or_foreign_import_is_refused(tmp_path: Path) -> None:
+    """A wrong file is explained in the visitor's language; a form from elsewhere is not read."""
+    history = _history(tmp_path)
+    client = _client(history)
+    visitor = _visitor(history, client)
+    kind = {"content-type": "application/json"}
+    refused = client.post("/zh/history/import", content=b"{}", headers=kind)
+    assert refused.status_code == 400
+    assert "无法导入" in refused.json()["message"]
+    assert client.post("/history/import", content=b"x" * 8_000_001, headers=kind).status_code == 413
+    assert client.post("/history/import", content=b"{}", headers={"content-type": "text/plain"}).status_code == 403
+    assert history.store.list(visitor) == ()
