@@ -154,7 +154,7 @@ def _all_cores(machine: Machine) -> _Choice:
 def _count(machine: Machine, choice: _Choice, wishes: Wishes, environ: Mapping[str, str]) -> int:
     available = len(choice.cpus)
     if wishes.threads is not None:
-        choice.reasons.append(f"{wishes.threads} threads, as asked")
+        choice.reasons.append(f"{_threads(wishes.threads)}, as asked")
         if wishes.threads > available:
             choice.reasons.append(f"only {available} physical cores are there for them: fewer would be faster")
         return wishes.threads
@@ -162,13 +162,15 @@ def _count(machine: Machine, choice: _Choice, wishes: Wishes, environ: Mapping[s
     if own is not None:
         planned = environ.get(PLANNED_THREADS) == str(own)
         choice.reasons.append(
-            f"{own} threads, planned by the launcher" if planned else f"{own} threads: your OMP_NUM_THREADS was kept"
+            f"{_threads(own)}, planned by the launcher"
+            if planned
+            else f"{_threads(own)}: your OMP_NUM_THREADS was kept"
         )
         return own
     if machine.quota_cpus is not None and machine.quota_cpus < available:
         # Rounded down: a thread too many has the whole group stopped until the next period.
         threads = max(1, int(machine.quota_cpus))
-        choice.reasons.append(f"{threads} threads: the cgroup grants {machine.quota_cpus:g} CPUs (rounded down)")
+        choice.reasons.append(f"{_threads(threads)}: the cgroup grants {machine.quota_cpus:g} CPUs (rounded down)")
         return threads
     return available
 
@@ -229,3 +231,7 @@ def _preload(wishes: Wishes, environ: Mapping[str, str], libraries: PreloadLibra
             chosen.append(str(path))
             reasons.append(f"{name} is preloaded")
     return chosen
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
