@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 __all__ = ["build_driver"]
 
-Driver = Callable[[int, int, int, int, int, int, int, int, int], None]
+Driver = Callable[[int, int, int, int, int, int, int, int, int, int, int], None]
 
 
 @intrinsic
@@ -32,6 +32,18 @@ def _call(typing_context, kernel, args, first, last, scratch):  # type: ignore[n
     return types.void(*[types.int64] * 5), emit
 
 
+@intrinsic
+def _next(typing_context, counter):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
+    """Add one to the int64 at an address, all threads in turn; what it was before."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ANN401, ARG001
+        word = ir.IntType(64)
+        place = builder.inttoptr(values[0], word.as_pointer())
+        return builder.atomic_rmw("add", place, ir.Constant(word, 1), "monotonic")
+
+    return types.int64(types.int64), emit
+
+
 def _product(
     quantize: int,
     kernel: int,
@@ -42,10 +54,14 @@ def _product(
     parts: int,
     scratch: int,
     scratch_stride: int,
+    pieces: int,
+    counter: int,
 ) -> None:
     """Quantise ``blocks`` blocks of activations (unless ``quantize`` is 0), then do ``groups`` groups of rows.
 
-    Each step is cut into equal parts; part i may use the scratch at ``scratch + i * scratch_stride``.
+    ``parts`` threads take turns at ``pieces`` equal pieces, so that a thread that has to wait for a core holds up
+    one piece only; thread i may use the scratch at ``scratch + i * scratch_stride``. ``counter`` is the address
+    of an int64 that is 0.
     """
     if quantize != 0:
         if quantize_parts == 1:
@@ -57,7 +73,11 @@ def _product(
         _call(kernel, args, 0, groups, scratch)
     else:
         for j in prange(parts):
-            _call(kernel, args, groups * j // parts, groups * (j + 1) // parts, scratch + j * scratch_stride)
+            piece = _next(counter)
+            while piece < pieces:
+                first, last = groups * piece // pieces, groups * (piece + 1) // pieces
+                _call(kernel, args, first, last, scratch + j * scratch_stride)
+                piece = _next(counter)
 
 
 def build_driver(*, cached: bool) -> Driver:
@@ -71,6 +91,6 @@ def _in_memory() -> Driver:
 
 
 def _compile(*, cached: bool) -> Driver:
-    signature = types.void(*[types.int64] * 9)
+    signature = types.void(*[types.int64] * 11)
     compiled: Driver = njit([signature], parallel=True, nogil=True, cache=cached)(_product)
     return compiled

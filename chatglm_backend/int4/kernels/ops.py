@@ -139,7 +139,7 @@ class CompiledOps(TorchOps):
                 x.data_ptr(), x.stride(0) * 4, result.data_ptr(), units * 4, units,
                 weight.data_ptr(), bias.data_ptr(), factors.ctypes.data,
             )  # fmt: skip
-            self._team.share(self._rows.addresses[name], self._norm_args.ctypes.data, rows, work=rows * units)
+            self._team.share(self._rows.addresses[name], self._norm_args.ctypes.data, rows, work=rows * units // 2)
         return result
 
     def _rotate(self, name: str, x: Tensor, table: RotaryTable, positions: Tensor) -> bool:
@@ -156,7 +156,7 @@ class CompiledOps(TorchOps):
                 table.cos.data_ptr(), table.sin.data_ptr(), count * 4, positions.data_ptr(), count,
             )  # fmt: skip
             address = self._rows.addresses[name]
-            self._team.share(address, self._rotary_args.ctypes.data, rows, work=rows * heads * parts * dim)
+            self._team.share(address, self._rotary_args.ctypes.data, rows, work=rows * heads * parts * dim // 2)
         return True
 
     def _known(self, table: RotaryTable, positions: Tensor) -> bool:

@@ -24,6 +24,8 @@ __all__ = ["TILE_ROWS", "Team", "Work"]
 TILE_ROWS = 128
 """Most rows that one pass of the tile kernel takes: their sums fit the L1 cache."""
 _PANEL_BLOCKS = 64
+PIECES_PER_THREAD = 8
+"""Into how many pieces each thread's share is cut, to be done by whichever thread has a core."""
 _WORK_PER_THREAD = 256 * 1024
 """Weights that one thread multiplies in some 5 to 10 microseconds, about what waking another costs."""
 _PARALLEL_QUANTIZE = 128 * 1024
@@ -63,6 +65,9 @@ class Team:
         self.work = Work(self.threads)
         self._driver = _load_driver(cache)
         self._local = threading.local()
+        self._counter = np.zeros(1, np.int64)
+        self._counter_address = int(self._counter.ctypes.data)
+        self.pieces_per_thread = PIECES_PER_THREAD
 
     @property
     def layer(self) -> str:
@@ -91,6 +96,8 @@ class Team:
                 parts,
                 self.work.scratch.ctypes.data,
                 self.work.scratch.strides[0],
+                self._pieces(parts, groups),
+                self._fresh_counter(),
             )
 
     def parts_for(self, work: int, pieces: int) -> int:
@@ -102,7 +109,16 @@ class Team:
     ) -> None:
         """Run ``kernel`` on ``items`` equal pieces of work, with scratch of its own for each thread. Hold ``lock``."""
         self._use_threads()
-        self._driver(0, kernel, args, 0, 1, items, self.parts_for(work, items), scratch, scratch_stride)
+        parts = self.parts_for(work, items)
+        pieces, counter = self._pieces(parts, items), self._fresh_counter()
+        self._driver(0, kernel, args, 0, 1, items, parts, scratch, scratch_stride, pieces, counter)
+
+    def _pieces(self, parts: int, items: int) -> int:
+        return min(items, parts * self.pieces_per_thread)
+
+    def _fresh_counter(self) -> int:
+        self._counter[0] = 0
+        return self._counter_address
 
     def _use_threads(self) -> None:
         """Numba's thread count belongs to the calling thread."""
