@@ -95,9 +95,10 @@ def measure(
 
     ``accepted`` counts the requests ever taken, to notice others' in between.
     """
+    if cancel.cancelled:
+        return None
     before = accepted() if accepted else 0
     requests = [_request(service, item, f"{session}-speed-{row}") for row in range(item.batch)]
-    began = time.perf_counter()
     tickets: list[_Ticket] = []
     try:
         tickets.extend(service.submit(request) for request in requests)
@@ -105,19 +106,13 @@ def measure(
     finally:
         for ticket in tickets:
             ticket.cancel()
-    wall = time.perf_counter() - began
     if cancel.cancelled or any(completed is None for completed in done):
         return None
     ended = [completed for completed in done if completed is not None]
     first = ended[0]
     ttft = first.timing.ttft_s or 0.0
-    made = sum(completed.usage.completion_tokens for completed in ended)
-    if item.batch == 1:
-        rate = first.timing.decode_tok_s or 0.0
-    else:
-        # From the moment when all are writing, seen from the outside: the last first token.
-        all_writing = max(completed.timing.ttft_s or 0.0 for completed in ended)
-        rate = (made - item.batch) / (wall - all_writing) if wall > all_writing else 0.0
+    # Each answer's own rate holds the time that it gave to the others, so the sum is the batch's.
+    rate = sum(completed.timing.decode_tok_s or 0.0 for completed in ended)
     disturbed = accepted is not None and accepted() - before != item.batch
     return QuickResult(
         prompt_tokens=first.usage.prompt_tokens,

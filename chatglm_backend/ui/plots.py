@@ -23,7 +23,7 @@ def bar_plot(title: str, bars: Sequence[tuple[str, float]], x_label: str, y_labe
         x, y = _LEFT + width * index, _y(value, top)
         body += (
             f'<rect class="cg-mark" fill="{_ACCENT}" x="{x + width * 0.22:.1f}" y="{y:.1f}" width="{width * 0.56:.1f}" '
-            f'height="{_H - _BOTTOM - y:.1f}" rx="4"/>{_text(x + width / 2, y - 6, f"{value:.1f}", strong=True)}'
+            f'height="{_H - _BOTTOM - y:.1f}" rx="4"/>{_text(x + width / 2, y - 6, _tick(value), strong=True)}'
             f"{_text(x + width / 2, _H - _BOTTOM + 17, label)}"
         )
     return _frame(title, _grid(top) + body, x_label, y_label, [f"{label}: {value:.1f}" for label, value in bars])
@@ -76,12 +76,16 @@ def _grid(top: float) -> str:
         value = top * part / 4
         y = _y(value, top)
         lines += f'<line class="cg-grid" stroke="{_GRID}" x1="{_LEFT}" x2="{_W - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        lines += _text(_LEFT - 6, y + 4, f"{value:.3g}", anchor="end")
+        lines += _text(_LEFT - 6, y + 4, _tick(value), anchor="end")
     return lines
 
 
 def _y(value: float, top: float) -> float:
     return _H - _BOTTOM - (_H - _TOP - _BOTTOM) * value / top
+
+
+def _tick(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _ceiling(values: Sequence[float]) -> float:

@@ -1,0 +1,283 @@
+"""Compare, Speed and Model: what their presenters show, without components."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from chatglm_backend.benchmark.quick import QuickItem, wait_until_idle
+from chatglm_backend.checkpoint.cache import CacheEntry
+from chatglm_backend.core import CancelToken, TokenEvent
+from chatglm_backend.errors import ModelInUse
+from chatglm_backend.service.keeping import Keeper, Needs
+from chatglm_backend.service.report import Findings
+from chatglm_backend.settings import Settings
+from chatglm_backend.testing import Script, ScriptedService
+from chatglm_backend.ui.compare import ComparePresenter, CompareView
+from chatglm_backend.ui.i18n import load_texts
+from chatglm_backend.ui.models import ModelsPresenter
+from chatglm_backend.ui.permission import may_manage
+from chatglm_backend.ui.plots import bar_plot, line_plot, sparkline
+from chatglm_backend.ui.presenter import PromptForm
+from chatglm_backend.ui.progress import Answer
+from chatglm_backend.ui.runner import AnswerRunner
+from chatglm_backend.ui.speed import SpeedDesk, SpeedPresenter, SpeedView
+
+TEXTS = load_texts("en")
+PLAN = (QuickItem(8, 1, 4), QuickItem(16, 1, 4), QuickItem(8, 2, 4))
+
+
+def _service(**scenes: Script) -> ScriptedService:
+    service = ScriptedService(scenes=scenes) if scenes else ScriptedService()
+    service.load(None)
+    return service
+
+
+def _compare(
+    service: ScriptedService, left: PromptForm, right: PromptForm, act: Callable[[ComparePresenter, CompareView], None]
+) -> list[CompareView]:
+    async def collect() -> list[CompareView]:
+        presenter = ComparePresenter(service, AnswerRunner(service, poll_s=0.01), TEXTS)
+        views = []
+        async with aclosing(presenter.generate("me", left, right)) as stream:
+            async for view in stream:
+                views.append(view)
+                act(presenter, view)
+        return views
+
+    return asyncio.run(collect())
+
+
+def _measure(service: ScriptedService, act: Callable[[SpeedPresenter], None] = lambda _: None) -> list[SpeedView]:
+    async def collect() -> list[SpeedView]:
+        presenter = SpeedPresenter(service, SpeedDesk(), TEXTS, PLAN)
+        views = []
+        async for view in presenter.run("me"):
+            views.append(view)
+            act(presenter)
+        return views
+
+    return asyncio.run(collect())
+
+
+def test_both_answers_get_their_own_settings_and_are_whole() -> None:
+    """The two sides differ in what they were asked, and both end."""
+    service = _service()
+    left, right = PromptForm("What is AI?", 3, "raw", 0.0), PromptForm("What is AI?", 64, "recipe", 0.8)
+    last = _compare(service, left, right, lambda *_: None)[-1]
+    asked = {(r.params.max_new_tokens, r.prompt_format, r.params.temperature) for r in service.requests}
+    assert asked == {(3, "raw", 0.0), (64, "recipe", 0.8)}
+    assert (last.running, last.left.output) == (False, "AI is the")
+    assert last.right.output == "AI is the study of machines that learn."
+
+
+def test_one_stop_ends_both_answers() -> None:
+    """Both tickets are cancelled and both texts stay."""
+    service = _service()
+
+    def stop(presenter: ComparePresenter, view: CompareView) -> None:
+        if "word1" in view.left.output and "word1" in view.right.output:
+            presenter.stop("me")
+
+    last = _compare(service, PromptForm("slow", 2000), PromptForm("slow", 2000), stop)[-1]
+    assert [ticket.cancelled for ticket in service.tickets] == [True, True]
+    assert not last.running
+    assert "Stopped" in last.left.status
+    assert "Stopped" in last.right.status
+
+
+def test_a_bad_value_on_one_side_leaves_the_other_alone() -> None:
+    """An error is shown where it belongs."""
+    last = _compare(_service(), PromptForm("What is AI?", temperature=-1), PromptForm("What is AI?"), lambda *_: None)[
+        -1
+    ]
+    assert "temperature" in last.left.status
+    assert last.right.output.startswith("AI is")
+
+
+def test_comparing_nothing_sends_nothing() -> None:
+    """An empty prompt costs nothing."""
+    service = _service()
+    views = _compare(service, PromptForm(" "), PromptForm(" "), lambda *_: None)
+    assert [view.running for view in views] == [False]
+    assert service.tickets == []
+
+
+def test_a_speed_test_fills_table_plots_and_download() -> None:
+    """One request for each answer of the plan, stop ids ignored, nothing repeated."""
+    service = _service()
+    last = _measure(service)[-1]
+    assert [request.ignore_stop_ids for request in service.requests] == [True] * 4
+    assert len({request.prompt for request in service.requests}) == 4
+    assert last.table.count("<tr>") == 1 + len(PLAN)
+    assert last.plots.count("<svg") == 2
+    found = re.search(r"base64,([^\"]+)", last.download)
+    assert found is not None
+    document = json.loads(base64.b64decode(found.group(1)))
+    assert [run["batch"] for run in document["runs"]] == [1, 1, 2]
+    assert document["model"]["name"] == service.info.name
+
+
+def test_a_stopped_speed_test_keeps_what_it_has() -> None:
+    """The first measurement stays; no further one begins."""
+    service = _service()
+
+    def stop(presenter: SpeedPresenter) -> None:
+        if len(service.requests) == 1:
+            presenter.stop("me")
+
+    last = _measure(service, stop)[-1]
+    assert (last.running, len(service.requests)) == (False, 1)
+    assert "Stopped" in last.status
+    assert last.table.count("<tr>") == 2
+
+
+def test_a_speed_test_without_a_model_says_so() -> None:
+    """No model, one sentence."""
+    last = _measure(ScriptedService())[-1]
+    assert "not ready" in last.status
+    assert not last.running
+
+
+def test_only_one_speed_test_runs_at_a_time() -> None:
+    """A second one is refused until the first has ended."""
+    desk = SpeedDesk()
+    first = desk.begin("a")
+    assert first is not None
+    assert desk.begin("b") is None
+    desk.stop("b")
+    assert not first.cancelled
+    desk.end(first)
+    assert desk.begin("b") is not None
+
+
+def test_a_speed_test_waits_for_other_answers() -> None:
+    """It begins only when nothing else runs, and not at all once stopped."""
+    running = [2, 1, 0, 0, 0]
+    assert wait_until_idle(lambda: running.pop(0), CancelToken())
+    stopped = CancelToken()
+    stopped.cancel()
+    assert not wait_until_idle(lambda: 1, stopped)
+
+
+@pytest.mark.parametrize(
+    ("address", "headers", "shared", "allowed"),
+    [
+        ("203.0.113.5", {}, False, True),
+        ("127.0.0.1", {}, True, True),
+        ("::1", {}, True, True),
+        ("::ffff:127.0.0.1", {}, True, True),
+        ("192.168.1.7", {}, True, False),
+        ("127.0.0.1", {"x-forwarded-for": "192.168.1.7"}, True, False),
+        ("127.0.0.1", {"forwarded": "for=192.168.1.7"}, True, False),
+        (None, {}, True, False),
+        ("testclient", {}, True, False),
+    ],
+)
+def test_on_a_shared_page_only_this_machine_changes_models(
+    address: str | None, headers: dict[str, str], shared: bool, allowed: bool
+) -> None:
+    """A proxy on this machine does not count as this machine."""
+    assert may_manage(address, headers, shared=shared) is allowed
+
+
+class _Keeper:
+    """One entry, and what was asked of it."""
+
+    def __init__(self) -> None:
+        self.list = [CacheEntry("a-1234", "THUDM/chatglm-6b", "low-bit", Path("x"), 3_900_000_000, "chatglm", True)]
+        self.in_use: list[str | None] = []
+
+    def entries(self) -> tuple[CacheEntry, ...]:
+        return tuple(self.list)
+
+    def delete(self, name: str, in_use: str | None) -> CacheEntry:  # noqa: ARG002
+        self.in_use.append(in_use)
+        return self.list.pop()
+
+    def report(self) -> Findings:
+        hardware = {
+            "cpu": "<b>", "system": "Linux", "architecture": "x86_64", "physical_cores": 2, "logical_cpus": 4,
+            "memory_available": 10**9, "memory_total": 2 * 10**9, "plan": {"threads": 2, "reasons": ["two cores"]},
+        }  # fmt: skip
+        return Findings(hardware=hardware, fixes=["Unset OMP_NUM_THREADS."])
+
+    def needs(self, model: str) -> Needs | None:
+        return None if model == "what" else Needs(model, 16 * 10**9, 5 * 10**9, 10**9, 8 * 10**9)
+
+
+def test_what_is_kept_is_listed_and_deleted() -> None:
+    """The list shows the size; deleting names the model in use to the keeper and empties the list."""
+    keeper, service = _Keeper(), _service()
+    presenter = ModelsPresenter(service, keeper, TEXTS)
+    assert "3.9 GB" in presenter.kept().table
+    assert "a-1234" in presenter.ask("a-1234")
+    after = presenter.delete("a-1234", allowed=True)
+    assert (after.names, keeper.in_use) == ((), [service.info.name])
+    assert "3.9 GB are free again" in after.said
+
+
+def test_a_visitor_who_may_not_delete_reads_why() -> None:
+    """The check is made where the deletion is, not only on the button."""
+    keeper = _Keeper()
+    view = ModelsPresenter(_service(), keeper, TEXTS).delete("a-1234", allowed=False)
+    assert keeper.in_use == []
+    assert "shared" in view.said
+
+
+def test_needs_and_the_report_are_sentences() -> None:
+    """Too little disk is said; an unknown name says nothing; the report escapes what it shows."""
+    presenter = ModelsPresenter(_service(), _Keeper(), TEXTS)
+    assert "too little" in presenter.needs("THUDM/chatglm-6b")
+    assert presenter.needs("what") == presenter.needs("") == ""
+    report = presenter.report()
+    assert "Unset OMP_NUM_THREADS." in report
+    assert "<b>" not in report
+
+
+def test_the_loaded_model_is_not_deleted(tmp_path: Path) -> None:
+    """Its files are mapped; both names of the hub's owner mean it."""
+    env = {"HF_HUB_CACHE": str(tmp_path), "CHATGLM_CACHE": str(tmp_path / "c")}
+    (tmp_path / "models--THUDM--chatglm-6b" / "blobs").mkdir(parents=True)
+    keeper = Keeper(Settings(), env)
+    with pytest.raises(ModelInUse):
+        keeper.delete("THUDM/chatglm-6b", "zai-org/chatglm-6b")
+    assert keeper.delete("THUDM/chatglm-6b", None).kind == "download"
+    assert keeper.entries() == ()
+
+
+def test_needs_count_only_what_is_not_here_yet(tmp_path: Path) -> None:
+    """A finished download leaves the conversion to do."""
+    env = {"HF_HUB_CACHE": str(tmp_path), "CHATGLM_CACHE": str(tmp_path / "c")}
+    keeper = Keeper(Settings(), env)
+    before = keeper.needs("THUDM/chatglm2-6b")
+    (tmp_path / "models--THUDM--chatglm2-6b").mkdir()
+    after = keeper.needs("THUDM/chatglm2-6b")
+    assert before is not None
+    assert after is not None
+    assert before.disk - after.disk == 12_500_000_000
+    assert keeper.needs("some text") is None
+
+
+def test_times_between_tokens_are_those_of_their_arrival() -> None:
+    """A batch that is shown late does not look like one long pause."""
+    answer = Answer(clock=lambda: 9.0)
+    answer.take_arrivals((at, TokenEvent(i, 5, "x")) for i, at in enumerate((1.0, 1.5, 1.75)))
+    assert list(answer.gaps_s) == [0.5, 0.25]
+
+
+def test_plots_escape_and_name_their_figures() -> None:
+    """Screen readers get the numbers, and text never becomes markup."""
+    line = line_plot("<x>", [(1, 0.5), (2, 1.0)], "tokens", "s")
+    assert "<x>" not in line
+    assert "1: 0.50, 2: 1.00" in line
+    assert bar_plot("t", [("1", 3.0), ("2", 5.0)], "x", "y").count("<rect") == 2
+    assert sparkline([1.0], "one") == ""
+    assert sparkline([1.0, 2.0, 1.0], "three").count(",") == 3
