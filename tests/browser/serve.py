@@ -19,6 +19,7 @@ from chatglm_backend.testing import ScriptedService, scripted_model
 
 SCENARIOS: dict[str, Callable[[], ScriptedService]] = {
     "ready": ScriptedService,
+    "compare": ScriptedService,
     "demo": lambda: ScriptedService(info=scripted_model(is_demo=True)),
     "loading": lambda: ScriptedService(load_seconds=6),
     "reloading": lambda: ScriptedService(load_seconds=3),
