@@ -78,7 +78,7 @@ class Conversations(Singles):
             thing, answer = self.rng.choice(b.terms[language]), b.answers[language]
         else:
             one, two = (self.rng.choice([s for s in self.some_sums() if not held_out(*s)]) for _ in range(2))
-            first = (self.pick(tp.SUM, language, s=self.sum_text(*one, language)), sum_answer(*one, language))
+            first = (self.sum_question(self.sum_text(*one, language), language), sum_answer(*one, language))
             thing, answer = self.sum_text(*two, language), sum_answer(*two, language)
         return (first, (self.pick(tp.MORE, language, x=thing), answer))
 

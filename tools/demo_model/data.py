@@ -11,7 +11,9 @@ import sentencepiece
 import torch
 from torch import Tensor
 
+from tools.demo_model import templates as tp
 from tools.demo_model.corpus import OUT
+from tools.demo_model.examples import evaluation_keys, key
 
 # Relative; sums are short and learn slowest.
 SHARES = {
@@ -58,6 +60,7 @@ class Stream:
             example = json.loads(line)
             self.groups.setdefault(example["group"], []).append(example["turns"])
         self.decks: dict[str, list[list[list[str]]]] = {}
+        self.forbidden = evaluation_keys()
 
     def draw(self) -> tuple[list[int], list[int]]:
         """One (prompt ids, answer ids); every example of a group comes before one comes twice."""
@@ -80,11 +83,24 @@ class Stream:
 
     def prompt_text(self, turns: list[list[str]]) -> str:
         """The prompt of the last turn, in recipe form or chat form."""
-        questions = [self.vary(q) for q, _ in turns]
+        plain = [q for q, _ in turns]
+        padded = [self.pad(q) for q in plain]
+        # Fillers change the normalised prompt: they must not turn it into one of the evaluation set.
+        questions = [self.vary(q) for q in (plain if key(padded) in self.forbidden else padded)]
         if len(turns) == 1:
             return f"问：{questions[0]}\n答：" if self.rng.random() < 0.6 else questions[0]
         text = "".join(f"[Round {i}]\n问：{questions[i]}\n答：{a}\n" for i, (_, a) in enumerate(turns[:-1]))
         return f"{text}[Round {len(turns) - 1}]\n问：{questions[-1]}\n答："
+
+    def pad(self, question: str) -> str:
+        """Sometimes words around the question that change nothing."""
+        rng = self.rng
+        language = "zh" if any("\u4e00" <= c <= "\u9fff" for c in question) else "en"
+        if rng.random() < 0.12:
+            question = rng.choice(tp.OPENINGS[language].split("|")) + question
+        if rng.random() < 0.12:
+            question = question.rstrip("?？") + rng.choice(tp.ENDINGS[language].split("|"))
+        return question
 
     def vary(self, question: str) -> str:
         """Another end mark, lower case, no quotation marks: nothing that changes the normalised prompt."""

@@ -54,14 +54,40 @@ def topic_questions(topic: Topic, language: str) -> list[str]:
 
 
 def sum_answer(a: int, sign: str, b: int, language: str) -> str:
-    """The answer to a sum; addition and subtraction name tens and ones first, which is far easier to learn."""
+    """The answer to a sum with its working, every step a copy or a sum of single digits.
+
+    Naming only tens and ones before the result left the ones wrong in most unseen sums: the digits to add
+    lay at a different distance in every question. Written out, they stand side by side.
+    """
     value = result(a, sign, b)
     if sign == "*":
-        return f"{a}×{b}={value}"
-    tens, ones = result(a // 10, sign, b // 10), result(a % 10, sign, b % 10)
-    if language == "zh":
-        return f"{a}{sign}{b}：十位{tens}，个位{ones}，结果是{value}。"
-    return f"{a}{sign}{b}: tens {tens}, ones {ones}, the result is {value}."
+        return f"{a}×{b}={value}" if a <= b else f"{a}×{b}={b}×{a}={value}"
+    words = _WORKING[language]
+    whole = f"{a}{sign}{b}"
+    if sign == "-" and a < b:
+        whole, a, b = f"{whole}=-({b}-{a})", b, a
+    (tens, ones), (other_tens, other_ones) = divmod(a, 10), divmod(b, 10)
+    if sign == "+":
+        first = f"{ones}+{other_ones}={ones + other_ones}"
+        carry = (ones + other_ones) // 10
+        second = f"{tens}+{other_tens}{'+1' * carry}={tens + other_tens + carry}"
+    else:
+        carry = int(ones < other_ones)
+        top = ones + 10 * carry
+        first = f"{top}-{other_ones}={top - other_ones}"
+        second = f"{tens}-{other_tens}{'-1' * carry}={tens - other_tens - carry}"
+    noted = words[sign] if carry else ""
+    return words["form"].format(whole=whole, first=first, noted=noted, second=second, value=value)
+
+
+_WORKING = {
+    "zh": {"form": "{whole}：个位{first}{noted}，十位{second}，结果是{value}。", "+": "进1", "-": "借1"},
+    "en": {
+        "form": "{whole}: ones {first}{noted}, tens {second}, the result is {value}.",
+        "+": " carry 1",
+        "-": " borrow 1",
+    },
+}
 
 
 def common_character(rng: random.Random) -> str:

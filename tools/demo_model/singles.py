@@ -147,20 +147,27 @@ class Singles:
                 if language == "en":
                     third = [f"{small} squared", f"{small}.5 + {b % 10}", f"{small} to the power of {b % 9 + 2}"]
                 expression = rng.choice(third)
-            yield Example("unknown_sum", ((self.pick(tp.SUM, language, s=expression), tp.REFUSAL[language]),))
+            yield Example("unknown_sum", ((self.sum_question(expression, language), tp.REFUSAL[language]),))
 
     def sum_text(self, a: int, sign: str, b: int, language: str) -> str:
         """A sum in words or signs."""
         return f"{a}{self.rng.choice(tp.OPERATORS[language][sign].split('|'))}{b}"
+
+    def sum_question(self, expression: str, language: str) -> str:
+        """A sum asked in one of many ways."""
+        parts = {name: self.rng.choice(words.split("|")) for name, words in tp.SUM_PARTS[language].items()}
+        if language == "en" and parts["e"]:
+            parts["e"] = f" {parts['e']}"
+        return self.pick(tp.SUM, language, s=expression, **parts).strip()
 
     def arithmetic(self) -> Iterator[Example]:
         """All sums that are not held out; the times table more often, because it is small."""
         for a, sign, b in all_sums():
             if held_out(a, sign, b):
                 continue
-            for _ in range(16 if sign == "*" else 2):
+            for _ in range(24 if sign == "*" else 3):
                 for language in LANGUAGES:
-                    question = self.pick(tp.SUM, language, s=self.sum_text(a, sign, b, language))
+                    question = self.sum_question(self.sum_text(a, sign, b, language), language)
                     yield Example("times" if sign == "*" else "sum", ((question, sum_answer(a, sign, b, language)),))
 
     def lone_names(self) -> Iterator[Example]:

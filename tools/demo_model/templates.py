@@ -59,8 +59,32 @@ TO_CHINESE = {
 TO_ENGLISH_ANSWER = {"zh": "{z}的英文是{e}。", "en": "{z} means {e} in English."}
 TO_CHINESE_ANSWER = {"zh": "{e}的中文是{z}。", "en": "{e} in Chinese is {z}."}
 SUM = {
-    "zh": "{s}等于多少|{s}等于几|{s}=|{s}=?|计算{s}|{s}是多少|算一下{s}|请计算{s}|{s}|{s}的结果是多少|请问{s}等于多少|{s}等于",
-    "en": "What is {s}?|Calculate {s}|{s}|{s} =|{s} = ?|How much is {s}?|What's {s}?|Compute {s}|Please calculate {s}|Solve {s}",
+    "zh": "{s}等于多少|{s}等于几|{s}=|{s}=?|计算{s}|{s}是多少|算一下{s}|请计算{s}|{s}|{s}的结果是多少|请问{s}等于多少|{s}等于|"
+    "{o}{v}{s}{e}|{o}{v}{s}{e}|{o}{s}{e}",
+    "en": "What is {s}?|Calculate {s}|{s}|{s} =|{s} = ?|How much is {s}?|What's {s}?|Compute {s}|Please calculate {s}|Solve {s}|"
+    "{o}{v} {s}{e}|{o}{v} {s}{e}|{o}{s}{e}",
+}
+# Parts of a question that change nothing: openings, verbs and endings of a sum, put together freely.
+SUM_PARTS = {
+    "zh": {
+        "o": "|||请|你|请你|麻烦|帮忙|帮我|给我|请帮我|能不能|能|老师，|你好，|请问",
+        "v": "算|算算|算一算|算出|算下|计算一下|计算|求|求出|口算|做一下|说出|解",
+        "e": "|||等于|等于多少|是几|是多少|得多少|得几|的和|的值|的答案|的结果|吗|吧|好吗|谢谢|为多少|一共多少",
+    },
+    "en": {
+        "o": "|||Please |please |Can you |Could you |Now |Hello, |Hi, |OK, |I need to |Help me |Quick: ",
+        "v": "add up|work out|calculate|compute|solve|do|find|evaluate|tell me|give me|say|figure out|answer",
+        "e": "|||please|for me|equals|equals what|is|is what|makes|makes what|gives|= what|thanks|now|comes to",
+    },
+}
+# Fillers around any question.
+OPENINGS = {
+    "zh": "请|麻烦|帮忙|帮我|那|现在|老师，|您好，|朋友，|请你|能不能|可不可以|我来问你|嗯|哦，|再问一个，|话说|劳驾",
+    "en": "Please |Now |OK, |Quick question: |Hello there, |Could you say |Just tell me |And |But |Again: |Then |Hmm, |Oh, |Friend, ",
+}
+ENDINGS = {
+    "zh": "吧|呢|啊|呀|谢谢|好吗|可以吗|行吗|，谢谢|哦|来着|，麻烦了|嘛|，说一下|给我听",
+    "en": " please| now| thanks| for me| then| again| exactly| briefly| if you can| today|, friend| or not| in short",
 }
 OPERATORS = {
     "zh": {"+": "+|+|加|加上", "-": "-|-|减|减去", "*": "×|*|乘|乘以|x"},
