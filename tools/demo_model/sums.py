@@ -15,8 +15,9 @@ def result(a: int, operator: str, b: int) -> int:
 def held_out(a: int, operator: str, b: int) -> bool:
     """Whether this sum is never trained on.
 
-    ``a + b`` and ``b + a`` are held out together. Of the times table only one order of a pair is
-    held out (never a square): a product cannot be inferred, but its mirror image can.
+    ``a + b`` and ``b + a`` are held out together, and so are ``a - b`` and ``b - a``, whose answers share their
+    working. Of the times table only one order of a pair is held out (never a square): a product cannot be
+    inferred, but its mirror image can.
     """
     if operator == "*":
         return (
@@ -25,8 +26,8 @@ def held_out(a: int, operator: str, b: int) -> bool:
             and (a > b) == (_percent(f"o{min(a, b)}{max(a, b)}") < 50)
         )
     if operator == "+":
-        a, b = min(a, b), max(a, b)
-    return _percent(f"{a}{operator}{b}") < HELD_OUT_PERCENT
+        return _percent(f"{min(a, b)}+{max(a, b)}") < HELD_OUT_PERCENT
+    return min(_percent(f"{a}-{b}"), _percent(f"{b}-{a}")) < HELD_OUT_PERCENT
 
 
 def _percent(text: str) -> int:
