@@ -50,15 +50,15 @@ def build_page(
     with gr.Blocks(title=t("app.title"), analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         card = build_header(presenter)
         with gr.Tabs(elem_id="cg-tabs"):
-            with gr.Tab(t("tab.prompt"), id="prompt"):
+            with gr.Tab(t("tab.prompt"), id="prompt", elem_id="cg-tab-prompt"):
                 examples = build_prompt_page(presenter, settings)
-            with gr.Tab(t("tab.chat"), id="chat"):
+            with gr.Tab(t("tab.chat"), id="chat", elem_id="cg-tab-chat"):
                 build_chat_page(page, chat, history, settings)
-            with gr.Tab(t("tab.compare"), id="compare"):
+            with gr.Tab(t("tab.compare"), id="compare", elem_id="cg-tab-compare"):
                 build_compare_page(tools.compare, settings)
-            with gr.Tab(t("tab.speed"), id="speed"):
+            with gr.Tab(t("tab.speed"), id="speed", elem_id="cg-tab-speed"):
                 build_speed_page(tools.speed)
-            with gr.Tab(t("tab.model"), id="model"):
+            with gr.Tab(t("tab.model"), id="model", elem_id="cg-tab-model"):
                 model = build_model_page(presenter, tools.models, shared=tools.shared)
         gr.HTML(f'<p class="cg-foot">{t("footer.note")}</p>')
         follow_model(page, presenter, card, examples, model)

@@ -81,6 +81,18 @@
     }
   }, true);
 
+  // Arrow keys walk along the row of tabs, as in every other program; Enter or Space opens one.
+  document.addEventListener("keydown", (event) => {
+    const row = event.target.closest && event.target.closest("[role=tablist]");
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!row || (!step && event.key !== "Home" && event.key !== "End")) return;
+    const tabs = [...row.querySelectorAll("[role=tab]")];
+    const at = tabs.indexOf(event.target.closest("[role=tab]"));
+    const next = step ? at + step + tabs.length : event.key === "Home" ? 0 : tabs.length - 1;
+    event.preventDefault();
+    tabs[next % tabs.length].focus();
+  });
+
   // Gradio would send on Shift+Enter, where people expect a new line.
   ["keydown", "keypress"].forEach((name) => document.addEventListener(name, (event) => {
     const ours = event.target.closest && event.target.closest("#cg-prompt, #cg-chat-box");
