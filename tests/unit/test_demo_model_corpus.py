@@ -37,9 +37,8 @@ def test_no_prompt_is_in_both_sets(examples: list[Example]) -> None:
 
 
 def without_working(text: str) -> str:
-    """An answer without its steps: sums of single digits, and the turned product in ``8×5=5×8=40``."""
-    text = re.sub(r"(个位|ones )\d+[+-]\d.*?(?=结果|the result)", "", text)
-    return re.sub(r"^(\d×\d)=\d×\d=", r"\1=", text)
+    """An answer without its steps: sums of single digits, and the product as the times table has it."""
+    return re.sub(r"(个位|ones |口诀|table )\d+[+×-]\d.*?(?=结果|the result)", "", text)
 
 
 def test_no_held_out_sum_is_in_the_corpus(examples: list[Example]) -> None:

@@ -60,9 +60,9 @@ def sum_answer(a: int, sign: str, b: int, language: str) -> str:
     lay at a different distance in every question. Written out, they stand side by side.
     """
     value = result(a, sign, b)
-    if sign == "*":
-        return f"{a}×{b}={value}" if a <= b else f"{a}×{b}={b}×{a}={value}"
     words = _WORKING[language]
+    if sign == "*":
+        return words["*"].format(a=a, b=b, low=min(a, b), high=max(a, b), value=value)
     whole = f"{a}{sign}{b}"
     if sign == "-" and a < b:
         whole, a, b = f"{whole}=-({b}-{a})", b, a
@@ -81,10 +81,16 @@ def sum_answer(a: int, sign: str, b: int, language: str) -> str:
 
 
 _WORKING = {
-    "zh": {"form": "{whole}：个位{first}{noted}，十位{second}，结果是{value}。", "+": "进1", "-": "借1"},
+    "zh": {
+        "form": "{whole}：个位{first}{noted}，十位{second}，结果是{value}。",
+        "+": "进1",
+        "-": "借1",
+        "*": "{a}×{b}：口诀{low}×{high}={value}，结果是{value}。",
+    },
     "en": {
         "form": "{whole}: ones {first}{noted}, tens {second}, the result is {value}.",
         "+": " carry 1",
+        "*": "{a}×{b}: table {low}×{high}={value}, the result is {value}.",
         "-": " borrow 1",
     },
 }
