@@ -51,7 +51,7 @@ def build_page(
         card = build_header(presenter)
         with gr.Tabs(elem_id="cg-tabs"):
             with gr.Tab(t("tab.prompt"), id="prompt", elem_id="cg-tab-prompt"):
-                examples = build_prompt_page(presenter, settings)
+                examples = build_prompt_page(page, presenter, history, settings)
             with gr.Tab(t("tab.chat"), id="chat", elem_id="cg-tab-chat"):
                 build_chat_page(page, chat, history, settings)
             with gr.Tab(t("tab.compare"), id="compare", elem_id="cg-tab-compare"):
@@ -74,11 +74,12 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
     from chatglm_backend.access.guard import Guard
     from chatglm_backend.api import openai_router, operations_router
     from chatglm_backend.ui.chat import ChatPresenter
-    from chatglm_backend.ui.history import History
+    from chatglm_backend.ui.history import History, Kept
     from chatglm_backend.ui.history_routes import history_router
     from chatglm_backend.ui.i18n import LANGUAGES, load_texts
     from chatglm_backend.ui.languages import LanguageRoot
-    from chatglm_backend.ui.presenter import Presenter
+    from chatglm_backend.ui.live import LiveAnswers
+    from chatglm_backend.ui.presenter import Presenter, PromptView
     from chatglm_backend.ui.runner import AnswerRunner
     from chatglm_backend.ui.theme import page_script, page_styles, page_theme
     from chatglm_backend.ui.tools import PageWorkshop
@@ -94,8 +95,10 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
     runner, pages, titles = AnswerRunner(service), {}, {}
     workshop = PageWorkshop(service, runner, settings, shared=policy.listening)
     history, catalogues = History(settings), {language: load_texts(language) for language in LANGUAGES}
+    prompts: LiveAnswers[PromptView] = LiveAnswers(settings.disconnect_grace)
+    chats: LiveAnswers[Kept] = LiveAnswers(settings.disconnect_grace)
     for language, texts in catalogues.items():
-        presenter, chat = Presenter(service, runner, texts), ChatPresenter(service, runner, texts)
+        presenter, chat = Presenter(service, runner, texts, prompts), ChatPresenter(service, runner, texts, chats)
         page = build_page(presenter, chat, history, workshop.tools(texts), settings).queue(
             default_concurrency_limit=None, api_open=False
         )

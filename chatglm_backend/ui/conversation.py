@@ -5,18 +5,20 @@ Pure functions over messages; counting tokens is the caller's.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from chatglm_backend.core import Message
+from chatglm_backend.ui.markdown import as_text, closing_fence
 
-__all__ = ["Fitted", "as_text", "as_typed", "back_to_user", "fit", "shown"]
-
-# Code (closed, or still being written) and formulas are left alone; then a "<" that may open a tag.
-_PROTECTED_OR_TAG = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$|<(?=[A-Za-z/!?])", re.DOTALL)
+__all__ = ["Fitted", "Interrupted", "Turns", "back_to_user", "fit", "shown", "unfinished"]
 
 Turns = tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted(Message):
+    """An answer that ended before its end: stopped, broken off, or cut by a restart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +58,18 @@ def back_to_user(messages: Turns, index: int) -> Turns:
     return ()
 
 
-def shown(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """The turns in the form that chat components take, with HTML outside code and formulas shown as text."""
-    return [{"role": message.role, "content": as_text(message.content)} for message in messages]
+def unfinished(messages: Turns) -> bool:
+    """Whether the last answer ended before its end, or was never begun."""
+    return bool(messages) and (isinstance(messages[-1], Interrupted) or messages[-1].role == "user")
 
 
-def as_text(markdown: str) -> str:
-    """Markdown whose tags are text: what a model or a visitor types as HTML is seen, not rendered."""
-    return _PROTECTED_OR_TAG.sub(lambda found: "&lt;" if found.group() == "<" else found.group(), markdown)
+def shown(messages: Sequence[Message], mark: str = "") -> list[dict[str, str]]:
+    """The turns in the form that chat components take, with HTML outside code and formulas shown as text.
 
-
-def as_typed(markdown: str) -> str:
-    """The way back from :func:`as_text`, for a turn that is edited."""
-    return markdown.replace("&lt;", "<")
+    ``mark`` is Markdown put under each interrupted answer.
+    """
+    found = []
+    for one in messages:
+        end = closing_fence(one.content) + mark if mark and isinstance(one, Interrupted) else ""
+        found.append({"role": one.role, "content": as_text(one.content) + end})
+    return found

@@ -27,13 +27,13 @@ from chatglm_backend.store.conversations import ConversationStore
 from chatglm_backend.store.folder import data_folder, visitor_key
 from chatglm_backend.store.records import Conversation, Opened, Place
 from chatglm_backend.ui.chat import ChatView
-from chatglm_backend.ui.conversation import Turns
+from chatglm_backend.ui.conversation import Interrupted, Turns
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.visitor import VisitorSigner
 
 __all__ = ["History", "Kept", "Moved"]
 
-_SAVE_S = 0.5
+_SAVE_S = 0.0  # what was shown is on the disk: a killed server loses only what nobody has seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class History:
     async def keep(
         self, visitor: str | None, place: Place | None, views: AsyncGenerator[ChatView, None]
     ) -> AsyncGenerator[Kept, None]:
-        """Pass an answer's views on and save it: its question at once, its text at least each second, its end."""
+        """Pass an answer's views on and save it: its question at once, its text before it is shown, its end."""
         writer: _Writer | None = None
         begun = False
         try:
@@ -105,7 +105,7 @@ class History:
                         opened, problem = await asyncio.to_thread(self._begin, visitor, place, view.turns)
                         place = None if opened is None else opened.place
                         writer = None if opened is None else _Writer(self.store, opened.answer_id)
-                    if writer is not None and view.answer is not None and not view.answer.dropped:
+                    if writer is not None and view.answer is not None:
                         writer.see(view)
                         ended = not view.answer.running
                         if ended or self._clock() - writer.saved_at >= self._save_s:
@@ -183,7 +183,11 @@ class History:
 
 
 def _moved(found: Conversation) -> Moved:
-    return Moved(tuple(one.message for one in found.messages), found.place)
+    turns = (
+        Interrupted(one.role, one.content) if one.role == "assistant" and one.state == "interrupted" else one.message
+        for one in found.messages
+    )
+    return Moved(tuple(turns), found.place)
 
 
 class _Writer:

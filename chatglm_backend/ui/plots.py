@@ -44,10 +44,10 @@ def line_plot(title: str, points: Sequence[tuple[float, float]], x_label: str, y
 
 
 def sparkline(values: Sequence[float], label: str) -> str:
-    """The last values as a line without axes; empty below two values."""
+    """The last values above zero as a line without axes, the median at two fifths; empty below two values."""
     if len(values) < 2:
         return ""
-    top = max(max(values), 1e-9)
+    top = max(max(values), 2.5 * sorted(values)[len(values) // 2], 1e-9)
     step = 120 / (len(values) - 1)
     path = " ".join(f"{index * step:.1f},{27 - 24 * value / top:.1f}" for index, value in enumerate(values))
     return (

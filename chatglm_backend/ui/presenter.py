@@ -16,6 +16,7 @@ from importlib.resources import files
 from chatglm_backend.core import GenerationParams, GenerationRequest, ModelState, PromptFormat
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.ui.i18n import Texts
+from chatglm_backend.ui.live import LiveAnswers
 from chatglm_backend.ui.ports import PageService
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import (
@@ -69,13 +70,18 @@ class PromptForm:
 
 @dataclass(frozen=True, slots=True)
 class PromptView:
-    """The Prompt page at a moment. ``sent`` is ``None`` while the exact prompt has not changed."""
+    """The Prompt page at a moment. ``sent`` is ``None`` while the exact prompt has not changed.
+
+    ``answer`` and ``request`` are what it shows, ``None`` where it shows no answer.
+    """
 
     running: bool
     status: str
     output: str
     timing: str
     sent: str | None = None
+    answer: Answer | None = None
+    request: GenerationRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +95,16 @@ class HeaderView:
 
 
 class Presenter:
-    """The page's logic in one language."""
+    """The page's logic in one language. ``live`` holds the running answers of all languages' pages.
 
-    def __init__(self, service: PageService, runner: AnswerRunner, texts: Texts) -> None:
+    ``run`` names one answer among those of a page, for stopping it.
+    """
+
+    def __init__(
+        self, service: PageService, runner: AnswerRunner, texts: Texts, live: LiveAnswers[PromptView] | None = None
+    ) -> None:
         self.texts = texts
+        self.live: LiveAnswers[PromptView] = LiveAnswers() if live is None else live
         self._service = service
         self._runner = runner
 
@@ -123,7 +135,7 @@ class Presenter:
         """The Prompt page before an answer."""
         return self._view(None, sent="")
 
-    async def generate(self, session: str, form: PromptForm) -> AsyncGenerator[PromptView, None]:
+    async def generate(self, session: str, form: PromptForm, run: str = "") -> AsyncGenerator[PromptView, None]:
         """Views of one answer, from the click to its end."""
         if not form.prompt.strip():
             yield PromptView(
@@ -138,24 +150,27 @@ class Presenter:
             yield self._view(answer)
             return
         sent: str | None = ""
-        async with aclosing(self._runner.run(session, request)) as answers:
+        async with aclosing(self._runner.run(session + run, request)) as answers:
             async for answer in answers:
-                if answer.dropped:
-                    yield self.blank()
-                elif not sent and self._service.status().state is ModelState.READY:
+                if not sent and self._service.status().state is ModelState.READY:
                     sent = await self._exact_prompt(request)
-                    yield self._view(answer, sent=sent)
+                    yield self._view(answer, request, sent)
                 else:
-                    yield self._view(answer)
+                    yield self._view(answer, request)
 
-    def stop(self, session: str) -> None:
-        """Stop this visitor's answers; their texts stay."""
-        self._runner.stop(session)
+    def stop(self, session: str, run: str = "") -> None:
+        """Stop an answer; its text stays."""
+        self._runner.stop(session + run)
 
-    def clear(self, session: str) -> PromptView:
-        """Stop and empty the page."""
-        self._runner.stop(session, drop=True)
-        return self.blank()
+    async def again(self, view: PromptView) -> PromptView:
+        """The same moment for a page that was just opened, in this presenter's language."""
+        if view.request is None:
+            return view
+        return self._view(view.answer, view.request, await self._exact_prompt(view.request))
+
+    def follow(self, view: PromptView) -> PromptView:
+        """A later moment of what :meth:`again` showed."""
+        return self._view(view.answer, view.request)
 
     async def _exact_prompt(self, request: GenerationRequest) -> str:
         try:
@@ -163,7 +178,9 @@ class Presenter:
         except ChatGLMError:
             return ""  # the answer itself says what is wrong
 
-    def _view(self, answer: Answer | None, sent: str | None = None) -> PromptView:
+    def _view(
+        self, answer: Answer | None, request: GenerationRequest | None = None, sent: str | None = None
+    ) -> PromptView:
         status = self._service.status()
         return PromptView(
             running=answer is not None and answer.running,
@@ -171,6 +188,8 @@ class Presenter:
             output="" if answer is None else answer.text,
             timing=self._timing(answer),
             sent=sent,
+            answer=answer,
+            request=request,
         )
 
     def _timing(self, answer: Answer | None) -> str:

@@ -42,8 +42,7 @@ class Phase(str, Enum):
 class Answer:
     """An answer in the making. Times are seconds of ``clock``; ``error`` is set exactly when the phase is FAILED.
 
-    ``dropped`` says that the visitor cleared it away: nothing of it should be shown any more. ``gaps_s`` are the
-    last times between two tokens.
+    ``gaps_s`` are the last times between two tokens.
     """
 
     clock: Clock = monotonic_clock
@@ -61,7 +60,6 @@ class Answer:
     usage: Usage | None = None
     timing: Timing | None = None
     error: BaseException | None = None
-    dropped: bool = False
     gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=80))
 
     def __post_init__(self) -> None:

@@ -53,15 +53,11 @@ class AnswerRunner:
                 if not self._running[session]:
                     del self._running[session]
 
-    def stop(self, session: str, *, drop: bool = False) -> int:
-        """Cancel everything that runs for a visitor's page; returns how many there were.
-
-        With ``drop``, what they have written is not to be shown any more either.
-        """
+    def stop(self, session: str) -> int:
+        """Cancel everything that runs for a visitor's page; returns how many there were."""
         with self._lock:
             runs = tuple(self._running.get(session, ()))
         for run in runs:
-            run.answer.dropped = run.answer.dropped or drop
             run.stop()
         return len(runs)
 

@@ -8,7 +8,8 @@ from contextlib import aclosing
 from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest
 from chatglm_backend.errors import MissingFile, QueueFull
 from chatglm_backend.testing import Script, ScriptedService, scripted_model
-from chatglm_backend.ui.i18n import load_texts
+from chatglm_backend.ui.i18n import LANGUAGES, load_texts
+from chatglm_backend.ui.live import LiveAnswers
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 from chatglm_backend.ui.progress import Answer, Phase
 from chatglm_backend.ui.render import answer_status, example_chips, model_card
@@ -189,10 +190,33 @@ def test_a_cleared_answer_never_comes_back() -> None:
     async def scene() -> PromptView:
         presenter = Presenter(service, AnswerRunner(service), load_texts("en"))
         last = presenter.blank()
-        async for last in presenter.generate("visitor", PromptForm("slow")):
+        views = presenter.generate("visitor", PromptForm("slow"), "r")
+        async for last in presenter.live.begin("visitor", None, views, lambda: presenter.stop("visitor", "r")):
             if "word1" in last.output:
-                presenter.clear("visitor")
+                presenter.live.detach("visitor", presenter.blank())
         return last
 
     last = asyncio.run(scene())
     assert (last.output, last.running) == ("", False)
+    assert service.tickets[0].ended.wait(5)
+
+
+def test_a_prompts_answer_is_taken_up_again() -> None:
+    """The same visitor's new page shows text, exact prompt and the rest as it comes."""
+    service = _service(slow=Script(("w ",) * 40, delay_s=0.02))
+
+    async def scene() -> list[PromptView]:
+        live: LiveAnswers[PromptView] = LiveAnswers(30)
+        english, chinese = (Presenter(service, AnswerRunner(service), load_texts(one), live) for one in LANGUAGES[::-1])
+        views = english.generate("s1", PromptForm("slow"), "r")
+        async with aclosing(live.begin("s1", "ann", views, lambda: english.stop("s1", "r"))) as watched:
+            async for view in watched:
+                if view.output:
+                    break
+        found = [view async for view in live.resume("s2", "ann", lambda view: view.request is not None)]
+        return [await chinese.again(found[0]), *map(chinese.follow, found[1:])]
+
+    views = asyncio.run(scene())
+    assert views[0].sent == "问：slow\n答："
+    assert views[-1].output == "w " * 40
+    assert "40 个 token" in views[-1].status

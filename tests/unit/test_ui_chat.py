@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 from chatglm_backend.core import Message
 from chatglm_backend.testing import ScriptedService, scripted_model
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
-from chatglm_backend.ui.conversation import Turns, as_text, as_typed, back_to_user, fit
+from chatglm_backend.ui.conversation import Interrupted, Turns, back_to_user, fit, shown
 from chatglm_backend.ui.i18n import load_texts
 from chatglm_backend.ui.runner import AnswerRunner
 
@@ -94,7 +95,7 @@ def test_going_back_finds_the_question() -> None:
 def test_undo_brings_the_question_back_into_the_box() -> None:
     """The last round is gone, its question can be typed on."""
     _, presenter = _chat()
-    view = presenter.undo("visitor", _TALK, 3)
+    view = presenter.undo(_TALK, 3)
     assert (view.turns, view.box) == (_TALK[:2], "two")
 
 
@@ -117,9 +118,62 @@ def test_an_empty_message_changes_nothing() -> None:
     assert service.tickets == []
 
 
-def test_tags_are_text_but_code_and_formulas_are_left_alone() -> None:
-    """HTML is seen as typed, comparison signs and code stay, and editing gets the original."""
-    written = "<b>x</b> 1 < 2 `<i>` $a<b$\n```\n<p>\n```\n<script>"
-    shown = as_text(written)
-    assert shown == "&lt;b>x&lt;/b> 1 < 2 `<i>` $a<b$\n```\n<p>\n```\n&lt;script>"
-    assert as_typed(shown) == written
+def _collect(views: AsyncGenerator[ChatView, None]) -> list[ChatView]:
+    async def collect() -> list[ChatView]:
+        return [view async for view in views]
+
+    return asyncio.run(collect())
+
+
+def test_a_stopped_answer_is_marked_and_can_be_gone_on_with() -> None:
+    """Only once it has ended; a whole answer is not marked."""
+    service, presenter = _chat()
+    whole = _send(presenter, (), "What is AI?")[-1]
+    assert (type(whole.turns[-1]), whole.resumable) == (Message, False)
+
+    async def stop() -> list[ChatView]:
+        views = []
+        async for view in presenter.send("visitor", (), "slow", ChatForm(), "r1"):
+            views.append(view)
+            if len(view.turns) == 2:
+                presenter.stop("visitor", "r1")
+        return views
+
+    views = asyncio.run(stop())
+    assert [view.resumable for view in views[:-1]] == [False] * (len(views) - 1)
+    assert (type(views[-1].turns[-1]), views[-1].resumable) == (Interrupted, True)
+    after = _collect(presenter.go_on("visitor", views[-1].turns, ChatForm()))[-1]
+    assert service.requests[-1].messages[-1] == Message("user", "Please go on from where you stopped.")
+    assert len(after.turns) == 4
+
+
+def test_a_question_without_an_answer_is_asked_again() -> None:
+    """Going on after a crash before the first word adds no second question."""
+    service, presenter = _chat()
+    turns = (Message("user", "What is AI?"),)
+    assert presenter.show(turns).resumable
+    assert len(_collect(presenter.go_on("visitor", turns, ChatForm()))[-1].turns) == 2
+    assert service.requests[-1].messages == turns
+
+
+def test_a_broken_answer_can_be_gone_on_with() -> None:
+    """Its words stay, marked."""
+    _, presenter = _chat()
+    last = _send(presenter, (), "broken")[-1]
+    assert last.turns[-1] == Interrupted("assistant", "half an answer")
+    assert last.resumable
+
+
+def test_the_mark_stands_outside_of_an_open_code_block() -> None:
+    """An answer that ended inside code is closed before the mark; whole answers have none."""
+    turns = (Interrupted("assistant", "```py\nx = 1"), Message("assistant", "done"))
+    assert [one["content"] for one in shown(turns, "\n\nMARK")] == ["```py\nx = 1\n```\n\nMARK", "done"]
+
+
+def test_a_page_in_another_language_shows_the_same_moment_in_its_own() -> None:
+    """What runs in English is told in Chinese to a page that was opened in Chinese."""
+    service, presenter = _chat()
+    view = _send(presenter, (), "What is AI?")[-1]
+    other = ChatPresenter(service, AnswerRunner(service), load_texts("zh")).again(view)
+    assert other.turns == view.turns
+    assert "9 个 token" in other.status

@@ -26,7 +26,7 @@ def build_compare_page(presenter: ComparePresenter, settings: Settings) -> None:
         label=t("prompt.label"), placeholder=t("compare.placeholder"), lines=3, max_lines=10,
         elem_id="cg-compare-prompt",
     )  # fmt: skip
-    with gr.Row(elem_classes="cg-actions"):
+    with gr.Row(elem_classes="cg-actions", elem_id="cg-compare-actions"):
         generate = gr.Button(t("compare.generate"), variant="primary", elem_id="cg-compare-generate", scale=2)
         stop = gr.Button(t("compare.stop"), elem_id="cg-compare-stop", interactive=False, scale=1)
     gr.HTML(f'<p class="cg-keys">{t("compare.note")}</p>')

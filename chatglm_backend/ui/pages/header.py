@@ -76,12 +76,15 @@ def follow_model(page: gr.Blocks, presenter: Presenter, card: gr.HTML, examples:
 
 
 def stop_when_closed(
-    page: gr.Blocks, *presenters: Presenter | ChatPresenter | ComparePresenter | SpeedPresenter
+    page: gr.Blocks, presenter: Presenter, chat: ChatPresenter, *others: ComparePresenter | SpeedPresenter
 ) -> None:
-    """End a visitor's answers when they close or reload the page."""
+    """When a visitor closes or reloads the page, prompt and chat go on for a while, all else ends."""
 
     def leave(request: gr.Request) -> None:
-        for presenter in presenters:
-            presenter.stop(request.session_hash or "")
+        session = request.session_hash or ""
+        presenter.live.leave(session)
+        chat.live.leave(session)
+        for other in others:
+            other.stop(session)
 
     page.unload(leave)

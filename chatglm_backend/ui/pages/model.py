@@ -53,7 +53,7 @@ def build_model_page(presenter: Presenter, models: ModelsPresenter, *, shared: b
                 load = gr.Button(t("model.load"), variant="primary", elem_id="cg-model-load", scale=2)
                 cancel = gr.Button(t("model.cancel"), elem_id="cg-model-cancel", interactive=False, scale=1)
             kept = gr.HTML("", elem_id="cg-kept")
-            with gr.Row(elem_classes="cg-actions"):
+            with gr.Row(elem_classes="cg-actions", elem_id="cg-kept-actions"):
                 name = gr.Dropdown([], label=t("kept.choose"), elem_id="cg-kept-name", scale=2, filterable=False)
                 delete = gr.Button(t("kept.delete"), elem_id="cg-kept-delete", scale=1)
             question = gr.HTML("", elem_id="cg-kept-question")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -10,6 +11,7 @@ import gradio as gr
 
 from chatglm_backend.core import PromptFormat
 from chatglm_backend.settings import Settings
+from chatglm_backend.ui.history import History
 from chatglm_backend.ui.options import slider_start
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 
@@ -18,7 +20,7 @@ __all__ = ["build_prompt_page"]
 _Update = Any  # what Gradio takes as an output: a value, a component with new properties, or skip()
 
 
-def build_prompt_page(presenter: Presenter, settings: Settings) -> gr.HTML:
+def build_prompt_page(page: gr.Blocks, presenter: Presenter, history: History, settings: Settings) -> gr.HTML:
     """Lay the page out in the current Blocks; returns the examples, which follow the model."""
     t = presenter.texts
     blank = presenter.blank()
@@ -70,16 +72,18 @@ def build_prompt_page(presenter: Presenter, settings: Settings) -> gr.HTML:
 
     outputs = [generate, stop, status, output, timing, sent]
     choices = [tokens, prompt_format, temperature, top_p, top_k, penalty, seed]
-    generate.click(_generate(presenter), [prompt, *choices], outputs, show_progress="hidden", api_name="generate")
-    stop.click(_stop(presenter), queue=False, show_progress="hidden", api_visibility="private")
-    clear.click(
-        _clear(presenter), outputs=[prompt, *outputs], queue=False, show_progress="hidden",
-        api_visibility="private",
-    )  # fmt: skip
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    generate.click(
+        _generate(presenter, history), [prompt, *choices], outputs, show_progress="hidden", api_name="generate"
+    )
+    stop.click(_stop(presenter), queue=False, **quiet)
+    clear.click(_clear(presenter), outputs=[prompt, *outputs], queue=False, **quiet)
+    if history.enabled:
+        page.load(_resume(presenter, history), None, outputs, **quiet)
     return examples
 
 
-def _generate(presenter: Presenter) -> Any:  # noqa: ANN401  a handler, in Gradio's eyes any function
+def _generate(presenter: Presenter, history: History) -> Any:  # noqa: ANN401  a handler, in Gradio's eyes any function
     async def generate(
         prompt: str,
         max_new_tokens: float,
@@ -94,23 +98,45 @@ def _generate(presenter: Presenter) -> Any:  # noqa: ANN401  a handler, in Gradi
         form = PromptForm(
             prompt or "", max_new_tokens, prompt_format, temperature, top_p, top_k, repetition_penalty, seed
         )
-        async with aclosing(presenter.generate(request.session_hash or "", form)) as views:
-            async for view in views:
+        session, run, visitor = request.session_hash or "", secrets.token_hex(4), history.visitor(dict(request.cookies))
+        views = presenter.generate(session, form, run)
+        watched = presenter.live.begin(session, visitor, views, lambda: presenter.stop(session, run))
+        async with aclosing(watched):
+            async for view in watched:
                 yield _updates(view)
 
     return generate
 
 
+def _resume(presenter: Presenter, history: History) -> Any:  # noqa: ANN401
+    async def resume(request: gr.Request) -> AsyncGenerator[tuple[_Update, ...], None]:
+        """Go on with the answer that this visitor's page lost a moment ago."""
+        visitor, first = history.visitor(dict(request.cookies)), True
+        watched = presenter.live.resume(request.session_hash or "", visitor, _has_answer, only_left=True)
+        async with aclosing(watched):
+            async for view in watched:
+                yield _updates(await presenter.again(view) if first else presenter.follow(view))
+                first = False
+
+    return resume
+
+
+def _has_answer(view: PromptView) -> bool:
+    return view.request is not None
+
+
 def _stop(presenter: Presenter) -> Any:  # noqa: ANN401
     def stop(request: gr.Request) -> None:
-        presenter.stop(request.session_hash or "")
+        presenter.live.stop(request.session_hash or "")
 
     return stop
 
 
 def _clear(presenter: Presenter) -> Any:  # noqa: ANN401
     def clear(request: gr.Request) -> tuple[_Update, ...]:
-        return ("", *_updates(presenter.clear(request.session_hash or "")))
+        blank = presenter.blank()
+        presenter.live.detach(request.session_hash or "", blank)
+        return ("", *_updates(blank))
 
     return clear
 

@@ -17,7 +17,7 @@ def build_speed_page(presenter: SpeedPresenter) -> None:
     """Lay the page out in the current Blocks."""
     t = presenter.texts
     gr.HTML(f'<p class="cg-facts">{t("speed.about")}</p>')
-    with gr.Row(elem_classes="cg-actions"):
+    with gr.Row(elem_classes="cg-actions", elem_id="cg-speed-actions"):
         start = gr.Button(t("speed.start"), variant="primary", elem_id="cg-speed-start", scale=2)
         stop = gr.Button(t("prompt.stop"), elem_id="cg-speed-stop", interactive=False, scale=1)
     status = gr.HTML(presenter.blank().status, elem_id="cg-speed-status")
