@@ -280,12 +280,34 @@ def test_damaged_folder_is_rebuilt_while_its_source_is_there(source: CheckpointF
 
 def test_leftovers_are_cleaned(source: CheckpointFolder, target: Path) -> None:
     """What a killed conversion left is removed by the next one."""
-    (target / "data-dead").mkdir()
-    (target / "data-dead" / "weights-00001.safetensors").write_bytes(b"half")
+    (target / "data-deadbeef").mkdir()
+    (target / "data-deadbeef" / "weights-00001.safetensors").write_bytes(b"half")
     (target / "manifest.json.123.tmp").write_text("{")
     convert(source, target, quantize=quantize)
     assert generations(target) == [read_manifest(target).data]
     assert list(target.glob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("name", ["data-2023", "thesis.txt", "manifest.json"])
+def test_a_folder_with_other_files_is_left_alone(source: CheckpointFolder, tmp_path: Path, name: str) -> None:
+    """Converting into a folder of the user's own, whatever its files are called, touches nothing there."""
+    precious = tmp_path / "mine" / name / "notes.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("mine")
+    (tmp_path / "mine" / "letter.tmp").write_text("mine")
+    with pytest.raises(ConfigError, match="choose a new or an empty folder"):
+        convert(source, tmp_path / "mine", quantize=quantize)
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == sorted(["letter.tmp", name])
+    assert precious.read_text() == "mine"
+
+
+def test_files_added_to_a_low_bit_folder_stay(source: CheckpointFolder, target: Path) -> None:
+    """A note that the user put beside a low-bit checkpoint survives the next conversion."""
+    (target / "README.md").write_text("mine")
+    build_checkpoint(source.path, "chatglm2", seed=9)
+    convert(inspect_folder(source.path), target, quantize=quantize, options=SMALL)
+    assert (target / "README.md").read_text() == "mine"
+    assert generations(target) == [read_manifest(target).data]
 
 
 def test_newer_format_is_refused(target: Path) -> None:

@@ -1,0 +1,79 @@
+"""The folder that a conversion writes to: may it be used, is it up to date, what did ended conversions leave there.
+
+Deletes only what a conversion of ours can have made. Loads no tensor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+from chatglm_backend.checkpoint.lock import LOCK
+from chatglm_backend.checkpoint.lowbit import DERIVED
+from chatglm_backend.checkpoint.manifest import LOCAL, MANIFEST, read_manifest, verify_files
+from chatglm_backend.errors import CheckpointError, ConfigError, MissingFile
+
+__all__ = ["check_target", "clean_leftovers", "is_current", "new_data_folder"]
+
+_DATA = re.compile(r"data-[0-9a-f]{8}")
+_TEMPORARY = re.compile(r"(manifest|local)\.json\.\d+\.tmp")
+_OWN_NAMES = (LOCK, MANIFEST, LOCAL, DERIVED)
+
+
+def check_target(target: Path) -> None:
+    """Raise ConfigError where ``target`` holds something else than a low-bit checkpoint, whole or not."""
+    if not target.is_dir():
+        return
+    foreign = sorted(path.name for path in target.iterdir() if not _is_ours(path.name))
+    if not foreign:
+        return
+    try:
+        read_manifest(target)
+    except (CheckpointError, MissingFile):
+        raise ConfigError(
+            name="out", value=target, reason=f"it holds other files ({foreign[0]}); choose a new or an empty folder"
+        ) from None
+
+
+def is_current(target: Path, identity: str) -> bool:
+    """Whether ``target`` holds a sound conversion of the source with this fingerprint."""
+    try:
+        manifest = read_manifest(target)
+        if manifest.source_fingerprint != identity:
+            return False
+        verify_files(target, manifest, full=False)
+    except (CheckpointError, MissingFile, OSError):
+        return False
+    return True
+
+
+def new_data_folder(target: Path) -> Path:
+    """Make the folder of a new generation."""
+    data = target / f"data-{secrets.token_hex(4)}"
+    data.mkdir()
+    return data
+
+
+def clean_leftovers(target: Path) -> None:
+    """Remove what ended conversions left behind. Hold the lock; what cannot be removed now is left for later.
+
+    Beside a manifest that cannot be read nothing is removed: it may name any of the data folders.
+    """
+    try:
+        current = read_manifest(target).data
+    except (CheckpointError, MissingFile):
+        current = None
+    unknown = current is None and (target / MANIFEST).exists()
+    for path in target.iterdir():
+        if _DATA.fullmatch(path.name) and path.name != current and not unknown:
+            shutil.rmtree(path, ignore_errors=True)
+        elif _TEMPORARY.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_ours(name: str) -> bool:
+    return name in _OWN_NAMES or bool(_DATA.fullmatch(name) or _TEMPORARY.fullmatch(name))
