@@ -29,10 +29,11 @@ __all__ = [
 _GB = 1_000_000_000
 _MEGA = 1_000_000
 _NONE = "–"
+_FAMILIES = {"chatglm": "ChatGLM-6B", "chatglm2": "ChatGLM2-6B", "chatglm3": "ChatGLM3-6B"}
 
 
 def answer_status(texts: Texts, answer: Answer | None, status: ModelStatus) -> str:
-    """One polite line: what is happening to the answer at this moment."""
+    """One line: what is happening to the answer at this moment. The page's script reads it out."""
     if answer is None:
         return _status_line("idle", texts("status.idle"))
     if answer.error is not None:
@@ -52,8 +53,11 @@ def timing_panel(texts: Texts, answer: Answer | None, info: ModelInfo | None, me
         ("ttft", _seconds(None if answer is None else answer.ttft_s)),
         ("prefill", _rate(None if answer is None else answer.prefill_tok_s)),
         ("decode", _rate(None if answer is None else answer.decode_tok_s)),
-        ("prompt_tokens", _prompt_tokens(texts, answer)),
+        ("prompt_tokens", _count(0 if answer is None else answer.prompt_tokens)),
+        ("cached_tokens", _count(0 if answer is None else answer.cached_tokens)),
         ("completion_tokens", _count(0 if answer is None else answer.tokens)),
+        ("guessed_tokens", _guessed(texts, answer)),
+        ("queue", _queue(texts, answer)),
         ("memory", f"{memory_bytes / _GB:.2f} GB"),
         ("threads", _NONE if info is None else str(info.threads)),
         ("kernel", _NONE if info is None else info.kernel),
@@ -89,9 +93,14 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
     kv = texts("model.per_token", kib=round(info.kv_bytes_per_token / 1024, 1), dtype=info.kv_dtype)
     rows = (
         ("name", info.name),
-        ("family", info.family),
+        (
+            "family",
+            texts("model.family", family=_FAMILIES.get(info.family, info.family), reason=info.family_reason)
+            if info.family_reason
+            else _FAMILIES.get(info.family, info.family),
+        ),
         ("parameters", f"{info.parameters:,}"),
-        ("context", f"{info.context_limit} token"),
+        ("context", texts("model.tokens", tokens=info.context_limit)),
         ("weights", f"{info.weight_bytes / _GB:.2f} GB, INT4"),
         ("kv", kv),
         ("kernel", info.kernel),
@@ -174,7 +183,7 @@ def _done_text(texts: Texts, answer: Answer) -> str:
 
 def _status_line(state: str, text: str, *, busy: bool = False) -> str:
     dot = '<span class="cg-spinner" aria-hidden="true"></span>' if busy else ""
-    return f'<div class="cg-status" data-phase="{state}" role="status" aria-live="polite">{dot}{escape(text)}</div>'
+    return f'<div class="cg-status" data-phase="{state}">{dot}{escape(text)}</div>'
 
 
 def _ready_card(texts: Texts, info: ModelInfo) -> str:
@@ -223,9 +232,18 @@ def _count(value: int) -> str:
     return str(value) if value else _NONE
 
 
-def _prompt_tokens(texts: Texts, answer: Answer | None) -> str:
-    if answer is None or not answer.prompt_tokens:
+def _queue(texts: Texts, answer: Answer | None) -> str:
+    """The position while the answer waits, and how long it waited once that is known."""
+    if answer is None:
         return _NONE
-    if answer.cached_tokens:
-        return texts("timing.with_cached", tokens=answer.prompt_tokens, cached=answer.cached_tokens)
-    return str(answer.prompt_tokens)
+    if answer.phase is Phase.QUEUED and answer.queued is not None:
+        return texts("timing.queue_position", position=answer.queued.position)
+    return _NONE if answer.timing is None else _seconds(answer.timing.queue_wait_s)
+
+
+def _guessed(texts: Texts, answer: Answer | None) -> str:
+    """Tokens that were guessed from the text and proved right, of all that were tried."""
+    usage = None if answer is None else answer.usage
+    if usage is None or not usage.draft_tokens:
+        return _NONE
+    return texts("timing.guessed", right=usage.accepted_draft_tokens, tried=usage.draft_tokens)

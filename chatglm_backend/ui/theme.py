@@ -135,8 +135,8 @@ def page_styles() -> str:
 
 
 def page_script() -> str:
-    """The script for keys, examples, colours: plain, local, small."""
-    return _asset("page.js")
+    """The scripts for keys, reading, conversations, the connection: plain, local, small."""
+    return "\n".join(_asset(f"{name}.js") for name in ("page", "reading", "history", "connection"))
 
 
 def _asset(name: str) -> str:

@@ -29,6 +29,7 @@ _FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP chatglm-demo.lan 127.0.0.1",
 )
 
 

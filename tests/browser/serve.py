@@ -1,13 +1,16 @@
 """Starts the real page on the scripted service, for the browser tests: ``serve.py PORT [scenario]``.
 
-Besides the page it answers ``/scripted/state`` with what the service has seen.
+Besides the page it answers ``/scripted/state`` with what the service has seen. ``SCRIPTED_SETTINGS`` in the
+environment, a JSON object, changes settings.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -20,6 +23,7 @@ from chatglm_backend.testing import ScriptedService, scripted_model
 SCENARIOS: dict[str, Callable[[], ScriptedService]] = {
     "ready": ScriptedService,
     "compare": ScriptedService,
+    "tiny": lambda: ScriptedService(info=replace(scripted_model(), context_limit=120)),
     "demo": lambda: ScriptedService(info=scripted_model(is_demo=True)),
     "loading": lambda: ScriptedService(load_seconds=6),
     "reloading": lambda: ScriptedService(load_seconds=3),
@@ -40,7 +44,9 @@ def main() -> None:
     from webui import create_app
 
     service = SCENARIOS[scenario]()
-    app = create_app(service, Settings(data=os.environ.get("CHATGLM_DATA"), history="CHATGLM_DATA" in os.environ))
+    data = os.environ.get("CHATGLM_DATA")
+    settings = {"data": data, "history": data is not None, **json.loads(os.environ.get("SCRIPTED_SETTINGS", "{}"))}
+    app = create_app(service, Settings(**settings))
 
     def state(_: object) -> JSONResponse:
         return JSONResponse(

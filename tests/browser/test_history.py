@@ -64,8 +64,8 @@ def test_two_visitors_and_a_restart(serve: Serve, visitor: Visitor, tmp_path: Pa
     assert ann.page.locator("#cg-chat .bot.message").count() == 2
     assert _titles(ann, 1) == ["What is AI?"]
 
-    ann.page.on("dialog", lambda dialog: dialog.accept())
     ann.page.locator("[data-history=delete_all]").click()
+    ann.page.locator("dialog .cg-yes").click()
     assert _titles(ann, 0) == []
     ann.page.reload()
     _chat(ann)
@@ -94,8 +94,9 @@ def test_list_search_rename_export_import(serve: Serve, visitor: Visitor, tmp_pa
     search.fill("")
     _titles(visit, 2)
 
-    visit.page.once("dialog", lambda dialog: dialog.accept("Renamed 改名"))
     visit.page.locator("#cg-history .cg-row[aria-current] [data-history=rename]").click()
+    visit.page.keyboard.type("Renamed 改名")
+    visit.page.keyboard.press("Enter")
     visit.page.locator("#cg-history .cg-open", has_text="Renamed 改名").wait_for(timeout=15_000)
 
     with visit.page.expect_download() as waiting:
@@ -105,8 +106,8 @@ def test_list_search_rename_export_import(serve: Serve, visitor: Visitor, tmp_pa
     assert waiting.value.suggested_filename == "Renamed 改名.json"
     assert [one["title"] for one in json.loads(file.read_text("utf-8"))["conversations"]] == ["Renamed 改名"]
 
-    visit.page.once("dialog", lambda dialog: dialog.accept())
     visit.page.locator("#cg-history .cg-row[aria-current] [data-history=delete]").click()
+    visit.page.locator("dialog .cg-yes").click()
     assert _titles(visit, 1) == ["100% <b>sure</b>"]
     visit.page.set_input_files("#cg-history input[type=file]", file)
     assert "Renamed 改名" in _titles(visit, 2)

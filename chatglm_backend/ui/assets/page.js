@@ -1,4 +1,4 @@
-// Keys, examples, colours and what was typed. Runs before the page's components exist, so it listens on the document.
+// Keys, examples and colours. Runs before the page's components exist, so it listens on the document.
 (() => {
   const store = {
     get: (key) => { try { return localStorage.getItem(key); } catch { return null; } },
@@ -76,7 +76,7 @@
       event.preventDefault();
       event.stopPropagation();
       press("cg-chat-send");
-    } else if (event.key === "Escape") {
+    } else if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
       ["cg-stop", "cg-chat-stop", "cg-compare-stop", "cg-speed-stop"].some(press);
     }
   }, true);
@@ -110,54 +110,5 @@
       store.set("chatglm_theme", dark ? "dark" : "light");
     }
     if (target.dataset.action === "png") savePicture(target.dataset.from);
-    if (target.dataset.action === "language") {
-      const typed = box("cg-prompt");
-      try { if (typed) sessionStorage.setItem("chatglm_typed", typed.value); } catch { /* private window */ }
-    }
   });
-
-  // The list of conversations speaks through a box of its own; a number makes each command a change.
-  const command = (action, id, text) => {
-    const channel = box("cg-history-command") || document.querySelector("#cg-history-command input");
-    if (!channel) return;
-    channel.value = JSON.stringify({ action, id, text, number: Date.now() });
-    channel.dispatchEvent(new Event("input", { bubbles: true }));
-  };
-  document.addEventListener("click", (event) => {
-    const target = event.target.closest && event.target.closest("[data-history]");
-    if (!target) return;
-    const { history: action, id, ask, was, confirm: question } = target.dataset;
-    if (question && !confirm(question)) return;
-    const text = ask ? prompt(ask, was) : "";
-    if (text === null || (ask && !text.trim())) return;
-    command(action, id || "", text);
-  });
-  document.addEventListener("change", async (event) => {
-    const input = event.target;
-    if (!input.dataset || !input.dataset.import || !input.files.length) return;
-    const said = document.getElementById("cg-history-said");
-    let message = input.dataset.failed;
-    try {
-      const reply = await fetch(input.dataset.import, {
-        method: "POST", headers: { "content-type": "application/json" }, body: input.files[0],
-      });
-      if (reply.ok) { command("imported", "", ""); return; }
-      message = reply.status === 413 ? input.dataset.tooLarge : (await reply.json()).message || message;
-    } catch { /* said below */ }
-    input.value = "";
-    if (said) said.textContent = message;
-  });
-
-  // What was typed survives a change of language.
-  const restore = setInterval(() => {
-    const textarea = box("cg-prompt");
-    if (!textarea) return;
-    clearInterval(restore);
-    try {
-      const typed = sessionStorage.getItem("chatglm_typed");
-      sessionStorage.removeItem("chatglm_typed");
-      if (typed) fill(textarea, typed);
-    } catch { /* private window */ }
-  }, 100);
-  setTimeout(() => clearInterval(restore), 20000);
 })();

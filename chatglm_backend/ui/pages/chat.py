@@ -231,7 +231,7 @@ class _Handlers:
             if moved is None:
                 yield *((gr.skip(),) * (_COUNT - 1)), self._list(visitor, "", None, problem)
                 return
-            async with aclosing(self._show(request, moved, "", problem)) as updates:
+            async with aclosing(self._show(request, moved, "", problem, keep_box=True)) as updates:
                 async for update in updates:
                     yield update
 
@@ -253,7 +253,7 @@ class _Handlers:
                 yield self._update(one, visitor, search)
 
     async def _show(
-        self, request: gr.Request, moved: Moved, search: str, problem: HistoryError | None
+        self, request: gr.Request, moved: Moved, search: str, problem: HistoryError | None, *, keep_box: bool = False
     ) -> AsyncGenerator[_Update, None]:
         """Show a conversation, and the answer that is being written in it, if there is one."""
         visitor, name = self._visitor(request), "" if moved.place is None else moved.place.conversation_id
@@ -263,6 +263,7 @@ class _Handlers:
 
         first = True
         view = await asyncio.to_thread(self._presenter.show, moved.turns)
+        view = replace(view, box=None) if keep_box else view
         still = Kept(view, moved.place, changed=True, problem=problem)
         session = request.session_hash or ""
         self._live.detach(session, still)

@@ -30,8 +30,11 @@ def build_header(presenter: Presenter) -> gr.HTML:
     """Lay the header out in the current Blocks; returns the model's card."""
     t = presenter.texts
     other = "en" if t.language == "zh" else "zh"
+    keys = {"lost": "page.lost", "no": "page.no", "save": "page.save", "delete": "page.delete"}
+    words = "".join(f' data-{name}="{escape(t(key), quote=True)}"' for name, key in keys.items())
     gr.HTML(
-        f'<header class="cg-head"><span class="cg-logo">{_LOGO}</span>'
+        f'<header class="cg-head" id="cg-words"{words}>'
+        f'<span class="cg-logo">{_LOGO}</span>'
         f'<div class="cg-titles"><h1>{escape(t("app.title"))}</h1><p>{escape(t("app.tagline"))}</p></div>'
         f'<nav class="cg-tools"><a class="cg-tool" href="./?lang={other}" data-action="language" '
         f'lang="{other}" title="{escape(t("app.language_hint"))}">{escape(t("app.language"))}</a>'

@@ -1,0 +1,99 @@
+// The list of conversations: its buttons, its questions, its files. Questions are asked in a dialog of the page's own.
+(() => {
+  const words = () => (document.getElementById("cg-words") || document.body).dataset;
+  const coarse = matchMedia("(pointer: coarse)");
+
+  // The list speaks through a box of its own; a number makes each command a change.
+  const command = (action, id, text) => {
+    const channel = document.querySelector("#cg-history-command :is(textarea, input)");
+    if (!channel) return;
+    channel.value = JSON.stringify({ action, id, text, number: Date.now() });
+    channel.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+
+  const element = (name, properties, ...children) => {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+  };
+
+  // Resolves to the text typed ("" where none is asked for), or null where the answer is no. The browser keeps
+  // the focus inside, closes on Esc, and gives the focus back.
+  const ask = (question, yes, was) => new Promise((resolve) => {
+    const title = element("h2", { id: "cg-dialog-title", textContent: question });
+    const input = was === undefined ? null : element("input", { type: "text", value: was, maxLength: 200 });
+    if (input) input.setAttribute("aria-labelledby", title.id);
+    const no = element("button", { type: "button", className: "cg-tool", textContent: words().no });
+    const ok = element("button", { type: "submit", className: "cg-tool cg-yes", textContent: yes });
+    const form = element("form", { method: "dialog" }, title, ...(input ? [input] : []),
+      element("div", { className: "cg-dialog-actions" }, no, ok));
+    const dialog = element("dialog", { className: "cg-dialog" }, form);
+    dialog.setAttribute("aria-labelledby", title.id);
+    let said = null;
+    no.addEventListener("click", () => dialog.close());
+    form.addEventListener("submit", () => { said = input ? input.value.trim() : ""; });
+    dialog.addEventListener("keydown", (event) => { if (event.isComposing) event.stopPropagation(); });
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(input && !said ? null : said);
+    });
+    (document.querySelector(".gradio-container") || document.body).append(dialog);
+    dialog.showModal();
+    if (input) { input.focus(); input.select(); } else { no.focus(); }
+  });
+
+  // The list is drawn anew after a command: then the focus goes where the reader goes on.
+  const focusAfter = (find) => {
+    const list = document.getElementById("cg-history");
+    if (!list) return;
+    const move = () => {
+      const active = document.activeElement;
+      if (active && active !== document.body && active.isConnected && !active.closest("#cg-history")) return;
+      const target = find();
+      if (target) target.focus();
+    };
+    const observer = new MutationObserver(() => { observer.disconnect(); setTimeout(move, 50); });
+    observer.observe(list, { childList: true, subtree: true, characterData: true });
+    setTimeout(() => observer.disconnect(), 5000);
+  };
+  const button = (action, id) => document.querySelector(`#cg-history [data-history=${action}][data-id="${id}"]`);
+  const search = () => document.querySelector("#cg-history-search :is(textarea, input)");
+  const chatBox = () => (coarse.matches ? null : document.querySelector("#cg-chat-box textarea"));
+
+  const carryOut = async (target) => {
+    const { history: action, id = "", ask: question, was, confirm: doubt } = target.dataset;
+    const row = target.closest(".cg-row");
+    const beside = row && (row.nextElementSibling || row.previousElementSibling);
+    const nextId = beside ? beside.querySelector("[data-id]").dataset.id : "";
+    let text = "";
+    if (question !== undefined) text = await ask(question, words().save, was);
+    else if (doubt !== undefined) text = await ask(doubt, words().delete);
+    if (text === null) return;
+    if (action === "open") focusAfter(() => chatBox() || button("open", id));
+    else if (action === "rename") focusAfter(() => button("rename", id));
+    else if (action === "delete") focusAfter(() => (nextId && button("open", nextId)) || search());
+    else focusAfter(search);
+    command(action, id, text);
+  };
+
+  document.addEventListener("click", (event) => {
+    const target = event.target.closest && event.target.closest("[data-history]");
+    if (target) carryOut(target);
+  });
+
+  document.addEventListener("change", async (event) => {
+    const input = event.target;
+    if (!input.dataset || !input.dataset.import || !input.files.length) return;
+    const said = document.getElementById("cg-history-said");
+    let message = input.dataset.failed;
+    try {
+      const reply = await fetch(input.dataset.import, {
+        method: "POST", headers: { "content-type": "application/json" }, body: input.files[0],
+      });
+      if (reply.ok) { command("imported", "", ""); return; }
+      message = reply.status === 413 ? input.dataset.tooLarge : (await reply.json()).message || message;
+    } catch { /* said below */ }
+    input.value = "";
+    if (said) said.textContent = message;
+  });
+})();

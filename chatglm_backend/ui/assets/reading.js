@@ -1,0 +1,160 @@
+// Reading along: copying, scrolling, what screen readers hear, where the focus goes, what was typed.
+(() => {
+  // A copied answer is what the model wrote: our escapes and our mark are for the screen only. A page that is
+  // opened over plain http has no clipboard, so an older way stands in for it.
+  const clean = (text) => String(text).replaceAll("&#0000060;", "<")
+    .replace(/\n\n<span class="cg-cut">[^<]*<\/span>\s*$/, "");
+  const copyOldWay = (text) => {
+    const holder = document.createElement("textarea");
+    const before = document.activeElement;
+    holder.value = text;
+    holder.style.cssText = "position:fixed;top:0;left:-9999px";
+    (document.querySelector("dialog[open]") || document.body).append(holder);
+    holder.select();
+    const done = document.execCommand("copy");
+    holder.remove();
+    if (before && before.focus) before.focus();
+    return done ? Promise.resolve() : Promise.reject(new Error("copy"));
+  };
+  if (navigator.clipboard) {
+    const write = navigator.clipboard.writeText.bind(navigator.clipboard);
+    navigator.clipboard.writeText = (text) => write(clean(text)).catch(() => copyOldWay(clean(text)));
+  } else {
+    Object.defineProperty(navigator, "clipboard", {
+      configurable: true, value: { writeText: (text) => copyOldWay(clean(text)) },
+    });
+  }
+
+  // The newest words stay in sight until the reader scrolls up, and again once they are back at the end.
+  let following = true;
+  let lastTop = 0;
+  const log = () => document.querySelector("#cg-chat [role=log]");
+  const atEnd = (area) => area.scrollHeight - area.scrollTop - area.clientHeight < 40;
+  const follow = () => {
+    const area = log();
+    if (!area || !following) return;
+    area.scrollTop = area.scrollHeight;
+    lastTop = area.scrollTop;
+  };
+  document.addEventListener("scroll", (event) => {
+    const area = event.target;
+    if (area !== log()) return;
+    if (atEnd(area)) following = true;
+    else if (area.scrollTop < lastTop) following = false;
+    lastTop = area.scrollTop;
+  }, true);
+  const away = (event) => {
+    const area = log();
+    if (area && event.target.closest && event.target.closest("#cg-chat") && event.deltaY < 0
+      && area.scrollHeight > area.clientHeight) following = false;
+  };
+  document.addEventListener("wheel", away, { capture: true, passive: true });
+  let watchedChat = null;
+  let drawn = 0;
+  const observer = new MutationObserver(() => {
+    if (!drawn) drawn = requestAnimationFrame(() => { drawn = 0; follow(); });
+  });
+
+  // The focus returns to the box, except on touch screens, where a keyboard would jump up.
+  const coarse = matchMedia("(pointer: coarse)");
+  const box = (id) => document.querySelector(`#${id} textarea`);
+  document.addEventListener("click", (event) => {
+    const pressed = event.target.closest && event.target.closest("button");
+    if (!pressed) return;
+    const inChat = /^cg-chat-(send|stop|clear|go-on)$/.test(pressed.id) || pressed.closest("#cg-chat .message-buttons");
+    if (/^cg-chat-(send|go-on)$/.test(pressed.id)) following = true;
+    const target = /^cg-(generate|stop|clear)$/.test(pressed.id) ? "cg-prompt" : inChat ? "cg-chat-box" : "";
+    if (!target || coarse.matches) return;
+    setTimeout(() => {
+      const active = document.activeElement;
+      const editing = active && active.closest("#cg-chat textarea, dialog");
+      if (box(target) && !editing && !document.querySelector("#cg-chat textarea")) box(target).focus();
+    }, 60);
+  });
+
+  // Screen readers hear whole sentences, and what happens, once each; the figures beside them tick silently.
+  const voice = document.createElement("div");
+  voice.className = "cg-heard";
+  voice.setAttribute("aria-live", "polite");
+  const say = (text) => {
+    if (!text) return;
+    const line = document.createElement("p");
+    line.textContent = text;
+    voice.append(line);
+    while (voice.children.length > 3) voice.firstChild.remove();
+  };
+  const ENDS = /[。！？；.!?;:：\n][\s"”』」)]*/g;
+  const newText = (text, from, finished) => {
+    if (finished) return text.length;
+    let end = from;
+    ENDS.lastIndex = from;
+    for (let found; (found = ENDS.exec(text));) end = found.index + found[0].length;
+    return end;
+  };
+  const heard = { "cg-chat-status": { phase: "", read: 0, at: 0 }, "cg-answer-status": { phase: "", read: 0, at: 0 } };
+  const written = (id) => {
+    if (id === "cg-answer-status") return (box("cg-output") || { value: "" }).value;
+    const answers = document.querySelectorAll("#cg-chat .bot.message");
+    return answers.length ? answers[answers.length - 1].textContent : "";
+  };
+  const listen = (id, state) => {
+    const status = document.querySelector(`#${id} .cg-status, #${id} [role=alert]`);
+    if (!status || !status.dataset.phase || status.offsetParent === null) return;
+    const phase = status.dataset.phase;
+    const now = Date.now();
+    if (phase !== state.phase && phase !== "writing" && phase !== "done") {
+      if (state.phase || phase !== "idle") say(status.textContent);
+      state.read = 0;
+    }
+    const ended = phase === "done" && state.phase !== "done" && state.phase !== "";
+    if ((phase === "writing" && now - state.at > 1500) || ended) {
+      const text = written(id);
+      const end = newText(text, state.read, ended);
+      say(text.slice(state.read, end).trim());
+      state.read = end;
+      state.at = now;
+    }
+    if (ended) { say(status.textContent); state.read = 0; }
+    state.phase = phase;
+  };
+
+  // What was typed, and the open page, survive a reload, a lost connection and a change of language.
+  const BOXES = ["cg-prompt", "cg-chat-box", "cg-compare-prompt"];
+  const tabs = () => [...document.querySelectorAll("#cg-tabs > .tab-wrapper [role=tab]")];
+  let kept = {};
+  try {
+    kept = JSON.parse(sessionStorage.getItem("chatglm_typed") || "{}") || {};
+    sessionStorage.removeItem("chatglm_typed");
+  } catch { /* private window */ }
+  addEventListener("pagehide", () => {
+    const typed = { ...kept };
+    BOXES.forEach((id) => { if (box(id)) typed[id] = box(id).value; });
+    typed.tab = tabs().findIndex((tab) => tab.getAttribute("aria-selected") === "true");
+    try { sessionStorage.setItem("chatglm_typed", JSON.stringify(typed)); } catch { /* private window */ }
+  });
+  const restore = () => {
+    if (kept.tab > 0 && tabs()[kept.tab]) { tabs()[kept.tab].click(); delete kept.tab; }
+    BOXES.filter((id) => kept[id] && box(id)).forEach((id) => {
+      if (!box(id).value) {
+        box(id).value = kept[id];
+        box(id).dispatchEvent(new Event("input", { bubbles: true }));
+      }
+      delete kept[id];
+    });
+  };
+
+  setInterval(() => {
+    if (!voice.isConnected && document.body) document.body.append(voice);
+    const area = log();
+    if (area && area.getAttribute("aria-live") !== "off") area.setAttribute("aria-live", "off");
+    const chat = document.getElementById("cg-chat");
+    if (chat && chat !== watchedChat) {
+      watchedChat = chat;
+      observer.disconnect();
+      observer.observe(chat, { childList: true, subtree: true, characterData: true });
+      follow();
+    }
+    restore();
+    Object.entries(heard).forEach(([id, state]) => listen(id, state));
+  }, 400);
+})();
