@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from chatglm_backend.access.announce import announcement
 from chatglm_backend.access.policy import AccessPolicy, policy_from
-from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.errors import ChatGLMError, ConfigError
+from chatglm_backend.logs import Say, start_logging
 from chatglm_backend.network import quiet_environment
 from chatglm_backend.settings import Settings
 from chatglm_backend.ui.listen import take_port
@@ -26,11 +29,11 @@ if TYPE_CHECKING:
 
     from chatglm_backend.ui.chat import ChatPresenter
     from chatglm_backend.ui.history import History
-    from chatglm_backend.ui.ports import PageService
+    from chatglm_backend.ui.ports import ClosingService, PageService
     from chatglm_backend.ui.presenter import Presenter
     from chatglm_backend.ui.tools import PageTools
 
-__all__ = ["build_page", "create_app", "main"]
+__all__ = ["build_page", "create_app", "main", "run_page"]
 
 
 def build_page(
@@ -118,35 +121,48 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Start the page; returns the exit code."""
+    """Start the page; returns the exit code: 2 for a setting that cannot be, 1 for what this machine lacks."""
     quiet_environment(os.environ)
     try:
         settings = page_settings(argv)
         policy = policy_from(settings)
         listener = take_port(policy.bind_host, policy.port)
     except ChatGLMError as error:
-        _say(str(error))
-        return 1
-    import uvicorn
-
-    from chatglm_backend.access.server import ReturningServer, server_options
+        sys.stderr.write(f"{error}\n")
+        return 2 if isinstance(error, ConfigError) else 1
     from chatglm_backend.service import Service
 
-    service = Service(settings, note=_say)
-    try:
-        app = create_app(service, settings, policy)
-        for line in announcement(policy, picture=sys.stderr.isatty()):
-            _say(line)
-        options = server_options(policy, settings)
-        config = uvicorn.Config(app, log_level=settings.log_level, timeout_graceful_shutdown=3, **options)
-        ReturningServer(config).run(sockets=[listener])
-    finally:
-        service.close()
+    say = start_logging(settings)
+    run_page(Service(settings, note=say), settings, policy, listener, say)
     return 0
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+def run_page(
+    service: ClosingService, settings: Settings, policy: AccessPolicy, listener: socket.socket, say: Say
+) -> None:
+    """Serve the page until a signal; then give running answers ``drain_seconds``, end the connections, and return."""
+    import uvicorn
+
+    from chatglm_backend.access.server import OrderlyServer, server_options
+
+    try:
+        app = create_app(service, settings, policy)
+        for line in announcement(policy, picture=sys.stderr.isatty()):
+            say(line)
+        config = uvicorn.Config(app, log_config=None, **server_options(policy, settings))
+        OrderlyServer(config, drain=lambda: _drain(service, settings, say)).run(sockets=[listener])
+    finally:
+        service.close()
+
+
+def _drain(service: ClosingService, settings: Settings, say: Say) -> None:
+    seconds = settings.drain_seconds
+    hint = f"Ending: running answers get up to {seconds:.0f} seconds. Press Ctrl-C again to end at once."
+    told = threading.Timer(1.0, say, [hint])
+    told.daemon = True
+    told.start()
+    service.close(seconds)
+    told.cancel()
 
 
 if __name__ == "__main__":

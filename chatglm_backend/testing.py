@@ -30,7 +30,7 @@ from chatglm_backend.core import (
     Usage,
     monotonic_clock,
 )
-from chatglm_backend.errors import ChatGLMError, EngineFailure, ModelNotReady
+from chatglm_backend.errors import ChatGLMError, EngineFailure, ModelNotReady, ShuttingDown
 
 __all__ = ["SCENES", "Script", "ScriptedPrompt", "ScriptedService", "ScriptedTicket", "scripted_model"]
 
@@ -190,6 +190,7 @@ class ScriptedService:
     _status: ModelStatus = field(default_factory=lambda: ModelStatus(ModelState.NONE))
     _ready: threading.Event = field(default_factory=threading.Event)
     _stop_load: threading.Event = field(default_factory=threading.Event)
+    _closed: bool = False
 
     def status(self) -> ModelStatus:
         """Where loading is."""
@@ -238,6 +239,8 @@ class ScriptedService:
             ModelNotReady: before loading has finished.
             ChatGLMError: what the scene says at submission.
         """
+        if self._closed:
+            raise ShuttingDown()
         if self._status.state is not ModelState.READY:
             raise ModelNotReady()
         text = request.prompt if request.prompt is not None else request.messages[-1].content
@@ -249,10 +252,13 @@ class ScriptedService:
         self.tickets.append(ticket)
         return ticket
 
-    def close(self) -> None:
-        """End every answer."""
+    def close(self, drain_s: float = 0.0) -> None:
+        """Refuse new requests, give answers ``drain_s`` seconds to end, cancel the rest."""
+        self._closed = True
         self._stop_load.set()
+        until = monotonic_clock() + drain_s
         for ticket in self.tickets:
+            ticket.ended.wait(max(0.0, until - monotonic_clock()))
             ticket.cancel()
 
     def _load(self) -> None:

@@ -1,5 +1,5 @@
-"""What uvicorn must be told: certificates, limits, to hang up on clients that never finish their headers, and to
-return when it is asked to end, so that what comes after it can clean up.
+"""What uvicorn must be told: certificates, limits, to hang up on clients that never finish their headers, and to end
+in order when it is asked to: first what is running, then the connections, then back to whoever called it.
 
 Knows no policy but :class:`AccessPolicy` and no application.
 """
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import h11
@@ -18,10 +21,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from chatglm_backend.access.policy import AccessPolicy
 from chatglm_backend.settings import Settings
 
-__all__ = ["ImpatientH11", "ReturningServer", "server_options"]
+__all__ = ["ImpatientH11", "OrderlyServer", "server_options"]
 
 _HEAD_SECONDS = 15.0
 _MAX_CONNECTIONS = 512
+_LAST_WORDS_SECONDS = 1.5
+_HANG_UP_SECONDS = 3
+_POLL_S = 0.05
 
 
 class ImpatientH11(H11Protocol):
@@ -62,8 +68,17 @@ class ImpatientH11(H11Protocol):
             self.transport.close()
 
 
-class ReturningServer(uvicorn.Server):
-    """Returns from ``run`` after SIGTERM or Ctrl-C; uvicorn's own would then send itself the signal again and die."""
+class OrderlyServer(uvicorn.Server):
+    """Ends in order at SIGTERM or Ctrl-C: ``drain``, while requests are still answered; then it hangs up and returns.
+
+    ``drain`` runs in a thread of its own and should refuse new work, let running work end, and limit its own time.
+    A second Ctrl-C or SIGTERM does not wait for it. uvicorn's own server would kill the process afterwards; this one
+    lets what comes after ``run`` clean up.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None] = lambda: None) -> None:
+        super().__init__(config)
+        self._drain = drain
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -71,6 +86,30 @@ class ReturningServer(uvicorn.Server):
         with super().capture_signals():
             yield
             self._captured_signals.clear()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal asks for the end, the second for a quick one."""
+        if self.should_exit:
+            self.force_exit = True
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, then end the connections."""
+        draining = threading.Thread(target=self._drain, name="drain", daemon=True)
+        draining.start()
+        while draining.is_alive() and not self.force_exit:  # noqa: ASYNC110  neither thread nor signal can set an event
+            await asyncio.sleep(_POLL_S)
+        await self._hang_up()
+        await super().shutdown(sockets)
+
+    async def _hang_up(self) -> None:
+        """Give streams a moment to send their last words; then those that never end, a page's, see their reader go."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _LAST_WORDS_SECONDS
+        while self.server_state.tasks and loop.time() < until and not self.force_exit:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.close()
 
 
 def server_options(policy: AccessPolicy, settings: Settings) -> dict[str, Any]:
@@ -84,6 +123,7 @@ def server_options(policy: AccessPolicy, settings: Settings) -> dict[str, Any]:
         "limit_concurrency": _MAX_CONNECTIONS,
         "h11_max_incomplete_event_size": 2 * policy.max_head,
         "timeout_keep_alive": 10,
+        "timeout_graceful_shutdown": _HANG_UP_SECONDS,
         "access_log": False,  # it would write tokens in addresses to the log
         "server_header": False,
     }

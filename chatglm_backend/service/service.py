@@ -13,7 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from chatglm_backend.core import CancelToken, GenerationRequest, LoadProgress, ModelInfo, ModelState, ModelStatus
-from chatglm_backend.errors import ChatGLMError, EngineFailure, LoadCancelled, ModelError, ModelNotReady
+from chatglm_backend.errors import (
+    ChatGLMError,
+    EngineFailure,
+    LoadCancelled,
+    ModelError,
+    ModelNotReady,
+    ShuttingDown,
+)
 from chatglm_backend.service.loading import LoadedModel, Loader, Note, load_model
 from chatglm_backend.settings import Settings, with_cache
 
@@ -53,7 +60,9 @@ class Service:
     def status(self) -> ModelStatus:
         """A snapshot; a model whose worker has died counts as failed."""
         with self._changed:
-            status, loaded = self._status, self._loaded
+            status, loaded, closed = self._status, self._loaded, self._closed
+        if closed and status.state is ModelState.READY:
+            return ModelStatus(ModelState.FAILED, info=status.info, error=ShuttingDown())
         if status.state is ModelState.READY and loaded is not None and not loaded.worker.healthy:
             return ModelStatus(
                 ModelState.FAILED, info=loaded.info, error=EngineFailure(reason="the worker has stopped")
@@ -127,14 +136,19 @@ class Service:
         return None if loaded is None else loaded.worker.metrics()
 
     def close(self, drain_s: float = 0.0) -> None:
-        """Stop loading, give accepted requests ``drain_s`` seconds, cancel the rest, end all threads."""
+        """Stop loading, give accepted requests ``drain_s`` seconds, cancel the rest, end all threads.
+
+        Meanwhile new requests get ShuttingDown. A second call, with less time, shortens the first.
+        """
         with self._changed:
             self._closed = True
             self._cancel.cancel()
-            thread = self._thread
+            thread, loaded = self._thread, self._loaded
+        if loaded is not None:
+            loaded.worker.close(drain_s)
         if thread is not None:
             thread.join()
-        self._give_up(drain_s)
+        self._give_up(0.0)
         with self._changed:
             self._set(ModelStatus(ModelState.NONE))
 

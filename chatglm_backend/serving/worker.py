@@ -26,6 +26,7 @@ from chatglm_backend.core import (
 )
 from chatglm_backend.errors import EngineFailure, InvalidRequest, RequestError, ShuttingDown, TooManyRequests
 from chatglm_backend.serving.fair_queue import FairQueue
+from chatglm_backend.serving.facts import accepted_facts, ended_facts
 from chatglm_backend.serving.metrics import Metrics, MetricsSnapshot
 from chatglm_backend.serving.ports import EnginePort, P
 from chatglm_backend.serving.ticket import Ticket
@@ -46,6 +47,7 @@ class WorkerOptions:
     kv_budget_bytes: int | None = None
     queue_limit: int = 64
     session_limit: int = 4
+    log_prompts: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -116,7 +118,9 @@ class Worker(Generic[P]):
         except RequestError as error:
             with self._wake:
                 self._metrics.refused[error.code] += 1
+            _log.info("request refused", extra={"facts": {"request": request.request_id, "code": error.code}})
             raise
+        _log.info("request accepted", extra={"facts": accepted_facts(request, prepared, self.options.log_prompts)})
         self._poke()
         return ticket
 
@@ -292,6 +296,7 @@ class Worker(Generic[P]):
             while len(self._finished) > _FINISHED_KEPT:
                 self._finished.popitem(last=False)
             self._wake.notify_all()
+        _log.info("request ended", extra={"facts": ended_facts(job.ticket.request_id, result)})
         job.ticket.publish(result)
 
     def _crash(self, reason: str) -> None:

@@ -59,3 +59,11 @@ class PageService(Protocol):
     def submit(self, request: GenerationRequest) -> Ticket:
         """Queue a request."""
         ...
+
+
+class ClosingService(PageService, Protocol):
+    """A service with an end."""
+
+    def close(self, drain_s: float = 0.0) -> None:
+        """Refuse new requests, give the accepted ones ``drain_s`` seconds, then end everything."""
+        ...

@@ -12,7 +12,7 @@ import pytest
 SCRIPT = """
 import uvicorn
 from chatglm_backend.access.policy import AccessPolicy
-from chatglm_backend.access.server import ReturningServer, server_options
+from chatglm_backend.access.server import OrderlyServer, server_options
 from chatglm_backend.settings import Settings
 
 async def app(scope, receive, send):
@@ -24,7 +24,7 @@ async def app(scope, receive, send):
         print("started", flush=True)
 
 options = server_options(AccessPolicy(), Settings())
-ReturningServer(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", **options)).run()
+OrderlyServer(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", **options)).run()
 print("cleaned up", flush=True)
 """
 

@@ -19,6 +19,7 @@ FLOORS: dict[str, int] = {
     "core": 1,
     "network": 1,
     "settings": 2,
+    "logs": 3,
     "hardware": 2,
     "launcher": 3,
     "models": 3,
