@@ -16,6 +16,12 @@ _MAX_PAUSE = 256
 _MEMORY = 0.8
 _LEARNING = 0.3
 _WORTHWHILE = 1.1
+_SHARE = 0.03
+"""Of the time of plain steps, what wrong guesses may take in all, at any moment of an answer."""
+_MOST_CREDIT = 4.0
+"""Plain steps that a time of right guesses may save up for later wrong ones."""
+_UNKNOWN_COST = 0.1
+"""What a guess is taken to cost, in plain steps, before one was measured."""
 
 
 class GuessSource(Protocol):
@@ -87,7 +93,7 @@ class StepCosts:
             return 1.0
         measured = [size for size in known if size > 0]
         if not measured:
-            return 1.0
+            return 1.0 + _UNKNOWN_COST * extra
         nearest = min(measured, key=lambda size: (abs(size - extra), -size))
         slope = (known[nearest] - plain) / nearest
         return max(1.0, (plain + slope * extra) / plain)
@@ -97,10 +103,11 @@ class Drafter:
     """Asks a source for as many guesses as pay at the measured cost and acceptance of late.
 
     Where none pay, it tries again after a pause, each time twice as long, so that hopeless text
-    costs next to nothing.
+    costs next to nothing. What is lost to wrong guesses comes out of a credit: a small share of every
+    token's time, and the time that right guesses saved. A guess that could overdraw it is not made.
     """
 
-    __slots__ = ("_limit", "_next_pause", "_pause", "_right", "_source", "_wrong")
+    __slots__ = ("_cost", "_credit", "_limit", "_next_pause", "_pause", "_right", "_source", "_wrong")
 
     def __init__(self, source: GuessSource, *, max_tokens: int) -> None:
         self._source = source
@@ -109,9 +116,12 @@ class Drafter:
         self._wrong = 1.0
         self._pause = 0
         self._next_pause = _FIRST_PAUSE
+        self._credit = 0.0
+        self._cost: Callable[[int], float] = lambda _: 1.0
 
     def append(self, token: int) -> None:
         """One more token of the sequence."""
+        self._credit = min(_MOST_CREDIT, self._credit + _SHARE)
         self._source.append(token)
 
     def propose(self, room: int, cost: Callable[[int], float]) -> tuple[int, ...]:
@@ -119,32 +129,32 @@ class Drafter:
         if self._pause:
             self._pause -= 1
             return ()
-        room = min(room, self._limit)
-        if room < 1:
+        self._cost = cost
+        sizes = [size for size in range(1, min(room, self._limit) + 1) if cost(size) - 1.0 <= self._credit]
+        if not sizes:
             return ()
-        size = self._best_size(room, cost)
+        size = self._best_size(sizes, cost)
         if size == 0:
             self._pause, self._next_pause = self._next_pause, min(_MAX_PAUSE, 2 * self._next_pause)
-            size = 1 if self._pause > _FIRST_PAUSE else 0
+            size = 1 if self._pause > _FIRST_PAUSE and sizes[0] == 1 else 0
         return self._source.guess(size) if size else ()
 
     def verdict(self, proposed: int, accepted: int) -> None:
-        """Of ``proposed`` guesses, the first ``accepted`` were right."""
+        """Of ``proposed`` guesses, the first ``accepted`` were right; the step's time is known to ``cost`` by now."""
         if proposed == 0:
             return
+        self._credit = min(_MOST_CREDIT, self._credit + accepted - (self._cost(proposed) - 1.0))
         self._right = _MEMORY * self._right + accepted
         self._wrong = _MEMORY * self._wrong + (accepted < proposed)
         if accepted:
             self._pause, self._next_pause = 0, _FIRST_PAUSE
 
-    def _best_size(self, room: int, cost: Callable[[int], float]) -> int:
-        """The number of guesses with the most tokens per time, if that clearly beats none."""
+    def _best_size(self, sizes: Iterable[int], cost: Callable[[int], float]) -> int:
+        """The one of ``sizes`` with the most tokens per time, if that clearly beats no guesses."""
         chance = self._right / (self._right + self._wrong)
         best, best_gain = 0, _WORTHWHILE
-        tokens = reached = 1.0
-        for size in range(1, room + 1):
-            reached *= chance
-            tokens += reached
+        for size in sizes:
+            tokens = 1.0 + sum(chance**place for place in range(1, size + 1))
             gain = tokens / cost(size)
             if gain > best_gain:
                 best, best_gain = size, gain

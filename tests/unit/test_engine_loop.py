@@ -271,6 +271,40 @@ def test_right_guesses_save_steps() -> None:
     assert 0 < last.usage.accepted_draft_tokens <= last.usage.draft_tokens
 
 
+class WrongGuesses:
+    """Always has an opinion, never a right one: the models here never choose the token 257."""
+
+    def append(self, token: int) -> None:
+        """The answer goes on."""
+
+    def guess(self, size: int) -> tuple[int, ...]:
+        """As many as asked for."""
+        return (257,) * size
+
+
+@pytest.mark.parametrize("row_s", [0.02, 0.1, 1.0])
+@pytest.mark.parametrize("tokens", [40, 200])
+def test_hopeless_guesses_cost_little_time(row_s: float, tokens: int) -> None:
+    """On the fake clock a step is a second and a further row ``row_s``: an answer takes 3 percent longer at most.
+
+    The engine's first guess ever tells it what rows cost; those two rows at most come on top.
+    """
+    times = []
+    for options in (OFF, DRAFTING):
+        clock = FakeClock()
+
+        def row(ids: Any, clock: FakeClock = clock) -> torch.Tensor:
+            clock.now += row_s
+            return script_row([65] * 256, 2)(ids)
+
+        model = FakeModel(clock=clock, decode_s=1.0 - row_s, row=row)
+        engine = Engine(model, ByteTokenizer(), options, clock=clock, guesses=lambda _: WrongGuesses())
+        list(engine.generate(ask("hi", max_new_tokens=tokens)))
+        times.append(clock.now)
+    assert times[1] <= 1.03 * times[0] + 2 * row_s
+    assert times[1] > times[0]
+
+
 def test_sampled_requests_are_never_guessed() -> None:
     """Guessing is for greedy answers only."""
     last = list(engine_of(None, DRAFTING).generate(ask("aaaaaaaa", temperature=0.5, seed=1)))[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -90,24 +91,47 @@ def test_lookup_has_no_guess_without_a_precedent() -> None:
 
 @pytest.mark.parametrize(("cost", "most"), [(0.0, 140), (0.05, 24), (1.0, 4)])
 def test_wrong_guesses_become_rare_where_they_cost(cost: float, most: int) -> None:
-    """Over 256 hopeless steps all guesses together take little time: below 3 percent of a step each."""
+    """Over 256 hopeless steps few guesses are made, and fewer where a row costs more."""
     lookup = drafter([5] * 10)
-    spent, guessed = 0.0, 0
+    guessed = 0
     for _ in range(256):
         lookup.append(5)
         guess = lookup.propose(8, lambda extra: 1.0 + cost * extra)
         guessed += len(guess)
-        spent += cost * len(guess)
         lookup.verdict(len(guess), 0)
     assert guessed <= most
-    assert spent <= 0.03 * 256
+
+
+def even_tokens(token: int) -> bool:
+    """Whether a token is even: an answer that is copied every other time."""
+    return token % 2 == 0
+
+
+@pytest.mark.parametrize("cost", [0.01, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("right", [lambda _: False, even_tokens, lambda token: token < 40, lambda token: token > 40])
+def test_guesses_never_cost_more_than_three_percent(cost: float, right: Callable[[int], bool]) -> None:
+    """At no moment of an answer have all steps taken 3 percent longer than a step a token, whatever turns out wrong."""
+    lookup = drafter([5] * 10)
+    tokens, spent = 0, 0.0
+    while tokens < 300:
+        lookup.append(5)
+        tokens += 1
+        guess = lookup.propose(8, lambda extra: 1.0 + cost * extra)
+        accepted = len(guess) if guess and right(tokens) else 0
+        for _ in range(accepted):
+            lookup.append(5)
+        tokens += accepted
+        lookup.verdict(len(guess), accepted)
+        spent += 1.0 + cost * len(guess)
+        assert spent <= 1.03 * tokens + 1e-9
 
 
 def test_right_guesses_become_long() -> None:
     """Where all are right and a row costs little, the limit is reached soon."""
     lookup = drafter([5] * 10)
     sizes = []
-    for _ in range(6):
+    for _ in range(12):
+        lookup.append(5)
         guess = lookup.propose(8, lambda extra: 1.0 + 0.05 * extra)
         lookup.verdict(len(guess), len(guess))
         sizes.append(len(guess))
