@@ -107,7 +107,8 @@ class GenerationRequest:
     """One answer to make: either ``prompt`` (with ``prompt_format``) or ``messages``, never both.
 
     ``session_id`` names the visitor, for fairness and limits; ``ignore_stop_ids`` is for
-    benchmarks and checks, which need a fixed number of tokens.
+    benchmarks and checks, which need a fixed number of tokens. ``kernel`` is empty for the model's
+    own, or one of :attr:`ModelInfo.other_kernels`, for comparisons.
     """
 
     request_id: str
@@ -117,6 +118,7 @@ class GenerationRequest:
     prompt_format: PromptFormat = "recipe"
     params: GenerationParams = field(default_factory=GenerationParams)
     ignore_stop_ids: bool = False
+    kernel: str = ""
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):
@@ -260,6 +262,7 @@ class ModelInfo:
     weight_bytes: int
     is_demo: bool = False
     family_reason: str = ""
+    other_kernels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

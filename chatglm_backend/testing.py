@@ -89,6 +89,7 @@ def scripted_model(*, is_demo: bool = False) -> ModelInfo:
         kv_bytes_per_token=458_752,
         weight_bytes=3_300_000_000,
         is_demo=is_demo,
+        other_kernels=("bigdl",),
     )
 
 

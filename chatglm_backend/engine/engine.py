@@ -7,7 +7,7 @@ session, no page, no file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,7 +17,7 @@ from chatglm_backend.engine.draft import Drafter, GuessSource, PromptLookup, Ste
 from chatglm_backend.engine.prefix_cache import PrefixCache
 from chatglm_backend.engine.sequence import Sequence
 from chatglm_backend.engine.timing import RequestTimer
-from chatglm_backend.errors import ContextLimitExceeded, EngineFailure, RequestError
+from chatglm_backend.errors import ContextLimitExceeded, EngineFailure, InvalidRequest, RequestError
 from chatglm_backend.models.base import ChatModel, Feed
 from chatglm_backend.tokenizers.base import EncodedPrompt, Tokenizer
 
@@ -70,15 +70,22 @@ class Engine:
         *,
         clock: Clock = monotonic_clock,
         guesses: Callable[[tuple[int, ...]], GuessSource] = PromptLookup,
+        others: Mapping[str, Callable[[], ChatModel]] | None = None,
     ) -> None:
-        """``guesses`` makes the source of guessed tokens from a prompt's ids."""
+        """``guesses`` makes the source of guessed tokens from a prompt's ids.
+
+        ``others`` are the same weights behind other kernels, by the name that a request asks for them;
+        each is made when it is first wanted.
+        """
         self.options = options or EngineOptions()
         self.prefix_cache = PrefixCache(model.config.family, model.new_cache, max_bytes=self.options.prefix_cache_bytes)
         self._model = model
+        self._models = {"": model}
+        self._others = dict(others or {})
         self._tokenizer = tokenizer
         self._clock = clock
         self._guesses = guesses
-        self._costs = StepCosts()
+        self._costs: dict[str, StepCosts] = {}
         self._stop_ids = frozenset(model.config.stop_ids) | tokenizer.stop_ids
         self._bytes_per_token = model.new_cache(1).bytes_per_token
         self._reading: list[Sequence] = []
@@ -96,7 +103,10 @@ class Engine:
         return self._tokenizer.encode_prompt(request.prompt, request.prompt_format)
 
     def prepare(self, request: GenerationRequest) -> PreparedRequest:
-        """Encode and measure a request. Safe from any thread. Raises ContextLimitExceeded."""
+        """Encode and measure a request. Safe from any thread. Raises ContextLimitExceeded, InvalidRequest."""
+        if request.kernel and request.kernel not in self._others:
+            offered = ", ".join(self._others) or "only its own"
+            raise InvalidRequest(field="kernel", value=request.kernel, reason=f"this model offers {offered}")
         ids = self.encode(request).ids
         limit = self._model.config.context_limit
         if len(ids) >= limit:
@@ -113,8 +123,10 @@ class Engine:
     ) -> Sequence:
         """Take a request in; the next steps work on it. Raises ContextLimitExceeded."""
         ready = prepared or self.prepare(request)
-        cache = self._model.new_cache(len(ready.prompt_ids) + ready.max_new_tokens)
-        cached = self.prefix_cache.fill(ready.prompt_ids, cache)
+        model = self._model_of(request)
+        cache = model.new_cache(len(ready.prompt_ids) + ready.max_new_tokens)
+        # What another kernel computed is not quite the same: a comparison reads its whole prompt itself.
+        cached = 0 if request.kernel else self.prefix_cache.fill(ready.prompt_ids, cache)
         draft = None
         if request.params.greedy and self.options.draft_tokens > 0:
             draft = Drafter(self._guesses(ready.prompt_ids), max_tokens=self.options.draft_tokens)
@@ -125,7 +137,7 @@ class Engine:
             max_new_tokens=ready.max_new_tokens,
             stop_ids=self._stop_ids,
             cache=cache,
-            prefill=self._model.prefill(ready.prompt_ids[cached:], cache, max_rows=self.options.prefill_rows),
+            prefill=model.prefill(ready.prompt_ids[cached:], cache, max_rows=self.options.prefill_rows),
             cached_tokens=cached,
             decoder=self._tokenizer.stream(),
             draft=draft,
@@ -142,8 +154,8 @@ class Engine:
         results = self._end_cancelled()
         began = self._clock()
         anyone_decodes = bool(self._decoding)
-        if anyone_decodes:
-            results += self._decode(list(self._decoding))
+        for kernel in dict.fromkeys(sequence.request.kernel for sequence in self._decoding):
+            results += self._decode([s for s in self._decoding if s.request.kernel == kernel])
         results += self._read_prompts(self._clock() - began if anyone_decodes else None)
         return results
 
@@ -171,6 +183,11 @@ class Engine:
         self._reading.clear()
         self._decoding.clear()
 
+    def _model_of(self, request: GenerationRequest) -> ChatModel:
+        if request.kernel not in self._models:
+            self._models[request.kernel] = self._others[request.kernel]()
+        return self._models[request.kernel]
+
     def _end_cancelled(self) -> list[tuple[Sequence, StepResult]]:
         gone = [s for s in (*self._decoding, *self._reading) if s.cancel.cancelled]
         return [result for sequence in gone for result in self._end(sequence)]
@@ -182,22 +199,23 @@ class Engine:
 
     def _decode(self, batch: list[Sequence]) -> list[tuple[Sequence, StepResult]]:
         count = len(batch)
-        room = self._costs.reach(count) if count <= self.options.draft_max_running else 0
+        costs = self._costs.setdefault(batch[0].request.kernel, StepCosts())
+        room = costs.reach(count) if count <= self.options.draft_max_running else 0
         feeds = [
-            Feed(sequence.next_feed(room, lambda extra: self._costs.ratio(count, extra)), sequence.cache)
+            Feed(sequence.next_feed(room, lambda extra: costs.ratio(count, extra)), sequence.cache)
             for sequence in batch
         ]
         lengths = [sequence.cache.length for sequence in batch]
         began = self._clock()
         try:
-            logits = self._model.decode(feeds)
+            logits = self._model_of(batch[0].request).decode(feeds)
         except Exception as error:  # noqa: BLE001 - whatever a kernel raises must not end the others
             for sequence, length in zip(batch, lengths, strict=True):
                 _shorten(sequence, length)
             if count == 1:
                 return [self._fail(batch[0], error)]
             return [result for sequence in batch for result in self._decode([sequence])]
-        self._costs.record(count, len(logits), self._clock() - began)
+        costs.record(count, len(logits), self._clock() - began)
         results: list[tuple[Sequence, StepResult]] = []
         row = 0
         for sequence, feed in zip(batch, feeds, strict=True):
@@ -290,7 +308,7 @@ class Engine:
     def _remember(self, sequence: Sequence) -> None:
         """Keep a finished sequence's K/V for follow-ups; a half-read prompt has none, a failed one may be wrong."""
         known = min(sequence.cache.length, len(sequence.evaluated_ids))
-        if sequence.prefill is not None or not known:
+        if sequence.prefill is not None or not known or sequence.request.kernel:
             return
         try:
             self.prefix_cache.keep(sequence.evaluated_ids[:known], sequence.cache)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, LoadProgress, ModelInfo
 from chatglm_backend.errors import LoadCancelled
+from chatglm_backend.service.kernels import other_kernels
 from chatglm_backend.service.layouts import map_weights
 from chatglm_backend.settings import AUTO, Settings
 
@@ -74,6 +75,7 @@ class OpenedModel:
     threads: int
     is_demo: bool
     family_reason: str
+    others: Mapping[str, Callable[[], ChatModel]]
 
 
 def open_model(
@@ -91,7 +93,7 @@ def open_model(
 
     from chatglm_backend.checkpoint.default import bundled_folder, default_model
     from chatglm_backend.checkpoint.places import cache_root
-    from chatglm_backend.checkpoint.prepare import prepare
+    from chatglm_backend.checkpoint.prepare import Preparation, prepare
     from chatglm_backend.hardware import Wishes, plan_threads, read_machine
     from chatglm_backend.int4.kernel import KernelName
     from chatglm_backend.int4.select import select_kernel
@@ -114,14 +116,10 @@ def open_model(
     torch.set_num_threads(plan.threads)
     checkpoint = prepare(
         model,
+        Preparation(use_cache=not settings.no_cache, progress=progress, cancel=cancel, note=hear, env=env),
         allow_download=named,
-        use_cache=not settings.no_cache,
         family=None if settings.family == AUTO else cast("Family", settings.family),
         revision=settings.revision,
-        progress=progress,
-        cancel=cancel,
-        note=hear,
-        env=env,
     )
     progress(LoadProgress("map"))
     choice = select_kernel(
@@ -134,7 +132,8 @@ def open_model(
     network = build_model(checkpoint.config, weights, kv_dtype=getattr(torch, settings.kv_dtype), ops=choice.ops)
     is_demo = model == str(bundled_folder())
     reason = next((line for line in told if "is made again" not in line), "")
-    return OpenedModel(checkpoint, network, choice.kernel.name, choice.reason, plan.threads, is_demo, reason)
+    others = other_kernels(checkpoint, choice.kernel, network, getattr(torch, settings.kv_dtype))
+    return OpenedModel(checkpoint, network, choice.kernel.name, choice.reason, plan.threads, is_demo, reason, others)
 
 
 def load_model(
@@ -156,7 +155,7 @@ def load_model(
     options = EngineOptions(prefix_cache_bytes=settings.prefix_cache_mb * 1_000_000)
     if settings.draft_tokens != AUTO:
         options = replace(options, draft_tokens=int(settings.draft_tokens))
-    engine = Engine(network, tokenizer, options)
+    engine = Engine(network, tokenizer, options, others=opened.others)
     progress(LoadProgress("warm_up"))
     _warm_up(engine, cancel, checkpoint.name)
     bytes_per_token = network.new_cache(1).bytes_per_token
@@ -173,6 +172,7 @@ def load_model(
         weight_bytes=checkpoint.nbytes,
         is_demo=opened.is_demo,
         family_reason=opened.family_reason,
+        other_kernels=tuple(opened.others),
     )
     return LoadedModel(info, tokenizer, engine.encode, _start_worker(engine, settings, bytes_per_token))
 
@@ -189,6 +189,7 @@ def _start_worker(engine: Engine, settings: Settings, bytes_per_token: int) -> W
         kv_budget_bytes=admission.kv_budget_bytes,
         queue_limit=settings.queue_limit,
         session_limit=settings.visitor_limit,
+        log_prompts=settings.log_prompts,
     )
     return cast("Worker[PreparedRequest]", Worker(engine, options))
 

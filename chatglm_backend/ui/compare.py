@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from chatglm_backend.core import GenerationRequest
+from chatglm_backend.core import GenerationRequest, ModelInfo
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.ports import PageService
@@ -59,6 +59,7 @@ class ComparePresenter:
             yield CompareView(running=False, left=empty, right=empty)
             return
         answers = [Answer(), Answer()]
+        kernels = (left.kernel, right.kernel)
         changed = asyncio.Event()
         tasks = [
             asyncio.create_task(self._follow(session, form, answers, side, changed))
@@ -69,7 +70,7 @@ class ComparePresenter:
                 await changed.wait()
                 changed.clear()
                 ended = all(task.done() for task in tasks)
-                yield self._view(*answers, running=not ended)
+                yield self._view(*answers, running=not ended, kernels=kernels)
                 if ended:
                     return
                 await _pace(tasks)
@@ -97,15 +98,25 @@ class ComparePresenter:
             # Once the task counts as done, so that the last view is really the last.
             asyncio.get_running_loop().call_soon(changed.set)
 
-    def _view(self, left: Answer | None, right: Answer | None, *, running: bool = False) -> CompareView:
-        return CompareView(running=running, left=self._side(left), right=self._side(right))
+    def _view(
+        self,
+        left: Answer | None,
+        right: Answer | None,
+        *,
+        running: bool = False,
+        kernels: tuple[str, str] = ("", ""),
+    ) -> CompareView:
+        return CompareView(running=running, left=self._side(left, kernels[0]), right=self._side(right, kernels[1]))
 
-    def _side(self, answer: Answer | None) -> SideView:
+    def _side(self, answer: Answer | None, kernel: str) -> SideView:
         status = answer_status(self.texts, answer, self._service.status())
-        return SideView(status, "" if answer is None else answer.text, self._timing(answer))
+        return SideView(status, "" if answer is None else answer.text, self._timing(answer, kernel))
 
-    def _timing(self, answer: Answer | None) -> str:
-        return timing_panel(self.texts, answer, self._service.status().info, used_memory())
+    def _timing(self, answer: Answer | None, kernel: str = "") -> str:
+        info: ModelInfo | None = self._service.status().info
+        if info is not None and kernel:
+            info = replace(info, kernel=kernel)
+        return timing_panel(self.texts, answer, info, used_memory())
 
 
 async def _pace(tasks: list[asyncio.Task[None]]) -> None:

@@ -45,6 +45,7 @@ class PromptForm:
     top_k: float = 0
     repetition_penalty: float = 1.0
     seed: float | None = None
+    kernel: str = ""
 
     def request(self, session: str) -> GenerationRequest:
         """The request for the engine.
@@ -57,6 +58,7 @@ class PromptForm:
             session_id=session,
             prompt=self.prompt,
             prompt_format=self.prompt_format,
+            kernel=self.kernel,
             params=GenerationParams(
                 max_new_tokens=int(self.max_new_tokens),
                 temperature=float(self.temperature),

@@ -54,9 +54,12 @@ def main() -> None:
                 "tickets": [
                     {"made": t.made, "cancelled": t.cancelled, "ended": t.ended.is_set()} for t in service.tickets
                 ],
+                "messages": [[m.content for m in r.messages] for r in service.requests],
                 "prompts": [r.prompt or (r.messages[-1].content if r.messages else "") for r in service.requests],
                 "max_new_tokens": [r.params.max_new_tokens for r in service.requests],
                 "loaded": service.loaded,
+                "kernels": [r.kernel for r in service.requests],
+                "formats": [r.prompt_format for r in service.requests],
                 "sessions": [r.session_id for r in service.requests],
             }
         )

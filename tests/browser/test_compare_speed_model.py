@@ -19,11 +19,17 @@ def test_two_settings_side_by_side_and_one_stop(serve: Serve, visitor: Visitor) 
     page.get_by_role("tab").nth(2).click()
     page.fill("#cg-compare-prompt textarea", "What is AI?")
     page.fill("#cg-compare-tokens-a input[type=number]", "3")
+    page.locator("#cg-compare-kernel-b").get_by_label("bigdl-llm").check()
+    page.locator("#cg-compare-format-b").get_by_label("As typed").check()
     page.press("#cg-compare-prompt textarea", "Control+Enter")
     for side in ("a", "b"):
         page.locator(f"#cg-compare-status-{side} .cg-status[data-phase=done]").wait_for(timeout=15_000)
     assert page.input_value("#cg-compare-output-a textarea") == "AI is the"
     assert page.input_value("#cg-compare-output-b textarea") == "AI is the study of machines that learn."
+    seen = site.state()
+    assert sorted(zip(seen["kernels"][-2:], seen["formats"][-2:], strict=True)) == [("", "recipe"), ("bigdl", "raw")]
+    shown = [page.inner_text(f"#cg-compare-timing-{side} [data-figure=kernel] dd") for side in ("a", "b")]
+    assert shown == ["vnni", "bigdl"]
     page.fill("#cg-compare-tokens-a input[type=number]", "500")
     page.fill("#cg-compare-prompt textarea", "slow")
     page.click("#cg-compare-generate")

@@ -57,7 +57,11 @@ def _choices(presenter: ComparePresenter, settings: Settings, side: str) -> list
         [(t(f"prompt.format.{kind}"), kind) for kind in ("recipe", "chat", "raw")], value="recipe",
         label=f"{name}: {t('prompt.format')}", elem_id=f"cg-compare-format-{side}",
     )  # fmt: skip
-    return [temperature, tokens, form]
+    kernel = gr.Radio(
+        [(t("compare.kernel.own"), ""), (t("compare.kernel.bigdl"), "bigdl")], value="",
+        label=f"{name}: {t('timing.kernel')}", elem_id=f"cg-compare-kernel-{side}",
+    )  # fmt: skip
+    return [temperature, tokens, form, kernel]
 
 
 def _answer(presenter: ComparePresenter, view: SideView, side: str) -> list[Any]:
@@ -77,13 +81,15 @@ def _generate(presenter: ComparePresenter) -> Any:  # noqa: ANN401  a handler, i
         temperature_a: float,
         tokens_a: float,
         format_a: PromptFormat,
+        kernel_a: str,
         temperature_b: float,
         tokens_b: float,
         format_b: PromptFormat,
+        kernel_b: str,
         request: gr.Request,
     ) -> AsyncGenerator[tuple[Any, ...], None]:
-        left = PromptForm(prompt or "", tokens_a, format_a, temperature_a)
-        right = PromptForm(prompt or "", tokens_b, format_b, temperature_b)
+        left = PromptForm(prompt or "", tokens_a, format_a, temperature_a, kernel=kernel_a or "")
+        right = PromptForm(prompt or "", tokens_b, format_b, temperature_b, kernel=kernel_b or "")
         async with aclosing(presenter.generate(request.session_hash or "", left, right)) as views:
             async for view in views:
                 yield _updates(view)
