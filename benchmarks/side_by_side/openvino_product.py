@@ -1,14 +1,13 @@
-"""Times OpenVINO's compressed INT4 product for one matrix; prints one JSON document.
+"""Times OpenVINO's compressed INT4 product for one matrix shape, on orders from standard input.
 
-Run with the interpreter of the OpenVINO environment:
-``python openvino_product.py THREADS OUT IN ROWS [ROWS …]``. Weights are u4 in groups of 64 with fp16 scales
-and zero points, the form its own compression tool writes.
+Order: ``{"rows": 128}``; answer: ``{"seconds": […]}``, one number for each of several matrices taken in turn.
+Run with the interpreter of the OpenVINO environment: ``python openvino_product.py THREADS OUT IN``. Weights
+are u4 in groups of 64 with fp16 scales and zero points, the form its own compression tool writes.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import time
 
@@ -17,11 +16,13 @@ import openvino as ov
 from openvino import opset13 as op
 
 GROUP = 64
+COPIES = 6
+"""Different matrices taken in turn, so that none is still in a cache."""
 
 
-def build(out: int, width: int) -> ov.Model:
+def build(out: int, width: int, seed: int) -> ov.Model:
     """A graph with one product: x [rows, in] fp32 times the expanded u4 matrix."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     groups = width // GROUP
     packed = ov.Tensor(rng.integers(0, 256, (out * width // 2,), dtype=np.uint8), [out, groups, GROUP], ov.Type.u4)
     zero = ov.Tensor(np.full(out * groups // 2, 0x88, np.uint8), [out, groups, 1], ov.Type.u4)
@@ -34,22 +35,25 @@ def build(out: int, width: int) -> ov.Model:
     return ov.Model([op.result(product)], [x], "product")
 
 
-def main(threads: int, out: int, width: int, rows: list[int]) -> None:
-    """Compile once, then take the median of several runs per row count."""
+def main(threads: int, out: int, width: int) -> None:
+    """Compile several matrices, say so, and serve orders until standard input ends."""
     core = ov.Core()
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    request = core.compile_model(build(out, width), "CPU", options).create_infer_request()
-    found = {}
-    for count in rows:
-        x = np.random.default_rng(1).standard_normal((count, width)).astype(np.float32)
-        times = []
-        for _ in range(12):
+    requests = [
+        core.compile_model(build(out, width, seed), "CPU", options).create_infer_request() for seed in range(COPIES)
+    ]
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        x = np.random.default_rng(1).standard_normal((json.loads(line)["rows"], width)).astype(np.float32)
+        for request in requests:  # a new shape is prepared for at its first run
+            request.infer({"x": x}, share_inputs=True, share_outputs=True)
+        seconds = []
+        for request in requests:
             start = time.perf_counter()
-            request.infer({"x": x}, share_inputs=True)
-            times.append(time.perf_counter() - start)
-        found[count] = statistics.median(times[2:])
-    print(json.dumps(found))
+            request.infer({"x": x}, share_inputs=True, share_outputs=True)
+            seconds.append(time.perf_counter() - start)
+        print(json.dumps({"seconds": seconds}), flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), [int(n) for n in sys.argv[4:]])
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
