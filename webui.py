@@ -14,7 +14,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
-from chatglm_backend.access.announce import announcement
+from chatglm_backend.access.announce import announcement, share_links
 from chatglm_backend.access.policy import AccessPolicy, policy_from
 from chatglm_backend.errors import ChatGLMError, ConfigError
 from chatglm_backend.logs import Say, start_logging
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from chatglm_backend.ui.chat import ChatPresenter
     from chatglm_backend.ui.history import History
+    from chatglm_backend.ui.pages.share import ShareLinks
     from chatglm_backend.ui.ports import ClosingService, PageService
     from chatglm_backend.ui.presenter import Presenter
     from chatglm_backend.ui.tools import PageTools
@@ -37,9 +38,10 @@ __all__ = ["build_page", "create_app", "main", "run_page"]
 
 
 def build_page(
-    presenter: Presenter, chat: ChatPresenter, history: History, tools: PageTools, settings: Settings
-) -> gr.Blocks:
-    """The page in the presenter's language."""
+    presenter: Presenter, chat: ChatPresenter, history: History, tools: PageTools, settings: Settings,
+    links: ShareLinks | None = None,
+) -> gr.Blocks:  # fmt: skip
+    """The page in the presenter's language; ``links`` are shown to whoever sits at this computer."""
     import gradio as gr
 
     from chatglm_backend.ui.pages.chat import build_chat_page
@@ -47,11 +49,14 @@ def build_page(
     from chatglm_backend.ui.pages.header import build_header, follow_model, stop_when_closed
     from chatglm_backend.ui.pages.model import build_model_page
     from chatglm_backend.ui.pages.prompt import build_prompt_page
+    from chatglm_backend.ui.pages.share import build_share
     from chatglm_backend.ui.pages.speed import build_speed_page
 
     t = presenter.texts
     with gr.Blocks(title=t("app.title"), analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         card = build_header(presenter)
+        if links is not None:
+            build_share(page, t, links)
         with gr.Tabs(elem_id="cg-tabs"):
             with gr.Tab(t("tab.prompt"), id="prompt", elem_id="cg-tab-prompt"):
                 examples = build_prompt_page(page, presenter, history, settings)
@@ -75,7 +80,9 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
     from fastapi import FastAPI
 
     from chatglm_backend.access.guard import Guard
+    from chatglm_backend.access.request_log import RequestLog
     from chatglm_backend.api import openai_router, operations_router
+    from chatglm_backend.store.transfer import MAX_IMPORT_BYTES
     from chatglm_backend.ui.chat import ChatPresenter
     from chatglm_backend.ui.history import History, Kept
     from chatglm_backend.ui.history_routes import history_router
@@ -96,13 +103,14 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
     app = FastAPI(title="ChatGLM", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     policy = policy or policy_from(settings)
     runner, pages, titles = AnswerRunner(service), {}, {}
-    workshop = PageWorkshop(service, runner, settings, shared=policy.listening)
+    workshop = PageWorkshop(service, runner, settings, shared=policy.shared)
+    links = (lambda: share_links(policy)) if policy.listening else None
     history, catalogues = History(settings), {language: load_texts(language) for language in LANGUAGES}
     prompts: LiveAnswers[PromptView] = LiveAnswers(settings.disconnect_grace)
     chats: LiveAnswers[Kept] = LiveAnswers(settings.disconnect_grace)
     for language, texts in catalogues.items():
         presenter, chat = Presenter(service, runner, texts, prompts), ChatPresenter(service, runner, texts, chats)
-        page = build_page(presenter, chat, history, workshop.tools(texts), settings).queue(
+        page = build_page(presenter, chat, history, workshop.tools(texts), settings, links).queue(
             default_concurrency_limit=None, api_open=False
         )
         gr.mount_gradio_app(
@@ -115,7 +123,8 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
     app.include_router(operations_router(service, getattr(service, "metrics", lambda: None)))
     app.include_router(history_router(history, catalogues))
     app.add_middleware(VisitorLayer, signer=history.signer)
-    app.add_middleware(Guard, policy=policy)
+    app.add_middleware(Guard, policy=policy, body_limits={"/history/import": MAX_IMPORT_BYTES})
+    app.add_middleware(RequestLog)
     app.mount("/", LanguageRoot(pages, page_script(), titles))
     return app
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chatglm_backend.access.policy import INSECURE_WARNING, AccessPolicy
-from chatglm_backend.access.tokens import lan_addresses, qr_text
+from chatglm_backend.access.tokens import lan_addresses, qr_svg, qr_text
 
-__all__ = ["announcement", "shared_urls"]
+__all__ = ["announcement", "share_links", "shared_urls"]
 
 _EVERYWHERE = {"0.0.0.0": False, "::": True}  # noqa: S104  compared with, not listened on
 
@@ -20,6 +20,11 @@ def shared_urls(policy: AccessPolicy, addresses: Sequence[str] | None = None) ->
         return (policy.url(),)
     found = lan_addresses(ipv6=_EVERYWHERE[policy.bind_host]) if addresses is None else addresses
     return tuple(policy.url(address) for address in found)
+
+
+def share_links(policy: AccessPolicy, addresses: Sequence[str] | None = None) -> tuple[tuple[str, str], ...]:
+    """The same with their QR codes as SVG elements, for the page."""
+    return tuple((url, qr_svg(url)) for url in shared_urls(policy, addresses))
 
 
 def announcement(policy: AccessPolicy, *, picture: bool, addresses: Sequence[str] | None = None) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ size of the body. Knows neither pages nor models; it must wrap everything, so th
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import ceil
 from urllib.parse import parse_qsl, urlencode
 
@@ -31,8 +33,11 @@ from chatglm_backend.access.throttle import AttemptThrottle
 
 __all__ = ["Guard", "route_closed"]
 
+_log = logging.getLogger(__name__)
+
 _OPEN = frozenset({"/health", "/ready"})
 _FORM_LIMIT = 4096
+_LARGE_AT_ONCE = 4
 # Gradio serves these whether a page uses them or not: files, other people's servers, its own code editor.
 _CLOSED = re.compile(
     r"/gradio_api/+(?:upload|upload_progress|component_server|process_recording|stream|custom_component|dev|runs|"
@@ -49,10 +54,23 @@ def route_closed(path: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware: ``app.add_middleware(Guard, policy=...)``, or around any application."""
+    """ASGI middleware: ``app.add_middleware(Guard, policy=...)``, or around any application.
 
-    def __init__(self, app: ASGIApp, policy: AccessPolicy, throttle: AttemptThrottle | None = None) -> None:
+    ``body_limits``: how many bytes may be sent to paths with these ends, where that is more than the policy's limit;
+    a few such bodies are read at a time, so that they never fill the memory.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        policy: AccessPolicy,
+        throttle: AttemptThrottle | None = None,
+        *,
+        body_limits: Mapping[str, int] | None = None,
+    ) -> None:
         self._app = app
+        self._body_limits = dict(body_limits or {})
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._policy = policy
         self._credentials = Credentials(policy)
         self._throttle = AttemptThrottle() if throttle is None else throttle
@@ -161,14 +179,22 @@ class Guard:
         if not has_body(headers):
             await self._app(scope, receive, send)
             return
-        policy = self._policy
+        path = inner_path(scope)
+        limit = max((size for end, size in self._body_limits.items() if path.endswith(end)), default=0)
+        if limit <= self._policy.max_body:
+            await self._with_body(scope, headers, receive, send, self._policy.max_body)
+            return
+        async with self._large:
+            await self._with_body(scope, headers, receive, send, limit)
+
+    async def _with_body(self, scope: Scope, headers: Headers, receive: Receive, send: Send, limit: int) -> None:
+        timeout_s = self._policy.body_timeout_s
         try:
-            body = await read_body(receive, headers, limit=policy.max_body, timeout_s=policy.body_timeout_s)
+            body = await read_body(receive, headers, limit=limit, timeout_s=timeout_s)
         except BodyTooLarge:
-            message = f"The request is larger than {policy.max_body} bytes."
-            await error_reply(send, 413, "body_too_large", message)
+            await error_reply(send, 413, "body_too_large", f"The request is larger than {limit} bytes.")
         except BodyTooSlow:
-            message = f"The request did not arrive within {policy.body_timeout_s:.0f} seconds."
+            message = f"The request did not arrive within {timeout_s:.0f} seconds."
             await error_reply(send, 408, "body_too_slow", message, [("connection", "close")])
         except ClientGone:
             return
@@ -199,6 +225,7 @@ class Guard:
             self._throttle.succeeded(address)
         else:
             self._throttle.failed(address)
+            _log.warning("wrong token", extra={"facts": {"client": address}})
         return right
 
     async def _refuse_for_now(self, scope: Scope, send: Send) -> None:

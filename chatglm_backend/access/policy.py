@@ -30,8 +30,8 @@ class AccessPolicy:
     """Who gets in. ``required`` without a credential lets nobody in.
 
     ``hosts`` are names (lower case, with a port or without) that this server answers to; ``any_address``
-    lets it answer to any IP address, which no foreign name can be made to look like. Sizes are in
-    bytes, times in seconds.
+    lets it answer to any IP address, which no foreign name can be made to look like. ``proxied``: other names or a
+    root path were given, so a reverse proxy is likely to stand before it. Sizes are in bytes, times in seconds.
     """
 
     bind_host: str = "127.0.0.1"
@@ -44,6 +44,7 @@ class AccessPolicy:
     https: bool = False
     root_path: str = ""
     insecure: bool = False
+    proxied: bool = False
     max_body: int = 1_000_000
     max_head: int = 16_384
     body_timeout_s: float = 30.0
@@ -52,6 +53,11 @@ class AccessPolicy:
     def listening(self) -> bool:
         """Whether other machines can reach the server."""
         return not _is_loopback(self.bind_host)
+
+    @property
+    def shared(self) -> bool:
+        """Whether others may use the server: over the network, or through a proxy on this machine."""
+        return self.listening or self.required or self.proxied
 
     @property
     def scheme(self) -> str:
@@ -96,6 +102,7 @@ def policy_from(settings: Settings) -> AccessPolicy:
         https=_checked_tls(settings),
         root_path=_checked_root(settings.root_path),
         insecure=settings.insecure_listen,
+        proxied=bool(settings.allowed_hosts.strip() or settings.root_path.strip("/ ")),
     )
 
 

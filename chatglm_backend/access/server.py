@@ -79,6 +79,7 @@ class OrderlyServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, drain: Callable[[], None] = lambda: None) -> None:
         super().__init__(config)
         self._drain = drain
+        self._hurry = False
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -87,17 +88,17 @@ class OrderlyServer(uvicorn.Server):
             yield
             self._captured_signals.clear()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """The first signal asks for the end, the second for a quick one."""
-        if self.should_exit:
-            self.force_exit = True
-        super().handle_exit(sig, frame)
+        self._captured_signals.append(sig)
+        self._hurry = self.should_exit
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, then end the connections."""
         draining = threading.Thread(target=self._drain, name="drain", daemon=True)
         draining.start()
-        while draining.is_alive() and not self.force_exit:  # noqa: ASYNC110  neither thread nor signal can set an event
+        while draining.is_alive() and not self._hurry:  # noqa: ASYNC110  neither thread nor signal can set an event
             await asyncio.sleep(_POLL_S)
         await self._hang_up()
         await super().shutdown(sockets)
@@ -106,7 +107,7 @@ class OrderlyServer(uvicorn.Server):
         """Give streams a moment to send their last words; then those that never end, a page's, see their reader go."""
         loop = asyncio.get_running_loop()
         until = loop.time() + _LAST_WORDS_SECONDS
-        while self.server_state.tasks and loop.time() < until and not self.force_exit:  # noqa: ASYNC110
+        while self.server_state.tasks and loop.time() < until and not self._hurry:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
         for connection in list(self.server_state.connections):
             connection.transport.close()

@@ -25,8 +25,8 @@ from chatglm_backend.core import (
     monotonic_clock,
 )
 from chatglm_backend.errors import EngineFailure, InvalidRequest, RequestError, ShuttingDown, TooManyRequests
-from chatglm_backend.serving.fair_queue import FairQueue
 from chatglm_backend.serving.facts import accepted_facts, ended_facts
+from chatglm_backend.serving.fair_queue import FairQueue
 from chatglm_backend.serving.metrics import Metrics, MetricsSnapshot
 from chatglm_backend.serving.ports import EnginePort, P
 from chatglm_backend.serving.ticket import Ticket

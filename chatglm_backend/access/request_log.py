@@ -1,0 +1,50 @@
+"""One log line for every request: method, path, status, duration, address. Never a query, a header or a body.
+
+Knows no policy and no application.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from chatglm_backend.access.asgi import ASGIApp, Message, Receive, Scope, Send
+from chatglm_backend.core import Clock, monotonic_clock
+
+__all__ = ["RequestLog"]
+
+_log = logging.getLogger(__name__)
+_LONGEST_PATH = 200
+
+
+class RequestLog:
+    """ASGI middleware, around everything, the guard included. A line is written when the reply has ended."""
+
+    def __init__(self, app: ASGIApp, *, clock: Clock = monotonic_clock) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or not _log.isEnabledFor(logging.INFO):
+            await self._app(scope, receive, send)
+            return
+        began, status = self._clock(), 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            client = scope.get("client")
+            facts = {
+                "method": scope["method"],
+                "path": str(scope["path"])[:_LONGEST_PATH],
+                "status": status,
+                "seconds": round(self._clock() - began, 4),
+                "client": str(client[0]) if client else "local",
+            }
+            _log.info("request", extra={"facts": facts})

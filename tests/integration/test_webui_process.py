@@ -1,0 +1,219 @@
+"""The whole page as a process: its end, its door, its links, its log."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from webui_process import ROOT, Running, running_page, token_of
+
+pytest.importorskip("gradio")
+signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+
+
+class Stream(threading.Thread):
+    """Reads a stream of events to its end. ``began`` is set by the first line."""
+
+    def __init__(self, page: Running, method: str, path: str, **options: Any) -> None:
+        super().__init__(daemon=True)
+        self.lines: list[str] = []
+        self.began = threading.Event()
+        self._page, self._request, self._options = page, (method, path), options
+        self.start()
+
+    def run(self) -> None:
+        """Read."""
+        try:
+            with self._page.client() as client, client.stream(*self._request, **self._options) as reply:
+                for line in reply.iter_lines():
+                    self.lines.append(line)
+                    self.began.set()
+        except httpx.TransportError as error:
+            self.lines.append(type(error).__name__)
+
+
+def ask(content: str, **fields: Any) -> dict[str, Any]:
+    """A request to the endpoint."""
+    return {"json": {"messages": [{"role": "user", "content": content}], **fields}}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A page that asks for a token, as on a network, but on this machine's own address."""
+    folder = tmp_path_factory.mktemp("shared")
+    with running_page(folder, "--listen", "--host", "127.0.0.1", CHATGLM_DATA=str(folder)) as page:
+        yield page
+
+
+@signals
+def test_asked_to_end_running_answers_are_finished_and_open_pages_do_not_hold_it_up(tmp_path: Path) -> None:
+    """The accepted answer comes to its end, new ones are refused politely, and the exit code is 0."""
+    with running_page(tmp_path, "--drain-seconds", "30") as page:
+        heartbeat = Stream(page, "GET", "/en/gradio_api/heartbeat/a-page")
+        answer = Stream(page, "POST", "/v1/chat/completions", **ask("slow", stream=True, max_tokens=80))
+        assert heartbeat.began.wait(20)
+        assert answer.began.wait(20)
+        page.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        with page.client() as client:
+            refused = client.post("/v1/chat/completions", **ask("hello"))
+            alive = client.get("/health")
+        assert page.process.wait(60) == 0
+        answer.join(10)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+    assert alive.status_code == 200
+    assert answer.lines[-2] == "data: [DONE]"
+    assert '"finish_reason":"length"' in "".join(answer.lines)
+
+
+@signals
+@pytest.mark.parametrize(("flags", "signals_sent"), [(("--drain-seconds", "0.5"), 1), (("--drain-seconds", "600"), 2)])
+def test_an_answer_without_end_is_cut_off(tmp_path: Path, flags: tuple[str, ...], signals_sent: int) -> None:
+    """When the time is up, or at once when asked a second time; the reader is told, and the exit code is 0."""
+    with running_page(tmp_path, *flags) as page:
+        answer = Stream(page, "POST", "/v1/chat/completions", **ask("slow", stream=True, max_tokens=2000))
+        assert answer.began.wait(20)
+        for _ in range(signals_sent):
+            page.process.send_signal(signal.SIGTERM)
+            time.sleep(1)
+        assert page.process.wait(60) == 0
+        answer.join(10)
+    assert "data: [DONE]" not in answer.lines
+    assert "Traceback" not in page.log
+
+
+def test_the_printed_link_signs_in_and_leaves_a_clean_address(shared: Running) -> None:
+    """A random token; the cookie is for this server only; then the page itself comes."""
+    token = token_of(shared.log)
+    assert len(token) >= 32
+    with shared.client() as client:
+        door = client.get("/")
+        assert (door.status_code, "gradio" in door.text.lower()) == (200, False)
+        assert client.get("/config").status_code == 401
+        assert client.get("/?token=" + "x" * 32).status_code == 401
+        link = client.get(f"/?token={token}")
+        assert (link.status_code, link.headers["location"]) == (303, "/")
+        assert "HttpOnly; SameSite=Lax" in link.headers["set-cookie"]
+        assert "gradio" in client.get("/", follow_redirects=True).text
+        assert client.get("/config").status_code == 200
+
+
+def test_the_form_signs_in_and_the_key_is_the_same_token(shared: Running) -> None:
+    """For a page and for a program."""
+    token = token_of(shared.log)
+    with shared.client() as client:
+        form = client.post("/", data={"token": token}, headers={"origin": shared.url})
+        assert (form.status_code, client.get("/en/config").status_code) == (303, 200)
+    with shared.client(headers={"authorization": f"Bearer {token}"}) as program:
+        assert program.get("/v1/models").json()["data"][0]["id"] == "scripted-chatglm"
+
+
+def test_a_changing_request_from_another_site_is_refused_with_the_cookie_too(shared: Running) -> None:
+    """A visitor's browser does not work for others."""
+    with shared.client() as client:
+        client.get(f"/?token={token_of(shared.log)}")
+        elsewhere = {"origin": "http://elsewhere.example"}
+        assert client.post("/en/gradio_api/queue/join", json={}, headers=elsewhere).status_code == 403
+        assert client.get("/config", headers={"host": "elsewhere.example"}).status_code == 421
+
+
+def test_the_named_endpoint_of_the_page_answers_gradios_own_client(shared: Running) -> None:
+    """With the token as its key; the scripted answer comes out."""
+    from gradio_client import Client
+
+    headers = {"authorization": f"Bearer {token_of(shared.log)}"}
+    client = Client(f"{shared.url}/en/", headers=headers, verbose=False, analytics_enabled=False)
+    try:
+        names = client.view_api(return_format="dict")["named_endpoints"]
+        assert set(names) == {"/generate"}
+        filled = [
+            p["parameter_default"] if p["parameter_has_default"] else None for p in names["/generate"]["parameters"]
+        ]
+        result = client.predict("What is AI?", *filled[1:], api_name="/generate")
+    finally:
+        client.close()
+    assert "AI is the study of machines that learn." in json.dumps(result)
+
+
+def test_a_conversation_larger_than_other_requests_can_be_imported(shared: Running) -> None:
+    """Up to its own limit; the same body anywhere else, or a larger one, is refused."""
+    turns = [{"role": "user", "text": "x" * 1_500_000}]
+    small, large = json.dumps({"conversations": [{"turns": turns}]}), b" " * 9_000_000
+    kind = {"content-type": "application/json", "origin": shared.url}
+    with shared.client() as client:
+        client.get(f"/?token={token_of(shared.log)}")
+        client.get("/en/", headers={"accept": "text/html"})
+        replies = [
+            client.post("/en/history/import", content=small, headers=kind).status_code,
+            client.post("/en/history/import", content=large, headers=kind).status_code,
+            client.post("/v1/completions", content=small, headers=kind).status_code,
+            client.post("/en/gradio_api/queue/join", content=small, headers=kind).status_code,
+        ]
+    assert replies[0] in (200, 400)  # it was read and judged
+    assert replies[1:] == [413, 413, 413]
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--port", "seven"], "port"),
+        (["--top-p", "2"], "top_p"),
+        (["--token", "short"], "token"),
+        (["--root-path", "chat"], "root_path"),
+        (["--tls-cert", "nothing.pem"], "tls_cert"),
+        (["--insecure-listen", "--listen"], "insecure_listen"),
+        (["--host", "192.0.2.1"], "host"),
+    ],
+)
+def test_a_bad_setting_ends_with_2_and_one_sentence(flags: list[str], word: str) -> None:
+    """Before anything heavy is loaded."""
+    done = subprocess.run([sys.executable, str(ROOT / "webui.py"), *flags], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert word in done.stderr
+
+
+def test_under_a_root_path_everything_is_addressed_below_it(tmp_path: Path) -> None:
+    """Through a proxy that takes the path off, as the notes for proxies say."""
+    with running_page(tmp_path, "--root-path", "/chat", "--allowed-hosts", "glm.example.org") as page:
+        proxy = {"host": "glm.example.org", "x-forwarded-for": "203.0.113.7", "x-forwarded-proto": "https"}
+        with page.client(headers=proxy) as client:
+            html = client.get("/", headers={"accept": "text/html"}).text
+            local = [a for a in re.findall(r'(?:src|href)="([^"#]+)"', html) if not a.startswith(("data:", "http"))]
+            roots = set(re.findall(r'"root":\s*"([^"]*)"', html))
+            assets = [a for a in local if "/assets/" in a or "theme.css" in a]
+            assert assets
+            for address in assets:
+                public = str(httpx.URL("https://glm.example.org/chat/").join(address).path)
+                assert public.startswith("/chat/")
+                assert client.get(public.removeprefix("/chat")).status_code == 200, address
+            assert roots
+            assert all(root.endswith(("/chat", "/chat/en")) for root in roots), roots
+            config = client.get("/en/config").json()
+            assert config["root"] == "https://glm.example.org/chat/en"
+
+
+def test_with_a_certificate_the_page_is_served_over_https(tmp_path: Path) -> None:
+    """And the cookie is for https only."""
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost"
+    try:
+        subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    files = ["--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem")]
+    with running_page(tmp_path, *files, "--token", "a-token-for-tests", scheme="https") as page:
+        assert "https://127.0.0.1" in page.log
+        with page.client(verify=False) as client:
+            reply = client.get("/?token=a-token-for-tests")
+    assert reply.status_code == 303
+    assert "Secure" in reply.headers["set-cookie"]
