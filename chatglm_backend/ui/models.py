@@ -85,8 +85,13 @@ class ModelsPresenter:
         said = self.texts("kept.deleted", name=entry.name, size=_size(entry.nbytes))
         return self.kept(f'<p class="cg-status" role="status">{escape(said)}</p>')
 
-    def needs(self, model: str) -> str:
-        """What a folder or hub id takes, beside what there is; empty where that cannot be told."""
+    def needs(self, model: str, *, allowed: bool = True) -> str:
+        """What a folder or hub id takes, beside what there is; empty where that cannot be told.
+
+        Nor is it told to visitors who may not load: the answer says which folders there are.
+        """
+        if not allowed:
+            return ""
         try:
             needs = self._keeper.needs(model.strip()) if model.strip() else None
         except (ChatGLMError, OSError) as error:
@@ -101,8 +106,10 @@ class ModelsPresenter:
             return f'<p class="cg-facts" role="status">{escape(text)}</p>'
         return f'<p class="cg-demo" role="status">{escape(text)} {escape(self.texts("needs.short"))}</p>'
 
-    def report(self) -> str:
-        """The doctor's report."""
+    def report(self, *, allowed: bool = True) -> str:
+        """The doctor's report; it names folders, so not for visitors elsewhere."""
+        if not allowed:
+            return self.refusal()
         found = self._keeper.report()
         hardware, plan = found.hardware, found.hardware["plan"]
         memory = f"{_size(hardware['memory_available'])} / {_size(hardware['memory_total'])}"

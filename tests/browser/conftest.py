@@ -98,11 +98,23 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def visitor(chromium: Any) -> Iterator[Visitor]:
-    """Open a page as a new visitor: ``visitor(site, language="zh-CN", width=360, scheme="dark")``."""
+    """Open a page as a new visitor: ``visitor(site, language="zh-CN", width=360, scheme="dark", headers={})``."""
     contexts: list[Any] = []
 
-    def visit(site: Site, *, language: str = "en-US", width: int = 1280, scheme: str = "light") -> Visit:
-        context = chromium.new_context(locale=language, color_scheme=scheme, viewport={"width": width, "height": 900})
+    def visit(
+        site: Site,
+        *,
+        language: str = "en-US",
+        width: int = 1280,
+        scheme: str = "light",
+        headers: dict[str, str] | None = None,
+    ) -> Visit:
+        context = chromium.new_context(
+            locale=language,
+            color_scheme=scheme,
+            viewport={"width": width, "height": 900},
+            extra_http_headers=headers or {},
+        )
         contexts.append(context)
         seen = Visit(context.new_page())
 

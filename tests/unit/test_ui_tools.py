@@ -242,6 +242,13 @@ def test_needs_and_the_report_are_sentences() -> None:
     assert "<b>" not in report
 
 
+def test_a_visitor_elsewhere_learns_nothing_of_this_machines_folders() -> None:
+    """Neither what a path holds nor where things lie."""
+    presenter = ModelsPresenter(_service(), _Keeper(), TEXTS)
+    assert presenter.needs("THUDM/chatglm-6b", allowed=False) == ""
+    assert presenter.report(allowed=False) == presenter.refusal()
+
+
 def test_the_loaded_model_is_not_deleted(tmp_path: Path) -> None:
     """Its files are mapped; both names of the hub's owner mean it."""
     env = {"HF_HUB_CACHE": str(tmp_path), "CHATGLM_CACHE": str(tmp_path / "c")}

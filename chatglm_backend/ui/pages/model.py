@@ -61,8 +61,15 @@ def build_model_page(presenter: Presenter, models: ModelsPresenter, *, shared: b
                 yes = gr.Button(t("kept.yes"), variant="stop", elem_id="cg-kept-yes")
                 no = gr.Button(t("kept.no"), elem_id="cg-kept-no")
     made = ModelPage(facts, source, load, cancel, notice, shared, models.refusal())
-    source.change(models.needs, source, needs, trigger_mode="always_last", **_QUIET)
-    check.click(models.report, None, report, show_progress="minimal", api_visibility="private")
+
+    def tell_needs(model: str, request: gr.Request) -> str:
+        return models.needs(model or "", allowed=made.allowed(request))
+
+    def tell_report(request: gr.Request) -> str:
+        return models.report(allowed=made.allowed(request))
+
+    source.change(tell_needs, source, needs, trigger_mode="always_last", **_QUIET)
+    check.click(tell_report, None, report, show_progress="minimal", api_visibility="private")
     _wire_deletion(models, made, (kept, name, delete, question, confirm), yes, no)
     return made
 
