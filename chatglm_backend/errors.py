@@ -13,7 +13,7 @@ Standard library only; imports nothing of ours, so that any room may raise these
     │   ├── ModelNotFound, ModelNotCached (ModelOffline), HubUnreachable, DownloadFailed
     │   ├── LoadCancelled      the user stopped a download or conversion
     │   ├── CheckpointError: LfsPointerFile, MissingFile, DamagedFile, DamagedLowBit, WrongShape,
-    │   │                    UnsafeCheckpoint, UnsupportedFamily, UnsupportedQuantization
+    │   │                    UnsafeCheckpoint, UnsupportedFamily, UnsupportedQuantization, UnusableReference
     │   └── NotEnoughDisk, NotEnoughMemory, CacheLocked, ModelInUse
     ├── HistoryError           conversations cannot be kept or found: HistoryUnavailable, HistoryDamaged,
     │                          ConversationGone, ConversationChanged, ImportRefused
@@ -168,7 +168,7 @@ class LfsPointerFile(CheckpointError):
     """A git clone without git-lfs left a pointer in place of the weights."""
 
     code = "lfs_pointer"
-    template = "{path} is a git-lfs pointer, not the weights. Run 'git lfs pull' in that folder, or download it again."
+    template = "{path} is a git-lfs pointer, not the file itself. Run 'git lfs pull' in that folder, or download it again."
 
 
 class MissingFile(CheckpointError):
@@ -218,6 +218,13 @@ class UnsupportedQuantization(CheckpointError):
 
     code = "unsupported_quantization"
     template = "{path} is quantised as {found}; only fp16/fp32 checkpoints and THUDM's 4-bit ones are read."
+
+
+class UnusableReference(CheckpointError):
+    """Recorded values that ``verify`` should compare with are not there or cannot be read."""
+
+    code = "unusable_reference"
+    template = "{path} cannot be compared with ({reason}). Give recorded values such as those in tests/golden."
 
 
 class NotEnoughDisk(ModelError):
@@ -293,6 +300,34 @@ class ImportRefused(HistoryError):
 
     code = "import_refused"
     template = "This file cannot be imported: {reason}. Choose a JSON file that was exported here."
+
+
+class ImportTooLarge(ImportRefused):
+    """More than the limit."""
+
+    code = "import_too_large"
+    template = "This file is larger than {megabytes} MB and cannot be imported. Export fewer conversations at a time."
+
+
+class ImportNotOurs(ImportRefused):
+    """No JSON, or none of ours."""
+
+    code = "import_not_ours"
+    template = "This file holds no conversations of this program. Choose a JSON file that was exported here."
+
+
+class ImportOtherVersion(ImportRefused):
+    """Written in a later or an older form."""
+
+    code = "import_other_version"
+    template = "This file was written by another version of this program. Export it again with this one."
+
+
+class ImportDamaged(ImportRefused):
+    """Our form, but a field in it is not as it should be."""
+
+    code = "import_damaged"
+    template = "This file is damaged ({field} is not as it should be) and nothing of it was imported. Export it again."
 
 
 class PlatformError(ChatGLMError):

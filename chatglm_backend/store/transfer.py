@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import cast
 
-from chatglm_backend.errors import ImportRefused
+from chatglm_backend.errors import ImportDamaged, ImportNotOurs, ImportOtherVersion, ImportTooLarge
 from chatglm_backend.store.records import Conversation, StoredMessage
 
 __all__ = ["MAX_IMPORT_BYTES", "from_json", "to_json", "to_markdown"]
@@ -59,20 +59,23 @@ def to_markdown(conversations: Sequence[Conversation], names: Mapping[str, str])
 
 
 def from_json(data: bytes) -> tuple[Conversation, ...]:
-    """Read an export; the ids are empty, as the store gives new ones. Raises :class:`ImportRefused`."""
+    """Read an export; the ids are empty, as the store gives new ones.
+
+    Raises a kind of :class:`~chatglm_backend.errors.ImportRefused`.
+    """
     if len(data) > MAX_IMPORT_BYTES:
-        raise ImportRefused(reason=f"it is larger than {MAX_IMPORT_BYTES // 1_000_000} MB")
+        raise ImportTooLarge(megabytes=MAX_IMPORT_BYTES // 1_000_000)
     try:
         body = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise ImportRefused(reason="it is not JSON") from error
+        raise ImportNotOurs() from error
     if not isinstance(body, dict) or body.get("format") != _FORMAT:
-        raise ImportRefused(reason="it holds no conversations of this program")
+        raise ImportNotOurs()
     if body.get("version") != _VERSION:
-        raise ImportRefused(reason="it was written by another version of this program")
+        raise ImportOtherVersion()
     found = _items(body, "conversations", _MAX_CONVERSATIONS)
     if not found:
-        raise ImportRefused(reason="it is empty")
+        raise ImportNotOurs()
     return tuple(_conversation(item) for item in found)
 
 
@@ -85,32 +88,32 @@ def _conversation(item: Mapping[str, object]) -> Conversation:
 def _message(item: Mapping[str, object]) -> StoredMessage:
     role, state = item.get("role"), item.get("state", "complete")
     if role not in ("system", "user", "assistant"):
-        raise ImportRefused(reason="a message has an unknown role")
+        raise ImportDamaged(field="role")
     if state not in ("complete", "interrupted"):
-        raise ImportRefused(reason="a message has an unknown state")
+        raise ImportDamaged(field="state")
     return StoredMessage(role, _text(item, "content"), state, _figures(item), _time(item, "created"))
 
 
 def _items(item: Mapping[str, object], name: str, most: int) -> list[dict[str, object]]:
     found = item.get(name)
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise ImportRefused(reason=f"{name} is not a list of objects")
+        raise ImportDamaged(field=name)
     if len(found) > most:
-        raise ImportRefused(reason=f"it has more than {most} {name}")
+        raise ImportDamaged(field=name)
     return found
 
 
 def _text(item: Mapping[str, object], name: str) -> str:
     found = item.get(name)
     if not isinstance(found, str):
-        raise ImportRefused(reason=f"{name} is not text")
+        raise ImportDamaged(field=name)
     return found
 
 
 def _time(item: Mapping[str, object], name: str) -> float:
     found = item.get(name)
     if not _is_number(found) or not 0 <= cast("float", found) <= _LAST_TIME:
-        raise ImportRefused(reason=f"{name} is not a time")
+        raise ImportDamaged(field=name)
     return float(cast("float", found))
 
 
@@ -119,7 +122,7 @@ def _figures(item: Mapping[str, object]) -> dict[str, float] | None:
     if found is None:
         return None
     if not isinstance(found, dict) or len(found) > _MAX_FIGURES or not all(_is_number(v) for v in found.values()):
-        raise ImportRefused(reason="timing does not hold figures")
+        raise ImportDamaged(field="timing")
     return {str(name): float(value) for name, value in found.items()}
 
 

@@ -114,7 +114,7 @@ def test_list_search_rename_export_import(serve: Serve, visitor: Visitor, tmp_pa
     assert "machines that learn" in _answer(visit)
     file.write_text("{}")
     visit.page.set_input_files("#cg-history input[type=file]", file)
-    visit.page.locator("#cg-history-said", has_text="cannot be imported").wait_for(timeout=15_000)
+    visit.page.locator("#cg-history-said", has_text="holds no conversations of this program").wait_for(timeout=15_000)
     assert (visit.foreign, visit.faults) == ([], [])
 
 

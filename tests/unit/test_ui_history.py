@@ -15,7 +15,7 @@ from chatglm_backend.settings import Settings
 from chatglm_backend.store.records import Place
 from chatglm_backend.testing import ScriptedService
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
-from chatglm_backend.ui.conversation import Turns
+from chatglm_backend.ui.conversation import Interrupted, Turns
 from chatglm_backend.ui.history import History, Kept
 from chatglm_backend.ui.history_list import Command, conversation_list, read_command
 from chatglm_backend.ui.history_routes import history_router
@@ -288,7 +288,25 @@ def test_a_bad_or_foreign_import_is_refused(tmp_path: Path) -> None:
     kind = {"content-type": "application/json"}
     refused = client.post("/zh/history/import", content=b"{}", headers=kind)
     assert refused.status_code == 400
-    assert "无法导入" in refused.json()["message"]
+    assert refused.json()["message"] == "文件里没有本程序的对话。请选择从这里导出的 JSON 文件。"
+    ours = {"format": "chatglm-conversations", "version": 1}
+    for change, words in (({"version": 9}, "其他版本"), ({"conversations": 5}, "已损坏（conversations 不正确）")):
+        refused = client.post("/zh/history/import", content=json.dumps({**ours, **change}).encode(), headers=kind)
+        assert (refused.status_code, words in refused.json()["message"]) == (400, True)
     assert client.post("/history/import", content=b"x" * 8_000_001, headers=kind).status_code == 413
     assert client.post("/history/import", content=b"{}", headers={"content-type": "text/plain"}).status_code == 403
     assert history.store.list(visitor) == ()
+
+
+def test_a_conversation_that_was_cut_short_comes_back_marked(tmp_path: Path) -> None:
+    """After a reload or a restart an unfinished answer is known as one; a whole one is not marked."""
+    history = _history(tmp_path)
+    opened = history.store.begin("ann", None, _QUESTION)
+    history.store.save_answer(opened.answer_id, "half", "interrupted")
+    moved, _ = _history(tmp_path).last_open("ann")
+    assert moved is not None
+    assert moved.turns == (*_QUESTION, Interrupted("assistant", "half"))
+    history.store.save_answer(opened.answer_id, "whole", "complete")
+    moved, _ = history.last_open("ann")
+    assert moved is not None
+    assert moved.turns == (*_QUESTION, Message("assistant", "whole"))
