@@ -168,7 +168,9 @@ class LfsPointerFile(CheckpointError):
     """A git clone without git-lfs left a pointer in place of the weights."""
 
     code = "lfs_pointer"
-    template = "{path} is a git-lfs pointer, not the file itself. Run 'git lfs pull' in that folder, or download it again."
+    template = (
+        "{path} is a git-lfs pointer, not the file itself. Run 'git lfs pull' in that folder, or download it again."
+    )
 
 
 class MissingFile(CheckpointError):

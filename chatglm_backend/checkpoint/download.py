@@ -45,12 +45,12 @@ def download(
     Raises HubUnreachable, DownloadFailed, NotEnoughDisk, LoadCancelled.
     """
     try:
-        with HubApi(access.endpoint, access.token) as api:
+        with HubApi(access.endpoint, access.token, route=access.route) as api:
             model = _find(api, model_id, revision)
             return _Download(api, model, access.cache, progress, cancel, sleep).run(revision, room or Room())
     except (ValueError, ImportError, httpx.InvalidURL) as error:
         # A proxy variable that no HTTP client understands.
-        raise HubUnreachable(model=model_id, endpoint=access.endpoint) from error
+        raise HubUnreachable(model=model_id, endpoint=access.route) from error
 
 
 def _find(api: HubApi, model_id: str, revision: str | None) -> RemoteModel:

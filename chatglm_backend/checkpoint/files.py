@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatglm_backend.errors import DamagedFile, LfsPointerFile, MissingFile
+from chatglm_backend.errors import CheckpointError, DamagedFile, LfsPointerFile, MissingFile
 
 __all__ = [
     "HeaderEntry",
@@ -51,11 +51,15 @@ def is_lfs_pointer(path: Path) -> bool:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """Read a JSON object. Raises MissingFile, LfsPointerFile or DamagedFile."""
+    """Read a JSON object. Raises MissingFile, LfsPointerFile, DamagedFile, or CheckpointError
+    where the system forbids it.
+    """
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise MissingFile(path=path) from None
+    except PermissionError as error:
+        raise CheckpointError(path=path, reason="you may not read it") from error
     except OSError as error:
         raise DamagedFile(path=path, reason=error.strerror or "it cannot be read") from error
     if raw.startswith(_LFS_START):

@@ -50,14 +50,15 @@ class Transfer:
 
 
 class HubApi:
-    """A connection to one hub or mirror. Use as a context manager."""
+    """A connection to one hub or mirror, called ``route`` in errors. Use as a context manager."""
 
-    def __init__(self, endpoint: str, token: str | None) -> None:
+    def __init__(self, endpoint: str, token: str | None, *, route: str = "") -> None:
         headers = {"user-agent": "chatglm-cpu", "accept-encoding": "identity"}
         if token:
             headers["authorization"] = f"Bearer {token}"
         timeout = httpx.Timeout(_READ_S, connect=_CONNECT_S)
         self.endpoint = endpoint
+        self._route = route or endpoint
         self._client = httpx.Client(headers=headers, timeout=timeout, follow_redirects=True)
 
     def __enter__(self) -> HubApi:
@@ -77,7 +78,7 @@ class HubApi:
         try:
             answer = self._client.get(url, params={"blobs": "true"})
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise HubUnreachable(model=model_id, endpoint=self.endpoint) from error
+            raise HubUnreachable(model=model_id, endpoint=self._route) from error
         if answer.status_code in (401, 403, 404):
             return None
         if answer.status_code != httpx.codes.OK:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from chatglm_backend.checkpoint.cache import low_bit_folder
@@ -23,27 +24,84 @@ from chatglm_backend.errors import CheckpointError, ModelError
 from chatglm_backend.models.config import Family
 from chatglm_backend.tokenizers.base import load_tokenizer
 
-__all__ = ["prepare", "prepare_folder"]
+__all__ = ["Preparation", "prepare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How models are made ready here.
+
+    ``use_cache=False`` converts into memory and writes nothing. ``note`` hears, in one sentence each, what was
+    chosen and what is rebuilt. ``quantize`` defaults to bigdl's.
+    """
+
+    quantize: Quantize | None = None
+    use_cache: bool = True
+    progress: Progress = silent
+    cancel: CancelToken | None = None
+    note: Note = silent
+    env: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    options: ConvertOptions | None = None
+
+    def open_folder(self, folder: CheckpointFolder) -> Checkpoint:
+        """Return the INT4 tensors of a folder that was found already. Raises every CheckpointError."""
+        self.progress(LoadProgress("check"))
+        if folder.format == "lowbit":
+            try:
+                return self._open(folder.path)
+            except CheckpointError as error:
+                return self.rebuild(folder.path, folder.family, error)
+        if not self.use_cache:
+            return convert_in_memory(
+                folder, quantize=self.quantize, progress=self.progress, cancel=self.cancel, options=self.options
+            )
+        target = low_bit_folder(cache_root(self.env), folder.name, fingerprint(folder))
+        if (target / MANIFEST).is_file():
+            try:
+                return self._open(target)
+            except CheckpointError as error:
+                return self._make_again(folder, target, error)
+        return self._make(folder, target)
+
+    def rebuild(self, target: Path, family: Family | None, error: CheckpointError) -> Checkpoint:
+        """Make a damaged low-bit folder again where its source is here; raises ``error`` where it is not."""
+        source = _source_of(target, family)
+        if source is None:
+            raise error
+        return self._make_again(source, target, error)
+
+    def _make_again(self, source: CheckpointFolder, target: Path, error: CheckpointError) -> Checkpoint:
+        self.note(f"{error} It is made again from {source.path}.")
+        return self._make(source, target)
+
+    def _make(self, source: CheckpointFolder, target: Path) -> Checkpoint:
+        convert(
+            source,
+            target,
+            quantize=self.quantize,
+            progress=self.progress,
+            cancel=self.cancel,
+            options=self.options,
+        )
+        return self._open(target)
+
+    def _open(self, path: Path) -> LowBitCheckpoint:
+        checkpoint = open_low_bit(path, env=self.env)
+        self.progress(LoadProgress("map", checkpoint.nbytes, checkpoint.nbytes))
+        return checkpoint
 
 
 def prepare(
     model: str,
+    how: Preparation,
     *,
-    quantize: Quantize | None = None,
     allow_download: bool = False,
-    use_cache: bool = True,
     family: Family | None = None,
     revision: str | None = None,
-    progress: Progress = silent,
-    cancel: CancelToken | None = None,
-    note: Note = silent,
-    env: Mapping[str, str] = os.environ,
-    options: ConvertOptions | None = None,
 ) -> Checkpoint:
     """Return the model's INT4 tensors: mapped from the cache, after converting where need be.
 
-    ``use_cache=False`` converts into memory and writes nothing. ``note`` hears, in one sentence each, what was
-    chosen and what is rebuilt. Raises every ModelError.
+    Raises every ModelError.
     """
     try:
         folder = resolve(
@@ -51,84 +109,27 @@ def prepare(
             allow_download=allow_download,
             family=family,
             revision=revision,
-            progress=progress,
-            cancel=cancel,
-            env=env,
+            progress=how.progress,
+            cancel=how.cancel,
+            env=how.env,
         )
     except CheckpointError as error:
-        source = _source_of(Path(model).expanduser(), family)
-        if source is None:
-            raise
-        return _rebuild(source, Path(model).expanduser(), error, quantize, progress, cancel, note, env, options)
-    note(f"{folder.name}: {folder.reason}.")
+        return how.rebuild(Path(model).expanduser(), family, error)
+    how.note(f"{folder.name}: {folder.reason}.")
     if folder.format != "lowbit":
         # Before minutes of converting, and naming the user's file instead of a copy in the cache.
-        load_tokenizer(folder.path, folder.family)
-    return prepare_folder(
-        folder,
-        quantize=quantize,
-        use_cache=use_cache,
-        progress=progress,
-        cancel=cancel,
-        note=note,
-        env=env,
-        options=options,
-    )
+        _check_tokenizer(folder)
+    return how.open_folder(folder)
 
 
-def prepare_folder(
-    folder: CheckpointFolder,
-    *,
-    quantize: Quantize | None = None,
-    use_cache: bool = True,
-    progress: Progress = silent,
-    cancel: CancelToken | None = None,
-    note: Note = silent,
-    env: Mapping[str, str] = os.environ,
-    options: ConvertOptions | None = None,
-) -> Checkpoint:
-    """The same for a folder that was resolved already."""
-    progress(LoadProgress("check"))
-    if folder.format == "lowbit":
-        try:
-            return _open(folder.path, progress, env)
-        except CheckpointError as error:
-            source = _source_of(folder.path, folder.family)
-            if source is None:
-                raise
-            return _rebuild(source, folder.path, error, quantize, progress, cancel, note, env, options)
-    if not use_cache:
-        return convert_in_memory(folder, quantize=quantize, progress=progress, cancel=cancel, options=options)
-    target = low_bit_folder(cache_root(env), folder.name, fingerprint(folder))
-    if (target / MANIFEST).is_file():
-        try:
-            return _open(target, progress, env)
-        except CheckpointError as error:
-            return _rebuild(folder, target, error, quantize, progress, cancel, note, env, options)
-    convert(folder, target, quantize=quantize, progress=progress, cancel=cancel, options=options)
-    return _open(target, progress, env)
-
-
-def _open(path: Path, progress: Progress, env: Mapping[str, str]) -> LowBitCheckpoint:
-    checkpoint = open_low_bit(path, env=env)
-    progress(LoadProgress("map", checkpoint.nbytes, checkpoint.nbytes))
-    return checkpoint
-
-
-def _rebuild(
-    source: CheckpointFolder,
-    target: Path,
-    error: CheckpointError,
-    quantize: Quantize | None,
-    progress: Progress,
-    cancel: CancelToken | None,
-    note: Note,
-    env: Mapping[str, str],
-    options: ConvertOptions | None,
-) -> Checkpoint:
-    note(f"{error} It is made again from {source.path}.")
-    convert(source, target, quantize=quantize, progress=progress, cancel=cancel, options=options)
-    return _open(target, progress, env)
+def _check_tokenizer(folder: CheckpointFolder) -> None:
+    """Raise a CheckpointError where the tokenizer cannot be read, or has ids that the model does not know."""
+    known, ids = folder.config.vocab_size, load_tokenizer(folder.path, folder.family).vocab_size
+    if ids > known:
+        raise CheckpointError(
+            path=folder.path,
+            reason=f"its tokenizer has {ids} ids and its weights only {known}: they do not belong together",
+        )
 
 
 def _source_of(path: Path, family: Family | None) -> CheckpointFolder | None:

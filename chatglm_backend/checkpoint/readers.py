@@ -94,7 +94,9 @@ def read_dense(folder: CheckpointFolder) -> Mapping[str, Tensor]:
     Raises as :func:`open_source` does; a low-bit checkpoint has no dense weights.
     """
     if folder.format == "lowbit":
-        raise CheckpointError(path=folder.path, reason="it holds INT4 weights; fp32 needs the original checkpoint")
+        raise CheckpointError(
+            path=folder.path, reason="it holds INT4 weights; fp32 needs the original checkpoint (or choose int4)"
+        )
     return _Dense(open_source(folder))
 
 

@@ -15,7 +15,7 @@ from chatglm_backend.checkpoint.places import cache_root, canonical, is_hub_id
 from chatglm_backend.checkpoint.progress import Progress, silent
 from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
 from chatglm_backend.core import CancelToken, LoadProgress
-from chatglm_backend.errors import ModelNotCached, ModelNotFound, ModelOffline
+from chatglm_backend.errors import CheckpointError, ConfigError, ModelNotCached, ModelNotFound, ModelOffline
 from chatglm_backend.models.config import Family
 
 __all__ = ["fetch", "resolve"]
@@ -40,8 +40,7 @@ def resolve(
     folder = Path(model).expanduser()
     if model.strip() and folder.is_dir():
         return inspect_folder(folder, family=family)
-    if not is_hub_id(model):
-        raise ModelNotFound(path=model)
+    _check_id(model)
     access = hub_access(env)
     snapshot = find_cached(model, revision=revision, cache=access.cache)
     if snapshot is None and revision is None:
@@ -63,9 +62,13 @@ def fetch(
     cancel: CancelToken | None = None,
     env: Mapping[str, str] = os.environ,
 ) -> Path:
-    """Download a hub model, or what is missing of it, and return its folder. Raises as :func:`resolve` does."""
-    if not is_hub_id(model):
-        raise ModelNotFound(path=model)
+    """Download a hub model, or what is missing of it, and return its folder.
+
+    Raises as :func:`resolve` does, and ConfigError for a folder.
+    """
+    if model.strip() and Path(model).expanduser().is_dir():
+        raise ConfigError(name="model", value=model, reason="it is a folder on this machine, there is nothing to fetch")
+    _check_id(model)
     access = hub_access(env)
     if access.offline:
         snapshot = find_cached(model, revision=revision, cache=access.cache)
@@ -76,3 +79,11 @@ def fetch(
     from chatglm_backend.checkpoint.download import download
 
     return download(model, access, revision=revision, progress=progress, cancel=cancel)
+
+
+def _check_id(model: str) -> None:
+    """Raise where the text can be no hub id, saying what it is instead."""
+    if model.strip() and Path(model).expanduser().is_file():
+        raise CheckpointError(path=model, reason="it is a file; give the folder with config.json and the weights")
+    if not is_hub_id(model):
+        raise ModelNotFound(path=model if model.strip() else f"'{model}'")

@@ -50,14 +50,15 @@ def close_streams() -> None:
 
 
 def say(text: str, *, end: str = "\n") -> None:
-    """Write a result to stdout, at once."""
-    sys.stdout.write(text + end)
-    sys.stdout.flush()
+    """Write a result to stdout, at once; nowhere where the caller closed it."""
+    if sys.stdout is not None:
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
 
 
 def note(text: str) -> None:
     """Write a line for the person at the terminal to stderr."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):  # full, gone, or closed from the start
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
 
@@ -68,8 +69,9 @@ def emit_json(document: dict[str, Any]) -> None:
 
 
 def emit_error(code: str, message: str) -> None:
-    """Write the one JSON document of a command that failed."""
-    emit_json({"ok": False, "error": {"code": code, "message": message}})
+    """Write the one JSON document of a command that failed, where anything can still be written."""
+    with contextlib.suppress(OSError):
+        emit_json({"ok": False, "error": {"code": code, "message": message}})
 
 
 def guarded(command: Callable[P, object]) -> Callable[P, None]:
@@ -106,7 +108,7 @@ def guarded(command: Callable[P, object]) -> Callable[P, None]:
 
 def file_sentence(error: OSError) -> str:
     """What the system did not allow, as a sentence."""
-    return f"{error.filename or 'A file'} cannot be used: {error.strerror or error}."
+    return f"{error.filename or 'The output or a file'} cannot be used: {error.strerror or error}."
 
 
 def plain_size(nbytes: int) -> str:
@@ -117,7 +119,9 @@ def plain_size(nbytes: int) -> str:
     return f"{nbytes} bytes"
 
 
-def _flush(stream: TextIO) -> None:
+def _flush(stream: TextIO | None) -> None:
+    if stream is None:
+        return
     try:
         stream.flush()
     except OSError:

@@ -1,11 +1,14 @@
-"""A line on stderr while a model is made ready: stage, bytes, rate, time left. Off when nobody watches."""
+"""A line on stderr while a model is made ready: stage, bytes, rate, time left.
+
+On a terminal it is redrawn in place; in a log or pipe, a plain line tells of what takes long.
+"""
 
 from __future__ import annotations
 
 import sys
 from types import TracebackType
 
-from chatglm_backend.cli.output import plain_size
+from chatglm_backend.cli.output import note, plain_size
 from chatglm_backend.core import Clock, LoadProgress, monotonic_clock
 
 __all__ = ["LoadBar"]
@@ -15,18 +18,19 @@ _STAGES = {
     "check": "Checking files",
     "download": "Downloading",
     "convert": "Converting to INT4",
-    "map": "Opening",
+    "map": "Opening; compiling for this CPU where that is new",
     "warm_up": "Warming up",
 }
 _REDRAW_S = 0.1
+_PLAIN_AFTER_S, _PLAIN_EVERY_S = 15.0, 60.0
 _WIDTH = 24
 
 
 class LoadBar:
-    """Call it with each :class:`LoadProgress`. A context manager; leaves no trace on the terminal."""
+    """Call it with each :class:`LoadProgress`. A context manager; leaves no trace on a terminal."""
 
-    def __init__(self, *, enabled: bool | None = None, clock: Clock = monotonic_clock) -> None:
-        self._enabled = sys.stderr.isatty() if enabled is None else enabled
+    def __init__(self, *, terminal: bool | None = None, clock: Clock = monotonic_clock) -> None:
+        self._terminal = (sys.stderr is not None and sys.stderr.isatty()) if terminal is None else terminal
         self._clock = clock
         self._stage = ""
         self._began = self._drawn = 0.0
@@ -42,13 +46,17 @@ class LoadBar:
         self.clear()
 
     def __call__(self, progress: LoadProgress) -> None:
-        """Show a report, at most ten times a second."""
-        if not self._enabled:
-            return
+        """Show a report: at most ten times a second on a terminal, else once a stage is slow, and every minute."""
         now = self._clock()
         if progress.stage != self._stage:
             self._stage, self._began, self._first = progress.stage, now, progress.done
-        elif now - self._drawn < _REDRAW_S:
+            self._drawn = now + _PLAIN_AFTER_S - _PLAIN_EVERY_S
+        elif self._terminal and now - self._drawn < _REDRAW_S:
+            return
+        if not self._terminal:
+            if now - self._drawn >= _PLAIN_EVERY_S:
+                self._drawn = now
+                note(self._line(progress, now))
             return
         self._drawn, self._shown = now, True
         sys.stderr.write("\r\x1b[K" + self._line(progress, now))

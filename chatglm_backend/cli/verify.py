@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional, cast
@@ -51,6 +52,8 @@ def verify(
       python -m chatglm_backend verify --tokenizer ./chatglm3-6b --cases tests/golden/tokenizer_cases.json
     """  # noqa: D301
     settings = read_settings({"kernel": kernel, "family": family, "threads": threads})
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise ConfigError(name="tolerance", value=tolerance, reason="use a number from 0")
     if (folder is None) == (tokenizer is None):
         raise ConfigError(name="folder", value=folder or "left out", reason="give either a folder or --tokenizer")
     if tokenizer is not None:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from chatglm_backend.errors import DamagedFile, MissingFile, RequestError
+from chatglm_backend.errors import RequestError, UnusableReference
 from chatglm_backend.models.base import ChatModel, Feed
 from chatglm_backend.models.kv_cache import KVCache
 
@@ -106,7 +106,7 @@ class VerifyReport:
 def verify_logits(
     folder: Path, model: ChatModel, *, precision: Precision = "fp32", tolerance: float | None = None
 ) -> VerifyReport:
-    """Run every case of ``expected.json`` in ``folder``. Raises MissingFile and DamagedFile for the two files."""
+    """Run every case of ``expected.json`` in ``folder``. Raises UnusableReference for the two files."""
     cases = _read_cases(folder / "expected.json")
     logits = _read_logits(folder / _LOGITS_FILE[precision])
     reports = tuple(_verify_case(model, case, index, logits) for index, case in enumerate(cases))
@@ -192,21 +192,21 @@ def _expected(logits: Mapping[str, Tensor], name: str, shapes: set[tuple[int, in
 
 def _read_cases(path: Path) -> list[object]:
     if not path.is_file():
-        raise MissingFile(path=path)
+        raise UnusableReference(path=path, reason="it is missing")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise DamagedFile(path=path, reason=str(error)) from error
+        raise UnusableReference(path=path, reason="it is not JSON") from error
     cases = document.get("cases") if isinstance(document, dict) else None
     if not isinstance(cases, list):
-        raise DamagedFile(path=path, reason="it holds no list of cases")
+        raise UnusableReference(path=path, reason="it holds no list of cases")
     return cases
 
 
 def _read_logits(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise MissingFile(path=path)
+        raise UnusableReference(path=path, reason="it is missing")
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise DamagedFile(path=path, reason=str(error)) from error
+        raise UnusableReference(path=path, reason="it is damaged") from error

@@ -47,12 +47,12 @@ def verify_folder(
 def _int4_model(source: CheckpointFolder, settings: Settings) -> tuple[ChatModel, str]:
     import torch
 
-    from chatglm_backend.checkpoint.prepare import prepare_folder
+    from chatglm_backend.checkpoint.prepare import Preparation
     from chatglm_backend.int4.select import select_kernel
     from chatglm_backend.int4.weights import Int4Weights
     from chatglm_backend.models.base import build_model
 
-    checkpoint = prepare_folder(source, use_cache=False)
+    checkpoint = Preparation(use_cache=False).open_folder(source)
     choice = select_kernel(cast("KernelName", settings.kernel))
     # The exact product is checked to 1e-4, which a 16-bit cache would hide.
     kv_dtype = torch.float32 if settings.kernel == "exact" else getattr(torch, settings.kv_dtype)

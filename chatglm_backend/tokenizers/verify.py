@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from chatglm_backend.core import Message, Role
-from chatglm_backend.errors import DamagedFile, MissingFile
+from chatglm_backend.errors import CheckpointError, UnusableReference
 from chatglm_backend.tokenizers.base import Family, SentencePieceTokenizer, load_tokenizer, read_json
 from chatglm_backend.tokenizers.chatglm import ChatGLMTokenizer
 from chatglm_backend.tokenizers.family import detect_family
@@ -60,7 +60,7 @@ class TokenizerReport:
 def verify_tokenizer(folder: Path, cases_file: Path, family: Family | None = None) -> TokenizerReport:
     """Encode and decode every case of the folder's family.
 
-    Raises :class:`MissingFile` and :class:`DamagedFile` for what cannot be read.
+    Raises CheckpointError for a tokenizer and UnusableReference for cases that cannot be read.
     """
     reason = "it was given"
     if family is None:
@@ -75,23 +75,27 @@ def verify_tokenizer(folder: Path, cases_file: Path, family: Family | None = Non
         for index, case in enumerate(chats):
             failures += _check_chat(tokenizer, index, case)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DamagedFile(path=str(cases_file), reason=f"a case is not complete: {error}") from error
+        raise UnusableReference(path=str(cases_file), reason=f"a case is not complete: {error}") from error
     return TokenizerReport(family, reason, len(texts), len(chats), tuple(failures))
 
 
 def _cases_of(path: Path, family: Family) -> Mapping[str, object]:
     if not path.is_file():
-        raise MissingFile(path=str(path))
-    for key, cases in read_json(path).items():
+        raise UnusableReference(path=str(path), reason="there is no such file")
+    try:
+        document = read_json(path)
+    except CheckpointError as error:
+        raise UnusableReference(path=str(path), reason=error.fields.get("reason", "it is no JSON")) from error
+    for key, cases in document.items():
         if key.lower().split("-")[0] == family and isinstance(cases, dict):
             return cases
-    raise DamagedFile(path=str(path), reason=f"it has no cases for {family}")
+    raise UnusableReference(path=str(path), reason=f"it has no cases for {family}")
 
 
 def _entries(cases: Mapping[str, object], name: str, path: Path) -> list[dict[str, object]]:
     found = cases.get(name, [])
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise DamagedFile(path=str(path), reason=f"{name} is not a list of cases")
+        raise UnusableReference(path=str(path), reason=f"{name} is not a list of cases")
     return found
 
 

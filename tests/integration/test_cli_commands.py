@@ -212,6 +212,16 @@ def test_a_tokenizer_that_cannot_be_read_is_named_before_converting(tmp_path: Pa
     assert not list(tmp_path.glob("cache/**/*.safetensors"))
 
 
+def test_a_tokenizer_of_another_model_is_named_before_converting(tmp_path: Path) -> None:
+    """A vocabulary that is larger than the model's own would end in the middle of an answer."""
+    folder = tiny.build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"padded_vocab_size": 64}), encoding="utf-8")
+    done = run("generate", "--model", str(folder), "--n-predict", "2", CHATGLM_CACHE=str(tmp_path / "cache"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "do not belong together" in done.stderr
+
+
 def test_a_damaged_low_bit_file_is_named_and_made_again(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
     """The answer is the same as before, and one line says what was wrong."""
     cache = tmp_path / "cache"
@@ -281,6 +291,8 @@ def test_verify_without_expected_values_is_not_ok(folders: dict[tiny.Family, Pat
     """Nothing to compare with is a failure, also in JSON."""
     done = run("verify", str(folders["chatglm2"]), "--json")
     assert (done.returncode, json.loads(done.stdout)["ok"]) == (1, False)
+    assert "tests/golden" in done.stderr
+    assert "ownload" not in done.stderr
 
 
 def test_doctor_tells_everything_in_json(folders: dict[tiny.Family, Path]) -> None:

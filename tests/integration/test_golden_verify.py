@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from chatglm_backend.engine.verify import VerifyReport, verify_logits
-from chatglm_backend.errors import DamagedFile, MissingFile
+from chatglm_backend.errors import UnusableReference
 from chatglm_backend.int4.weights import Int4Weights, MemoryTensors
 from chatglm_backend.models.base import build_model
 from chatglm_backend.models.weights import DenseWeights
@@ -148,14 +148,14 @@ def test_a_broken_model_is_not_ok() -> None:
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     """The error says which of the two files to look at."""
     model = build_model(golden_config(NAME), DenseWeights(dense_tensors(NAME)), kv_dtype=torch.float32)
-    with pytest.raises(MissingFile, match=r"expected\.json"):
+    with pytest.raises(UnusableReference, match=r"expected\.json"):
         verify_logits(tmp_path, model)
     (tmp_path / "expected.json").write_text("{}")
-    with pytest.raises(DamagedFile, match=r"expected\.json"):
+    with pytest.raises(UnusableReference, match=r"expected\.json"):
         verify_logits(tmp_path, model)
     (tmp_path / "expected.json").write_text('{"cases": []}')
-    with pytest.raises(MissingFile, match=r"expected_logits"):
+    with pytest.raises(UnusableReference, match=r"expected_logits"):
         verify_logits(tmp_path, model)
     (tmp_path / "expected_logits.safetensors").write_bytes(b"no header")
-    with pytest.raises(DamagedFile, match=r"expected_logits"):
+    with pytest.raises(UnusableReference, match=r"expected_logits"):
         verify_logits(tmp_path, model)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
 from chatglm_backend.checkpoint.mapping import MappedTensors
-from chatglm_backend.checkpoint.prepare import prepare
+from chatglm_backend.checkpoint.prepare import Preparation, prepare
 from chatglm_backend.checkpoint.writer import OutputFile, TensorLayout
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import LoadCancelled
@@ -43,7 +43,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small low-bit folder."""
     root = tmp_path_factory.mktemp("layouts")
     source = tiny.build_checkpoint(root / "chatglm2-6b", "chatglm2")
-    made = prepare(str(source), env={"CHATGLM_CACHE": str(root / "cache")})
+    made = prepare(str(source), Preparation(env={"CHATGLM_CACHE": str(root / "cache")}))
     assert isinstance(made, LowBitCheckpoint)
     return made.folder
 

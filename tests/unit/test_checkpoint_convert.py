@@ -16,7 +16,7 @@ from chatglm_backend.checkpoint.convert import ConvertOptions, convert, convert_
 from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
 from chatglm_backend.checkpoint.manifest import MANIFEST, read_manifest
 from chatglm_backend.checkpoint.preflight import Room
-from chatglm_backend.checkpoint.prepare import prepare
+from chatglm_backend.checkpoint.prepare import Preparation, prepare
 from chatglm_backend.checkpoint.readers import read_dense
 from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
 from chatglm_backend.checkpoint.thudm import dequantize_rows, reencode_rows
@@ -257,11 +257,11 @@ def test_damage_with_an_old_date_is_found_by_the_full_check(target: Path) -> Non
 def test_damaged_cache_is_rebuilt_from_its_source(source: CheckpointFolder) -> None:
     """The cache's damaged file is named, and made again from the source."""
     notes: list[str] = []
-    first = prepare(str(source.path), quantize=quantize)
+    first = prepare(str(source.path), Preparation(quantize=quantize))
     assert isinstance(first, LowBitCheckpoint)
     damaged = largest_weights(first.folder)
     flip_byte(damaged)
-    again = prepare(str(source.path), quantize=quantize, note=notes.append)
+    again = prepare(str(source.path), Preparation(quantize=quantize, note=notes.append))
     assert isinstance(again, LowBitCheckpoint)
     again.verify_files()
     assert damaged.name in notes[-1]
@@ -271,11 +271,11 @@ def test_damaged_cache_is_rebuilt_from_its_source(source: CheckpointFolder) -> N
 def test_damaged_folder_is_rebuilt_while_its_source_is_there(source: CheckpointFolder, target: Path) -> None:
     """A low-bit folder given by path is rebuilt too; without its source the error says what to do."""
     flip_byte(largest_weights(target))
-    assert isinstance(prepare(str(target), quantize=quantize), LowBitCheckpoint)
+    assert isinstance(prepare(str(target), Preparation(quantize=quantize)), LowBitCheckpoint)
     flip_byte(largest_weights(target))
     shutil.rmtree(source.path)
     with pytest.raises(DamagedLowBit, match="Convert the original model again"):
-        prepare(str(target), quantize=quantize)
+        prepare(str(target), Preparation(quantize=quantize))
 
 
 def test_leftovers_are_cleaned(source: CheckpointFolder, target: Path) -> None:
@@ -320,7 +320,10 @@ def test_newer_format_is_refused(target: Path) -> None:
 
 def test_no_cache_writes_nothing(source: CheckpointFolder, tmp_path: Path) -> None:
     """``use_cache=False`` leaves the cache folder empty."""
-    prepare(str(source.path), quantize=quantize, use_cache=False, env={"CHATGLM_CACHE": str(tmp_path / "cache")})
+    prepare(
+        str(source.path),
+        Preparation(quantize=quantize, use_cache=False, env={"CHATGLM_CACHE": str(tmp_path / "cache")}),
+    )
     assert not (tmp_path / "cache").exists()
 
 

@@ -14,7 +14,7 @@ from chatglm_backend.checkpoint.hub import find_cached, hub_access
 from chatglm_backend.checkpoint.hub_api import wanted_files
 from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint
 from chatglm_backend.checkpoint.preflight import Room
-from chatglm_backend.checkpoint.prepare import prepare
+from chatglm_backend.checkpoint.prepare import Preparation, prepare
 from chatglm_backend.checkpoint.resolve import fetch, resolve
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import (
@@ -182,6 +182,31 @@ def test_unreachable_hub_is_said_at_once(env: dict[str, str]) -> None:
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"ALL_PROXY": "socks5://127.0.0.1:1"}, "through the proxy in ALL_PROXY"),
+        ({"https_proxy": "gibberish://x"}, "through the proxy in https_proxy"),
+        ({"https_proxy": "http://127.0.0.1:1", "NO_PROXY": "hub.test"}, "https://hub.test cannot"),
+        ({"http_proxy": "http://127.0.0.1:1"}, "https://hub.test cannot"),
+    ],
+)
+def test_a_proxy_in_the_way_is_named(variables: dict[str, str], words: str, env: dict[str, str]) -> None:
+    """Where a variable sends the download through a proxy, the sentence says which one."""
+    access = hub_access({**env, **variables, "HF_ENDPOINT": "https://hub.test"})
+    assert words in str(HubUnreachable(model=MODEL, endpoint=access.route))
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "gibberish://x"])
+def test_a_useless_proxy_is_one_sentence(proxy: str, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that is not there, or that nobody understands, ends like a missing network."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(HubUnreachable, match="ALL_PROXY"):
+        fetch(MODEL, env={**env, "ALL_PROXY": proxy, "HF_ENDPOINT": "https://hub.test"})
+
+
 def test_disk_is_checked_first(hub: FakeHub, env: dict[str, str]) -> None:
     """Too little disk is said before a file is fetched."""
     with pytest.raises(NotEnoughDisk):
@@ -210,12 +235,12 @@ def test_safetensors_are_wanted_only_when_there() -> None:
 
 def test_converted_model_outlives_its_download(env: dict[str, str]) -> None:
     """After conversion the download can be deleted: the model's name then finds the low-bit checkpoint."""
-    first = prepare(MODEL, allow_download=True, quantize=quantize, env=env)
+    first = prepare(MODEL, Preparation(quantize=quantize, env=env), allow_download=True)
     kinds = {entry.kind: entry for entry in list_cache(env)}
     assert set(kinds) == {"low-bit", "download"}
     assert all(entry.nbytes > 100_000 and entry.complete for entry in kinds.values())
     delete_cached(kinds["download"].name, env)
-    again = prepare("zai-org/chatglm3-6b", quantize=quantize, env=env)
+    again = prepare("zai-org/chatglm3-6b", Preparation(quantize=quantize, env=env))
     assert isinstance(first, LowBitCheckpoint)
     assert isinstance(again, LowBitCheckpoint)
     assert first.folder == again.folder

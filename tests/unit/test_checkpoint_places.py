@@ -12,7 +12,7 @@ from chatglm_backend.checkpoint.default import DEFAULT_MODEL, default_model
 from chatglm_backend.checkpoint.lock import writer_lock
 from chatglm_backend.checkpoint.places import aliases, cache_root, canonical, hub_cache, is_hub_id, slug
 from chatglm_backend.checkpoint.preflight import available_memory, free_disk
-from chatglm_backend.checkpoint.prepare import prepare
+from chatglm_backend.checkpoint.prepare import Preparation, prepare
 from chatglm_backend.checkpoint.progress import Rate, RateMeter
 from chatglm_backend.checkpoint.source import inspect_folder
 from chatglm_backend.core import CancelToken, LoadProgress
@@ -72,7 +72,7 @@ def test_default_is_the_real_model_when_here(env: dict[str, str], owner: str) ->
 def test_default_is_the_converted_model_when_here(env: dict[str, str]) -> None:
     """A conversion alone is enough, its download may be gone."""
     snapshot(env, "THUDM")
-    prepare(DEFAULT_MODEL, quantize=quantize, env=env)
+    prepare(DEFAULT_MODEL, Preparation(quantize=quantize, env=env))
     delete_cached(DEFAULT_MODEL, env)
     assert default_model(env).model == DEFAULT_MODEL
 
@@ -91,7 +91,7 @@ def test_cache_lists_and_deletes(env: dict[str, str]) -> None:
     """Converted checkpoints and downloads are listed with their sizes and deleted by name."""
     snapshot(env, "THUDM")
     (hub_cache(env) / "models--someone--bert").mkdir()
-    prepare(DEFAULT_MODEL, quantize=quantize, env=env)
+    prepare(DEFAULT_MODEL, Preparation(quantize=quantize, env=env))
     entries = list_cache(env)
     assert [(e.kind, e.model, e.family) for e in entries] == [
         ("low-bit", DEFAULT_MODEL, "chatglm"),
@@ -107,7 +107,7 @@ def test_cache_lists_and_deletes(env: dict[str, str]) -> None:
 def test_nothing_is_deleted_while_it_is_written(env: dict[str, str]) -> None:
     """A checkpoint under conversion cannot be deleted."""
     snapshot(env, "THUDM")
-    prepare(DEFAULT_MODEL, quantize=quantize, env=env)
+    prepare(DEFAULT_MODEL, Preparation(quantize=quantize, env=env))
     entry = list_cache(env)[0]
     with writer_lock(entry.path), pytest.raises(CacheLocked):
         delete_cached(entry.name, env)

@@ -125,7 +125,7 @@ def test_a_console_with_a_small_character_set_gets_utf8(monkeypatch: pytest.Monk
 def test_the_progress_line_has_bytes_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     """A long conversion says how far it is and how long it takes."""
     times = iter([0.0, 2.0])
-    with LoadBar(enabled=True, clock=lambda: next(times)) as bar:
+    with LoadBar(terminal=True, clock=lambda: next(times)) as bar:
         bar(LoadProgress("convert", 0, 4_000_000_000))
         bar(LoadProgress("convert", 1_000_000_000, 4_000_000_000))
     err = capsys.readouterr().err
@@ -133,11 +133,69 @@ def test_the_progress_line_has_bytes_rate_and_time_left(capsys: pytest.CaptureFi
     assert err.endswith("\r\x1b[K")
 
 
-def test_no_progress_when_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
-    """A pipe or a log file gets no bars."""
+def test_no_bar_when_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe or a log file gets no bars, and nothing at all about what is quick."""
     with LoadBar() as bar:
         bar(LoadProgress("convert", 1, 2))
     assert capsys.readouterr().err == ""
+
+
+def test_a_log_gets_a_plain_line_about_what_is_slow(capsys: pytest.CaptureFixture[str]) -> None:
+    """After a quarter of a minute one line, without control characters, and then one a minute."""
+    times = iter([0.0, 10.0, 16.0, 30.0, 77.0, 78.0, 90.0])
+    with LoadBar(terminal=False, clock=lambda: next(times)) as bar:
+        for done in range(5):
+            bar(LoadProgress("convert", done * 10**9, 4 * 10**9))
+        bar(LoadProgress("map"))
+        bar(LoadProgress("map"))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[:18] for line in lines] == ["Converting to INT4", "Converting to INT4"]
+    assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_a_full_disk_behind_stdout_is_one_sentence(extra: list[str], project_root: Path) -> None:
+    """Where the result cannot be written, the exit code is 1 and no traceback appears."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "chatglm_backend", "verify", "/no/such", *extra],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=project_root,
+            check=False,
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+def test_a_closed_stdout_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Started with its output closed, as some services do, a command still ends in order."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["cache", "list", "--json"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_is_not_a_model_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Naming one of a model's files is answered with what to name instead."""
+    file = tmp_path / "pytorch_model.bin"
+    file.touch()
+    assert main(["convert", "--model", str(file), "--out", "x"]) == 1
+    assert "give the folder" in capsys.readouterr().err
+
+
+def test_a_folder_needs_no_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody is told that a folder which is there is not."""
+    assert main(["download", "--model", str(tmp_path)]) == 2
+    assert "nothing to fetch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "-1", "inf"])
+def test_a_tolerance_that_means_nothing_is_wrong_usage(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would only ever fail, or never."""
+    assert main(["verify", "tests/golden/chatglm2-6b", "--tolerance", value]) == 2
+    assert "tolerance" in capsys.readouterr().err
 
 
 def test_sizes_for_people() -> None:
