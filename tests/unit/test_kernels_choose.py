@@ -19,6 +19,19 @@ needs_two = pytest.mark.skipif(
 LAYOUT = torch.zeros(layout_nbytes(16, 64), dtype=torch.uint8)
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all tests that only look at choices, so that code is compiled once."""
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def cache(compiled: Path) -> Path:
+    """The folder without choices."""
+    (compiled / "kernel-choice.json").unlink(missing_ok=True)
+    return compiled
+
+
 def build(cache: Path, told: list[str]) -> CompiledKernel:
     """A kernel with its choices in ``cache``."""
     kernel = build_kernel(1, cache, notify=told.append)
@@ -27,35 +40,35 @@ def build(cache: Path, told: list[str]) -> CompiledKernel:
 
 
 @needs_two
-def test_a_shape_is_measured_once_and_remembered(tmp_path: Path) -> None:
+def test_a_shape_is_measured_once_and_remembered(cache: Path) -> None:
     """The second start reads the choice and compares nothing."""
     first: list[str] = []
-    chosen = build(tmp_path, first).from_layout(LAYOUT, 16, 64).variants
+    chosen = build(cache, first).from_layout(LAYOUT, 16, 64).variants
     second: list[str] = []
-    assert chosen == build(tmp_path, second).from_layout(LAYOUT, 16, 64).variants
+    assert chosen == build(cache, second).from_layout(LAYOUT, 16, 64).variants
     assert [sum("compared" in line for line in told) for told in (first, second)] == [1, 0]
 
 
 @needs_two
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}', "null"])
-def test_a_damaged_choice_file_is_rebuilt(tmp_path: Path, content: str) -> None:
+def test_a_damaged_choice_file_is_rebuilt(cache: Path, content: str) -> None:
     """Whatever the file holds, the kernel works and a sound file is written."""
-    file = tmp_path / "kernel-choice.json"
+    file = cache / "kernel-choice.json"
     file.write_text(content)
-    build(tmp_path, []).from_layout(LAYOUT, 16, 64)
+    build(cache, []).from_layout(LAYOUT, 16, 64)
     assert [list(shapes) for shapes in json.loads(file.read_text()).values()] == [["16x64"]]
 
 
 @needs_two
-def test_unknown_variants_in_the_file_are_not_believed(tmp_path: Path) -> None:
+def test_unknown_variants_in_the_file_are_not_believed(cache: Path) -> None:
     """A file edited by hand cannot name a kernel that does not exist."""
-    build(tmp_path, []).from_layout(LAYOUT, 16, 64)
-    file = tmp_path / "kernel-choice.json"
+    build(cache, []).from_layout(LAYOUT, 16, 64)
+    file = cache / "kernel-choice.json"
     stored = json.loads(file.read_text())
     key = next(iter(stored))
     stored[key]["16x64"] = dict.fromkeys(map(str, ROW_CLASSES), "magic")
     file.write_text(json.dumps(stored))
-    assert set(build(tmp_path, []).from_layout(LAYOUT, 16, 64).variants.values()) <= {v.name for v in VARIANTS}
+    assert set(build(cache, []).from_layout(LAYOUT, 16, 64).variants.values()) <= {v.name for v in VARIANTS}
 
 
 def test_damaged_compiled_code_is_rebuilt(tmp_path: Path) -> None:

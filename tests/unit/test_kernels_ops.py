@@ -26,7 +26,7 @@ def ops(request: pytest.FixtureRequest, team: Team) -> CompiledOps:
     return CompiledOps(team, variant)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 4, 128), (8, 2, 32), (3, 1, 16)])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 4, 128), (8, 2, 16), (3, 1, 16)])
 @pytest.mark.parametrize("rows", [1, 3, 4, 9])
 def test_attention_equals_torch(ops: CompiledOps, heads: int, kv_heads: int, dim: int, rows: int) -> None:
     """Rows that see different numbers of tokens, strided queries, part of a larger cache."""
@@ -41,7 +41,7 @@ def test_attention_equals_torch(ops: CompiledOps, heads: int, kv_heads: int, dim
 
 def test_unseen_tokens_have_no_influence(ops: CompiledOps) -> None:
     """What lies behind the visible tokens, even large numbers, changes nothing."""
-    q, keys, values = torch.randn(5, 2, 32), torch.randn(2, 20, 32).half(), torch.randn(2, 20, 32).half()
+    q, keys, values = torch.randn(5, 2, 16), torch.randn(2, 20, 16).half(), torch.randn(2, 20, 16).half()
     visible = [1, 2, 7, 3, 16]
     before = ops.attention(q, keys, values, visible)
     keys[:, 16:], values[:, 16:] = 1000.0, 1000.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,15 +22,9 @@ FEWER_ROW_COUNTS = [1, 2, 3, 4, 5, 17, 33, 200]
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for compiled code, so that it is compiled once."""
-    return tmp_path_factory.mktemp("kernels")
-
-
-@pytest.fixture(scope="module")
-def kernels(cache: Path) -> dict[str, CompiledKernel]:
-    """Every variant that this CPU can run, with two threads."""
-    built = {v.name: build_kernel(2, cache, only=v.name) for v in usable_variants(host_cpu())}
+def kernels() -> dict[str, CompiledKernel]:
+    """Every variant that this CPU can run, with two threads; compiled once a process."""
+    built = {v.name: build_kernel(2, only=v.name) for v in usable_variants(host_cpu())}
     return {name: kernel for name, kernel in built.items() if kernel is not None}
 
 
@@ -215,14 +208,14 @@ def test_several_threads_may_call_at_once(kernels: dict[str, CompiledKernel]) ->
     assert failures == []
 
 
-def test_the_thread_count_does_not_change_results(kernels: dict[str, CompiledKernel], cache: Path) -> None:
+def test_the_thread_count_does_not_change_results(kernels: dict[str, CompiledKernel]) -> None:
     """One and two threads give the same bits; more threads than the machine has are cut to what it has."""
     results = []
     if not kernels:
         pytest.skip("this CPU has no AVX2")
     name = next(iter(kernels))
     for threads in (1, 2, 999):
-        kernel = build_kernel(threads, cache, only=name)
+        kernel = build_kernel(threads, only=name)
         assert kernel is not None
         results.append(kernel.prepare(torch.from_numpy(make_packed(64, 256)), 64, 256)(torch.ones(40, 256)))
         assert kernel.team.threads <= threads
