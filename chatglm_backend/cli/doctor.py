@@ -50,6 +50,7 @@ def _text(found: Findings) -> str:
         ("Library", [f"{int4.get('variant', 'none')}: {int4.get('library_reason', 'none works here')}"]),
         ("", [str(int4["library"])] if "library" in int4 else []),
         ("Kernel", [f"{int4['kernel'] or 'none'}: {int4.get('kernel_reason', 'see below')}"]),
+        ("", [f"{one['kernel']} ({one['variant']}): {one['reason']}" for one in int4.get("kernels", [])]),
         ("KV cache", [f"{int4['kv_dtype']}; per token: {', '.join(per_token)}"]),
         ("Model", [f"{found.model['model'] or 'none'}: {found.model['reason']}"]),
         ("Versions", [", ".join(f"{name} {number}" for name, number in found.versions.items())]),

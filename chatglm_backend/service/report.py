@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,6 +25,10 @@ __all__ = ["Findings", "look_at_everything"]
 
 _PACKAGES = ("bigdl-llm", "torch", "transformers", "sentencepiece", "gradio", "numba", "safetensors", "huggingface_hub")
 _KV_VALUES_PER_TOKEN = {"chatglm": 2 * 28 * 4096, "chatglm2": 2 * 28 * 2 * 128, "chatglm3": 2 * 28 * 2 * 128}
+_OTHER_PLACE = {
+    "low-bit checkpoints": "choose another with CHATGLM_CACHE",
+    "downloads": "choose another with HF_HOME",
+}
 _DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -78,12 +82,23 @@ def _look_at_int4(found: Findings, settings: Settings) -> None:
         found.int4 |= {"library": str(library.path), "variant": library.variant, "library_reason": library.reason}
         choice = select_kernel(cast("KernelName", settings.kernel))
         found.int4 |= {"kernel": choice.kernel.name, "kernel_reason": choice.reason}
+        _list_kernels(found)
     except ChatGLMError as error:
         found.fixes.append(str(error))
     except ImportError as error:
         found.fixes.append(
             f"{error.name} is not installed: run ./launch.sh --setup-only, or pip install -r requirements.txt."
         )
+
+
+def _list_kernels(found: Findings) -> None:
+    from chatglm_backend.hardware import read_machine
+    from chatglm_backend.int4.available import available_kernels
+    from chatglm_backend.int4.kernels.variants import host_cpu
+
+    kernel, library = found.int4["kernel"], found.int4["variant"]
+    listed = available_kernels(host_cpu(), read_machine().flags, kernel=kernel, library=library)
+    found.int4["kernels"] = [asdict(one) for one in listed]
 
 
 def _look_at_model(found: Findings, settings: Settings) -> None:
@@ -115,13 +130,29 @@ def _look_at_folders(found: Findings, settings: Settings) -> None:
         "conversations": str(Path(data).expanduser()),
         "configuration": str(config_file()),
     }
-    for entry in list_cache(env):
+    for name, folder in (("low-bit checkpoints", cache_root(env)), ("downloads", hub_cache(env))):
+        if not _may_write(folder):
+            found.fixes.append(f"The folder for {name}, {folder}, cannot be written: {_OTHER_PLACE[name]}.")
+    try:
+        entries = list_cache(env)
+    except OSError as error:
+        entries = ()
+        found.fixes.append(f"{error.filename} cannot be read ({error.strerror}): change its permissions.")
+    for entry in entries:
         found.cache.append({"name": entry.name, "kind": entry.kind, "bytes": entry.nbytes, "complete": entry.complete})
         if not entry.complete:
             found.fixes.append(
                 f"{entry.name} is not complete: run the same command again, or python -m chatglm_backend cache delete "
                 f"{entry.name}."
             )
+
+
+def _may_write(folder: Path) -> bool:
+    """Whether a file could be made in the folder, which may still have to be made itself."""
+    place = folder.absolute()
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
 def _version(name: str) -> str:

@@ -303,8 +303,21 @@ def test_doctor_tells_everything_in_json(folders: dict[tiny.Family, Path]) -> No
     assert document["hardware"]["plan"]["reasons"]
     assert document["int4"]["variant"]
     assert document["int4"]["kernel"]
+    kernels = {(one["kernel"], one["variant"]): one for one in document["int4"]["kernels"]}
+    assert kernels["bigdl", document["int4"]["variant"]]["usable"]
+    assert all(one["usable"] or one["reason"] for one in kernels.values())
+    assert {kernel for kernel, _ in kernels} == {"vnni", "bigdl", "exact"}
     assert document["int4"]["kv_bytes_per_token"]["chatglm"] == 2 * 28 * 4096 * 2
     assert isinstance(document["fixes"], list)
+
+
+def test_doctor_names_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    """A file in the cache folder's place is a thing to fix, with the variable that helps, and the report is whole."""
+    (tmp_path / "file").touch()
+    done = run("doctor", "--json", CHATGLM_CACHE=str(tmp_path / "file" / "cache"), HF_HOME=str(tmp_path / "file"))
+    fixes = " ".join(json.loads(done.stdout)["fixes"])
+    assert "CHATGLM_CACHE" in fixes
+    assert "HF_HOME" in fixes
 
 
 def test_doctor_ends_with_what_to_fix() -> None:

@@ -1,0 +1,64 @@
+"""Every kernel and library of the project, whether this machine can run it, and why not. For reports; loads nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from chatglm_backend.int4.kernels.variants import VARIANTS, HostCpu
+from chatglm_backend.int4.libraries import missing_features, shipped_variants
+
+__all__ = ["Available", "available_kernels"]
+
+
+@dataclass(frozen=True, slots=True)
+class Available:
+    """One way to multiply. ``kernel`` is what --kernel takes, ``variant`` the instructions or library behind it."""
+
+    kernel: str
+    variant: str
+    usable: bool
+    reason: str
+
+
+def available_kernels(
+    cpu: HostCpu, flags: Collection[str], *, kernel: str | None, library: str | None, platform: str = sys.platform
+) -> tuple[Available, ...]:
+    """All of them, fastest first.
+
+    ``cpu`` has LLVM's names of the features and ``flags`` those of /proc/cpuinfo; ``kernel`` and
+    ``library`` are the ones chosen, ``None`` where nothing could be.
+    """
+    return (*_compiled(cpu, kernel), *_libraries(flags, kernel, library, platform), _exact(kernel))
+
+
+def _compiled(cpu: HostCpu, kernel: str | None) -> list[Available]:
+    found = []
+    for variant in VARIANTS:
+        missing = ", ".join(sorted(variant.needs - cpu.features))
+        used = "used where it is the fastest for a shape of matrix" if kernel == "vnni" else "would run"
+        why = f"needs {missing}" if missing else used
+        found.append(Available("vnni", variant.name, not missing, why))
+    return found
+
+
+def _libraries(flags: Collection[str], kernel: str | None, library: str | None, platform: str) -> list[Available]:
+    found, passed = [], False
+    for variant in shipped_variants(platform):
+        missing = ", ".join(missing_features(variant, flags)) if flags else ""
+        if variant.name == library:
+            passed, usable = True, True
+            why = "quantises and multiplies" if kernel == "bigdl" else "quantises"
+        elif missing:
+            usable, why = False, f"needs {missing}"
+        else:
+            usable = passed
+            why = f"would run; {library} is faster" if passed else "passed over: see the library's reason"
+        found.append(Available("bigdl", variant.name, usable, why))
+    return found
+
+
+def _exact(kernel: str | None) -> Available:
+    reason = "used: dequantised weights" if kernel == "exact" else "runs everywhere, slowly: for checks"
+    return Available("exact", "torch", usable=True, reason=reason)
