@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Literal, cast
 
 from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.ui.sayings import load_sayings
 
 __all__ = ["LANGUAGES", "Language", "Texts", "choose_language", "load_texts"]
 
@@ -26,6 +27,7 @@ class Texts:
     def __init__(self, language: Language, catalogue: Mapping[str, str]) -> None:
         self.language = language
         self._catalogue = catalogue
+        self.said = load_sayings(language)
 
     def __call__(self, key: str, **fields: object) -> str:
         """The sentence for ``key`` with ``fields`` filled in. An unknown key raises ``KeyError``."""
@@ -44,10 +46,13 @@ class Texts:
             key = f"error.{getattr(kind, 'code', '')}"
             if key in self._catalogue:
                 try:
-                    return self(key, **error.fields)
+                    return self(key, **{name: self._field(value) for name, value in error.fields.items()})
                 except (KeyError, ValueError, TypeError):
                     break
         return str(error)
+
+    def _field(self, value: object) -> object:
+        return self.said(value) if isinstance(value, str) else value
 
 
 def load_texts(language: Language) -> Texts:

@@ -110,19 +110,19 @@ class ModelsPresenter:
         """The doctor's report; it names folders, so not for visitors elsewhere."""
         if not allowed:
             return self.refusal()
-        found = self._keeper.report()
+        found, said = self._keeper.report(), self.texts.said
         hardware, plan = found.hardware, found.hardware["plan"]
         memory = f"{_size(hardware['memory_available'])} / {_size(hardware['memory_total'])}"
         rows = [
             ("cpu", [f"{hardware['cpu'] or '–'} ({hardware['system']}, {hardware['architecture']})"]),
             ("cores", [f"{hardware['physical_cores']} / {hardware['logical_cpus']}"]),
             ("memory", [memory]),
-            ("threads", [str(plan["threads"]), *plan["reasons"]]),
-            ("library", [str(found.int4.get("variant", "–")), str(found.int4.get("library_reason", ""))]),
-            ("kernel", [str(found.int4.get("kernel") or "–"), str(found.int4.get("kernel_reason", ""))]),
-            ("versions", [f"{name} {number}" for name, number in found.versions.items()]),
-            ("folders", [f"{name}: {path}" for name, path in found.folders.items()]),
-            ("fixes", found.fixes or [self.texts("doctor.nothing")]),
+            ("threads", [str(plan["threads"]), *map(said, plan["reasons"])]),
+            ("library", [str(found.int4.get("variant", "–")), said(str(found.int4.get("library_reason", "")))]),
+            ("kernel", [str(found.int4.get("kernel") or "–"), said(str(found.int4.get("kernel_reason", "")))]),
+            ("versions", [f"{name} {said(number)}" for name, number in found.versions.items()]),
+            ("folders", [f"{said(name)}: {path}" for name, path in found.folders.items()]),
+            ("fixes", [said(fix) for fix in found.fixes] or [self.texts("doctor.nothing")]),
         ]
         cells = "".join(
             f"<dt>{escape(self.texts(f'doctor.{key}'))}</dt><dd>{_lines(lines)}</dd>" for key, lines in rows

@@ -95,7 +95,7 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
         ("name", info.name),
         (
             "family",
-            texts("model.family", family=_FAMILIES.get(info.family, info.family), reason=info.family_reason)
+            texts("model.family", family=_FAMILIES.get(info.family, info.family), reason=texts.said(info.family_reason))
             if info.family_reason
             else _FAMILIES.get(info.family, info.family),
         ),
@@ -104,7 +104,7 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
         ("weights", f"{info.weight_bytes / _GB:.2f} GB, INT4"),
         ("kv", kv),
         ("kernel", info.kernel),
-        ("why", info.kernel_reason),
+        ("why", texts.said(info.kernel_reason)),
         ("threads", str(info.threads)),
     )
     cells = "".join(f"<dt>{escape(texts(f'model.fact.{key}'))}</dt><dd>{escape(value)}</dd>" for key, value in rows)
