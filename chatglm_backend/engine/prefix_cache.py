@@ -1,7 +1,8 @@
 """The KV of earlier sequences, kept so that a follow-up only reads what is new.
 
 Only for families whose K/V of a prefix do not depend on what follows. Compares tokens exactly, is
-bounded in bytes, forgets the least recently used. Knows nothing of requests or texts.
+bounded in bytes, forgets the least recently used. Every owner has their own: a prefix that one visitor
+has sent makes nobody else's answer quicker, which would tell them of it. Knows nothing of requests or texts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from chatglm_backend.models.kv_cache import KVCache
 
 
 class PrefixCache:
-    """Keeps copies of KV caches by their token ids. ``reason`` says why it is off; empty when it is on."""
+    """Keeps copies of KV caches by owner and token ids. ``reason`` says why it is off; empty when it is on."""
 
     def __init__(
         self, family: Family, new_cache: Callable[[int], KVCache], *, max_bytes: int, min_tokens: int = 8
@@ -24,13 +25,13 @@ class PrefixCache:
         self._new_cache = new_cache
         self._max_bytes = max_bytes
         self._min_tokens = min_tokens
-        self._entries: OrderedDict[tuple[int, ...], KVCache] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, tuple[int, ...]], KVCache] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def fill(self, ids: tuple[int, ...], cache: KVCache) -> int:
-        """Copy the longest known prefix of ``ids`` into the empty ``cache``; the number of tokens copied.
+    def fill(self, owner: str, ids: tuple[int, ...], cache: KVCache) -> int:
+        """Copy the longest prefix of ``ids`` that ``owner`` has had into the empty ``cache``; its number of tokens.
 
         At least one token is always left to evaluate.
         """
@@ -38,31 +39,31 @@ class PrefixCache:
             return 0
         best: tuple[int, ...] | None = None
         length = 0
-        for known in self._entries:
+        for known in self._known(owner):
             common = common_prefix(known, ids)
             if common > length:
                 best, length = known, common
         length = min(length, len(ids) - 1)
         if best is None or length < self._min_tokens:
             return 0
-        cache.copy_prefix_from(self._entries[best], length)
-        self._entries.move_to_end(best)
+        cache.copy_prefix_from(self._entries[owner, best], length)
+        self._entries.move_to_end((owner, best))
         return length
 
-    def keep(self, ids: tuple[int, ...], cache: KVCache) -> None:
-        """Remember the K/V of ``ids``, which are the first tokens of ``cache``."""
+    def keep(self, owner: str, ids: tuple[int, ...], cache: KVCache) -> None:
+        """Remember for ``owner`` the K/V of ``ids``, which are the first tokens of ``cache``."""
         if self.reason or len(ids) < self._min_tokens or cache.bytes_per_token * len(ids) > self._max_bytes:
             return
-        for known in list(self._entries):
+        for known in self._known(owner):
             common = common_prefix(known, ids)
             if common == len(ids):
-                self._entries.move_to_end(known)
+                self._entries.move_to_end((owner, known))
                 return
             if common == len(known):
-                self._drop(known)
+                self._drop((owner, known))
         copy = self._new_cache(len(ids))
         copy.copy_prefix_from(cache, len(ids))
-        self._entries[ids] = copy
+        self._entries[owner, ids] = copy
         self.nbytes += copy.nbytes
         while self.nbytes > self._max_bytes and self._entries:
             self._drop(next(iter(self._entries)))
@@ -72,8 +73,11 @@ class PrefixCache:
         self._entries.clear()
         self.nbytes = 0
 
-    def _drop(self, ids: tuple[int, ...]) -> None:
-        self.nbytes -= self._entries.pop(ids).nbytes
+    def _known(self, owner: str) -> list[tuple[int, ...]]:
+        return [ids for name, ids in self._entries if name == owner]
+
+    def _drop(self, key: tuple[str, tuple[int, ...]]) -> None:
+        self.nbytes -= self._entries.pop(key).nbytes
 
 
 def common_prefix(first: tuple[int, ...], second: tuple[int, ...]) -> int:

@@ -160,37 +160,47 @@ def test_common_prefix_counts_equal_tokens() -> None:
 def test_a_known_prefix_is_copied_but_for_one_token() -> None:
     """The longest match wins, and the last token is always left to evaluate."""
     known = prefix_cache()
-    known.keep((1, 2, 3, 9), cache_of(1, 2, 3, 9))
-    known.keep((1, 2, 3, 4, 5), cache_of(1, 2, 3, 4, 5))
+    known.keep("ada", (1, 2, 3, 9), cache_of(1, 2, 3, 9))
+    known.keep("ada", (1, 2, 3, 4, 5), cache_of(1, 2, 3, 4, 5))
     target: Any = FakeCache(10)
-    assert known.fill((1, 2, 3, 4, 5), target) == 4
+    assert known.fill("ada", (1, 2, 3, 4, 5), target) == 4
     assert target.ids == [1, 2, 3, 4]
 
 
 def test_the_least_recently_used_goes_first() -> None:
     """The bound in bytes holds, and use protects."""
     known = prefix_cache(max_bytes=70)
-    known.keep((1, 1, 1), cache_of(1, 1, 1))
-    known.keep((2, 2, 2), cache_of(2, 2, 2))
-    known.fill((1, 1, 1, 7), FakeCache(9))  # type: ignore[arg-type]
-    known.keep((3, 3, 3), cache_of(3, 3, 3))
-    found = [known.fill((i, i, i, 7), FakeCache(9)) for i in (1, 2, 3)]  # type: ignore[arg-type]
+    known.keep("ada", (1, 1, 1), cache_of(1, 1, 1))
+    known.keep("ada", (2, 2, 2), cache_of(2, 2, 2))
+    known.fill("ada", (1, 1, 1, 7), FakeCache(9))  # type: ignore[arg-type]
+    known.keep("ada", (3, 3, 3), cache_of(3, 3, 3))
+    found = [known.fill("ada", (i, i, i, 7), FakeCache(9)) for i in (1, 2, 3)]  # type: ignore[arg-type]
     assert found == [3, 0, 3]
     assert known.nbytes <= 70
+
+
+def test_nobody_is_served_from_what_another_visitor_sent() -> None:
+    """A quicker answer would tell one visitor what another has written."""
+    known = prefix_cache()
+    known.keep("ada", (1, 2, 3, 4), cache_of(1, 2, 3, 4))
+    found = [known.fill(owner, (1, 2, 3, 4, 5), FakeCache(9)) for owner in ("ben", "ada")]  # type: ignore[arg-type]
+    assert found == [0, 4]
+    known.keep("ben", (1, 2, 3, 4, 5), cache_of(1, 2, 3, 4, 5))
+    assert len(known) == 2
 
 
 def test_a_longer_turn_replaces_its_beginning() -> None:
     """A conversation takes one entry, not one a turn."""
     known = prefix_cache()
-    known.keep((1, 2, 3), cache_of(1, 2, 3))
-    known.keep((1, 2, 3, 4), cache_of(1, 2, 3, 4))
-    known.keep((1, 2), cache_of(1, 2))
+    known.keep("ada", (1, 2, 3), cache_of(1, 2, 3))
+    known.keep("ada", (1, 2, 3, 4), cache_of(1, 2, 3, 4))
+    known.keep("ada", (1, 2), cache_of(1, 2))
     assert len(known) == 1
 
 
 def test_chatglm_6b_never_reuses_and_says_why() -> None:
     """Its K/V of a prefix depend on what follows."""
     known = prefix_cache(family="chatglm")
-    known.keep((1, 2, 3), cache_of(1, 2, 3))
-    assert known.fill((1, 2, 3, 4), FakeCache(9)) == 0  # type: ignore[arg-type]
+    known.keep("ada", (1, 2, 3), cache_of(1, 2, 3))
+    assert known.fill("ada", (1, 2, 3, 4), FakeCache(9)) == 0  # type: ignore[arg-type]
     assert "ChatGLM-6B" in known.reason
