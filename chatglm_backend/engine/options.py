@@ -1,0 +1,39 @@
+"""The engine's limits, and a request that is ready for it. Knows no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chatglm_backend.core import GenerationRequest
+
+__all__ = ["EngineOptions", "PreparedRequest"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """``draft_tokens`` 0 switches guessing off; ``prefill_share`` bounds a step's prefill to that
+    multiple of its decode time; ``idle_units`` are done at a stretch while nobody is decoding.
+    """
+
+    draft_tokens: int = 8
+    draft_max_running: int = 4
+    prefix_cache_bytes: int = 512 * 1024 * 1024
+    prefill_rows: int = 128
+    prefill_share: float = 1.0
+    prefill_units_per_step: int = 64
+    idle_units: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """An encoded request that fits the context; ``kv_bytes`` is what it may take at most."""
+
+    request: GenerationRequest
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    kv_bytes: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens the prompt has."""
+        return len(self.prompt_ids)
