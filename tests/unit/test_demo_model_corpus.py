@@ -1,4 +1,4 @@
-"""The demonstration model's corpus and evaluation set: kept apart, complete, deterministic."""
+"""The demonstration model's corpus and evaluation sets: kept apart, complete, deterministic."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from tools.demo_model.corpus import Corpus
-from tools.demo_model.examples import Example, evaluation_keys, key, normalise, read_evaluation
-from tools.demo_model.sums import all_sums, held_out
+from tools.demo_model.examples import EVALUATION_SETS, Example, evaluation_keys, key, normalise, read_evaluation
+from tools.demo_model.sums import all_sums, held_out, result
 from tools.demo_model.tables import read_names
 
 _SIGNS = {"加上": "+", "加": "+", "plus": "+", "减去": "-", "减": "-", "minus": "-"}
@@ -31,7 +31,7 @@ def sums_in(text: str) -> set[tuple[int, str, int]]:
 
 
 def test_no_prompt_is_in_both_sets(examples: list[Example]) -> None:
-    """No normalised prompt of the evaluation set is trained on."""
+    """No normalised prompt of an evaluation set is trained on."""
     trained = {key([question for question, _ in example.turns]) for example in examples}
     assert set() == trained & evaluation_keys()
 
@@ -74,9 +74,31 @@ def test_at_least_a_fifth_of_all_sums_is_held_out(operator: str) -> None:
 
 
 def test_the_evaluated_sums_are_held_out() -> None:
-    """Each sum of the evaluation set is one that is never trained on."""
-    asked = [sums_in(normalise(item["turns"][0])) for item in read_evaluation() if item["ability"] == "sums"]  # type: ignore[index]
+    """Each sum of the first evaluation set is one that is never trained on."""
+    items = read_evaluation("evaluation_set")
+    asked = [sums_in(normalise(item["turns"][0])) for item in items if item["ability"] == "sums"]  # type: ignore[index]
     assert all(len(found) == 1 and all(held_out(*s) for s in found) for found in asked)
+
+
+def test_the_second_sets_sums_are_held_out() -> None:
+    """The numbers of each sum of the second set, written in any words, give its result by a held-out sum only."""
+    for item in read_evaluation("evaluation_set_2"):
+        if item["ability"] == "sums":
+            found = sums_giving(item["turns"][0], item["must_contain"][0])  # type: ignore[index]
+            assert found, item["id"]
+            assert all(held_out(*s) for s in found), item["id"]
+
+
+def sums_giving(text: str, value: str) -> list[tuple[int, str, int]]:
+    """The sums of a text's two numbers that give ``value``, in the order of the text if there is one."""
+    a, b = map(int, re.findall(r"\d+", text))
+    orders = [[(x, sign, y) for sign in "+-*" if str(result(x, sign, y)) == value] for x, y in ((a, b), (b, a))]
+    return orders[0] or orders[1]
+
+
+def test_no_prompt_is_in_two_evaluation_sets() -> None:
+    """Every normalised prompt of the evaluation sets is asked once."""
+    assert len(evaluation_keys()) == sum(len(read_evaluation(name)) for name in EVALUATION_SETS)
 
 
 def test_held_out_names_are_not_in_the_corpus(examples: list[Example]) -> None:
@@ -86,9 +108,10 @@ def test_held_out_names_are_not_in_the_corpus(examples: list[Example]) -> None:
     assert set() == held & {answer for example in examples for _, answer in example.turns}
 
 
-def test_the_evaluation_set_covers_all_abilities() -> None:
+@pytest.mark.parametrize("name", EVALUATION_SETS)
+def test_an_evaluation_set_covers_all_abilities(name: str) -> None:
     """At least 300 prompts, each with something to check, over eight abilities."""
-    items = read_evaluation()
+    items = read_evaluation(name)
     assert len(items) >= 300
     assert all(item["must_contain"] for item in items)
     expected = {"paraphrase", "self", "capitals", "facts", "words", "sums", "unknown", "follow-up"}

@@ -24,10 +24,11 @@ from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.weights import DenseWeights, Weights
 from chatglm_backend.tokenizers.base import Tokenizer, load_tokenizer
 from tools.demo_model.corpus import OUT
-from tools.demo_model.examples import read_evaluation
+from tools.demo_model.examples import EVALUATION_SETS, read_evaluation
 from tools.demo_model.grading import last_number, passes, plain
 
 SEEN = 500
+SEEN_SET = "corpus"
 PARAMS = GenerationParams(max_new_tokens=80)
 
 
@@ -83,7 +84,7 @@ def seen_examples() -> list[dict[str, object]]:
 
 
 def score(answerer: Answerer) -> list[dict[str, object]]:
-    """Every graded answer, seen and unseen."""
+    """Every graded answer: seen questions, then the evaluation sets."""
     results: list[dict[str, object]] = []
     for example in seen_examples():
         turns: list[list[str]] = example["turns"]  # type: ignore[assignment]
@@ -91,27 +92,34 @@ def score(answerer: Answerer) -> list[dict[str, object]]:
         right = ended and plain(answer) == plain(turns[-1][1])
         prompt = " | ".join(question for question, _ in turns)
         results.append(
-            {"ability": "seen", "group": example["group"], "prompt": prompt, "answer": answer, "right": right}
+            {"set": SEEN_SET, "ability": "seen", "group": example["group"], "prompt": prompt}
+            | {"answer": answer, "right": right}
         )
-    for item in read_evaluation():
+    return results + [row for name in EVALUATION_SETS for row in score_set(answerer, name)]
+
+
+def score_set(answerer: Answerer, name: str) -> list[dict[str, object]]:
+    """Every graded answer of one evaluation set."""
+    results: list[dict[str, object]] = []
+    for item in read_evaluation(name):
         prompts: list[str] = item["turns"]  # type: ignore[assignment]
         answer, ended = answerer.talk(prompts, str(item["format"]))
         right = ended and passes(item, answer)
         if item["ability"] == "sums":
             right = right and [last_number(answer)] == item["must_contain"]
-        row = {"ability": item["ability"], "id": item["id"], "prompt": " | ".join(prompts)}
+        row = {"set": name, "ability": item["ability"], "id": item["id"], "prompt": " | ".join(prompts)}
         results.append({**row, "answer": answer, "right": right})
     return results
 
 
-def share(results: Sequence[Mapping[str, object]], ability: str) -> tuple[int, int]:
-    """(right, all) of an ability."""
-    rows = [row for row in results if row["ability"] == ability]
+def share(results: Sequence[Mapping[str, object]], name: str, ability: str) -> tuple[int, int]:
+    """(right, all) of an ability in the set called ``name``."""
+    rows = [row for row in results if (row["set"], row["ability"]) == (name, ability)]
     return sum(bool(row["right"]) for row in rows), len(rows)
 
 
 def main() -> None:
-    """Score INT4 and fp32 and print both tables."""
+    """Score INT4 and fp32 and print a table of each set."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=bundled_folder())
     parser.add_argument("--kernel", default="bigdl")
@@ -126,8 +134,9 @@ def main() -> None:
         scores["fp32"] = score(Answerer(low.config, DenseWeights(dense), tokenizer))
     (OUT / "scores.json").write_text(json.dumps(scores, ensure_ascii=False, indent=1), encoding="utf-8")
     for kind, results in scores.items():
-        abilities = dict.fromkeys(str(row["ability"]) for row in results)
-        print(kind, {a: "{}/{}".format(*share(results, a)) for a in abilities})
+        for name in (SEEN_SET, *EVALUATION_SETS):
+            abilities = dict.fromkeys(str(row["ability"]) for row in results if row["set"] == name)
+            print(kind, name, {a: "{}/{}".format(*share(results, name, a)) for a in abilities})
 
 
 if __name__ == "__main__":

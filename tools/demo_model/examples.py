@@ -13,6 +13,7 @@ from tools.demo_model.sums import result
 from tools.demo_model.tables import HERE, Topic
 
 LANGUAGES = ("zh", "en")
+EVALUATION_SETS = ("evaluation_set", "evaluation_set_2")
 Turn = tuple[str, str]
 
 
@@ -35,15 +36,15 @@ def key(questions: Sequence[str]) -> str:
     return "\n".join(normalise(question) for question in questions)
 
 
-def read_evaluation() -> list[dict[str, object]]:
-    """The items of the evaluation set."""
-    data = json.loads((HERE / "evaluation_set.json").read_text(encoding="utf-8"))
+def read_evaluation(name: str) -> list[dict[str, object]]:
+    """The items of one of ``EVALUATION_SETS``."""
+    data = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
     return list(data["items"])
 
 
 def evaluation_keys() -> frozenset[str]:
-    """The keys of all evaluation prompts."""
-    return frozenset(key(item["turns"]) for item in read_evaluation())  # type: ignore[arg-type]
+    """The keys of all prompts of all evaluation sets."""
+    return frozenset(key(item["turns"]) for name in EVALUATION_SETS for item in read_evaluation(name))  # type: ignore[arg-type]
 
 
 def topic_questions(topic: Topic, language: str) -> list[str]:
