@@ -91,6 +91,7 @@ def start_logging(settings: Settings, stream: TextIO | None = None) -> Say:
     level = settings.log_level.upper()
     root.setLevel("WARNING" if level in ("DEBUG", "INFO") else level)  # other people's chatter is not asked for
     logging.getLogger(_OURS).setLevel(level)
+    logging.captureWarnings(capture=True)
     if settings.log_format == "json":
         return lambda line: _notice(handler, line)
 

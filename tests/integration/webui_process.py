@@ -5,6 +5,7 @@ The test's side of it is :class:`Running`.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -29,7 +30,6 @@ class Running:
     url: str
     process: subprocess.Popen[bytes]
     log_file: Path
-    verify: str | bool = field(default=False)
 
     @property
     def log(self) -> str:
@@ -54,12 +54,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_page(folder: Path, *flags: str, scheme: str = "http", **environment: str) -> Iterator[Running]:
-    """The page on a free port, once it answers ``/health``."""
+def running_page(
+    folder: Path, *flags: str, scheme: str = "http", real: bool = False, **environment: str
+) -> Iterator[Running]:
+    """The page on a free port, once its model is ready: the scripted one, or with ``real`` what the flags say."""
     port, log_file = free_port(), folder / "log.txt"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, __file__, "--port", str(port), *flags],
+            [sys.executable, str(ROOT / "webui.py") if real else __file__, "--port", str(port), *flags],
             env={**os.environ, **environment}, cwd=ROOT, stdout=log, stderr=log,
         )  # fmt: skip
     page = Running(f"{scheme}://127.0.0.1:{port}", process, log_file)
@@ -91,6 +93,20 @@ def token_of(log: str) -> str:
     found = re.search(r"\?token=([A-Za-z0-9_-]+)", log)
     assert found is not None, log
     return found[1]
+
+
+def ask_page(page: Running, prompt: str, **headers: str) -> str:
+    """One prompt through the page's named endpoint, with Gradio's own client; all that comes back, as JSON."""
+    from gradio_client import Client
+
+    client = Client(f"{page.url}/en/", headers=headers, verbose=False, analytics_enabled=False)
+    try:
+        names = client.view_api(print_info=False, return_format="dict")["named_endpoints"]
+        assert set(names) == {"/generate"}
+        rest = [field.get("parameter_default") for field in names["/generate"]["parameters"][1:]]
+        return json.dumps(client.predict(prompt, *rest, api_name="/generate"))
+    finally:
+        client.close()
 
 
 def main() -> None:

@@ -1,0 +1,69 @@
+"""What a real server writes about real requests: enough to look after it, and nothing that visitors wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from webui_process import Running, ask_page, running_page
+
+from tests.tiny import build_checkpoint
+
+pytestmark = pytest.mark.model
+pytest.importorskip("gradio")
+MARKER = "zebra crossing"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model."""
+    return build_checkpoint(tmp_path_factory.mktemp("model") / "chatglm2-6b", "chatglm2", shards=1)
+
+
+def flags_for(folder: Path, *more: str) -> list[str]:
+    """Everything logged, as JSON."""
+    model = ["--model", str(folder), "--no-cache", "--threads", "1", "--kernel", "exact"]
+    return [*model, "--log-level", "debug", "--log-format", "json", *more]
+
+
+def visit(page: Running) -> None:
+    """Prompts with the marker through the page and the endpoint, served, refused and broken."""
+    ask_page(page, MARKER)
+    said: list[Any] = [{"role": "user", "content": MARKER}]
+    with page.client() as program:
+        assert program.post("/v1/chat/completions", json={"messages": said, "max_tokens": 4}).status_code == 200
+        assert program.post("/v1/completions", json={"prompt": MARKER, "max_tokens": 4}).status_code == 200
+        assert program.post("/v1/completions", json={"prompt": MARKER * 5000}).status_code == 400
+        assert program.post("/v1/completions", json={"prompt": MARKER + "\x00"}).status_code == 400
+        assert program.post("/v1/completions", json={"prompt": "hi", "stop": [MARKER] * 99}).status_code == 400
+        assert program.get(f"/v1/nothing?q={MARKER}").status_code == 404
+        assert program.post("/en/gradio_api/queue/join", json={"data": [MARKER], "fn_index": 99999}).status_code >= 400
+
+
+def test_a_log_in_json_says_what_happened_and_never_what_was_written(tmp_path: Path, folder: Path) -> None:
+    """Every line is an object; each request has a beginning and an end; the marker is nowhere."""
+    with running_page(tmp_path, *flags_for(folder), real=True) as page:
+        visit(page)
+        assert page.end() == 0
+    lines = [json.loads(line) for line in page.log.splitlines()]
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    accepted = [line for line in lines if line["message"] == "request accepted"]
+    ended = {line["request"]: line for line in lines if line["message"] == "request ended"}
+    assert len(accepted) == 3
+    assert {line["request"] for line in accepted} == set(ended)
+    assert all(line["end"] in ("length", "stop") and line["total_s"] >= 0 for line in ended.values())
+    asked = [line for line in lines if line["message"] == "request" and line["path"] == "/v1/completions"]
+    assert sorted(line["status"] for line in asked) == [200, 400, 400, 400]
+    assert MARKER.split()[0] not in page.log
+
+
+def test_prompts_are_logged_only_on_demand(tmp_path: Path, folder: Path) -> None:
+    """The setting's name says what it does."""
+    with running_page(tmp_path, *flags_for(folder, "--log-prompts"), real=True) as page:
+        with page.client() as program:
+            program.post("/v1/completions", json={"prompt": MARKER, "max_tokens": 2})
+        assert page.end() == 0
+    accepted = [json.loads(line) for line in page.log.splitlines() if "request accepted" in line]
+    assert [line["prompt"] for line in accepted] == [MARKER]
