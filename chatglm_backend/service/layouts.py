@@ -50,14 +50,14 @@ def map_weights(
         return Int4Weights(checkpoint, kernel)
     if keep and isinstance(checkpoint, LowBitCheckpoint) and checkpoint.nbytes >= worth_keeping:
         try:
-            return Int4Weights(checkpoint, kernel, layouts=_layouts(checkpoint, progress, cancel))
+            return Int4Weights(checkpoint, kernel, layouts=_layouts(checkpoint, kernel.team.threads, progress, cancel))
         except (NotEnoughDisk, OSError) as error:
             _log.warning("the kernel's layout is made in memory: %s", error)
     return Int4Weights(checkpoint, kernel, release=checkpoint.release)
 
 
 def _layouts(
-    checkpoint: Checkpoint, progress: Callable[[LoadProgress], None], cancel: CancelToken
+    checkpoint: Checkpoint, threads: int, progress: Callable[[LoadProgress], None], cancel: CancelToken
 ) -> Callable[[str], Tensor]:
     import torch
 
@@ -79,7 +79,7 @@ def _layouts(
             progress(LoadProgress("map", done, total))
             out, in_ = shapes[name]
             laid_out = torch.empty(sizes[name], dtype=torch.uint8)
-            repack(checkpoint.get(name).contiguous().numpy(), out, in_, laid_out.numpy())
+            repack(checkpoint.get(name).contiguous().numpy(), out, in_, laid_out.numpy(), threads=threads)
             yield laid_out
             done += sizes[name]
 

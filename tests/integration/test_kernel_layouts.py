@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -179,3 +181,49 @@ def test_no_cache_keeps_no_layout(folder: Path, kernel: CompiledKernel) -> None:
     token = CancelToken()
     map_weights(open_low_bit(folder), kernel, progress=Reports(), cancel=token, keep=False, worth_keeping=0)
     assert layout_files(folder) == []
+
+
+ANOTHER_PROCESS = """
+import sys
+from pathlib import Path
+from chatglm_backend.checkpoint.lowbit import open_low_bit
+from chatglm_backend.int4.kernels.choose import build_kernel
+from tests.integration.test_kernel_layouts import layout_files, logits, mapped_bytes, opened
+
+folder = Path(sys.argv[1])
+checkpoint = open_low_bit(folder)
+weights, repacked = opened(checkpoint, build_kernel(1))
+logits(checkpoint, weights)
+print(repacked, *mapped_bytes(layout_files(folder)[0]))
+"""
+
+
+def mapped_bytes(file: Path) -> tuple[int, int]:
+    """Kibibytes of ``file`` that this process has resident and shares with others, and has to itself."""
+    shared = own = 0
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if "-" in name and " " in name:
+            inside = line.endswith(f" {file}")
+        elif inside and name.startswith("Shared_"):
+            shared += int(value.split()[0])
+        elif inside and name.startswith("Private_"):
+            own += int(value.split()[0])
+    return shared, own
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells which pages are shared")
+def test_processes_share_the_layouts_pages(folder: Path, kernel: CompiledKernel) -> None:
+    """A second process maps the same file: what it has resident of it, it shares with the first."""
+    checkpoint = open_low_bit(folder)
+    weights, _ = opened(checkpoint, kernel)
+    logits(checkpoint, weights)
+    root = Path(__file__).resolve().parents[2]
+    second = subprocess.run(
+        [sys.executable, "-c", ANOTHER_PROCESS, str(folder)], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 0, second.stderr
+    repacked, shared, own = map(int, second.stdout.split())
+    assert (repacked, own) == (0, 0)
+    assert shared > 0

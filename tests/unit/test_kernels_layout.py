@@ -30,6 +30,14 @@ def test_slices_give_the_same_bytes_as_one_go(monkeypatch: pytest.MonkeyPatch) -
     np.testing.assert_array_equal(whole, repack(packed, 200, 128))
 
 
+def test_threads_give_the_same_bytes_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices are laid out side by side, the last one not full."""
+    packed = random_bytes(200, 128)
+    whole = repack(packed, 200, 128)
+    monkeypatch.setattr(layout_room, "_STREAM_BYTES", 1)
+    np.testing.assert_array_equal(whole, repack(packed, 200, 128, threads=3))
+
+
 def test_full_groups_take_as_many_bytes_as_the_portable_form() -> None:
     """The derived entry is no larger than its source; odd row counts round up to 16."""
     assert random_bytes(130528, 64).size == layout_nbytes(130528, 64)

@@ -12,6 +12,8 @@ as the portable ones, except for the filled-up rows. Knows numpy only.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +29,8 @@ BLOCK_BYTES = 2 + BLOCK // 2
 LAYOUT_TAG = "rows16-block64-v1"
 """Changes whenever the bytes of a derived cache entry would change."""
 
-_STREAM_BYTES = 16 << 20
+_STREAM_BYTES = 4 << 20
+"""Bytes that are laid out at a time: source and target then stay in the caches."""
 
 Bytes = NDArray[np.uint8]
 
@@ -37,11 +40,11 @@ def layout_nbytes(out: int, in_: int) -> int:
     return _groups(out) * _blocks(in_) * GROUP * BLOCK_BYTES
 
 
-def repack(packed: Bytes, out: int, in_: int, target: Bytes | None = None) -> Bytes:
+def repack(packed: Bytes, out: int, in_: int, target: Bytes | None = None, *, threads: int = 1) -> Bytes:
     """Portable bytes ``[out, in_ // 64 * 34]`` -> layout bytes ``[layout_nbytes(out, in_)]``.
 
     Writes into ``target`` (flat, for example a mapped file) where given. Works through the
-    rows in slices, so that little memory beyond source and target is touched.
+    rows in slices, shared between ``threads``, so that little memory beyond source and target is touched.
     """
     groups, blocks = _groups(out), _blocks(in_)
     _check_size("the portable bytes", packed.size, out * blocks * BLOCK_BYTES)
@@ -50,18 +53,32 @@ def repack(packed: Bytes, out: int, in_: int, target: Bytes | None = None) -> By
     chunks, scales = _views(result, groups, blocks)
     rows = packed.reshape(out, blocks, BLOCK_BYTES)
     step = max(1, _STREAM_BYTES // (blocks * GROUP * BLOCK_BYTES))
-    for first in range(0, groups, step):
+
+    def repack_slice(first: int) -> None:
         last = min(first + step, groups)
-        part = rows[first * GROUP : last * GROUP]
-        if part.shape[0] < (last - first) * GROUP:
-            filled = np.zeros(((last - first) * GROUP, blocks, BLOCK_BYTES), np.uint8)
-            filled[: part.shape[0]] = part
-            part = filled
-        words = np.ascontiguousarray(part[..., 2:]).view(np.uint32).reshape(-1, GROUP, blocks, 8)
-        chunks[first:last] = words.transpose(0, 2, 3, 1)
-        halves = np.ascontiguousarray(part[..., :2]).view(np.uint16).reshape(-1, GROUP, blocks)
-        scales[first:last] = halves.transpose(0, 2, 1)
+        _repack_groups(rows[first * GROUP : last * GROUP], chunks[first:last], scales[first:last])
+
+    slices = range(0, groups, step)
+    if threads > 1 and len(slices) > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(repack_slice, slices))
+    else:
+        for first in slices:
+            repack_slice(first)
     return result
+
+
+def _repack_groups(rows: Bytes, chunks: NDArray[np.uint32], scales: NDArray[np.uint16]) -> None:
+    """``rows`` [at most 16 * groups, blocks, 34] into the views of their groups; numpy copies without the GIL."""
+    groups, blocks = scales.shape[:2]
+    if rows.shape[0] < groups * GROUP:
+        filled = np.zeros((groups * GROUP, blocks, BLOCK_BYTES), np.uint8)
+        filled[: rows.shape[0]] = rows
+        rows = filled
+    words = np.ascontiguousarray(rows[..., 2:]).view(np.uint32).reshape(groups, GROUP, blocks, 8)
+    chunks[...] = words.transpose(0, 2, 3, 1)
+    halves = np.ascontiguousarray(rows[..., :2]).view(np.uint16).reshape(groups, GROUP, blocks)
+    scales[...] = halves.transpose(0, 2, 1)
 
 
 def unpack(layout: Bytes, out: int, in_: int) -> Bytes:

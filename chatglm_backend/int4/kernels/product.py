@@ -111,7 +111,7 @@ class CompiledKernel:
                 expected=f"{expected} uint8",
             )
         layout = _aligned(layout_nbytes(out, in_))
-        repack(packed.contiguous().numpy(), out, in_, layout.numpy())
+        repack(packed.contiguous().numpy(), out, in_, layout.numpy(), threads=self.team.threads)
         return self.from_layout(layout, out, in_)
 
     def from_layout(self, layout: Tensor, out: int, in_: int) -> Product:
