@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from chatglm_backend.access.announce import announcement, share_links
@@ -74,8 +75,13 @@ def build_page(
     return page
 
 
-def create_app(service: PageService, settings: Settings, policy: AccessPolicy | None = None) -> FastAPI:
-    """The guarded page in every language. Loading the model begins once the page can be opened."""
+def create_app(
+    service: PageService, settings: Settings, policy: AccessPolicy | None = None, links: ShareLinks | None = None
+) -> FastAPI:
+    """The guarded page in every language. Loading the model begins once the page can be opened.
+
+    ``links``: how others get in, for whoever sits at this computer; found out where the policy shares the page.
+    """
     import gradio as gr
     from fastapi import FastAPI
 
@@ -104,7 +110,8 @@ def create_app(service: PageService, settings: Settings, policy: AccessPolicy | 
     policy = policy or policy_from(settings)
     runner, pages, titles = AnswerRunner(service), {}, {}
     workshop = PageWorkshop(service, runner, settings, shared=policy.shared)
-    links = (lambda: share_links(policy)) if policy.listening else None
+    if links is None and policy.listening:
+        links = partial(share_links, policy)
     history, catalogues = History(settings), {language: load_texts(language) for language in LANGUAGES}
     prompts: LiveAnswers[PromptView] = LiveAnswers(settings.disconnect_grace)
     chats: LiveAnswers[Kept] = LiveAnswers(settings.disconnect_grace)

@@ -86,6 +86,16 @@ def test_no_route_of_gradio_answers_a_stranger(app: Any, gradio_paths: list[str]
                 assert status in (401, 403), f"{method} {prefix}{filled} answered {status}"
 
 
+def test_no_route_of_ours_answers_a_stranger(app: Any) -> None:
+    """All that the application itself has, but the two that say how it is."""
+    paths = {path for path in _paths(app.router) if path} - {"/health", "/ready"}
+    assert {"/v1/models", "/v1/chat/completions", "/metrics", "/history/import", "/zh/history/export"} <= paths
+    for path in paths:
+        filled = re.sub(r"\{[^}]*\}", "x", path)
+        for method in ("GET", "POST", "HEAD", "DELETE", "OPTIONS"):
+            assert ask(app, method, filled).status_code == 401, f"{method} {filled}"
+
+
 def test_every_route_of_gradio_is_needed_or_closed(gradio_paths: list[str]) -> None:
     """A new version's new routes must be looked at before they are let through."""
     open_paths = {path.rstrip("/") or "/" for path in gradio_paths if not route_closed(path)}

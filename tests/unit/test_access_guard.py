@@ -372,6 +372,14 @@ def test_a_large_body_is_413(headers: dict[str, str]) -> None:
     assert b'"code": "body_too_large"' in reply.body
 
 
+def test_a_route_may_take_more_than_the_others() -> None:
+    """Imports do, up to a limit of their own; a similar name does not."""
+    guard = Guard(application, LOCAL, body_limits={"/history/import": 3_000_000})
+    sizes = [("/zh/history/import", 2), ("/zh/history/import", 4), ("/history/importx", 2), ("/v1/completions", 2)]
+    statuses = [ask(guard, path, method="POST", parts=(b"x" * 1_000_000,) * size).status for path, size in sizes]
+    assert statuses == [200, 413, 413, 413]
+
+
 def test_a_body_that_never_comes_is_408() -> None:
     """Nobody waits for ever."""
     policy = AccessPolicy(body_timeout_s=0.02)
