@@ -43,7 +43,7 @@ def default_model(env: Mapping[str, str] = os.environ, *, bundled: Path | None =
     if (bundled / MANIFEST).is_file():
         notice = (
             f"{DEFAULT_MODEL} is not on this machine, so the small bundled demonstration model answers. Fetch the "
-            f"real one (about 12.4 GB) with: python -m chatglm_backend download --model {DEFAULT_MODEL}"
+            f"real one (about 13 GB) with: python -m chatglm_backend download --model {DEFAULT_MODEL}"
         )
         return DefaultModel(str(bundled), is_demo=True, notice=notice)
     raise ModelNotCached(model=DEFAULT_MODEL)

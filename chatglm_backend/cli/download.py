@@ -18,8 +18,8 @@ def download(
 ) -> None:
     """Fetch a model's config, tokenizer and weights into the hub's cache.
 
-    ChatGLM-6B has about 12.4 GB, THUDM/chatglm-6b-int4 about 4 GB. A stopped download goes on
-    where it was. HF_ENDPOINT names a mirror, HF_HOME another place.
+    ChatGLM-6B has 13.4 GB, ChatGLM2-6B and ChatGLM3-6B 12.5 GB, THUDM/chatglm-6b-int4 about 4 GB.
+    A stopped download goes on where it was. HF_ENDPOINT names a mirror, HF_HOME another place.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Turns a thread plan into the command and variables that start the page., and runs it."""
+"""Turns a thread plan into the command and variables that start the page, and runs it."""
 
 from __future__ import annotations
 

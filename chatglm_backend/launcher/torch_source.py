@@ -27,7 +27,8 @@ class CudaFinding:
     @property
     def saving(self) -> str:
         """What leaving them out saves, in words."""
-        count = f"{len(self.packages)} CUDA packages, " if self.packages else ""
+        number = len(self.packages)
+        count = f"{number} CUDA package{'s' if number > 1 else ''}, " if number else ""
         return f"{count}more than 2 GB to download and 4 GB on disk"
 
 

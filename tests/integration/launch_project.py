@@ -83,9 +83,7 @@ def make_wheel(folder: Path, name: str, version: str, requires: tuple[str, ...] 
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{name.replace('-', '_')}.py", "")
         wheel.writestr(f"{info}/METADATA", "".join(lines))
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
+        wheel.writestr(f"{info}/WHEEL", _WHEEL)
         wheel.writestr(f"{info}/RECORD", "")
 
 

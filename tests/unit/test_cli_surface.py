@@ -47,6 +47,15 @@ def test_help_loads_nothing_heavy(project_root: Path) -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_a_python_without_the_packages_is_told_what_to_run(project_root: Path) -> None:
+    """The system's Python, where .venv was meant, gets one sentence and one document, and no traceback."""
+    command = [sys.executable, "-S", "-m", "chatglm_backend", "generate", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=project_root, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "--setup-only" in done.stderr
+    assert json.loads(done.stdout)["error"]["code"] == "not_installed"
+
+
 @pytest.mark.parametrize("arguments", [["nonsense"], ["generate", "--nonsense"], ["convert"], ["verify"]])
 def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """What was typed wrongly is said on stderr; stdout stays empty."""
