@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from chatglm_backend.core import CancelToken, Clock, Event, GenerationRequest, monotonic_clock
 from chatglm_backend.engine.draft import Drafter, GuessSource, PromptLookup, StepCosts
+from chatglm_backend.engine.options import EngineOptions, PreparedRequest
 from chatglm_backend.engine.prefix_cache import PrefixCache
 from chatglm_backend.engine.sequence import Sequence
 from chatglm_backend.engine.timing import RequestTimer
@@ -27,36 +27,6 @@ _log = logging.getLogger(__name__)
 
 StepResult = Event | RequestError
 """What a step says about a sequence; an error, like :class:`~chatglm_backend.core.Completed`, is the last word."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """``draft_tokens`` 0 switches guessing off; ``prefill_share`` bounds a step's prefill to that
-    multiple of its decode time; ``idle_units`` are done at a stretch while nobody is decoding.
-    """
-
-    draft_tokens: int = 8
-    draft_max_running: int = 4
-    prefix_cache_bytes: int = 512 * 1024 * 1024
-    prefill_rows: int = 128
-    prefill_share: float = 1.0
-    prefill_units_per_step: int = 64
-    idle_units: int = 16
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedRequest:
-    """An encoded request that fits the context; ``kv_bytes`` is what it may take at most."""
-
-    request: GenerationRequest
-    prompt_ids: tuple[int, ...]
-    max_new_tokens: int
-    kv_bytes: int
-
-    @property
-    def prompt_tokens(self) -> int:
-        """How many tokens the prompt has."""
-        return len(self.prompt_ids)
 
 
 class Engine:
