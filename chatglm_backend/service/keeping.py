@@ -21,9 +21,10 @@ from chatglm_backend.settings import Settings, with_cache
 
 __all__ = ["Keeper", "Needs"]
 
-# Bytes of the authors' fp16 files; INT4 bytes are 17/32 of a byte a weight, the embedding stays fp16.
-_DOWNLOAD = {"chatglm": 12_400_000_000, "chatglm2": 12_500_000_000, "chatglm3": 12_500_000_000}
-_INT4_SHARE = 0.31
+# Bytes of the authors' fp16 files (ChatGLM-6B's hold the output layer twice). INT4 is 17/32 of a byte a weight, the
+# embedding stays fp16; on disk the layout that the kernel reads is kept beside it, without the embedding.
+_DOWNLOAD = {"chatglm": 13_400_000_000, "chatglm2": 12_500_000_000, "chatglm3": 12_500_000_000}
+_INT4_SHARE, _LAYOUT_SHARE = 0.325, 0.255
 _WORKING_MEMORY = 1_000_000_000
 
 
@@ -87,7 +88,7 @@ class Keeper:
             return 0, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         size = sum(file.stat().st_size for file in weight_files(folder))
         low_bit = size if folder.quantized else int(size * _INT4_SHARE)
-        return low_bit, low_bit
+        return low_bit + int(size * _LAYOUT_SHARE), low_bit
 
     def _hub(self, model: str, download: int) -> tuple[int, int]:
         low_bit = int(download * _INT4_SHARE)
@@ -96,4 +97,5 @@ class Keeper:
         }
         if "low-bit" in kinds:
             return 0, low_bit
-        return low_bit + (0 if "download" in kinds else download), low_bit
+        kept = low_bit + int(download * _LAYOUT_SHARE)
+        return kept + (0 if "download" in kinds else download), low_bit
