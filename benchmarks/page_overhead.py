@@ -1,0 +1,207 @@
+"""What a token costs on its way to a reader: the engine alone, the endpoint's stream, and the page, interleaved.
+
+One process serves the real application on 127.0.0.1 and can also run its engine by itself; a second one reads
+the streams, as a browser would. All three make the same number of tokens with the same model. The speed is
+taken by the engine's own clock, first to last token: what the page or the endpoint take from it shows there.
+
+    python -m benchmarks.page_overhead --model chatglm2-6b --new-tokens 64 --rounds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from benchmarks.side_by_side.worker import Worker as Reader
+from chatglm_backend.access.policy import policy_from
+from chatglm_backend.benchmark.counted_prompts import CountedPrompts
+from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, open_existing, open_synthetic
+from chatglm_backend.core import Completed, GenerationParams, GenerationRequest, ModelInfo
+from chatglm_backend.engine.engine import Engine, EngineOptions, StepResult
+from chatglm_backend.hardware import plan_threads, read_machine
+from chatglm_backend.models.base import ChatModel
+from chatglm_backend.service import Service
+from chatglm_backend.service.loading import LoadedModel
+from chatglm_backend.serving.worker import Worker, WorkerOptions
+from chatglm_backend.settings import Settings
+from chatglm_backend.ui.listen import take_port
+from webui import create_app
+
+if TYPE_CHECKING:
+    from chatglm_backend.engine.sequence import Sequence
+    from chatglm_backend.tokenizers.streaming import StreamingDecoder
+
+__all__ = ["main"]
+
+PATHS = ("engine alone", "endpoint", "page")
+
+
+class _Words:
+    """A streaming decoder with a word for every token, so that each one travels."""
+
+    def add(self, token_id: int) -> str:
+        return f"word{token_id % 97} "
+
+    def finish(self) -> str:
+        return ""
+
+
+class SpokenPrompts(CountedPrompts):
+    """Prompts are lengths, as in every benchmark; answers are words."""
+
+    def stream(self) -> StreamingDecoder:
+        """A word a token."""
+        return cast("StreamingDecoder", _Words())
+
+
+class RememberingEngine(Engine):
+    """Keeps the last answer's end, whoever asked for it."""
+
+    def __init__(self, network: ChatModel, words: SpokenPrompts) -> None:
+        """Guesses nothing and reuses nothing."""
+        super().__init__(network, words, EngineOptions(draft_tokens=0, prefix_cache_bytes=0))
+        self.network, self.words = network, words
+        self.last: Completed | None = None
+
+    def step(self) -> list[tuple[Sequence, StepResult]]:
+        """As the engine; what ends is remembered."""
+        results = super().step()
+        for _, result in results:
+            if isinstance(result, Completed):
+                self.last = result
+        return results
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One answer: the engine's own speed, and seconds from asking until all of it was read."""
+
+    decode_tok_s: float
+    seconds: float
+
+
+def make_engine(model: str, threads: int) -> RememberingEngine:
+    """A full-size model of random weights, or the bundled small one; it never stops early."""
+    network: Any
+    if model == "demo":
+        settings = Settings(threads=threads)
+        network = open_existing(None, settings, progress=lambda _: None, note=print, env=os.environ).model
+    else:
+        network = open_synthetic(model, threads=threads).model
+    network.config = replace(network.config, stop_ids=())
+    return RememberingEngine(network, SpokenPrompts(network.config))
+
+
+def loaded(engine: RememberingEngine, threads: int) -> LoadedModel:
+    """What the service holds, around this engine."""
+    config = engine.network.config
+    info = ModelInfo(
+        "random weights", config.family, 0, config.context_limit, "auto", "", threads, "float16", 0, 0,
+    )  # fmt: skip
+    worker: Worker[Any] = Worker(engine, WorkerOptions(max_running=1))
+    return LoadedModel(info, engine.words, engine.encode, worker)
+
+
+@contextmanager
+def served(engine: RememberingEngine, threads: int) -> Iterator[str]:
+    """The real application around the engine; its address."""
+    import uvicorn
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(data=folder, history=False)
+        service = Service(settings, loader=lambda *_, **__: loaded(engine, threads))
+        listener = take_port("127.0.0.1", 0)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        app = create_app(service, settings, policy_from(settings))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.1)
+            service.load()
+            service.wait_ready(120)
+            yield address
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            service.close()
+
+
+def alone(engine: RememberingEngine, prompt: str, new_tokens: int) -> Run:
+    """The engine by itself, in this thread, while nobody asks the worker."""
+    request = GenerationRequest(
+        "alone", prompt=prompt, prompt_format="raw", params=GenerationParams(max_new_tokens=new_tokens)
+    )
+    began = time.perf_counter()
+    for _ in engine.generate(request):
+        pass
+    return Run(_speed(engine), time.perf_counter() - began)
+
+
+def through(reader: Reader, path: str, engine: RememberingEngine, number: int, new_tokens: int, prompt: int) -> Run:
+    """The same by way of the endpoint or the page, read in another process."""
+    answer = reader.ask(page=int(path == "page"), number=number, prompt_tokens=prompt, new_tokens=new_tokens)
+    return Run(_speed(engine), answer["seconds"])
+
+
+def _speed(engine: RememberingEngine) -> float:
+    last, engine.last = engine.last, None
+    return (last.timing.decode_tok_s if last else None) or float("nan")
+
+
+def table(runs: dict[str, list[Run]]) -> Iterator[str]:
+    """Medians, and the median of each round's loss against the engine alone."""
+    yield "| path | decode tok/s | spread | lost | seconds until all was read | more |"
+    yield "|---|---|---|---|---|---|"
+    reference = runs[PATHS[0]]
+    for path, found in runs.items():
+        speeds, seconds = [run.decode_tok_s for run in found], [run.seconds for run in found]
+        lost = statistics.median(1 - a / b.decode_tok_s for a, b in zip(speeds, reference, strict=True))
+        more = statistics.median(a / b.seconds - 1 for a, b in zip(seconds, reference, strict=True))
+        yield (
+            f"| {path} | {statistics.median(speeds):.2f} | {min(speeds):.2f}-{max(speeds):.2f} | {lost:.1%} "
+            f"| {statistics.median(seconds):.2f} | {more:.1%} |"
+        )
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=[*sorted(SYNTHETIC_MODELS), "demo"], default="chatglm2-6b")
+    parser.add_argument("--prompt-tokens", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args()
+    logging.disable(logging.INFO)
+    threads = options.threads or plan_threads(read_machine()).threads
+    engine = make_engine(options.model, threads)
+    with served(engine, threads) as address:
+        reader = Reader("reader", [sys.executable, "-m", "benchmarks.page_reader", address])
+        runs: dict[str, list[Run]] = {path: [] for path in PATHS}
+        for number in range(options.rounds + 1):
+            for path in PATHS:
+                if path == PATHS[0]:
+                    run = alone(engine, f"{options.prompt_tokens}/{number}", options.new_tokens)
+                else:
+                    run = through(reader, path, engine, number, options.new_tokens, options.prompt_tokens)
+                if number:  # the first round warms up
+                    runs[path].append(run)
+        reader.close()
+    for line in table(runs):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Reads answers from a running page or endpoint, on orders from standard input; started by :mod:`.page_overhead`.
+
+Order: ``{"page": 1, "number": 0, "prompt_tokens": 32, "new_tokens": 64}``; answer: ``{"seconds": …}``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import urllib.request
+
+from gradio_client import Client  # type: ignore[import-untyped]
+
+
+def read_endpoint(address: str, prompt: str, new_tokens: int) -> None:
+    """Stream a completion to its end. Raises RuntimeError when it was cut short."""
+    body = {"model": "m", "prompt": prompt, "max_tokens": new_tokens, "temperature": 0, "stream": True}
+    request = urllib.request.Request(  # noqa: S310 - always http to this machine
+        f"{address}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    pieces = 0
+    with urllib.request.urlopen(request) as stream:  # noqa: S310
+        for line in stream:
+            pieces += line.startswith(b"data: {")
+    if pieces < new_tokens:
+        raise RuntimeError(f"only {pieces} pieces came")
+
+
+def read_page(client: Client, prompt: str, new_tokens: int) -> None:
+    """Press Generate as the page does, and follow the answer. Raises RuntimeError when it was cut short."""
+    job = client.submit(prompt, new_tokens, "raw", 0, 1, 0, 1, None, api_name="/generate")
+    views = list(job)
+    words = str(views[-1:]).count("word")
+    if words < new_tokens:
+        raise RuntimeError(f"only {words} words came")
+
+
+def main(address: str) -> None:
+    """Connect, say so, and serve orders until standard input ends."""
+    client = Client(f"{address}/en/", verbose=False)
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        prompt = f"{order['prompt_tokens']}/{order['number']}"
+        began = time.perf_counter()
+        if order["page"]:
+            read_page(client, prompt, order["new_tokens"])
+        else:
+            read_endpoint(address, prompt, order["new_tokens"])
+        print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
