@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -133,6 +134,16 @@ def test_config_that_is_no_json(v1: Path) -> None:
     (v1 / "config.json").write_text("{")
     with pytest.raises(DamagedFile, match=r"config\.json"):
         inspect_folder(v1)
+
+
+def test_a_config_that_may_not_be_read(tmp_path: Path) -> None:
+    """Missing rights are not called damage: nobody is told to delete the file."""
+    folder = build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")
+    (folder / "config.json").chmod(0)
+    if os.access(folder / "config.json", os.R_OK):
+        pytest.skip("this user may read anything")
+    with pytest.raises(CheckpointError, match="you may not read it"):
+        inspect_folder(folder)
 
 
 def test_folder_without_config(v1: Path) -> None:
