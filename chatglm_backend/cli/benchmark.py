@@ -134,6 +134,8 @@ def _print_table(report: BenchmarkReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from chatglm_backend.benchmark.report import recommended_threads
+
     first = report.runs[0]
     table = Table(title=f"{first.model}, kernel {first.kernel}, {first.threads} threads")
     for name in ("prompt", "new", "batch", "TTFT s", "prefill tok/s", "decode tok/s", "ITL p50/p95 ms", "bandwidth"):
@@ -153,3 +155,5 @@ def _print_table(report: BenchmarkReport) -> None:
     Console(width=110).print(table)
     for point in report.sweep:
         say(f"{point.threads} threads: {point.decode_tok_s:.1f} tok/s decode, {point.prefill_tok_s:.1f} prefill")
+    if report.sweep:
+        say(f"Recommended here: --threads {recommended_threads(report.sweep)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,11 +58,16 @@ def _compiled(threads: int, cache: Path | None, notify: Callable[[str], None]) -
     """Our own kernels, or None on a CPU without AVX2."""
     # numba takes half a second to import; the other kernels do without it.
     from chatglm_backend.int4.kernels.choose import build_kernel
+    from chatglm_backend.int4.kernels.native import compile_variant
     from chatglm_backend.int4.kernels.ops import CompiledOps
     from chatglm_backend.int4.kernels.variants import host_cpu, usable_variants
 
+    start = time.perf_counter()
     kernel = build_kernel(threads, cache, notify=notify)
     if kernel is None:
         return None
     best = usable_variants(host_cpu())[0]
-    return KernelChoice(kernel, f"compiled for this CPU's {best.name}", CompiledOps(kernel.team, best))
+    compile_variant(best)
+    ops = CompiledOps(kernel.team, best)
+    seconds = time.perf_counter() - start
+    return KernelChoice(kernel, f"compiled for this CPU's {best.name} in {seconds:.1f} s", ops)

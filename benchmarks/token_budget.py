@@ -1,0 +1,155 @@
+"""Where the milliseconds of a token go, by part, at several lengths of context: a Markdown table.
+
+A full-size model of random weights makes tokens one by one; every product and every operation between
+products has a timer around it. The keys and values of the context are random numbers. Lengths take turns.
+
+    python -m benchmarks.token_budget --model chatglm2-6b --context 32,1024 --tokens 15
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+
+from chatglm_backend.benchmark.bandwidth import read_bandwidth_gb_s
+from chatglm_backend.benchmark.counted_prompts import CountedPrompts
+from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, full_size_config
+from chatglm_backend.hardware import plan_threads, read_machine
+from chatglm_backend.int4.select import select_kernel
+from chatglm_backend.int4.synthetic import SyntheticTensors
+from chatglm_backend.int4.weights import Int4Weights
+from chatglm_backend.models.base import ChatModel, Feed, build_model
+from chatglm_backend.models.kv_cache import KVCache
+from chatglm_backend.models.weights import Embedding, Linear
+
+__all__ = ["main"]
+
+PROMPT_TOKENS = 32
+T = TypeVar("T")
+
+
+class Stopwatch:
+    """Seconds by part since the last ``take``."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    def timed(self, part: str, work: Callable[..., T]) -> Callable[..., T]:
+        """The same work with its time added to ``part``."""
+
+        def run(*args: Any, **named: Any) -> T:  # noqa: ANN401 - whatever the work takes
+            start = time.perf_counter()
+            try:
+                return work(*args, **named)
+            finally:
+                self._seconds[part] += time.perf_counter() - start
+
+        return run
+
+    def take(self) -> dict[str, float]:
+        """What was measured, and start over."""
+        found, self._seconds = dict(self._seconds), defaultdict(float)
+        return found
+
+
+class TimedOps:
+    """Any set of operations with a timer around each."""
+
+    def __init__(self, ops: object, watch: Stopwatch) -> None:
+        self._ops, self._watch = ops, watch
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - a method of the operations
+        return self._watch.timed(name, getattr(self._ops, name))
+
+
+class TimedWeights:
+    """Weights whose products have timers, named by the last word of the tensor's name."""
+
+    def __init__(self, weights: Int4Weights, watch: Stopwatch) -> None:
+        self._weights, self._watch = weights, watch
+        self.vector = weights.vector
+
+    def linear(self, name: str) -> Linear:
+        """See :class:`~chatglm_backend.models.weights.Weights`."""
+        return self._watch.timed(name.rsplit(".", 1)[-1], self._weights.linear(name))
+
+    def embedding(self, name: str) -> Embedding:
+        """See :class:`~chatglm_backend.models.weights.Weights`."""
+        return self._watch.timed("embedding", self._weights.embedding(name))
+
+
+def cache_with(model: ChatModel, context: int, room: int) -> KVCache:
+    """A cache of ``context`` tokens: a short prompt, then random keys and values."""
+    cache = model.new_cache(context + room)
+    prefill = model.prefill(CountedPrompts(model.config).encode_prompt(f"{PROMPT_TOKENS}/0", "raw").ids, cache)
+    while not prefill.advance():
+        pass
+    cache.reserve(context + room)
+    rows = context - PROMPT_TOKENS
+    if rows > 0:
+        for layer in range(model.config.num_layers):
+            shape = (rows, model.config.num_kv_heads, model.config.head_dim)
+            cache.write(layer, PROMPT_TOKENS, torch.randn(shape), torch.randn(shape))
+        cache.length = context
+    return cache
+
+
+def budget(model: ChatModel, watch: Stopwatch, contexts: list[int], tokens: int) -> dict[int, list[dict[str, float]]]:
+    """Parts of every token by length of context, the token's whole time under ``token``; the first two are left out."""
+    caches = {context: cache_with(model, context, tokens + 2) for context in contexts}
+    found: dict[int, list[dict[str, float]]] = {context: [] for context in contexts}
+    for _ in range(tokens + 2):
+        for context, cache in caches.items():
+            watch.take()
+            start = time.perf_counter()
+            model.decode([Feed((77,), cache)])
+            whole = time.perf_counter() - start
+            found[context].append({**watch.take(), "token": whole})
+    return {context: runs[2:] for context, runs in found.items()}
+
+
+def table(found: dict[int, list[dict[str, float]]]) -> Iterator[str]:
+    """Medians in milliseconds, the costliest part first."""
+    contexts = list(found)
+    yield "| part | " + " | ".join(f"{context} tokens, ms" for context in contexts) + " |"
+    yield "|---|" + "---|" * len(contexts)
+    for runs in found.values():
+        for run in runs:
+            run["the rest"] = 2 * run["token"] - sum(run.values())
+    middle = {c: {part: statistics.median(run[part] for run in runs) for part in runs[0]} for c, runs in found.items()}
+    for part in sorted(middle[contexts[0]], key=lambda part: (part == "token", -middle[contexts[0]][part])):
+        name = "**median token**" if part == "token" else part
+        yield f"| {name} | " + " | ".join(f"{1e3 * middle[c][part]:.2f}" for c in contexts) + " |"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=sorted(SYNTHETIC_MODELS), default="chatglm2-6b")
+    parser.add_argument("--context", default="32,1024")
+    parser.add_argument("--tokens", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args()
+    threads = options.threads or plan_threads(read_machine()).threads
+    torch.set_num_threads(threads)
+    watch, config = Stopwatch(), full_size_config(SYNTHETIC_MODELS[options.model])
+    choice = select_kernel("auto", threads=threads)
+    weights = TimedWeights(Int4Weights(SyntheticTensors(config), choice.kernel), watch)
+    ops: Any = TimedOps(choice.ops, watch)
+    model = build_model(config, weights, ops=ops)
+    before = read_bandwidth_gb_s(threads=threads)
+    found = budget(model, watch, [int(n) for n in options.context.split(",")], options.tokens)
+    after = read_bandwidth_gb_s(threads=threads)
+    print(f"{options.model}, {threads} threads, read bandwidth {before:.0f} GB/s before, {after:.0f} after\n")
+    for line in table(found):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
