@@ -106,7 +106,7 @@ def create_app(
         asyncio.get_running_loop().call_later(0.2, service.load, settings.model)
         yield
 
-    app = FastAPI(title="ChatGLM", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(title="ChatGLM", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=lifespan)
     policy = policy or policy_from(settings)
     runner, pages, titles = AnswerRunner(service), {}, {}
     workshop = PageWorkshop(service, runner, settings, shared=policy.shared)

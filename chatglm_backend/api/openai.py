@@ -31,6 +31,10 @@ _STOPPED = Problem(503, "The answer was stopped before its end. Try again.", "ca
 _CLIENT_LEFT = 499
 _KEEP_ALIVE = b": still working\n\n"
 _METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST", "/v1/completions": "POST"}
+_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer, whole or streamed.", "content": {"application/json": {}, **_STREAM}}
+}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text}
     for status, text in {
@@ -51,8 +55,8 @@ def openai_router(service: ApiService, settings: Settings) -> APIRouter:
     add = router.add_api_route
     add("/v1/models", routes.models, methods=["GET"], summary="The model that answers")
     add("/v1/models/{model:path}", routes.model, methods=["GET"], responses={404: {"description": "Another model."}})
-    add("/v1/chat/completions", routes.chat, methods=["POST"], responses=_ERRORS, response_model=None)
-    add("/v1/completions", routes.completion, methods=["POST"], responses=_ERRORS, response_model=None)
+    add("/v1/chat/completions", routes.chat, methods=["POST"], responses={**_ANSWER, **_ERRORS}, response_model=None)
+    add("/v1/completions", routes.completion, methods=["POST"], responses={**_ANSWER, **_ERRORS}, response_model=None)
     everything = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
     add("/v1/{rest:path}", routes.other, methods=everything, include_in_schema=False)
     return router

@@ -70,23 +70,37 @@ def _stops(stop: object) -> tuple[str, ...]:
     return tuple(_whole_characters(text) for text in given)
 
 
+def _whole_number(value: object) -> object:
+    """JSON knows one kind of number: 5.0 is a whole one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_TEXT_SCHEMA = {"type": "string", "pattern": r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]*$"}
 _PART_SCHEMA = {
     "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "properties": {"type": {"const": "text"}, "text": _TEXT_SCHEMA},
     "required": ["type", "text"],
 }
-_CONTENT_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART_SCHEMA}, {"type": "null"}]}
-_PROMPT_SCHEMA = {
-    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 1}]
-}
+_CONTENT_SCHEMA = {"anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _PART_SCHEMA}, {"type": "null"}]}
+_PROMPT_SCHEMA = {"anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _TEXT_SCHEMA, "minItems": 1, "maxItems": 1}]}
 _STOP_TEXT = {"type": "string", "minLength": 1, "maxLength": 256}
 _STOP_SCHEMA = {"anyOf": [_STOP_TEXT, {"type": "array", "items": _STOP_TEXT, "maxItems": 16}, {"type": "null"}]}
 
 Content = Annotated[str, BeforeValidator(_joined_parts), WithJsonSchema(_CONTENT_SCHEMA)]
 Prompt = Annotated[str, BeforeValidator(_one_prompt), WithJsonSchema(_PROMPT_SCHEMA)]
 Stops = Annotated[tuple[str, ...], BeforeValidator(_stops), WithJsonSchema(_STOP_SCHEMA)]
-Tokens = Annotated[int, Field(ge=1, le=1_000_000)]
-Name = Annotated[str, Field(max_length=512), AfterValidator(_checked_text)]
+Whole = BeforeValidator(_whole_number)
+Tokens = Annotated[int, Field(ge=1, le=1_000_000), Whole]
+Name = Annotated[
+    str, Field(max_length=512), AfterValidator(_checked_text), WithJsonSchema({**_TEXT_SCHEMA, "maxLength": 512})
+]
+
+_OFF = (False,)
+
+
+def _only(*values: object) -> WithJsonSchema:
+    """Says in the schema which values ask for nothing that is not supported."""
+    return WithJsonSchema({"enum": [None, *values]})
 
 
 class _Lenient(BaseModel):
@@ -122,13 +136,13 @@ class _Sampling(_Lenient):
     max_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1_000_000), Whole] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), Whole] | None = None
     stop: Stops = ()
-    n: int | None = None
-    logprobs: Any = None
-    logit_bias: Any = None
+    n: Annotated[int | None, Whole, _only(1)] = None
+    logprobs: Annotated[Any, _only(*_OFF)] = None
+    logit_bias: Annotated[Any, _only({})] = None
 
     @model_validator(mode="after")
     def _refuse_more(self) -> _Sampling:
@@ -161,10 +175,10 @@ class ChatRequest(_Sampling):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
     max_completion_tokens: Tokens | None = None
-    tools: Any = None
-    functions: Any = None
-    response_format: Any = None
-    modalities: Any = None
+    tools: Annotated[Any, _only([])] = None
+    functions: Annotated[Any, _only([])] = None
+    response_format: Annotated[Any, _only({"type": "text"})] = None
+    modalities: Annotated[Any, _only(["text"])] = None
 
     @model_validator(mode="after")
     def _refuse_tools(self) -> ChatRequest:
@@ -187,9 +201,9 @@ class CompletionRequest(_Sampling):
     """``POST /v1/completions``: the prompt is sent exactly as it is."""
 
     prompt: Prompt
-    best_of: int | None = None
-    echo: bool | None = None
-    suffix: str | None = None
+    best_of: Annotated[int | None, Whole, _only(1)] = None
+    echo: Annotated[bool | None, _only(*_OFF)] = None
+    suffix: Annotated[str | None, _only("")] = None
 
     @model_validator(mode="after")
     def _refuse_old_ways(self) -> CompletionRequest:

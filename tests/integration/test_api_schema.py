@@ -1,0 +1,69 @@
+"""The endpoint against its own OpenAPI schema: schemathesis makes requests from it, right and wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from webui_process import Running, running_page
+
+schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is missing: install requirements-dev.txt")
+pytest.importorskip("gradio")
+OPERATIONS = [
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model}"),
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("GET", "/health"),
+    ("GET", "/ready"),
+    ("GET", "/metrics"),
+]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The real server on a scripted model."""
+    folder = tmp_path_factory.mktemp("schema")
+    with running_page(folder, "--visitor-limit", "64", CHATGLM_DATA=str(folder)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def described(page: Running) -> Any:
+    """The schema as the server gives it."""
+    reply = httpx.get(f"{page.url}/v1/openapi.json", trust_env=False)
+    assert reply.status_code == 200
+    return reply.json()
+
+
+def test_the_schema_names_every_operation(described: Any) -> None:
+    """And nothing of Gradio's."""
+    found = {(method.upper(), path) for path, methods in described["paths"].items() for method in methods}
+    assert found == {(method, path.replace("{model}", "{model}")) for method, path in OPERATIONS}
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=lambda value: value.strip("/").replace("/", "-"))
+def test_every_operation_keeps_to_the_schema(page: Running, described: Any, method: str, path: str) -> None:
+    """Only described statuses and bodies, no server error, and wrong requests are refused."""
+    import requests
+
+    operation = schemathesis.openapi.from_dict(described)[path][method]
+    session = requests.Session()
+    session.trust_env = False  # the environment's proxy is not for this machine
+
+    @seed(5)
+    @settings(
+        max_examples=20, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(case=operation.as_strategy())
+    def check(case: Any) -> None:
+        if case.meta.generation.mode.is_positive and path == "/v1/chat/completions":
+            case.body["messages"][-1]["role"] = "user"  # no schema can say that of a list's end
+        case.call_and_validate(base_url=page.url, session=session, timeout=30)
+
+    with session:
+        check()
