@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,3 +99,15 @@ def test_bandwidth_is_read_from_a_buffer_beyond_any_cache() -> None:
     assert defaults["rounds"] >= 5
     assert defaults["size_bytes"] >= 10**9
     assert read_bandwidth_gb_s(threads=1, size_bytes=1 << 16, rounds=2) > 0
+
+
+def test_the_plot_is_a_picture_of_both_figures(tmp_path: Path) -> None:
+    """1600 × 640 pixels, for one run and for several batches, of which only one has a bandwidth share."""
+    pytest.importorskip("matplotlib", reason="matplotlib is optional")
+    from chatglm_backend.benchmark.plot import save_plot
+
+    report = BenchmarkReport((run(), run(prompt_tokens=128), run(batch=4, bandwidth_share=None)), 4.2, 3.5)
+    save_plot(report, tmp_path / "plot.png")
+    header = (tmp_path / "plot.png").read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")) == (1600, 640)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import torch
 from chatglm_backend.errors import ConfigError, WrongShape
 from chatglm_backend.int4.kernels.choose import build_kernel
 from chatglm_backend.int4.kernels.layout import layout_nbytes, repack
-from chatglm_backend.int4.kernels.product import CompiledKernel
+from chatglm_backend.int4.kernels.native import compile_variant
+from chatglm_backend.int4.kernels.product import ROW_CLASSES, CompiledKernel
 from chatglm_backend.int4.kernels.team import Team
-from chatglm_backend.int4.kernels.variants import VARIANTS, HostCpu, host_cpu, usable_variants
+from chatglm_backend.int4.kernels.variants import AVX512VNNI, AVXVNNI, VARIANTS, HostCpu, host_cpu, usable_variants
 
 ROW_COUNTS = [*range(1, 18), 33, 128, 200, 513]
 """For the widest variant of this CPU."""
@@ -21,17 +23,30 @@ FEWER_ROW_COUNTS = [1, 2, 3, 4, 5, 17, 33, 200]
 """For the others, which are made by the same code."""
 
 
+AVXVNNI_IN_AVX512VL = replace(
+    AVXVNNI, name="avxvnni in its AVX512-VL encoding", target=AVX512VNNI.target, features=AVX512VNNI.features,
+    needs=AVX512VNNI.needs,
+)  # fmt: skip
+"""The 256-bit kernels' arithmetic where a CPU has AVX512-VNNI only: the same instructions, encoded differently."""
+TESTED = (*VARIANTS, AVXVNNI_IN_AVX512VL)
+
+
 @pytest.fixture(scope="module")
 def kernels() -> dict[str, CompiledKernel]:
     """Every variant that this CPU can run, with two threads; compiled once a process."""
     built = {v.name: build_kernel(2, only=v.name) for v in usable_variants(host_cpu())}
-    return {name: kernel for name, kernel in built.items() if kernel is not None}
+    found = {name: kernel for name, kernel in built.items() if kernel is not None}
+    if host_cpu().features >= AVXVNNI_IN_AVX512VL.needs:
+        name = AVXVNNI_IN_AVX512VL.name
+        native = compile_variant(AVXVNNI_IN_AVX512VL, with_assembly=True)
+        found[name] = CompiledKernel(Team(2), {name: native}, lambda _out, _in: dict.fromkeys(ROW_CLASSES, name))
+    return found
 
 
-@pytest.fixture(params=[v.name for v in VARIANTS])
+@pytest.fixture(params=[v.name for v in TESTED])
 def kernel(request: pytest.FixtureRequest, kernels: dict[str, CompiledKernel]) -> CompiledKernel:
     """Each variant in turn."""
-    variant = next(v for v in VARIANTS if v.name == request.param)
+    variant = next(v for v in TESTED if v.name == request.param)
     if variant.name not in kernels:
         missing = ", ".join(sorted(variant.needs - host_cpu().features))
         pytest.skip(f"this CPU has no {missing}, which the {variant.name} kernel needs")
@@ -221,6 +236,14 @@ def test_the_thread_count_does_not_change_results(kernels: dict[str, CompiledKer
         assert kernel.team.threads <= threads
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+def test_the_other_encoding_is_of_256_bits() -> None:
+    """The stand-in for the 256-bit variant has its dot products in ymm registers, none in zmm registers."""
+    code = compile_variant(AVXVNNI_IN_AVX512VL, with_assembly=True).assembly
+    products = [line for line in code.splitlines() if "vpdpbusd" in line]
+    assert products
+    assert all("%ymm" in line and "%zmm" not in line for line in products)
 
 
 def test_a_cpu_without_avx2_gets_no_compiled_kernel() -> None:
