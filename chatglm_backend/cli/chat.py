@@ -61,13 +61,7 @@ def chat(
       /exit    end (Ctrl-D too)
       Ctrl-C   stop the answer
     """  # noqa: D301
-    flags = {
-        "model": model, "max_new_tokens": n_predict, "temperature": temperature, "top_p": top_p, "top_k": top_k,
-        "repetition_penalty": repetition_penalty, "seed": seed, "threads": threads, "kernel": kernel,
-        "draft_tokens": draft_tokens, "kv_dtype": kv_dtype, "family": family, "revision": revision,
-        "no_cache": no_cache or None, "log_level": log_level,
-    }  # fmt: skip
-    settings = read_settings(flags)
+    settings = read_settings(options.chosen(locals()))
     few = n_predict is None and settings.max_new_tokens == spec("max_new_tokens").default
     params = settings.sampling(max_new_tokens=_CHAT_TOKENS if few else None)
     with open_service(settings) as (service, info):

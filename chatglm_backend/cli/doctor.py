@@ -52,6 +52,7 @@ def _text(found: Findings) -> str:
         ("Kernel", [f"{int4['kernel'] or 'none'}: {int4.get('kernel_reason', 'see below')}"]),
         ("", [f"{one['kernel']} ({one['variant']}): {one['reason']}" for one in int4.get("kernels", [])]),
         ("KV cache", [f"{int4['kv_dtype']}; per token: {', '.join(per_token)}"]),
+        ("", [f"reuse of earlier turns, {name}: {how}" for name, how in int4.get("prefix_reuse", {}).items()]),
         ("Model", [f"{found.model['model'] or 'none'}: {found.model['reason']}"]),
         ("Versions", [", ".join(f"{name} {number}" for name, number in found.versions.items())]),
         ("Folders", [f"{name}: {path}" for name, path in found.folders.items()]),

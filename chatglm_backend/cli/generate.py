@@ -82,13 +82,7 @@ def generate(
       python -m chatglm_backend generate --model ./chatglm-6b --temperature 0.8 --top-p 0.8 --seed 1
       python -m chatglm_backend generate --json | python -m json.tool
     """  # noqa: D301 - \b keeps the examples' lines apart
-    flags = {
-        "model": model, "max_new_tokens": n_predict, "temperature": temperature, "top_p": top_p, "top_k": top_k,
-        "repetition_penalty": repetition_penalty, "seed": seed, "threads": threads, "kernel": kernel,
-        "draft_tokens": draft_tokens, "kv_dtype": kv_dtype, "family": family, "revision": revision,
-        "no_cache": no_cache or None, "log_level": log_level,
-    }  # fmt: skip
-    settings = read_settings(flags)
+    settings = read_settings(options.chosen(locals()))
     request = GenerationRequest(
         uuid.uuid4().hex,
         prompt=sys.stdin.read() if prompt == "-" else prompt,

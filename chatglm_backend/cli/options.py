@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Optional
 
 import typer
 
-from chatglm_backend.settings import spec
+from chatglm_backend.settings import spec, specs
 
 __all__ = [
     "DraftTokens",
@@ -27,6 +28,7 @@ __all__ = [
     "Threads",
     "TopK",
     "TopP",
+    "chosen",
 ]
 
 
@@ -65,3 +67,11 @@ PromptFormatOption = Annotated[
     typer.Option("--prompt-format", help="recipe (问：…答：), chat (the family's own form) or raw (as typed)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead, notes go to stderr.")]
+
+
+def chosen(parameters: Mapping[str, object]) -> dict[str, object]:
+    """The settings among a command's parameters, under the settings' own names; what is no setting is left out."""
+    known = specs()
+    named = {"max_new_tokens" if name == "n_predict" else name: value for name, value in parameters.items()}
+    # A switch that was not given must not hide the environment's.
+    return {name: None if value is False else value for name, value in named.items() if name in known}
