@@ -13,6 +13,8 @@ from collections.abc import Callable
 from chatglm_backend.models.config import Family
 from chatglm_backend.models.kv_cache import KVCache
 
+__all__ = ["PrefixCache", "common_prefix", "off_reason"]
+
 
 class PrefixCache:
     """Keeps copies of KV caches by owner and token ids. ``reason`` says why it is off; empty when it is on."""
@@ -20,7 +22,7 @@ class PrefixCache:
     def __init__(
         self, family: Family, new_cache: Callable[[int], KVCache], *, max_bytes: int, min_tokens: int = 8
     ) -> None:
-        self.reason = _off_reason(family, max_bytes)
+        self.reason = off_reason(family, max_bytes)
         self.nbytes = 0
         self._new_cache = new_cache
         self._max_bytes = max_bytes
@@ -92,7 +94,8 @@ def common_prefix(first: tuple[int, ...], second: tuple[int, ...]) -> int:
     return low
 
 
-def _off_reason(family: Family, max_bytes: int) -> str:
+def off_reason(family: Family, max_bytes: int) -> str:
+    """Why a family reuses nothing; empty where it does."""
     if family == "chatglm":
         return "in ChatGLM-6B every prompt token attends to all others, so a longer prompt changes the K/V of its start"
     return "switched off" if max_bytes <= 0 else ""

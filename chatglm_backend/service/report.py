@@ -20,6 +20,7 @@ from chatglm_backend.settings import AUTO, Settings, config_file, with_cache
 
 if TYPE_CHECKING:
     from chatglm_backend.int4.kernel import KernelName
+    from chatglm_backend.models.config import Family
 
 __all__ = ["Findings", "look_at_everything"]
 
@@ -83,12 +84,22 @@ def _look_at_int4(found: Findings, settings: Settings) -> None:
         choice = select_kernel(cast("KernelName", settings.kernel))
         found.int4 |= {"kernel": choice.kernel.name, "kernel_reason": choice.reason}
         _list_kernels(found)
+        found.int4["prefix_reuse"] = _prefix_reuse(settings)
     except ChatGLMError as error:
         found.fixes.append(str(error))
     except ImportError as error:
         found.fixes.append(
             f"{error.name} is not installed: run ./launch.sh --setup-only, or pip install -r requirements.txt."
         )
+
+
+def _prefix_reuse(settings: Settings) -> dict[str, str]:
+    """By family, what is kept of earlier turns, or why nothing is."""
+    from chatglm_backend.engine.prefix_cache import off_reason
+
+    room = settings.prefix_cache_mb
+    reasons = {family: off_reason(cast("Family", family), room) for family in _KV_VALUES_PER_TOKEN}
+    return {family: f"off: {why}" if why else f"on, up to {room} MB" for family, why in reasons.items()}
 
 
 def _list_kernels(found: Findings) -> None:
