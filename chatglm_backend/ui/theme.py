@@ -136,7 +136,7 @@ def page_styles() -> str:
 
 def page_script() -> str:
     """The scripts for keys, reading, conversations, the connection: plain, local, small."""
-    return "\n".join(_asset(f"{name}.js") for name in ("page", "reading", "history", "connection"))
+    return "\n".join(_asset(f"{name}.js") for name in ("page", "reading", "history", "connection", "labels"))
 
 
 def _asset(name: str) -> str:

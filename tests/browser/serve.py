@@ -23,6 +23,7 @@ from chatglm_backend.testing import ScriptedService, scripted_model
 SCENARIOS: dict[str, Callable[[], ScriptedService]] = {
     "ready": ScriptedService,
     "compare": ScriptedService,
+    "keyboard": ScriptedService,
     "tiny": lambda: ScriptedService(info=replace(scripted_model(), context_limit=120)),
     "demo": lambda: ScriptedService(info=scripted_model(is_demo=True)),
     "loading": lambda: ScriptedService(load_seconds=6),

@@ -1,4 +1,4 @@
-"""Compare, Speed and Model in a real browser, and every page before the accessibility checker."""
+"""Compare, Speed and Model in a real browser."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import pytest
 from browser_helpers import Serve, Visitor
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
-
-_AXE = Path(__file__).with_name("vendor") / "axe.min.js"
 
 
 def test_two_settings_side_by_side_and_one_stop(serve: Serve, visitor: Visitor) -> None:
@@ -79,26 +77,3 @@ def test_what_is_kept_is_listed_and_deleted_after_a_question(serve: Serve, visit
     page.locator("#cg-kept", has_text="No converted").wait_for(timeout=15_000)
     page.click("#cg-doctor-run")
     page.locator("#cg-doctor dl").wait_for(timeout=60_000)
-
-
-@pytest.mark.parametrize(("language", "width", "scheme"), [("en-US", 1280, "light"), ("zh-CN", 360, "dark")])
-def test_no_page_has_a_serious_accessibility_finding(
-    serve: Serve, visitor: Visitor, language: str, width: int, scheme: str
-) -> None:
-    """Contrast, names, roles and order on every tab, with an answer on the first."""
-    visit = visitor(serve("demo"), language=language, width=width, scheme=scheme)
-    visit.send("AI是什么？")
-    visit.status("done")
-    page = visit.page
-    page.evaluate(_AXE.read_text(encoding="utf-8"))
-    for tab in range(page.get_by_role("tab").count()):
-        page.get_by_role("tab").nth(tab).click()
-        page.wait_for_timeout(400)
-        result = page.evaluate("axe.run(document)")
-        serious = [
-            (item["id"], [node["html"][:160] for node in item["nodes"]])
-            for item in result["violations"]
-            if item["impact"] in ("serious", "critical")
-        ]
-        assert len(result["passes"]) > 10
-        assert serious == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from browser_helpers import Serve, Visitor
 
@@ -42,3 +44,59 @@ def test_tabs_are_walked_with_arrow_keys_and_name_their_panels(serve: Serve, vis
         panel.wait_for(timeout=15_000)
         assert panel.get_attribute("role") == "tabpanel"
     assert opened == ["chat", "model", "prompt", "model", "prompt"]
+
+
+_SHOWN = """() => {
+  const found = new Set();
+  const add = (text) => { const line = text.trim(); if (/[A-Za-z]{3}/.test(line)) found.add(line); };
+  for (const part of document.querySelectorAll(".gradio-container *")) {
+    if (part.closest("script, style, [lang=en], #cg-doctor dd")) continue;
+    for (const name of ["aria-label", "title", "placeholder", "alt"]) add(part.getAttribute(name) || "");
+    for (const node of part.childNodes) if (node.nodeType === Node.TEXT_NODE) add(node.data);
+  }
+  return [...found];
+}"""
+# Names, units and keys are the same in every language.
+_SAME = (
+    r"scripted-chatglm|vnni|THUDM/chatglm\S*|ChatGLM-6B|chatglm\S+|[\d.]+ tok/s|[\d.]+ (GB|MB), INT4|INT4|Top-p|bigdl"
+    r"|[\d.]+ (GB|MB)|python webui\.py --model \S+|HTTP \d+|CPU"
+)
+
+
+def test_a_chinese_page_says_everything_in_chinese(serve: Serve, visitor: Visitor) -> None:
+    """Texts, labels, titles, placeholders, Gradio's own among them, on every page, used; no other host is asked."""
+    visit = visitor(serve("demo"), language="zh-CN")
+    page = visit.page
+    shown: set[str] = set()
+
+    def look() -> None:
+        page.wait_for_timeout(700)
+        shown.update(page.evaluate(_SHOWN))
+
+    visit.send("AI是什么？")
+    visit.status("done")
+    look()
+    page.get_by_role("tab").nth(1).click()
+    page.fill("#cg-chat-box textarea", "AI是什么？")
+    page.press("#cg-chat-box textarea", "Enter")
+    page.locator("#cg-chat-status .cg-status[data-phase=done]").wait_for(timeout=15_000)
+    look()
+    page.get_by_role("tab").nth(2).click()
+    page.fill("#cg-compare-prompt textarea", "AI是什么？")
+    page.click("#cg-compare-generate")
+    page.locator("#cg-compare-status-b .cg-status[data-phase=done]").wait_for(timeout=15_000)
+    look()
+    page.get_by_role("tab").nth(3).click()
+    page.click("#cg-speed-start")
+    look()
+    page.locator("#cg-speed-download a").wait_for(timeout=60_000)
+    look()
+    page.get_by_role("tab").nth(4).click()
+    page.fill("#cg-model-source input, #cg-model-source textarea", "THUDM/chatglm3-6b")
+    page.click("#cg-doctor-run")
+    page.locator("#cg-doctor dl").wait_for(timeout=60_000)
+    look()
+    chinese = re.compile("[\u4e00-\u9fff]")
+    assert len(shown) > 30
+    assert sorted(text for text in shown if not chinese.search(text) and not re.fullmatch(_SAME, text)) == []
+    assert (visit.foreign, visit.faults) == ([], [])

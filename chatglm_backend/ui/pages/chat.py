@@ -21,6 +21,7 @@ from chatglm_backend.ui.history import History, Kept, Moved
 from chatglm_backend.ui.history_list import conversation_list, read_command
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.markdown import as_typed
+from chatglm_backend.ui.pages.buttons import start_and_stop
 from chatglm_backend.ui.pages.history import build_history
 
 __all__ = ["build_chat_page"]
@@ -284,7 +285,11 @@ class _Handlers:
         return self._history.visitor(dict(request.cookies))
 
     def _update(self, kept: Kept, visitor: str | None, search: str) -> _Update:
-        view, mark = kept.view, f'\n\n<span class="cg-cut">{escape(self._presenter.texts("chat.cut"))}</span>'
+        t, view, mark = (
+            self._presenter.texts,
+            kept.view,
+            f'\n\n<span class="cg-cut">{escape(self._presenter.texts("chat.cut"))}</span>',
+        )
         values = (
             view.turns,
             shown(view.turns, mark),
@@ -292,9 +297,8 @@ class _Handlers:
             view.status,
             view.context,
             view.timing,
-            gr.Button(interactive=not view.running),
-            gr.Button(interactive=view.running),
-            gr.Button(visible=view.resumable),
+            *start_and_stop(t("chat.send"), t("prompt.stop"), running=view.running),
+            gr.Button(t("chat.go_on"), visible=view.resumable),
         )
         if not kept.changed:
             return *values, gr.skip(), gr.skip()

@@ -11,7 +11,9 @@ import gradio as gr
 from chatglm_backend.core import PromptFormat
 from chatglm_backend.settings import Settings
 from chatglm_backend.ui.compare import ComparePresenter, CompareView, SideView
+from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.options import slider_start
+from chatglm_backend.ui.pages.buttons import start_and_stop
 from chatglm_backend.ui.presenter import PromptForm
 
 __all__ = ["build_compare_page"]
@@ -92,7 +94,7 @@ def _generate(presenter: ComparePresenter) -> Any:  # noqa: ANN401  a handler, i
         right = PromptForm(prompt or "", tokens_b, format_b, temperature_b, kernel=kernel_b or "")
         async with aclosing(presenter.generate(request.session_hash or "", left, right)) as views:
             async for view in views:
-                yield _updates(view)
+                yield _updates(presenter.texts, view)
 
     return generate
 
@@ -104,6 +106,6 @@ def _stop(presenter: ComparePresenter) -> Any:  # noqa: ANN401
     return stop
 
 
-def _updates(view: CompareView) -> tuple[Any, ...]:
+def _updates(t: Texts, view: CompareView) -> tuple[Any, ...]:
     sides = [part for side in (view.left, view.right) for part in (side.status, side.output, side.timing)]
-    return (gr.Button(interactive=not view.running), gr.Button(interactive=view.running), *sides)
+    return (*start_and_stop(t("compare.generate"), t("compare.stop"), running=view.running), *sides)

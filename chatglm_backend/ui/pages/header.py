@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
 from typing import Any
 
@@ -9,6 +10,7 @@ import gradio as gr
 
 from chatglm_backend.ui.chat import ChatPresenter
 from chatglm_backend.ui.compare import ComparePresenter
+from chatglm_backend.ui.i18n import Texts, load_texts
 from chatglm_backend.ui.pages.model import ModelPage
 from chatglm_backend.ui.presenter import HeaderView, Presenter
 from chatglm_backend.ui.speed import SpeedPresenter
@@ -31,9 +33,10 @@ def build_header(presenter: Presenter) -> gr.HTML:
     t = presenter.texts
     other = "en" if t.language == "zh" else "zh"
     keys = {"lost": "page.lost", "no": "page.no", "save": "page.save", "delete": "page.delete"}
+    labels = escape(json.dumps(_gradio_labels(t), ensure_ascii=False), quote=True)
     words = "".join(f' data-{name}="{escape(t(key), quote=True)}"' for name, key in keys.items())
     gr.HTML(
-        f'<header class="cg-head" id="cg-words"{words}>'
+        f'<header class="cg-head" id="cg-words"{words} data-labels="{labels}">'
         f'<span class="cg-logo">{_LOGO}</span>'
         f'<div class="cg-titles"><h1>{escape(t("app.title"))}</h1><p>{escape(t("app.tagline"))}</p></div>'
         f'<nav class="cg-tools"><a class="cg-tool" href="./?lang={other}" data-action="language" '
@@ -42,6 +45,12 @@ def build_header(presenter: Presenter) -> gr.HTML:
         f'aria-label="{escape(t("app.theme_hint"))}">{_CONTRAST}</button></nav></header>'
     )
     return gr.HTML(presenter.header().card, elem_id="cg-model-card")
+
+
+def _gradio_labels(t: Texts) -> dict[str, str]:
+    """Gradio's own labels that no setting of its changes, and what they should be; the page's script puts them in."""
+    theirs = load_texts("en")
+    return {theirs(key): t(key) for key in sorted(theirs.keys()) if key.startswith("gradio.") and theirs(key) != t(key)}
 
 
 def follow_model(page: gr.Blocks, presenter: Presenter, card: gr.HTML, examples: gr.HTML, model: ModelPage) -> None:
@@ -54,7 +63,11 @@ def follow_model(page: gr.Blocks, presenter: Presenter, card: gr.HTML, examples:
         now = view.card + view.examples + view.facts
         if now == before:
             return gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip(), pace, gr.skip()
-        loading = gr.Button(interactive=allowed and view.settled), gr.Button(interactive=allowed and not view.settled)
+        t = presenter.texts
+        loading = (
+            gr.Button(t("model.load"), interactive=allowed and view.settled),
+            gr.Button(t("model.cancel"), interactive=allowed and not view.settled),
+        )
         notice = "" if allowed else model.refusal
         return view.card, view.examples, view.facts, *loading, notice, pace, now
 

@@ -81,7 +81,13 @@ def _wire_deletion(
 
     def show(view: KeptView, allowed: bool) -> tuple[Any, ...]:  # noqa: FBT001
         choice = gr.Dropdown(choices=list(view.names), value=None, interactive=allowed)
-        return view.table, choice, gr.Button(interactive=allowed and bool(view.names)), view.said, gr.Row(visible=False)
+        return (
+            view.table,
+            choice,
+            gr.Button(models.texts("kept.delete"), interactive=allowed and bool(view.names)),
+            view.said,
+            gr.Row(visible=False),
+        )
 
     def refresh(request: gr.Request) -> tuple[Any, ...]:
         return show(models.kept(), page.allowed(request))

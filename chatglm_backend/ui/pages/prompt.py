@@ -12,7 +12,9 @@ import gradio as gr
 from chatglm_backend.core import PromptFormat
 from chatglm_backend.settings import Settings
 from chatglm_backend.ui.history import History
+from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.options import slider_start
+from chatglm_backend.ui.pages.buttons import start_and_stop
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 
 __all__ = ["build_prompt_page"]
@@ -103,7 +105,7 @@ def _generate(presenter: Presenter, history: History) -> Any:  # noqa: ANN401  a
         watched = presenter.live.begin(session, visitor, views, lambda: presenter.stop(session, run))
         async with aclosing(watched):
             async for view in watched:
-                yield _updates(view)
+                yield _updates(presenter.texts, view)
 
     return generate
 
@@ -115,7 +117,7 @@ def _resume(presenter: Presenter, history: History) -> Any:  # noqa: ANN401
         watched = presenter.live.resume(request.session_hash or "", visitor, _has_answer, only_left=True)
         async with aclosing(watched):
             async for view in watched:
-                yield _updates(await presenter.again(view) if first else presenter.follow(view))
+                yield _updates(presenter.texts, await presenter.again(view) if first else presenter.follow(view))
                 first = False
 
     return resume
@@ -136,15 +138,14 @@ def _clear(presenter: Presenter) -> Any:  # noqa: ANN401
     def clear(request: gr.Request) -> tuple[_Update, ...]:
         blank = presenter.blank()
         presenter.live.detach(request.session_hash or "", blank)
-        return ("", *_updates(blank))
+        return ("", *_updates(presenter.texts, blank))
 
     return clear
 
 
-def _updates(view: PromptView) -> tuple[_Update, ...]:
+def _updates(t: Texts, view: PromptView) -> tuple[_Update, ...]:
     return (
-        gr.Button(interactive=not view.running),
-        gr.Button(interactive=view.running),
+        *start_and_stop(t("prompt.generate"), t("prompt.stop"), running=view.running),
         view.status,
         view.output,
         view.timing,

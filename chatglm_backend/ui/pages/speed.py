@@ -8,6 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+from chatglm_backend.ui.i18n import Texts
+from chatglm_backend.ui.pages.buttons import start_and_stop
 from chatglm_backend.ui.speed import SpeedPresenter, SpeedView
 
 __all__ = ["build_speed_page"]
@@ -28,7 +30,7 @@ def build_speed_page(presenter: SpeedPresenter) -> None:
     async def run(request: gr.Request) -> AsyncGenerator[tuple[Any, ...], None]:
         async with aclosing(presenter.run(request.session_hash or "")) as views:
             async for view in views:
-                yield _updates(view)
+                yield _updates(t, view)
 
     def end(request: gr.Request) -> None:
         presenter.stop(request.session_hash or "")
@@ -38,6 +40,6 @@ def build_speed_page(presenter: SpeedPresenter) -> None:
     stop.click(end, queue=False, show_progress="hidden", api_visibility="private")
 
 
-def _updates(view: SpeedView) -> tuple[Any, ...]:
-    buttons = gr.Button(interactive=not view.running), gr.Button(interactive=view.running)
+def _updates(t: Texts, view: SpeedView) -> tuple[Any, ...]:
+    buttons = start_and_stop(t("speed.start"), t("prompt.stop"), running=view.running)
     return (*buttons, view.status, view.table, view.plots, view.download)

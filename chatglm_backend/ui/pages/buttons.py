@@ -1,0 +1,14 @@
+"""Updates of buttons. Their words go along: an update that reaches a page while it is built would empty them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+__all__ = ["start_and_stop"]
+
+
+def start_and_stop(start: str, stop: str, *, running: bool) -> tuple[Any, Any]:
+    """The button that begins something and the one that stops it, with their words."""
+    return gr.Button(start, interactive=not running), gr.Button(stop, interactive=running)
