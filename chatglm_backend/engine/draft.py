@@ -86,7 +86,10 @@ class StepCosts:
         return 0 if not known else max(_FIRST_SIZE, 2 * max(known))
 
     def ratio(self, sequences: int, extra: int) -> float:
-        """The time of a step with ``extra`` guesses over that of one without; never below 1."""
+        """The time of a step with ``extra`` guesses over that of one without; from 1 to what ``extra`` steps would add.
+
+        More than that is no cost of guesses: something else had the processor.
+        """
         known = self._seconds.get(sequences, {})
         plain = known.get(0, 0.0)
         if plain <= 0.0 or extra == 0:
@@ -96,7 +99,7 @@ class StepCosts:
             return 1.0 + _UNKNOWN_COST * extra
         nearest = min(measured, key=lambda size: (abs(size - extra), -size))
         slope = (known[nearest] - plain) / nearest
-        return max(1.0, (plain + slope * extra) / plain)
+        return min(1.0 + extra, max(1.0, (plain + slope * extra) / plain))
 
 
 class Drafter:

@@ -148,6 +148,17 @@ def test_costs_are_learnt_by_rows() -> None:
     assert costs.reach(2) == 0
 
 
+def test_a_disturbed_measurement_is_not_taken_for_the_cost_of_guesses() -> None:
+    """A step of two guesses cannot cost more than two steps more, nor less than a step without."""
+    costs = StepCosts()
+    costs.record(1, 1, 1.0)
+    costs.record(1, 3, 50.0)
+    assert costs.ratio(1, 2) == 3.0
+    costs.record(2, 2, 5.0)
+    costs.record(2, 3, 1.0)
+    assert costs.ratio(2, 1) == 1.0
+
+
 def test_common_prefix_counts_equal_tokens() -> None:
     """Up to the first difference or the shorter end."""
     assert [
