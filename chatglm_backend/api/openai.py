@@ -31,7 +31,7 @@ _STOPPED = Problem(503, "The answer was stopped before its end. Try again.", "ca
 _CLIENT_LEFT = 499
 _KEEP_ALIVE = b": still working\n\n"
 _METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST", "/v1/completions": "POST"}
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+_STREAM: dict[str, Any] = {"text/event-stream": {}}
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer, whole or streamed.", "content": {"application/json": {}, **_STREAM}}
 }
