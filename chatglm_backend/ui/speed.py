@@ -67,9 +67,17 @@ class SpeedPresenter:
     """The Speed page's logic in one language."""
 
     def __init__(
-        self, service: PageService, desk: SpeedDesk, texts: Texts, plan: Sequence[QuickItem] = QUICK_PLAN
+        self,
+        service: PageService,
+        desk: SpeedDesk,
+        texts: Texts,
+        plan: Sequence[QuickItem] = QUICK_PLAN,
+        *,
+        patience_s: float = 120.0,
     ) -> None:
+        """``patience_s``: how long others' answers are waited for before each measurement."""
         self.texts = texts
+        self._patience_s = patience_s
         self._service = service
         self._desk = desk
         self._plan = tuple(plan)
@@ -92,7 +100,7 @@ class SpeedPresenter:
             for number, item in enumerate(self._plan):
                 if self._busy():
                     yield self._view(info, results, running=True, status=self._progress(number, "speed.waiting"))
-                    if not await asyncio.to_thread(wait_until_idle, self._busy, token):
+                    if not await asyncio.to_thread(wait_until_idle, self._busy, token, self._patience_s):
                         break
                 yield self._view(info, results, running=True, status=self._progress(number, "speed.measuring", item))
                 found = await asyncio.to_thread(
@@ -101,8 +109,8 @@ class SpeedPresenter:
                 if found is None:
                     break
                 results.append(found)
-            whole = len(results) == len(self._plan)
-            line = _line("done", self.texts("speed.done" if whole else "speed.stopped"))
+            key = "speed.stopped" if token.cancelled else "speed.gave_way"
+            line = _line("done", self.texts("speed.done" if len(results) == len(self._plan) else key))
             yield self._view(info, results, running=False, status=line)
         except ChatGLMError as error:
             alert = f'<div class="cg-alert" role="alert">{escape(self.texts.error(error))}</div>'

@@ -105,6 +105,8 @@ def page_theme() -> gr.themes.Base:
         input_border_color_focus_dark="*primary_400",
         input_placeholder_color="#66706f",
         input_placeholder_color_dark="#93a09d",
+        checkbox_border_color="#7d8583",
+        checkbox_border_color_dark="#7d8a8c",
         slider_color="*primary_600",
         slider_color_dark="*primary_400",
         button_primary_background_fill="*primary_600",

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,52 @@ def test_a_speed_test_waits_for_other_answers() -> None:
     stopped = CancelToken()
     stopped.cancel()
     assert not wait_until_idle(lambda: 1, stopped)
+
+
+@dataclass
+class _Counters:
+    """The worker's counters that the page looks at."""
+
+    running: int
+    waiting: int = 0
+    accepted: int = 0
+
+
+class _BusyService(ScriptedService):
+    """Others are answering for the first ``busy_for`` looks."""
+
+    busy_for = 0
+
+    def metrics(self) -> _Counters:
+        self.busy_for -= 1
+        return _Counters(running=int(self.busy_for >= 0))
+
+
+def _measure_beside_others(busy_for: int, patience_s: float) -> tuple[_BusyService, list[SpeedView]]:
+    service = _BusyService()
+    service.load(None)
+    service.busy_for = busy_for
+
+    async def collect() -> list[SpeedView]:
+        presenter = SpeedPresenter(service, SpeedDesk(), TEXTS, PLAN, patience_s=patience_s)
+        return [view async for view in presenter.run("me")]
+
+    return service, asyncio.run(collect())
+
+
+def test_a_speed_test_lets_others_finish_first() -> None:
+    """While somebody's answer is written nothing is sent, and the page says what it waits for."""
+    service, views = _measure_beside_others(busy_for=3, patience_s=30)
+    assert "Waiting for other answers" in views[0].status
+    assert "Finished" in views[-1].status
+    assert len(service.requests) == 4
+
+
+def test_a_speed_test_gives_way_when_others_never_finish() -> None:
+    """It ends by itself, disturbs nobody, and says so."""
+    service, views = _measure_beside_others(busy_for=10_000, patience_s=0.3)
+    assert service.requests == []
+    assert (views[-1].running, "gave way" in views[-1].status) == (False, True)
 
 
 @pytest.mark.parametrize(
