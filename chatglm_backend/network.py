@@ -1,13 +1,17 @@
-"""Environment variables that keep the page local and quiet. Must run before gradio or httpx are imported.
+"""Environment variables that keep the page local and quiet, and a home for users without one.
+
+Must run before gradio or httpx are imported.
 
 Standard library only. Knows nothing of the page.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import MutableMapping
+from pathlib import Path
 
-__all__ = ["LOCAL_HOSTS", "QUIET", "bypass_proxy_for_localhost", "quiet_environment"]
+__all__ = ["LOCAL_HOSTS", "QUIET", "bypass_proxy_for_localhost", "give_home", "quiet_environment"]
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -27,6 +31,22 @@ def quiet_environment(environ: MutableMapping[str, str]) -> None:
     for name, value in QUIET.items():
         environ.setdefault(name, value)
     bypass_proxy_for_localhost(environ)
+    give_home(environ)
+
+
+def give_home(environ: MutableMapping[str, str]) -> None:
+    """Let ``HOME`` be a folder of the program's where nobody knows it, as with a container's ``--user 12345``.
+
+    Not in a folder that others can write to: compiled code is kept below it.
+    """
+    if os.name == "nt" or environ.get("HOME"):
+        return
+    import pwd
+
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        environ["HOME"] = str(Path(__file__).resolve().parents[1] / ".home")
 
 
 def bypass_proxy_for_localhost(environ: MutableMapping[str, str]) -> None:

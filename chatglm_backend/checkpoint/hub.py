@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from chatglm_backend.checkpoint.places import aliases, hub_cache, hub_folder_name
+from chatglm_backend.checkpoint.places import aliases, expanded, hub_cache, hub_folder_name
 from chatglm_backend.checkpoint.source import has_complete_weights
 
 __all__ = ["HubAccess", "find_cached", "hub_access"]
@@ -87,6 +87,6 @@ def _token(env: Mapping[str, str]) -> str | None:
             return env[name].strip()
     place = Path(env["HF_TOKEN_PATH"]) if env.get("HF_TOKEN_PATH") else hub_cache(env).parent / "token"
     try:
-        return place.expanduser().read_text(encoding="utf-8").strip() or None
+        return expanded(place).read_text(encoding="utf-8").strip() or None
     except (OSError, UnicodeDecodeError):
         return None

@@ -12,17 +12,35 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["aliases", "cache_root", "canonical", "hub_cache", "hub_folder_name", "is_hub_id", "low_bit_root", "slug"]
+__all__ = [
+    "aliases",
+    "cache_root",
+    "canonical",
+    "expanded",
+    "hub_cache",
+    "hub_folder_name",
+    "is_hub_id",
+    "low_bit_root",
+    "slug",
+]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _OLD_OWNER, _NEW_OWNER = "THUDM/", "zai-org/"
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ``~`` replaced, also where a shell left it (``--out=~/x``); as it is where no home is known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def cache_root(env: Mapping[str, str] = os.environ) -> Path:
     """The folder for everything that can be made again: ``CHATGLM_CACHE``, or the platform's own place."""
     chosen = env.get("CHATGLM_CACHE", "").strip()
     if chosen:
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     return Path(platformdirs.user_cache_dir("chatglm-cpu", appauthor=False))
 
 
@@ -35,11 +53,10 @@ def hub_cache(env: Mapping[str, str] = os.environ) -> Path:
     """The hub's own cache folder, found by the rules that huggingface_hub uses."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if env.get(name):
-            return Path(env[name]).expanduser()
+            return expanded(env[name])
     if env.get("HF_HOME"):
-        return Path(env["HF_HOME"]).expanduser() / "hub"
-    base = Path(env["XDG_CACHE_HOME"]).expanduser() if env.get("XDG_CACHE_HOME") else Path.home() / ".cache"
-    return base / "huggingface" / "hub"
+        return expanded(env["HF_HOME"]) / "hub"
+    return expanded(env.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface" / "hub"
 
 
 def is_hub_id(model: str) -> bool:

@@ -15,7 +15,7 @@ from chatglm_backend.checkpoint.convert import ConvertOptions, convert, convert_
 from chatglm_backend.checkpoint.encode import Quantize
 from chatglm_backend.checkpoint.lowbit import Checkpoint, LowBitCheckpoint, open_low_bit
 from chatglm_backend.checkpoint.manifest import MANIFEST, read_local, read_manifest
-from chatglm_backend.checkpoint.places import cache_root
+from chatglm_backend.checkpoint.places import cache_root, expanded
 from chatglm_backend.checkpoint.progress import Note, Progress, silent
 from chatglm_backend.checkpoint.resolve import resolve
 from chatglm_backend.checkpoint.source import CheckpointFolder, fingerprint, inspect_folder
@@ -114,7 +114,7 @@ def prepare(
             env=how.env,
         )
     except CheckpointError as error:
-        return how.rebuild(Path(model).expanduser(), family, error)
+        return how.rebuild(expanded(model), family, error)
     how.note(f"{folder.name}: {folder.reason}.")
     if folder.format != "lowbit":
         # Before minutes of converting, and naming the user's file instead of a copy in the cache.

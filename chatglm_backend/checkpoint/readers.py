@@ -155,6 +155,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_bin(path: Path) -> dict[str, Tensor]:
     try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            path=path, reason="PyTorch reads no file whose path is no valid text; rename it"
+        ) from None
+    try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpoint(path=path) from error

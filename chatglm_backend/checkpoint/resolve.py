@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chatglm_backend.checkpoint.cache import find_low_bit
 from chatglm_backend.checkpoint.hub import find_cached, hub_access
-from chatglm_backend.checkpoint.places import cache_root, canonical, is_hub_id
+from chatglm_backend.checkpoint.places import cache_root, canonical, expanded, is_hub_id
 from chatglm_backend.checkpoint.progress import Progress, silent
 from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
 from chatglm_backend.core import CancelToken, LoadProgress
@@ -37,7 +37,7 @@ def resolve(
     LoadCancelled, and every CheckpointError.
     """
     progress(LoadProgress("find"))
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if model.strip() and folder.is_dir():
         return inspect_folder(folder, family=family)
     _check_id(model)
@@ -66,7 +66,7 @@ def fetch(
 
     Raises as :func:`resolve` does, and ConfigError for a folder.
     """
-    if model.strip() and Path(model).expanduser().is_dir():
+    if model.strip() and expanded(model).is_dir():
         raise ConfigError(name="model", value=model, reason="it is a folder on this machine, there is nothing to fetch")
     _check_id(model)
     access = hub_access(env)
@@ -83,7 +83,7 @@ def fetch(
 
 def _check_id(model: str) -> None:
     """Raise where the text can be no hub id, saying what it is instead."""
-    if model.strip() and Path(model).expanduser().is_file():
+    if model.strip() and expanded(model).is_file():
         raise CheckpointError(path=model, reason="it is a file; give the folder with config.json and the weights")
     if not is_hub_id(model):
         raise ModelNotFound(path=model if model.strip() else f"'{model}'")

@@ -45,6 +45,7 @@ def convert_command(
         raise ConfigError(name="model", value="left out", reason="say what to convert with --model")
     from chatglm_backend.checkpoint.convert import ConvertOptions, convert
     from chatglm_backend.checkpoint.manifest import read_manifest
+    from chatglm_backend.checkpoint.places import expanded
     from chatglm_backend.checkpoint.resolve import resolve
 
     began = monotonic_clock()
@@ -57,7 +58,7 @@ def convert_command(
             progress=bar,
         )
         count = None if settings.threads == AUTO else int(settings.threads)
-        target = convert(source, out, progress=bar, options=ConvertOptions(threads=count))
+        target = convert(source, expanded(out), progress=bar, options=ConvertOptions(threads=count))
     seconds = monotonic_clock() - began
     manifest = read_manifest(target)
     if json_output:

@@ -54,6 +54,9 @@ def verify(
     settings = read_settings({"kernel": kernel, "family": family, "threads": threads})
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise ConfigError(name="tolerance", value=tolerance, reason="use a number from 0")
+    from chatglm_backend.checkpoint.places import expanded
+
+    folder, tokenizer, cases = (path and expanded(path) for path in (folder, tokenizer, cases))
     if (folder is None) == (tokenizer is None):
         raise ConfigError(name="folder", value=folder or "left out", reason="give either a folder or --tokenizer")
     if tokenizer is not None:

@@ -10,7 +10,7 @@ from chatglm_backend.checkpoint.cache import delete_cached, list_cache
 from chatglm_backend.checkpoint.convert import convert
 from chatglm_backend.checkpoint.default import DEFAULT_MODEL, default_model
 from chatglm_backend.checkpoint.lock import writer_lock
-from chatglm_backend.checkpoint.places import aliases, cache_root, canonical, hub_cache, is_hub_id, slug
+from chatglm_backend.checkpoint.places import aliases, cache_root, canonical, expanded, hub_cache, is_hub_id, slug
 from chatglm_backend.checkpoint.preflight import available_memory, free_disk
 from chatglm_backend.checkpoint.prepare import Preparation, prepare
 from chatglm_backend.checkpoint.progress import Rate, RateMeter
@@ -42,6 +42,14 @@ def test_places_follow_the_environment() -> None:
     assert hub_cache({"HF_HOME": "/h"}) == Path("/h/hub")
     assert hub_cache({"HF_HOME": "/h", "HF_HUB_CACHE": "/c"}) == Path("/c")
     assert hub_cache({"XDG_CACHE_HOME": "/x"}) == Path("/x/huggingface/hub")
+
+
+def test_a_tilde_that_a_shell_left_is_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``--out=~/x`` means the home; a home that nobody knows leaves the text as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert expanded("~/x") == tmp_path / "x"
+    assert expanded("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
 
 
 def test_names() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from chatglm_backend.network import LOCAL_HOSTS, QUIET, quiet_environment
+from chatglm_backend.network import LOCAL_HOSTS, QUIET, give_home, quiet_environment
 
 
 def test_an_empty_environment_becomes_quiet() -> None:
@@ -52,3 +54,20 @@ def test_httpx_goes_straight_to_this_machine(url: str, monkeypatch: pytest.Monke
         proxied = client._transport_for_url(httpx.URL("http://example.org/"))
     assert direct is client._transport
     assert proxied is not client._transport
+
+
+def test_a_user_that_no_one_knows_gets_a_home(monkeypatch: pytest.MonkeyPatch, project_root: Path) -> None:
+    """A container's --user 12345 has no HOME: caches and settings get a folder of the program's own."""
+    pwd = pytest.importorskip("pwd")
+
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for given in ({}, {"HOME": ""}):
+        environ = dict(given)
+        give_home(environ)
+        assert Path(environ["HOME"]).parent == project_root
+    environ = {"HOME": "/mine"}
+    give_home(environ)
+    assert environ == {"HOME": "/mine"}
