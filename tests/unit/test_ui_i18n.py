@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import string
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from chatglm_backend import ui
 from chatglm_backend.errors import ChatGLMError, ContextLimitExceeded, MissingFile
 from chatglm_backend.ui.i18n import LANGUAGES, choose_language, load_texts
 
@@ -89,3 +93,20 @@ def test_a_foreign_exception_is_named_without_its_details() -> None:
 def test_the_language_follows_choice_then_browser(wanted: str | None, header: str | None, expected: str) -> None:
     """A choice wins, then the browser's order, then English."""
     assert choose_language(wanted, header) == expected
+
+
+def test_no_sentence_is_written_in_the_page_itself() -> None:
+    """Labels come from the catalogue, and HTML holds only what is filled in; names and commands aside."""
+    shown = {"label", "placeholder", "info", "title", "value"}
+    found = []
+    for path in sorted(Path(ui.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg in shown and isinstance(node.value, ast.Constant):
+                found += [str(node.value.value)] if _sentence(node.value.value) else []
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found += re.findall(r">\s*([A-Za-z][^<>{}=\n]{2,})<", node.value)
+    assert set(found) <= {"THUDM/chatglm-6b"}
+
+
+def _sentence(value: object) -> bool:
+    return isinstance(value, str) and re.search("[A-Z][a-z]{2}| [a-z]{3}", value) is not None
