@@ -132,6 +132,8 @@ def _talk(conversation: _Conversation) -> list[dict[str, Any]]:
         try:
             line = _read_line()
         except KeyboardInterrupt:
+            if not sys.stdin.isatty():
+                return turns
             note(f"\n{_COMMANDS}")
             continue
         if line is None or line.strip() == "/exit":

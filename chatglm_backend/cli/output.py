@@ -101,6 +101,11 @@ def guarded(command: Callable[P, object]) -> Callable[P, None]:
             if as_json:
                 emit_error("file", sentence)
             raise typer.Exit(1) from error
+        except Exception as error:
+            # A mistake of ours: the traceback is wanted, and so is the document.
+            if as_json and not isinstance(error, typer.Exit):
+                emit_error("unexpected", f"{type(error).__name__}: {error}")
+            raise
         raise typer.Exit(code if isinstance(code, int) else 0)
 
     return run

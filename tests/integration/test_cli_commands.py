@@ -385,3 +385,28 @@ def test_interrupting_generate_keeps_the_text(folders: dict[tiny.Family, Path]) 
     assert "Inference time" in out
     assert "Traceback" not in err
     assert "kept" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to one process, which Windows cannot")
+def test_interrupting_a_chat_that_reads_a_pipe_ends_it(folders: dict[tiny.Family, Path]) -> None:
+    """Ctrl-C while a chat waits for its pipe ends it, with the document of what was said until then."""
+    arguments = ["--model", str(folders["chatglm3"]), "--n-predict", "2", "--kernel", "exact", "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chatglm_backend", "chat", *arguments, "--log-level", "info"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env=environment(),
+        encoding="utf-8",
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.stdin.write("你好\n/help\n")
+    process.stdin.flush()
+    while "/reset" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, len(json.loads(out)["turns"])) == (0, 1)

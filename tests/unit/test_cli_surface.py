@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chatglm_backend.cli.app import main
-from chatglm_backend.cli.output import plain_size, prepare_streams
+from chatglm_backend.cli.output import guarded, plain_size, prepare_streams
 from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.core import LoadProgress
 
@@ -106,6 +106,17 @@ def test_json_errors_are_one_document(capsys: pytest.CaptureFixture[str]) -> Non
     captured = capsys.readouterr()
     document = json.loads(captured.out)
     assert (document["ok"], document["error"]["code"]) == (False, "model_not_found")
+
+
+def test_a_mistake_of_ours_is_one_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """What nobody foresaw still leaves JSON on stdout, and goes on as a traceback."""
+
+    def command(*, json_output: bool) -> None:  # noqa: ARG001
+        raise ZeroDivisionError("oh")
+
+    with pytest.raises(ZeroDivisionError):
+        guarded(command)(json_output=True)
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "unexpected"
 
 
 def test_an_empty_cache_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
