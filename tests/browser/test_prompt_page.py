@@ -87,6 +87,7 @@ def test_leaving_the_page_frees_the_engine_and_a_reload_works(serve: Serve, visi
     visit.page.reload()
     _wait_for(lambda: site.state()["tickets"][-1]["ended"], 10)
     visit.page.locator("#cg-prompt textarea").wait_for(timeout=30_000)
+    _wait_for(lambda: visit.page.input_value("#cg-prompt textarea") == "slow")  # what was typed is there again
     visit.send("What is AI?")
     visit.status("done")
     assert visit.output() == "AI is the study of machines that learn."
