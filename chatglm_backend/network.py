@@ -8,6 +8,7 @@ Standard library only. Knows nothing of the page.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def give_home(environ: MutableMapping[str, str]) -> None:
 
     Not in a folder that others can write to: compiled code is kept below it.
     """
-    if os.name == "nt" or environ.get("HOME"):
+    if sys.platform == "win32" or environ.get("HOME"):
         return
     import pwd
 
