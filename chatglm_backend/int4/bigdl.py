@@ -137,6 +137,7 @@ class _CtypesApi:
 
     def matmul(self, packed: Tensor, out: int, in_: int, x: Tensor, result: Tensor) -> None:
         """See :class:`NativeApi`."""
+        torch.get_num_threads()  # In a thread that is new to torch, this is what gives OpenMP torch's number.
         weight_shape, x_shape = (ctypes.c_int64 * 2)(in_, out), (ctypes.c_int64 * 2)(in_, x.shape[0])
         self._matmul(
             ctypes.addressof(weight_shape),

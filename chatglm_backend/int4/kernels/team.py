@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from chatglm_backend.int4.kernels.driver import Driver, build_driver
 from chatglm_backend.int4.kernels.emit import Arg
@@ -60,10 +61,14 @@ class Team:
         import numba
 
         numba.config.THREADING_LAYER_PRIORITY = ["omp", "workqueue", "tbb"]
+        torch_threads = torch.get_num_threads()
         self.threads = max(1, min(threads, int(numba.config.NUMBA_NUM_THREADS)))
         self.lock = threading.Lock()
         self.work = Work(self.threads)
         self._driver = _load_driver(cache)
+        numba.set_num_threads(self.threads)
+        # numba's pool has now started, and set the shared OpenMP library to all processors: torch's and bigdl's too.
+        torch.set_num_threads(torch_threads)
         self._local = threading.local()
         self._counter = np.zeros(1, np.int64)
         self._counter_address = int(self._counter.ctypes.data)
