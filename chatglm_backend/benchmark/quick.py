@@ -136,12 +136,14 @@ def _follow(ticket: _Ticket, cancel: CancelToken) -> Completed | None:
 
 def _request(service: QuickService, item: QuickItem, session: str) -> GenerationRequest:
     """A request whose prompt nothing was kept of, as near to the wanted length as whole words allow."""
+    # Sampled, because answers to random words repeat themselves, and guessing right would be measured instead.
+    params = GenerationParams(max_new_tokens=item.new_tokens, temperature=1.0, seed=1)
     words = [format(secrets.randbelow(1000), "03d") for _ in range(item.prompt_tokens)]
 
     def made(count: int) -> GenerationRequest:
         return GenerationRequest(
             secrets.token_hex(8), session, prompt=" ".join(words[:count]), prompt_format="raw",
-            params=GenerationParams(max_new_tokens=item.new_tokens), ignore_stop_ids=True,
+            params=params, ignore_stop_ids=True,
         )  # fmt: skip
 
     low, high = 1, item.prompt_tokens

@@ -93,12 +93,7 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
     kv = texts("model.per_token", kib=round(info.kv_bytes_per_token / 1024, 1), dtype=info.kv_dtype)
     rows = (
         ("name", info.name),
-        (
-            "family",
-            texts("model.family", family=_FAMILIES.get(info.family, info.family), reason=texts.said(info.family_reason))
-            if info.family_reason
-            else _FAMILIES.get(info.family, info.family),
-        ),
+        ("family", _family(texts, info)),
         ("parameters", f"{info.parameters:,}"),
         ("context", texts("model.tokens", tokens=info.context_limit)),
         ("weights", f"{info.weight_bytes / _GB:.2f} GB, INT4"),
@@ -109,6 +104,15 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
     )
     cells = "".join(f"<dt>{escape(texts(f'model.fact.{key}'))}</dt><dd>{escape(value)}</dd>" for key, value in rows)
     return f'<dl class="cg-table" aria-label="{escape(texts("model.facts"))}">{cells}</dl>'
+
+
+def _family(texts: Texts, info: ModelInfo) -> str:
+    """The family; where it was guessed, also what to do if the guess is wrong."""
+    family = _FAMILIES.get(info.family, info.family)
+    if "--family" not in info.family_reason:
+        return family
+    reason = info.family_reason.rpartition(": ")[2].rstrip(".")
+    return texts("model.family", family=family, reason=texts.said(reason))
 
 
 def load_line(texts: Texts, progress: LoadProgress | None) -> tuple[str, float | None]:

@@ -34,6 +34,7 @@ def _chat(page: Page, language: str) -> None:
 def _compare(page: Page, language: str) -> None:
     page.get_by_role("tab").nth(2).click()
     page.fill("#cg-compare-prompt textarea", _PROMPTS[language])
+    page.locator("#cg-compare-kernel-b input[value=bigdl]").check()
     page.click("#cg-compare-generate")
     for side in ("a", "b"):
         page.locator(f"#cg-compare-status-{side} .cg-status[data-phase=done]").wait_for(timeout=120_000)

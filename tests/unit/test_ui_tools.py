@@ -116,6 +116,7 @@ def test_a_speed_test_fills_table_plots_and_download() -> None:
     service = _service()
     last = _measure(service)[-1]
     assert [request.ignore_stop_ids for request in service.requests] == [True] * 4
+    assert not any(request.params.greedy for request in service.requests)  # greedy answers would be guessed
     assert len({request.prompt for request in service.requests}) == 4
     assert last.table.count("<tr>") == 1 + len(PLAN)
     assert last.plots.count("<svg") == 2
