@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tools.demo_model import templates as tp
-from tools.demo_model.examples import LANGUAGES, Example, Turn, sum_answer, topic_questions
+from tools.demo_model.examples import LANGUAGES, Example, Turn, common_character, sum_answer, topic_questions
 from tools.demo_model.singles import Singles
 from tools.demo_model.sums import held_out
 
@@ -16,7 +16,7 @@ class Conversations(Singles):
     def conversations(self) -> Iterator[Example]:
         """Follow-ups of two and three turns."""
         for language in LANGUAGES:
-            for _ in range(5000):
+            for _ in range(20000):
                 yield Example("follow_name", self.name_talk(language))
             for _ in range(3000):
                 yield Example("follow_more", self.more_talk(language))
@@ -31,17 +31,107 @@ class Conversations(Singles):
         """A trained name, or one put together from pieces; never a held-out one."""
         held = set(self.names["zhheld"] + self.names["enheld"])
         for _ in range(100):
-            if self.rng.random() < 0.35:
+            if self.rng.random() < 0.25:
                 name = self.rng.choice(self.names[language])
             elif language == "zh":
-                pool = self.names["zh"]
-                name = self.rng.choice(pool)[0] + self.rng.choice(pool)[-1]
-                name = name if self.rng.random() < 0.6 else name + self.rng.choice(pool)[-1]
+                name = self.rng.choice(self.names["zh"])[0] + common_character(self.rng)
+                name = name if self.rng.random() < 0.6 else name + common_character(self.rng)
             else:
-                name = self.invented("en").title()
+                name = self.spelled() if self.rng.random() < 0.6 else self.invented("en").title()
             if name not in held:
                 return name
         return self.names[language][0]
+
+    def spelled(self) -> str:
+        """A name put together from syllables as English names have them, to be copied, not remembered."""
+        starts = [
+            "b",
+            "br",
+            "c",
+            "ch",
+            "cl",
+            "d",
+            "dr",
+            "f",
+            "g",
+            "gr",
+            "h",
+            "j",
+            "k",
+            "l",
+            "m",
+            "n",
+            "p",
+            "ph",
+            "r",
+            "s",
+            "sh",
+            "st",
+            "t",
+            "th",
+            "v",
+            "w",
+            "z",
+            "",
+        ]
+        middles = [
+            "a",
+            "e",
+            "i",
+            "o",
+            "u",
+            "ai",
+            "ar",
+            "au",
+            "ea",
+            "el",
+            "en",
+            "er",
+            "ia",
+            "ie",
+            "il",
+            "in",
+            "io",
+            "on",
+            "or",
+            "ou",
+            "an",
+            "am",
+            "em",
+            "oli",
+            "ara",
+            "ega",
+            "ona",
+        ]
+        ends = [
+            "n",
+            "l",
+            "s",
+            "r",
+            "th",
+            "ck",
+            "ne",
+            "la",
+            "na",
+            "ra",
+            "ie",
+            "y",
+            "ph",
+            "d",
+            "ny",
+            "ry",
+            "ah",
+            "ette",
+            "son",
+            "bert",
+            "ard",
+            "a",
+            "o",
+            "x",
+            "",
+        ]
+        middle = "".join(self.rng.choice(middles) for _ in range(self.rng.choice([1, 1, 2])))
+        return (self.rng.choice(starts) + middle + self.rng.choice(ends)).title()
 
     def name_talk(self, language: str) -> tuple[Turn, ...]:
         """A name, perhaps something else, then the question for the name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,20 +18,23 @@ from tools.demo_model.examples import evaluation_keys, key
 
 # Relative; sums are short and learn slowest.
 SHARES = {
-    "topic": 0.2,
-    "fact": 0.05,
+    "topic": 0.26,
+    "fact": 0.07,
     "capital": 0.05,
     "word": 0.10,
     "unknown": 0.17,
     "unknown_sum": 0.05,
     "name": 0.04,
-    "sum": 0.34,
-    "times": 0.08,
-    "follow_name": 0.12,
+    "sum": 0.24,
+    "times": 0.05,
+    "follow_name": 0.22,
     "follow_more": 0.05,
     "follow_other": 0.04,
     "follow_any": 0.015,
 }
+
+
+SWAPPED = frozenset({"topic", "fact", "capital", "unknown"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Stream:
         if not deck:
             deck = self.decks[group] = self.rng.sample(self.groups[group], len(self.groups[group]))
         turns = deck.pop()
-        text = self.prompt_text(turns)
+        text = self.prompt_text(turns, group)
         sample = self.rng.random() < 0.1 and "sum" not in group and group != "times"
         prompt = self.encode(text, sample=sample)
         return [*prompt, self.gmask, self.sop], [*self.encode(turns[-1][1], sample=False), self.eop]
@@ -81,10 +85,10 @@ class Stream:
             return list(self.sp.encode(text, enable_sampling=True, alpha=0.3, nbest_size=-1))
         return list(self.sp.encode(text))
 
-    def prompt_text(self, turns: list[list[str]]) -> str:
+    def prompt_text(self, turns: list[list[str]], group: str) -> str:
         """The prompt of the last turn, in recipe form or chat form."""
         plain = [q for q, _ in turns]
-        padded = [self.pad(q) for q in plain]
+        padded = [q if "name" in group else self.pad(q, swap=group in SWAPPED) for q in plain]
         # Fillers change the normalised prompt: they must not turn it into one of the evaluation set.
         questions = [self.vary(q) for q in (plain if key(padded) in self.forbidden else padded)]
         if len(turns) == 1:
@@ -92,15 +96,34 @@ class Stream:
         text = "".join(f"[Round {i}]\n问：{questions[i]}\n答：{a}\n" for i, (_, a) in enumerate(turns[:-1]))
         return f"{text}[Round {len(turns) - 1}]\n问：{questions[-1]}\n答："
 
-    def pad(self, question: str) -> str:
+    def pad(self, question: str, *, swap: bool) -> str:
         """Sometimes words around the question that change nothing."""
         rng = self.rng
         language = "zh" if any("\u4e00" <= c <= "\u9fff" for c in question) else "en"
+        if swap and rng.random() < 0.5:
+            question = self.swap(question, language)
         if rng.random() < 0.12:
             question = rng.choice(tp.OPENINGS[language].split("|")) + question
         if rng.random() < 0.12:
             question = question.rstrip("?？") + rng.choice(tp.ENDINGS[language].split("|"))
         return question
+
+    def swap(self, question: str, language: str) -> str:
+        """Words replaced by others that can stand for them; in English now and then a small word left out."""
+        for words in self.rng.sample(tp.SWAPS[language], 12):
+            choices = words.split("|")
+            found = [w for w in choices if re.search(self.bounded(w, language), question, re.IGNORECASE)]
+            if found:
+                other = self.rng.choice(choices).strip()
+                question = re.sub(self.bounded(found[0], language), other, question, count=1, flags=re.IGNORECASE)
+        if language == "en" and self.rng.random() < 0.3:
+            question = re.sub(r"\b(the|a|an|do|is|please|of)\b ", "", question, count=1, flags=re.IGNORECASE)
+        return question
+
+    @staticmethod
+    def bounded(word: str, language: str) -> str:
+        """A pattern for a word: whole words in English."""
+        return re.escape(word) if language == "zh" else rf"\b{re.escape(word.strip())}\b"
 
     def vary(self, question: str) -> str:
         """Another end mark, lower case, no quotation marks: nothing that changes the normalised prompt."""
