@@ -76,6 +76,8 @@ class PythonEnvironment:
             return
         if state == "not-an-environment":
             raise LaunchError(reason=f"{self.path} is no Python environment: move it away, or set CHATGLM_VENV")
+        if state == "unfinished" and self.python.exists() and not os.access(self.python, os.X_OK):
+            raise LaunchError(reason=f"{self.python} may not be run by this user: set CHATGLM_VENV to another folder")
         if state == "unfinished":
             self.say(f"{self.path.name} is incomplete or made by another Python: making it anew")
             self._remove()

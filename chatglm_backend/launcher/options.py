@@ -28,6 +28,8 @@ _ACTIONS: dict[str, Action] = {
     "--dry-run": "dry-run",
     "--setup-only": "setup-only",
 }
+# Of several, the one that does least wins, whatever their order.
+_LEAST_FIRST: tuple[Action, ...] = ("help", "dry-run", "print-env", "setup-only", "start")
 
 HELP = """\
 Starts the page, after making its Python environment in .venv on the first run.
@@ -81,7 +83,8 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
                 value = waiting.pop(0) if waiting else ""
             options, wishes = _with_value(options, wishes, name, value)
         elif word in _ACTIONS:
-            options = replace(options, action=_ACTIONS[word])
+            action = min(options.action, _ACTIONS[word], key=_LEAST_FIRST.index)
+            options = replace(options, action=action)
         elif word == "--dev":
             options = replace(options, dev=True)
         elif word == "--intel-openmp":

@@ -27,6 +27,12 @@ def test_own_flags_are_taken_and_the_rest_handed_on() -> None:
     )
 
 
+@pytest.mark.parametrize("argv", [["--dry-run", "--setup-only"], ["--setup-only", "--dry-run", "--print-env"]])
+def test_dry_run_wins_over_what_would_do_something(argv: list[str]) -> None:
+    """Whoever asks for a dry run gets one, in whatever order the flags stand."""
+    assert parse_options(argv).action == "dry-run"
+
+
 def test_two_dashes_end_the_launchers_flags() -> None:
     """After ``--`` even a flag of the launcher's name goes to the page."""
     assert parse_options(["--dry-run", "--", "--help"]) == LaunchOptions(action="dry-run", page_args=("--help",))
