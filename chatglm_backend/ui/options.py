@@ -40,7 +40,9 @@ def slider_start(settings: Settings) -> int:
 def _add(parser: argparse.ArgumentParser, spec: SettingSpec) -> None:
     text = spec.help.replace("%", "%%")
     if spec.kind == "bool":
-        parser.add_argument(spec.flag, dest=spec.name, action=argparse.BooleanOptionalAction, default=None, help=text)
+        # A flag that already says no has no opposite: "--no-no-cache" helps nobody.
+        action = "store_true" if spec.flag.startswith("--no-") else argparse.BooleanOptionalAction
+        parser.add_argument(spec.flag, dest=spec.name, action=action, default=None, help=text)
         return
     if spec.default not in (None, ""):
         text += f" Default: {spec.default}."
