@@ -20,8 +20,8 @@ __all__ = ["main"]
 
 
 def numbers(text: str) -> list[int]:
-    """``"32,128"`` -> [32, 128]."""
-    return [int(part) for part in text.split(",")]
+    """``"32,128"`` -> [32, 128]; nothing is nothing."""
+    return [int(part) for part in text.split(",") if part]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -30,7 +30,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--family", default="chatglm3-6b")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--prompt-tokens", type=numbers, default=[32, 128, 512])
+    parser.add_argument(
+        "--prompt-tokens", type=numbers, default=[32, 128, 512], help="of whole models; '' compares products only"
+    )
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--kernel", default="auto")
     parser.add_argument("--product-rows", type=numbers, default=[1, 4, 32, 128, 512])
@@ -76,11 +78,12 @@ def ready(workers: list[Worker]) -> list[Worker]:
 def main(argv: list[str] | None = None) -> None:
     """Compare the systems that are at hand."""
     args = parse(argv)
-    workers = model_workers(args)
-    for line in model_table(ready(workers), args.prompt_tokens, args.new_tokens, args.rounds):
-        print(line, flush=True)
-    for worker in workers:
-        worker.close()
+    if args.prompt_tokens:
+        workers = model_workers(args)
+        for line in model_table(ready(workers), args.prompt_tokens, args.new_tokens, args.rounds):
+            print(line, flush=True)
+        for worker in workers:
+            worker.close()
     if not args.openvino:
         print("\nOpenVINO: not run (name its interpreter with --openvino)")
         return
