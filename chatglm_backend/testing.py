@@ -68,6 +68,26 @@ SCENES: Mapping[str, Script] = {
     ),
     "latex": Script(("Pythagoras: ", "$$a^2+b^2=c^2$$", " and inline ", "$e^{i\\pi}=-1$", ".")),
     "code": Script(("Here:\n\n```python\n", "def add(a, b):\n", "    return a + b\n", "```\n", "That adds.")),
+    "markup": Script(
+        ("A <b>tag</b>, ", "`<i>`:\n\n~~~python\n", "if a < b:\n", '    print("<p>&lt;</p>")\n', "~~~\n", "Done.")
+    ),
+    "hostile": Script(
+        (
+            "<svg onload=window.hacked=2> ",
+            "$<img src=x onerror=window.hacked=3>$ ",
+            "`</code><script>",
+            "window.hacked=4</script>`\n\n",
+            "<iframe srcdoc='<script>parent.hacked=5</script>'></iframe>\n\n",
+            "[click](javascript:window.hacked=6) ",
+            "![x](http://elsewhere.example/picture.png)\n\n",
+            "<style>body{display:none}</style>\n\n",
+            "```html\n</code></pre><img src=x onerror=window.hacked=7>\n```\n",
+        )
+    ),
+    "sentences": Script(("First", " one.", " Second", " one!", " Third", " one?", " The end"), delay_s=0.4),
+    "paragraphs": Script(
+        tuple(f"Paragraph {i} of many, with some words in it.\n\n" for i in range(2000)), delay_s=0.05
+    ),
     "long": Script(tuple(f"字{i % 10}" for i in range(4000)), delay_s=0.002),
     "queue": Script(("my", " turn"), queue=(3, 2, 1), delay_s=0.2),
     "broken": Script(("half an", " answer"), fail_after=2),

@@ -95,7 +95,7 @@
   const written = (id) => {
     if (id === "cg-answer-status") return (box("cg-output") || { value: "" }).value;
     const answers = document.querySelectorAll("#cg-chat .bot.message");
-    return answers.length ? answers[answers.length - 1].textContent : "";
+    return answers.length ? answers[answers.length - 1].textContent.trimEnd() : "";
   };
   const listen = (id, state) => {
     const status = document.querySelector(`#${id} .cg-status, #${id} [role=alert]`);
@@ -154,6 +154,9 @@
       observer.observe(chat, { childList: true, subtree: true, characterData: true });
       follow();
     }
+    document.querySelectorAll("#cg-chat [aria-label*='&#0000060;']").forEach((one) => {
+      one.setAttribute("aria-label", clean(one.getAttribute("aria-label")));
+    });
     restore();
     Object.entries(heard).forEach(([id, state]) => listen(id, state));
   }, 400);

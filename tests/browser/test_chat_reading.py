@@ -1,0 +1,173 @@
+"""Reading and typing on the Chat page, in a real browser: keys, focus, scrolling, copying, what is heard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from browser_helpers import Serve, Site, Visit, Visitor
+from chat_steps import ANSWERS, BOX, STATUS, open_chat, say, until, written
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(200)]
+
+_FOCUSED = "document.activeElement === document.querySelector('#cg-chat-box textarea')"
+_LOG = "document.querySelector('#cg-chat [role=log]')"
+
+
+def _composing(visit: Visit) -> Any:
+    """A debugging session, through which an input method can be played."""
+    return visit.page.context.new_cdp_session(visit.page)
+
+
+@pytest.mark.parametrize(("tab", "box", "keys"), [(1, BOX, "Enter"), (0, "#cg-prompt textarea", "Control+Enter")])
+def test_an_input_method_never_sends(serve: Serve, visitor: Visitor, tab: int, box: str, keys: str) -> None:
+    """Characters being chosen, the key that confirms them included; the same key afterwards sends."""
+    site = serve()
+    visit = visitor(site)
+    visit.page.get_by_role("tab").nth(tab).click()
+    visit.page.locator(box).wait_for(timeout=20_000)
+    before = len(site.state()["prompts"])
+    visit.page.focus(box)
+    session = _composing(visit)
+    session.send("Input.imeSetComposition", {"text": "ni hao", "selectionStart": 6, "selectionEnd": 6})
+    assert visit.page.input_value(box) == "ni hao"
+    for kind in ("rawKeyDown", "keyUp"):  # what browsers send while an input method holds the key
+        session.send(
+            "Input.dispatchKeyEvent",
+            {"type": kind, "windowsVirtualKeyCode": 229, "key": "Enter", "code": "Enter",
+             "modifiers": 2 if keys.startswith("Control") else 0},
+        )  # fmt: skip
+    visit.page.wait_for_timeout(300)
+    assert len(site.state()["prompts"]) == before
+    session.send("Input.insertText", {"text": "AI是什么？"})
+    visit.page.wait_for_timeout(300)
+    assert visit.page.input_value(box) == "AI是什么？"
+    assert len(site.state()["prompts"]) == before
+    visit.page.keyboard.press(keys)
+    until(lambda: len(site.state()["prompts"]) == before + 1)
+    assert site.state()["prompts"][-1] == "AI是什么？"
+
+
+def test_the_focus_returns_to_the_box(serve: Serve, visitor: Visitor) -> None:
+    """After sending with the mouse, stopping, undoing, regenerating and beginning anew one types on."""
+    visit = open_chat(visitor(serve()))
+    visit.page.fill(BOX, "What is AI?")
+    visit.page.click("#cg-chat-send")
+    visit.page.wait_for_function(_FOCUSED, timeout=5_000)
+    visit.page.locator(f"{STATUS}[data-phase=done]").wait_for(timeout=20_000)
+    visit.page.wait_for_function(_FOCUSED, timeout=5_000)
+    say(visit, "slow", answered=False)
+    written(visit, "word2 ")
+    visit.page.click("#cg-chat-stop")
+    visit.page.locator("#cg-chat .cg-cut").wait_for(timeout=10_000)
+    visit.page.wait_for_function(_FOCUSED, timeout=5_000)
+    visit.page.get_by_label("Undo").last.click()
+    visit.page.wait_for_function(f"document.querySelector('{BOX}').value === 'slow'", timeout=10_000)
+    visit.page.wait_for_function(_FOCUSED, timeout=5_000)
+    visit.page.click("#cg-chat-clear")
+    visit.page.wait_for_function(f"!document.querySelector('{ANSWERS}')", timeout=10_000)
+    visit.page.wait_for_function(_FOCUSED, timeout=5_000)
+
+
+def test_scrolling_yields_to_a_reader_who_scrolled_up(serve: Serve, visitor: Visitor) -> None:
+    """New words keep the end in sight; one turn of the wheel is enough to stay; at the end it goes on."""
+    visit = open_chat(visitor(serve()))
+    visit.page.fill("#cg-chat-max-new-tokens input[type=number]", "2000")
+    visit.page.press("#cg-chat-max-new-tokens input[type=number]", "Tab")
+    say(visit, "paragraphs", answered=False)
+    visit.page.wait_for_function(f"{_LOG}.scrollHeight > {_LOG}.clientHeight + 500", timeout=30_000)
+    at_end = f"{_LOG}.scrollHeight - {_LOG}.scrollTop - {_LOG}.clientHeight < 40"
+    visit.page.wait_for_function(at_end, timeout=5_000)
+    visit.page.hover("#cg-chat")
+    visit.page.mouse.wheel(0, -200)
+    visit.page.wait_for_timeout(400)
+    top = visit.page.evaluate(f"{_LOG}.scrollTop")
+    height = visit.page.evaluate(f"{_LOG}.scrollHeight")
+    visit.page.wait_for_function(f"{_LOG}.scrollHeight > {height} + 100", timeout=20_000)
+    assert abs(visit.page.evaluate(f"{_LOG}.scrollTop") - top) <= 2
+    visit.page.mouse.wheel(0, 100_000)
+    height = visit.page.evaluate(f"{_LOG}.scrollHeight")
+    visit.page.wait_for_function(f"{_LOG}.scrollHeight > {height} + 100", timeout=20_000)
+    visit.page.wait_for_function(at_end, timeout=5_000)
+    visit.page.click("#cg-chat-clear")
+
+
+def test_screen_readers_hear_sentences_once(serve: Serve, visitor: Visitor) -> None:
+    """A polite region gets each new sentence and the end; the ticking figures and the log stay silent."""
+    visit = open_chat(visitor(serve()))
+    visit.page.evaluate(
+        "window.heard = []; new MutationObserver(all => all.forEach(one => one.addedNodes.forEach("
+        "node => heard.push(node.textContent)))).observe(document.querySelector('.cg-heard'), {childList: true})"
+    )
+    say(visit, "sentences please")
+    visit.page.wait_for_function("heard.some(line => line.startsWith('Finished'))", timeout=10_000)
+    heard = " ".join(visit.page.evaluate("heard"))
+    assert [heard.count(word) for word in ("First one.", "Second one!", "Third one?")] == [1, 1, 1]
+    assert "Writing" not in heard
+    assert visit.page.get_attribute(".cg-heard", "aria-live") == "polite"
+    assert visit.page.get_attribute("#cg-chat [role=log]", "aria-live") == "off"
+    assert visit.page.locator("#cg-chat-status [aria-live]").count() == 0
+
+
+def _pasted(visit: Visit) -> str:
+    visit.page.fill(BOX, "")
+    visit.page.focus(BOX)
+    visit.page.keyboard.press("Control+V")
+    return str(visit.page.input_value(BOX))
+
+
+def test_copying_works_over_plain_http_on_the_network(serve: Serve, visitor: Visitor) -> None:
+    """At a LAN-style name browsers give no clipboard; code and answers are copied as the model wrote them."""
+    site = serve("ready", SCRIPTED_SETTINGS='{"allowed_hosts": "chatglm-demo.lan"}')
+    lan = Site(site.url.replace("127.0.0.1", "chatglm-demo.lan"), site.process)
+    visit = open_chat(visitor(lan))
+    assert visit.page.evaluate("isSecureContext") is False
+    say(visit, "markup please")
+    code = visit.page.locator(f"{ANSWERS} .code_wrap").first
+    code.hover()
+    code.locator("button").first.click()
+    assert _pasted(visit).strip() == 'if a < b:\n    print("<p>&lt;</p>")'
+    visit.page.locator("#cg-chat").get_by_label("Copy message").last.click()
+    copied = _pasted(visit)
+    assert copied == 'A <b>tag</b>, `<i>`:\n\n~~~python\nif a < b:\n    print("<p>&lt;</p>")\n~~~\nDone.'
+    visit.page.get_by_role("tab").nth(0).click()
+    visit.send("html please")
+    visit.status("done")
+    visit.page.locator("#cg-output").get_by_role("button").first.click()
+    visit.page.fill("#cg-prompt textarea", "")
+    visit.page.focus("#cg-prompt textarea")
+    visit.page.keyboard.press("Control+V")
+    assert visit.page.input_value("#cg-prompt textarea") == visit.output()
+    assert (visit.foreign, visit.faults) == ([], [])
+
+
+def test_a_stopped_answer_is_copied_without_its_mark(serve: Serve, visitor: Visitor) -> None:
+    """The mark is for the screen."""
+    visit = open_chat(visitor(serve()))
+    visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    say(visit, "slow", answered=False)
+    written(visit, "word2 ")
+    visit.page.keyboard.press("Escape")
+    visit.page.locator("#cg-chat .cg-cut").wait_for(timeout=10_000)
+    visit.page.locator("#cg-chat").get_by_label("Copy message").last.click()
+    visit.page.wait_for_timeout(200)
+    copied = visit.page.evaluate("navigator.clipboard.readText()")
+    assert copied.startswith("word0 word1 word2 ")
+    assert "interrupted" not in copied
+    assert "<" not in copied
+
+
+def test_hostile_markdown_runs_nothing_and_fetches_nothing(serve: Serve, visitor: Visitor) -> None:
+    """Scripts, handlers, styles, frames, pictures and links, in prose, code, formulas and the question."""
+    visit = open_chat(visitor(serve()))
+    say(visit, "hostile <img src=x onerror=window.hacked=1>")
+    shown = visit.page.locator(ANSWERS).last
+    assert "<svg onload=window.hacked=2>" in shown.inner_text()
+    assert "<img src=x onerror=window.hacked=1>" in visit.page.locator("#cg-chat .user.message").last.inner_text()
+    assert shown.locator("script, iframe, style, object, embed, form, svg[onload], img[onerror]").count() == 0
+    links = shown.locator("a").evaluate_all("all => all.map(one => one.getAttribute('href') || '')")
+    assert [link for link in links if link.lower().strip().startswith(("javascript", "data", "vbscript"))] == []
+    visit.page.wait_for_timeout(500)
+    assert visit.page.evaluate("window.hacked") is None
+    assert [address for address in visit.foreign if "elsewhere.example" not in address] == []
+    assert visit.faults == []
