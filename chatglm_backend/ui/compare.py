@@ -19,7 +19,7 @@ from chatglm_backend.ui.runner import AnswerRunner
 
 __all__ = ["ComparePresenter", "CompareView", "SideView"]
 
-_PACE_S = 0.1
+_PACE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ _Item = Arrival | BaseException | None
 
 
 async def batches(
-    ticket: Ticket, *, min_interval_s: float = 0.1, heartbeat_s: float = 0.5
+    ticket: Ticket, *, min_interval_s: float = 0.2, heartbeat_s: float = 0.5
 ) -> AsyncGenerator[list[Arrival], None]:
     """Events in the order they came, in lists at least ``min_interval_s`` apart; an empty list when nothing
     happened for ``heartbeat_s``. The last batch, or one that ends the stream, comes at once.
