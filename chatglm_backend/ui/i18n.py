@@ -57,7 +57,7 @@ class Texts:
 
 def load_texts(language: Language) -> Texts:
     """The catalogue of a language, read from the package."""
-    source = files("chatglm_backend.ui").joinpath("locales", f"{language}.json").read_text(encoding="utf-8")
+    source = (files("chatglm_backend.ui") / "locales" / f"{language}.json").read_text(encoding="utf-8")
     return Texts(language, cast("dict[str, str]", json.loads(source)))
 
 

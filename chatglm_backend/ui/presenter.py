@@ -199,7 +199,7 @@ class Presenter:
 
 
 def _demo_examples(language: str) -> tuple[str, ...]:
-    source = files("chatglm_backend").joinpath("demo_model", "examples.json")
+    source = files("chatglm_backend") / "demo_model" / "examples.json"
     try:
         prompts = json.loads(source.read_text(encoding="utf-8"))[language]
     except (OSError, ValueError, KeyError):

@@ -47,5 +47,5 @@ class Sayings:
 
 def load_sayings(language: str) -> Sayings:
     """The sentences in a language; in English they stay as they are."""
-    source = files("chatglm_backend.ui").joinpath("locales", f"sayings.{language}.json")
+    source = files("chatglm_backend.ui") / "locales" / f"sayings.{language}.json"
     return Sayings(json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {})

@@ -142,4 +142,4 @@ def page_script() -> str:
 
 
 def _asset(name: str) -> str:
-    return files("chatglm_backend.ui").joinpath("assets", name).read_text(encoding="utf-8")
+    return (files("chatglm_backend.ui") / "assets" / name).read_text(encoding="utf-8")
