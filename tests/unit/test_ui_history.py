@@ -290,7 +290,7 @@ def test_a_bad_or_foreign_import_is_refused(tmp_path: Path) -> None:
     assert refused.status_code == 400
     assert refused.json()["message"] == "文件里没有本程序的对话。请选择从这里导出的 JSON 文件。"
     ours = {"format": "chatglm-conversations", "version": 1}
-    for change, words in (({"version": 9}, "其他版本"), ({"conversations": 5}, "已损坏（conversations 不正确）")):
+    for change, words in (({"version": 9}, "其他版本"), ({"conversations": 5}, "已损坏（对话记录")):
         refused = client.post("/zh/history/import", content=json.dumps({**ours, **change}).encode(), headers=kind)
         assert (refused.status_code, words in refused.json()["message"]) == (400, True)
     assert client.post("/history/import", content=b"x" * 8_000_001, headers=kind).status_code == 413
