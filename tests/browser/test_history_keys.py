@@ -1,0 +1,111 @@
+"""The list of conversations without a mouse, and a page that keeps none, in a real browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from browser_helpers import Serve, Visit, Visitor
+from chat_steps import ANSWERS, open_chat, say
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
+
+_TITLES = "#cg-history .cg-open span"
+
+
+def _reach(visit: Visit, selector: str) -> None:
+    """Press Tab until the focus is on the element."""
+    for _ in range(80):
+        visit.page.keyboard.press("Tab")
+        if visit.page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+    raise AssertionError(f"Tab never leads to {selector}")
+
+
+def _focused(visit: Visit, selector: str) -> None:
+    """Wait until the focus has come to the element."""
+    visit.page.wait_for_function("selector => document.activeElement.matches(selector)", arg=selector, timeout=10_000)
+
+
+def _titled(visit: Visit, *titles: str) -> None:
+    """Wait until the list has these rows."""
+    visit.page.wait_for_function(
+        "([selector, titles]) => JSON.stringify([...document.querySelectorAll(selector)].map(e => e.innerText))"
+        " === JSON.stringify(titles)",
+        arg=[_TITLES, list(titles)],
+        timeout=15_000,
+    )
+
+
+def _two_conversations(visit: Visit) -> None:
+    open_chat(visit)
+    say(visit, "What is AI?")
+    visit.page.click("#cg-chat-clear")
+    visit.page.wait_for_function(f"!document.querySelector('{ANSWERS}')", timeout=10_000)
+    say(visit, "AI是什么？")
+    _titled(visit, "AI是什么？", "What is AI?")
+
+
+def test_renaming_by_keyboard_gives_the_focus_back(serve: Serve, visitor: Visitor, tmp_path: Path) -> None:
+    """Esc leaves the title as it was; Enter takes the new one; both lead back to the row's button."""
+    visit = visitor(serve("ready", CHATGLM_DATA=str(tmp_path)))
+    _two_conversations(visit)
+    button = "#cg-history .cg-row[aria-current] [data-history=rename]"
+    _reach(visit, button)
+    visit.page.keyboard.press("Enter")
+    _focused(visit, "dialog input")
+    visit.page.keyboard.type("not this")
+    visit.page.keyboard.press("Escape")
+    _focused(visit, button)
+    _titled(visit, "AI是什么？", "What is AI?")
+    visit.page.keyboard.press("Enter")
+    _focused(visit, "dialog input")
+    visit.page.keyboard.type("Renamed 改名")
+    visit.page.keyboard.press("Enter")
+    _titled(visit, "Renamed 改名", "What is AI?")
+    _focused(visit, button)
+    assert visit.page.locator("dialog").count() == 0
+    assert visit.faults == []
+
+
+def test_deleting_by_keyboard_leads_to_the_next_row(serve: Serve, visitor: Visitor, tmp_path: Path) -> None:
+    """The question begins at "no"; after "yes" the focus is on the next row, after the last one in the search."""
+    visit = visitor(serve("ready", CHATGLM_DATA=str(tmp_path)))
+    _two_conversations(visit)
+    button = "#cg-history .cg-row [data-history=delete]"
+    _reach(visit, button)
+    visit.page.keyboard.press("Enter")
+    _focused(visit, "dialog button:not(.cg-yes)")
+    visit.page.keyboard.press("Enter")
+    _focused(visit, button)
+    _titled(visit, "AI是什么？", "What is AI?")
+    visit.page.keyboard.press("Enter")
+    _reach(visit, "dialog .cg-yes")
+    visit.page.keyboard.press("Enter")
+    _titled(visit, "What is AI?")
+    _focused(visit, "#cg-history .cg-row .cg-open")
+    _reach(visit, button)
+    visit.page.keyboard.press("Enter")
+    _reach(visit, "dialog .cg-yes")
+    visit.page.keyboard.press("Enter")
+    _titled(visit)
+    _focused(visit, "#cg-history-search :is(textarea, input)")
+    assert visit.faults == []
+
+
+def test_without_history_nothing_is_kept_and_the_page_says_so(serve: Serve, visitor: Visitor, tmp_path: Path) -> None:
+    """No list, no search, no cookie, no file; a reload shows an empty conversation."""
+    site = serve("ready", CHATGLM_DATA=str(tmp_path), SCRIPTED_SETTINGS='{"history": false}')
+    visit = open_chat(visitor(site))
+    assert "Conversations are not kept" in visit.page.inner_text("#cg-history")
+    assert visit.page.locator("#cg-history-search").count() == 0
+    assert visit.page.locator("#cg-history button, #cg-history a, #cg-history input").count() == 0
+    say(visit, "What is AI?")
+    assert visit.page.locator("#cg-history .cg-row").count() == 0
+    assert [one["name"] for one in visit.page.context.cookies() if "visitor" in one["name"]] == []
+    visit.page.reload()
+    open_chat(visit)
+    visit.page.wait_for_timeout(1500)
+    assert visit.page.locator(ANSWERS).count() == 0
+    assert list(tmp_path.glob("**/*.sqlite3*")) == []
+    assert (visit.foreign, visit.faults) == ([], [])
