@@ -1,7 +1,7 @@
 """From a ticket's blocking events to batches that a page can show at its own pace.
 
 A page that redraws for every token spends more on drawing than the model on thinking, so
-events are drained together, at most ten times a second. Leaving the stream, for whatever
+events are drained together, at most five times a second. Leaving the stream, for whatever
 reason, cancels the ticket: nobody computes for a reader who is gone. It knows no components.
 """
 
