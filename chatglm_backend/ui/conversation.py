@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from chatglm_backend.core import Message
-from chatglm_backend.ui.markdown import as_text, closing_fence
+from chatglm_backend.ui.markdown import as_text, closing_fence, pieces
 
 __all__ = ["Fitted", "Interrupted", "Turns", "back_to_user", "fit", "shown", "unfinished"]
 
@@ -63,13 +64,16 @@ def unfinished(messages: Turns) -> bool:
     return bool(messages) and (isinstance(messages[-1], Interrupted) or messages[-1].role == "user")
 
 
-def shown(messages: Sequence[Message], mark: str = "") -> list[dict[str, str]]:
+def shown(messages: Sequence[Message], mark: str = "") -> list[dict[str, Any]]:
     """The turns in the form that chat components take, with HTML outside code and formulas shown as text.
 
-    ``mark`` is Markdown put under each interrupted answer.
+    ``mark`` is Markdown put under each interrupted answer. Answers come in pieces; a question is one, to be edited.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for one in messages:
-        end = closing_fence(one.content) + mark if mark and isinstance(one, Interrupted) else ""
-        found.append({"role": one.role, "content": as_text(one.content) + end})
+        parts = pieces(one.content) if one.role == "assistant" else (one.content,)
+        texts = [as_text(part) for part in parts]
+        if mark and isinstance(one, Interrupted):
+            texts[-1] += closing_fence(parts[-1]) + mark
+        found.append({"role": one.role, "content": [{"type": "text", "text": text} for text in texts]})
     return found

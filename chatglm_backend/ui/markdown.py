@@ -1,7 +1,8 @@
 """Markdown whose HTML is text: tags outside code and formulas are escaped, and can be told from what was typed.
 
 Code and formulas are found the way the page's own renderer finds them, because inside them an escape
-would be seen, and copied. Pure functions; the renderer still sanitises everything.
+would be seen, and copied. Long Markdown is cut into pieces, because the renderer renders a whole piece
+anew for each word that is added to it. Pure functions; the renderer still sanitises everything.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-__all__ = ["ESCAPED", "as_text", "as_typed", "closing_fence"]
+__all__ = ["ESCAPED", "as_text", "as_typed", "closing_fence", "pieces"]
 
 ESCAPED = "&#0000060;"
 """How a ``<`` is written: an entity in a form that nobody types, so that the way back is exact."""
@@ -20,6 +21,7 @@ _HELD = re.compile("\0(\\d+)\0")
 _FENCE = re.compile(r"^(?:[ \t>]|[-*+][ \t]|\d{1,9}[.)][ \t])*(`{3,}(?=[^`]*$)|~{3,})")
 _ITEM = re.compile(r"^[ \t>]*(?:[-*+]|\d{1,9}[.)])[ \t]")
 _INDENTED = re.compile(r"^(?: {4}| {0,3}\t)")
+_BEGINNING = re.compile(r"[^\s\d>\[+*=_-]")
 _SPAN_OR_TAG = re.compile(r"(?<!`)(`+)(?!`)[\s\S]*?(?<!`)\1(?!`)|<(?=[A-Za-z/!?])")
 
 
@@ -51,6 +53,30 @@ def closing_fence(markdown: str) -> str:
     for line in markdown.splitlines():
         fence = _fence_after(line, fence)
     return f"\n{fence}" if fence else ""
+
+
+def pieces(markdown: str, size: int = 1000) -> tuple[str, ...]:
+    """The same Markdown in pieces of at least ``size`` characters that look alone as they do together.
+
+    Joined by line ends they are the whole. Where it grows at its end, only the last piece changes, or a new one
+    begins. Cuts are made between paragraphs only, never within a code block, a list, a quotation or a formula.
+    """
+    found: list[str] = []
+    start = position = 0
+    fence, blank = "", False
+    for line in markdown.split("\n"):
+        cut = blank and not fence and position - start >= size and _BEGINNING.match(line) is not None
+        if cut and _formulas_closed(markdown[start:position]):
+            found.append(markdown[start : position - 1])
+            start = position
+        fence = _fence_after(line, fence)
+        blank = not line.strip()
+        position += len(line) + 1
+    return (*found, markdown[start:])
+
+
+def _formulas_closed(markdown: str) -> bool:
+    return markdown.count("$$") % 2 == 0 and markdown.count("\\[") == markdown.count("\\]")
 
 
 def _fence_after(line: str, fence: str) -> str:

@@ -11,6 +11,7 @@ from chatglm_backend.testing import ScriptedService, scripted_model
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Interrupted, Turns, back_to_user, fit, shown
 from chatglm_backend.ui.i18n import load_texts
+from chatglm_backend.ui.markdown import as_typed
 from chatglm_backend.ui.runner import AnswerRunner
 
 _TALK: Turns = (Message("user", "one"), Message("assistant", "1"), Message("user", "two"), Message("assistant", "2"))
@@ -167,7 +168,17 @@ def test_a_broken_answer_can_be_gone_on_with() -> None:
 def test_the_mark_stands_outside_of_an_open_code_block() -> None:
     """An answer that ended inside code is closed before the mark; whole answers have none."""
     turns = (Interrupted("assistant", "```py\nx = 1"), Message("assistant", "done"))
-    assert [one["content"] for one in shown(turns, "\n\nMARK")] == ["```py\nx = 1\n```\n\nMARK", "done"]
+    texts = [[part["text"] for part in one["content"]] for one in shown(turns, "\n\nMARK")]
+    assert texts == [["```py\nx = 1\n```\n\nMARK"], ["done"]]
+
+
+def test_a_long_answer_is_shown_in_pieces_and_a_question_in_one() -> None:
+    """What the page copies, all pieces joined by line ends, is the answer; a question is edited as a whole."""
+    text = "\n\n".join(f"Paragraph {number} <b> " + "x" * 400 for number in range(9))
+    question, answer = shown((Message("user", text), Message("assistant", text)))
+    assert len(question["content"]) == 1
+    assert len(answer["content"]) > 2
+    assert as_typed("\n".join(part["text"] for part in answer["content"])) == text
 
 
 def test_a_page_in_another_language_shows_the_same_moment_in_its_own() -> None:
