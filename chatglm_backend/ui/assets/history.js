@@ -42,23 +42,42 @@
     if (input) { input.focus(); input.select(); } else { no.focus(); }
   });
 
-  // The list is drawn anew after a command: then the focus goes where the reader goes on.
-  const focusAfter = (find) => {
-    const list = document.getElementById("cg-history");
-    if (!list) return;
-    const move = () => {
-      const active = document.activeElement;
-      if (active && active !== document.body && active.isConnected && !active.closest("#cg-history")) return;
-      const target = find();
-      if (target) target.focus();
-    };
-    const observer = new MutationObserver(() => { observer.disconnect(); setTimeout(move, 50); });
-    observer.observe(list, { childList: true, subtree: true, characterData: true });
-    setTimeout(() => observer.disconnect(), 5000);
-  };
   const button = (action, id) => document.querySelector(`#cg-history [data-history=${action}][data-id="${id}"]`);
   const search = () => document.querySelector("#cg-history-search :is(textarea, input)");
   const chatBox = () => (coarse.matches ? null : document.querySelector("#cg-chat-box textarea"));
+
+  // The list is drawn anew again and again, and the old one takes the focus with it. Then the heir gets it: the same
+  // part of the new list, or after a command the one where the reader goes on.
+  let heir = null;
+  let watched = null;
+  const inherit = () => {
+    if (!heir || (document.activeElement && document.activeElement !== document.body)) return;
+    const target = heir();
+    if (target) target.focus();
+  };
+  const observer = new MutationObserver(inherit);
+  const watch = () => {
+    const list = document.getElementById("cg-history");
+    if (!list || list === watched) return;
+    watched = list;
+    observer.disconnect();
+    observer.observe(list, { childList: true, subtree: true, characterData: true });
+  };
+  const same = (part) => {
+    const { history: action, id } = part.dataset;
+    if (id) return () => button(action, id);
+    const tools = () => [...document.querySelectorAll("#cg-history .cg-history-tools :is(a, button, input)")];
+    const place = tools().indexOf(part);
+    return () => tools()[place];
+  };
+  document.addEventListener("focusin", (event) => {
+    if (event.target.closest("dialog")) return; // it gives the focus back
+    heir = event.target.closest("#cg-history") ? same(event.target) : null;
+    if (heir) watch();
+  });
+  document.addEventListener("pointerdown", (event) => {
+    if (event.target.closest && !event.target.closest("#cg-history, dialog")) heir = null;
+  }, true);
 
   const carryOut = async (target) => {
     const { history: action, id = "", ask: question, was, confirm: doubt } = target.dataset;
@@ -68,11 +87,12 @@
     let text = "";
     if (question !== undefined) text = await ask(question, words().save, was);
     else if (doubt !== undefined) text = await ask(doubt, words().delete);
-    if (text === null) return;
-    if (action === "open") focusAfter(() => chatBox() || button("open", id));
-    else if (action === "rename") focusAfter(() => button("rename", id));
-    else if (action === "delete") focusAfter(() => (nextId && button("open", nextId)) || search());
-    else focusAfter(search);
+    if (text === null) { inherit(); return; }
+    watch();
+    if (action === "open" && chatBox()) chatBox().focus();
+    else if (action === "delete") heir = () => (nextId && button("open", nextId)) || search();
+    else if (action === "delete_all") heir = search;
+    else heir = same(target);
     command(action, id, text);
   };
 

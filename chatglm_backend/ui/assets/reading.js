@@ -128,18 +128,23 @@
   } catch { /* private window */ }
   addEventListener("pagehide", () => {
     const typed = { ...kept };
-    BOXES.forEach((id) => { if (box(id)) typed[id] = box(id).value; });
+    BOXES.forEach((id) => { if (box(id) && (box(id).value || !kept[id])) typed[id] = box(id).value; });
     typed.tab = tabs().findIndex((tab) => tab.getAttribute("aria-selected") === "true");
     try { sessionStorage.setItem("chatglm_typed", JSON.stringify(typed)); } catch { /* private window */ }
   });
+  // A page that is still being built may empty its boxes once more, so they are filled until the visitor acts.
+  const filled = new Set();
+  const acts = () => filled.forEach((id) => { delete kept[id]; });
+  ["keydown", "pointerdown", "input"].forEach((name) => document.addEventListener(name, (event) => {
+    if (event.isTrusted) acts();
+  }, true));
   const restore = () => {
     if (kept.tab > 0 && tabs()[kept.tab]) { tabs()[kept.tab].click(); delete kept.tab; }
     BOXES.filter((id) => kept[id] && box(id)).forEach((id) => {
-      if (!box(id).value) {
-        box(id).value = kept[id];
-        box(id).dispatchEvent(new Event("input", { bubbles: true }));
-      }
-      delete kept[id];
+      filled.add(id);
+      if (box(id).value) return;
+      box(id).value = kept[id];
+      box(id).dispatchEvent(new Event("input", { bubbles: true }));
     });
   };
 
