@@ -9,7 +9,7 @@ from pathlib import Path
 from chatglm_backend.errors import HistoryUnavailable
 from chatglm_backend.settings import Settings
 
-__all__ = ["data_folder", "private_folder", "visitor_key"]
+__all__ = ["data_folder", "private_folder", "shown_path", "visitor_key"]
 
 _KEY_BYTES = 32
 
@@ -21,6 +21,14 @@ def data_folder(settings: Settings) -> Path:
     import platformdirs
 
     return Path(platformdirs.user_data_dir("chatglm-cpu", appauthor=False))
+
+
+def shown_path(path: str | Path) -> str:
+    """A path for other people's eyes: without the name of the one whose home it is in."""
+    try:
+        return str(Path("~") / Path(path).relative_to(Path.home()))
+    except (ValueError, RuntimeError):
+        return str(path)
 
 
 def private_folder(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from datetime import datetime
 from html import escape
 
 from chatglm_backend.errors import HistoryError
+from chatglm_backend.store.folder import shown_path
 from chatglm_backend.store.records import Place, Summary
 from chatglm_backend.ui.history import History
 from chatglm_backend.ui.i18n import Texts
@@ -58,7 +59,7 @@ def conversation_list(
     rows = "".join(_row(t, one, one.id == current) for one in found)
     empty = f'<p class="cg-note">{escape(t("history.nothing_found" if search.strip() else "history.empty"))}</p>'
     said = "" if problem is None else f'<p class="cg-alert" role="alert">{escape(t.error(problem))}</p>'
-    where = escape(t("history.where", path=history.folder))
+    where = escape(t("history.where", path=shown_path(history.folder)))
     label = escape(t("history.title"), quote=True)
     body = f'<ul class="cg-list" aria-label="{label}">{rows}</ul>' if rows else empty
     return f'{said}{body}{_tools(t, current)}<p class="cg-note">{where}</p>'

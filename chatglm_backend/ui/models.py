@@ -10,6 +10,7 @@ from chatglm_backend.checkpoint.cache import CacheEntry
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.service.keeping import Needs
 from chatglm_backend.service.report import Findings
+from chatglm_backend.store.folder import shown_path
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.ports import PageService
 
@@ -121,7 +122,7 @@ class ModelsPresenter:
             ("library", [str(found.int4.get("variant", "–")), said(str(found.int4.get("library_reason", "")))]),
             ("kernel", [str(found.int4.get("kernel") or "–"), said(str(found.int4.get("kernel_reason", "")))]),
             ("versions", [f"{name} {said(number)}" for name, number in found.versions.items()]),
-            ("folders", [f"{said(name)}: {path}" for name, path in found.folders.items()]),
+            ("folders", [f"{said(name)}: {shown_path(path)}" for name, path in found.folders.items()]),
             ("fixes", [said(fix) for fix in found.fixes] or [self.texts("doctor.nothing")]),
         ]
         cells = "".join(

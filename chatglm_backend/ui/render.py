@@ -96,7 +96,7 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
         ("family", _family(texts, info)),
         ("parameters", f"{info.parameters:,}"),
         ("context", texts("model.tokens", tokens=info.context_limit)),
-        ("weights", f"{info.weight_bytes / _GB:.2f} GB, INT4"),
+        ("weights", f"{_size(info.weight_bytes)}, INT4"),
         ("kv", kv),
         ("kernel", info.kernel),
         ("why", texts.said(info.kernel_reason)),
@@ -222,6 +222,10 @@ def _loading_card(texts: Texts, progress: LoadProgress | None) -> str:
         f'<div class="cg-bar{unknown}" role="progressbar" aria-label="{escape(texts("model.loading"))}"{value}>'
         f"<span{width}></span></div></div>"
     )
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / _GB:.2f} GB" if nbytes >= _GB // 10 else f"{nbytes / _MEGA:.1f} MB"
 
 
 def _seconds(value: float | None) -> str:

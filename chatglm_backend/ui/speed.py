@@ -173,8 +173,8 @@ class SpeedPresenter:
         note = f'<p class="cg-keys">{escape(t("speed.disturbed"))}</p>' if any(r.disturbed for r in results) else ""
         return (
             f'<div class="cg-scroll" tabindex="0" role="region" aria-label="{escape(t("speed.table"))}">'
-            f'<table class="cg-grid-table"><caption>{escape(t("speed.table"))}</caption><thead><tr>{head}</tr></thead>'
-            f"<tbody>{rows}</tbody></table></div>{note}"
+            f'<table class="cg-grid-table cg-measured"><caption>{escape(t("speed.table"))}</caption>'
+            f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}"
         )
 
     def _plots(self, results: Sequence[QuickResult]) -> str:

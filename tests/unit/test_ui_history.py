@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
+import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -215,6 +216,14 @@ def test_the_list_says_where_and_who_can_read(tmp_path: Path) -> None:
         listing = conversation_list(load_texts(language), history, "ann", "", None)  # type: ignore[arg-type]
         assert str(tmp_path) in listing
         assert words in listing
+
+
+def test_the_list_does_not_name_whose_home_it_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Visitors from elsewhere read it as well."""
+    monkeypatch.setattr(Path, "home", lambda: tmp_path.parent)
+    listing = conversation_list(load_texts("en"), _history(tmp_path), "ann", "", None)
+    assert f"Kept in {Path('~') / tmp_path.name} on" in listing
+    assert str(tmp_path) not in listing
 
 
 def test_a_cookie_of_another_key_or_hand_is_nobody() -> None:

@@ -51,6 +51,7 @@ def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History,
             context = gr.HTML(blank.context, elem_id="cg-context")
             status = gr.HTML(blank.status, elem_id="cg-chat-status")
             more = gr.Button(t("chat.go_on"), visible=False, elem_id="cg-chat-go-on", size="sm")
+            gr.HTML(_presets(t))
             box = gr.Textbox(
                 label=t("chat.box"), placeholder=t("chat.box_placeholder"), lines=2, max_lines=10,
                 elem_id="cg-chat-box",
@@ -62,7 +63,6 @@ def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History,
             gr.HTML(f'<p class="cg-keys">{escape(t("chat.keys"))}</p>')
         with gr.Column(scale=4, min_width=300):
             kept = build_history(history, t)
-            gr.HTML(_presets(t))
             tokens = gr.Slider(
                 1, 2048, value=max(settings.max_new_tokens, 512), step=1, label=t("prompt.max_new_tokens"),
                 elem_id="cg-chat-max-new-tokens",

@@ -53,7 +53,7 @@ def build_model_page(presenter: Presenter, models: ModelsPresenter, *, shared: b
                 load = gr.Button(t("model.load"), variant="primary", elem_id="cg-model-load", scale=2)
                 cancel = gr.Button(t("model.cancel"), elem_id="cg-model-cancel", interactive=False, scale=1)
             kept = gr.HTML("", elem_id="cg-kept")
-            with gr.Row(elem_classes="cg-actions", elem_id="cg-kept-actions"):
+            with gr.Row(elem_classes="cg-actions", elem_id="cg-kept-actions", visible=False) as actions:
                 name = gr.Dropdown([], label=t("kept.choose"), elem_id="cg-kept-name", scale=2, filterable=False)
                 delete = gr.Button(t("kept.delete"), elem_id="cg-kept-delete", scale=1)
             question = gr.HTML("", elem_id="cg-kept-question")
@@ -70,14 +70,14 @@ def build_model_page(presenter: Presenter, models: ModelsPresenter, *, shared: b
 
     source.change(tell_needs, source, needs, trigger_mode="always_last", **_QUIET)
     check.click(tell_report, None, report, show_progress="minimal", api_visibility="private")
-    _wire_deletion(models, made, (kept, name, delete, question, confirm), yes, no)
+    _wire_deletion(models, made, (kept, name, delete, question, confirm, actions), yes, no)
     return made
 
 
 def _wire_deletion(
     models: ModelsPresenter, page: ModelPage, parts: tuple[Any, ...], yes: gr.Button, no: gr.Button
 ) -> None:
-    _, name, delete, question, confirm = parts
+    _, name, delete, question, confirm, _ = parts
 
     def show(view: KeptView, allowed: bool) -> tuple[Any, ...]:  # noqa: FBT001
         choice = gr.Dropdown(choices=list(view.names), value=None, interactive=allowed)
@@ -87,6 +87,7 @@ def _wire_deletion(
             gr.Button(models.texts("kept.delete"), interactive=allowed and bool(view.names)),
             view.said,
             gr.Row(visible=False),
+            gr.Row(visible=bool(view.names)),
         )
 
     def refresh(request: gr.Request) -> tuple[Any, ...]:

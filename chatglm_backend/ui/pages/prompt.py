@@ -26,8 +26,8 @@ def build_prompt_page(page: gr.Blocks, presenter: Presenter, history: History, s
     """Lay the page out in the current Blocks; returns the examples, which follow the model."""
     t = presenter.texts
     blank = presenter.blank()
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=5, min_width=300):
+    with gr.Row(equal_height=False, elem_id="cg-prompt-layout"):
+        with gr.Column(elem_id="cg-prompt-ask"):
             prompt = gr.Textbox(
                 label=t("prompt.label"), placeholder=t("prompt.placeholder"), lines=5, max_lines=14,
                 elem_id="cg-prompt", autofocus=True,
@@ -38,6 +38,17 @@ def build_prompt_page(page: gr.Blocks, presenter: Presenter, history: History, s
                 clear = gr.Button(t("prompt.clear"), elem_id="cg-clear", scale=1)
             gr.HTML(f'<p class="cg-keys">{t("prompt.keys")}</p>')
             examples = gr.HTML(presenter.header().examples, elem_id="cg-examples")
+        with gr.Column(elem_id="cg-prompt-answer"):
+            output = gr.Textbox(
+                label=t("prompt.output"), placeholder=t("prompt.output_placeholder"), lines=9, max_lines=22,
+                interactive=False, buttons=["copy"], elem_id="cg-output",
+            )  # fmt: skip
+            status = gr.HTML(blank.status, elem_id="cg-answer-status")
+            timing = gr.HTML(blank.timing, elem_id="cg-timing")
+            sent = gr.Textbox(
+                label=t("prompt.sent"), lines=2, max_lines=12, interactive=False, buttons=["copy"], elem_id="cg-sent"
+            )
+        with gr.Column(elem_id="cg-prompt-settings"):
             tokens = gr.Slider(
                 1, 2048, value=slider_start(settings), step=1, label=t("prompt.max_new_tokens"),
                 info=t("prompt.max_new_tokens_info"), elem_id="cg-max-new-tokens",
@@ -61,16 +72,6 @@ def build_prompt_page(page: gr.Blocks, presenter: Presenter, history: History, s
                     1, 2, value=settings.repetition_penalty, step=0.01, label=t("prompt.repetition_penalty")
                 )
                 seed = gr.Number(value=settings.seed, precision=0, minimum=0, label=t("prompt.seed"))
-        with gr.Column(scale=6, min_width=300):
-            output = gr.Textbox(
-                label=t("prompt.output"), placeholder=t("prompt.output_placeholder"), lines=9, max_lines=22,
-                interactive=False, buttons=["copy"], elem_id="cg-output",
-            )  # fmt: skip
-            status = gr.HTML(blank.status, elem_id="cg-answer-status")
-            timing = gr.HTML(blank.timing, elem_id="cg-timing")
-            sent = gr.Textbox(
-                label=t("prompt.sent"), lines=2, max_lines=12, interactive=False, buttons=["copy"], elem_id="cg-sent"
-            )
 
     outputs = [generate, stop, status, output, timing, sent]
     choices = [tokens, prompt_format, temperature, top_p, top_k, penalty, seed]
