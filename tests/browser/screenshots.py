@@ -1,80 +1,140 @@
-"""Makes the pictures for the README and the guide: ``screenshots.py URL``, where a page is running.
+"""Makes the pictures for the README and the guide, with the bundled model: ``python tests/browser/screenshots.py``.
 
-Every page, wide and narrow, light and dark, in both languages, into ``docs/images``.
+Every page, wide and narrow, light and dark, in both languages, into ``docs/images`` or the folder that is named. It
+starts a page of its own, in an empty home, so that nothing of this computer's user is in the pictures.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-_PROMPTS = {"zh": "AI是什么？", "en": "What is AI?"}
+_ROOT = Path(__file__).resolve().parents[2]
+_EXAMPLES = _ROOT / "chatglm_backend" / "demo_model" / "examples.json"
 _LOCALES = {"zh": "zh-CN", "en": "en-US"}
 _WIDTHS = {"wide": (1280, 860), "narrow": (360, 780)}
-_TARGET = Path(__file__).resolve().parents[2] / "docs" / "images"
+_PATIENCE_MS = 300_000
+_COLOURS = 128
+
+
+def _asked(language: str) -> list[str]:
+    return [str(prompt) for prompt in json.loads(_EXAMPLES.read_text(encoding="utf-8"))[language]]
+
+
+def _done(page: Page, selector: str) -> None:
+    page.locator(f"{selector} .cg-status[data-phase=done]").wait_for()
 
 
 def _prompt(page: Page, language: str) -> None:
-    page.fill("#cg-prompt textarea", _PROMPTS[language])
+    page.fill("#cg-prompt textarea", _asked(language)[0])
     page.keyboard.press("Control+Enter")
-    page.locator("#cg-answer-status .cg-status[data-phase=done]").wait_for(timeout=120_000)
+    _done(page, "#cg-answer-status")
 
 
 def _chat(page: Page, language: str) -> None:
     page.get_by_role("tab").nth(1).click()
-    page.fill("#cg-chat-box textarea", _PROMPTS[language])
-    page.keyboard.press("Enter")
-    page.locator("#cg-chat-status .cg-status[data-phase=done]").wait_for(timeout=120_000)
+    for number, prompt in enumerate(_asked(language)[:3]):
+        page.fill("#cg-chat-box textarea", prompt)
+        page.press("#cg-chat-box textarea", "Enter")
+        page.locator("#cg-chat .bot.message").nth(number).wait_for()
+        _done(page, "#cg-chat-status")
 
 
 def _compare(page: Page, language: str) -> None:
     page.get_by_role("tab").nth(2).click()
-    page.fill("#cg-compare-prompt textarea", _PROMPTS[language])
+    page.fill("#cg-compare-prompt textarea", _asked(language)[0])
     page.locator("#cg-compare-kernel-b input[value=bigdl]").check()
     page.click("#cg-compare-generate")
     for side in ("a", "b"):
-        page.locator(f"#cg-compare-status-{side} .cg-status[data-phase=done]").wait_for(timeout=120_000)
+        _done(page, f"#cg-compare-status-{side}")
 
 
 def _speed(page: Page, language: str) -> None:  # noqa: ARG001
     page.get_by_role("tab").nth(3).click()
     page.click("#cg-speed-start")
-    page.locator("#cg-speed-download a").wait_for(timeout=300_000)
+    page.locator("#cg-speed-download a").wait_for()
 
 
 def _model(page: Page, language: str) -> None:  # noqa: ARG001
     page.get_by_role("tab").nth(4).click()
-    page.locator("#cg-model-facts").wait_for()
-    page.fill("#cg-model-source input, #cg-model-source textarea", "THUDM/chatglm3-6b")
+    page.fill("#cg-model-source :is(input, textarea)", "THUDM/chatglm3-6b")
     page.locator("#cg-model-needs p").wait_for()
+    page.click("#cg-doctor-run")
+    page.locator("#cg-doctor dl").wait_for()
 
 
 _VISITS = (("prompt", _prompt), ("chat", _chat), ("compare", _compare), ("speed", _speed), ("model", _model))
 
 
+@contextmanager
+def _page() -> Iterator[str]:
+    """The program as a new user starts it; gives its address."""
+    with tempfile.TemporaryDirectory(prefix="chatglm-") as home:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("CHATGLM_", "XDG_", "HF_"))}
+        command = [sys.executable, str(_ROOT / "webui.py"), "--port", "7999"]
+        with subprocess.Popen(command, env={**kept, "HOME": home, "USERPROFILE": home}) as program:
+            try:
+                url = "http://127.0.0.1:7999"
+                _wait(url, program)
+                yield url
+            finally:
+                program.terminate()
+
+
+def _wait(url: str, program: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        if program.poll() is not None:
+            raise SystemExit(f"the page ended with {program.returncode}")
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=5).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise SystemExit("the page did not open")
+
+
+def _keep(picture: bytes, path: Path) -> None:
+    """Save with few colours: pages are flat, and the pictures lie in the repository."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    image.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 def main() -> None:
     """Visit the page in every look and keep what it looks like."""
-    url, target = sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else _TARGET
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else _ROOT / "docs" / "images"
     target.mkdir(parents=True, exist_ok=True)
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--headless", "--no-sandbox", "--disable-gpu"])
+    flags = ["--headless", "--no-sandbox", "--disable-gpu"]
+    with _page() as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=flags)
         for language, locale in _LOCALES.items():
             for width, (pixels, height) in _WIDTHS.items():
                 for scheme in ("light", "dark"):
                     page = browser.new_page(
                         locale=locale, viewport={"width": pixels, "height": height}, color_scheme=scheme
                     )
+                    page.set_default_timeout(_PATIENCE_MS)
                     page.goto(url)
-                    page.locator(".cg-model[data-state=ready]").wait_for(timeout=300_000)
+                    page.locator(".cg-model[data-state=ready]").wait_for()
                     for name, visit in _VISITS:
                         visit(page, language)
-                        page.wait_for_timeout(500)
-                        page.screenshot(path=target / f"{name}-{language}-{width}-{scheme}.png", full_page=True)
+                        page.mouse.move(0, 0)
+                        page.wait_for_timeout(700)
+                        _keep(page.screenshot(full_page=True), target / f"{name}-{language}-{width}-{scheme}.png")
                     page.close()
         browser.close()
 
