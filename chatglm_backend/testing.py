@@ -198,13 +198,17 @@ class ScriptedTicket:
 
 @dataclass(slots=True)
 class ScriptedService:
-    """Plays the whole service. ``load_error`` makes loading fail after its stages; ``tickets`` records all answers."""
+    """Plays the whole service. ``load_error`` makes loading fail after its stages; ``tickets`` records all answers.
+
+    With ``hold``, loadings stay half done until :meth:`hold_loading` lets them go on.
+    """
 
     scenes: Mapping[str, Script] = field(default_factory=lambda: SCENES)
     fallback: Script = field(default_factory=lambda: Script(("An", " answer", " from", " the", " script", ".")))
     info: ModelInfo = field(default_factory=scripted_model)
     load_seconds: float = 0.0
     load_error: ChatGLMError | None = None
+    hold: bool = False
     tickets: list[ScriptedTicket] = field(default_factory=list)
     requests: list[GenerationRequest] = field(default_factory=list)
     loaded: list[str | None] = field(default_factory=list)
@@ -227,6 +231,10 @@ class ScriptedService:
             return
         self._status = ModelStatus(ModelState.LOADING, LoadProgress("find"))
         threading.Thread(target=self._load, daemon=True).start()
+
+    def hold_loading(self, hold: bool) -> None:  # noqa: FBT001
+        """Keep loadings from ending, from now on or no longer."""
+        self.hold = hold
 
     def cancel_load(self) -> None:
         """Stop a loading; the model is then missing."""
@@ -286,7 +294,10 @@ class ScriptedService:
         total, stages = 3_300_000_000, ("find", "check", "convert", "map", "warm_up")
         steps = 20
         for step in range(steps):
-            if self._stop_load.wait(self.load_seconds / steps):
+            stopped = self._stop_load.wait(self.load_seconds / steps)
+            while self.hold and step == steps // 2 and not stopped:
+                stopped = self._stop_load.wait(0.05)
+            if stopped:
                 self._status = ModelStatus(ModelState.NONE)
                 self._ready.set()
                 return

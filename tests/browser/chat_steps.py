@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import time
-from collections.abc import Callable
-
-from browser_helpers import Site, Visit
+from browser_helpers import Visit
 
 STATUS = "#cg-chat-status .cg-status"
 ANSWERS = "#cg-chat .bot.message"
@@ -16,8 +11,7 @@ BOX = "#cg-chat-box textarea"
 
 def open_chat(visit: Visit) -> Visit:
     """Go to the Chat page."""
-    visit.page.get_by_role("tab").nth(1).click()
-    visit.page.locator(BOX).wait_for(timeout=30_000)
+    visit.tab(1, BOX)
     return visit
 
 
@@ -27,35 +21,36 @@ def say(visit: Visit, text: str, *, answered: bool = True) -> None:
     visit.page.fill(BOX, text)
     visit.page.press(BOX, "Enter")
     if answered:
-        visit.page.locator(ANSWERS).nth(rounds).wait_for(timeout=20_000)
-        visit.page.locator(f"{STATUS}[data-phase=done]").wait_for(timeout=20_000)
+        visit.page.locator(ANSWERS).nth(rounds).wait_for()
+        ended(visit)
 
 
 def written(visit: Visit, text: str) -> None:
     """Wait until the last answer holds ``text``."""
-    visit.page.locator(ANSWERS, has_text=text).last.wait_for(timeout=30_000)
+    visit.page.locator(ANSWERS, has_text=text).last.wait_for()
 
 
-def until(check: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for something outside of the page."""
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
+def answers(visit: Visit, count: int) -> None:
+    """Wait until so many answers stand on the page."""
+    visit.page.wait_for_function(f"document.querySelectorAll('{ANSWERS}').length === {count}")
 
 
-def restart(site: Site, **environment: str) -> None:
-    """Kill the server as a power cut would, and start it again on the same port."""
-    site.process.kill()
-    site.process.wait(15)
-    arguments = list(site.process.args)  # type: ignore[arg-type]
-    site.process = subprocess.Popen(arguments, env={**os.environ, **environment})
+def ended(visit: Visit) -> None:
+    """Wait for the end of the answer."""
+    visit.page.locator(f"{STATUS}[data-phase=done]").wait_for()
 
-    def answers() -> bool:
-        try:
-            site.state()
-        except OSError:
-            return False
-        return True
 
-    until(answers, 60)
+def max_tokens(visit: Visit, number: int) -> None:
+    """Set the slider."""
+    field = "#cg-chat-max-new-tokens input[type=number]"
+    visit.page.fill(field, str(number))
+    visit.page.press(field, "Tab")
+
+
+def titles(visit: Visit, *expected: str) -> None:
+    """Wait until the list of conversations has these rows."""
+    visit.page.wait_for_function(
+        "titles => JSON.stringify([...document.querySelectorAll('#cg-history .cg-open span')].map(e => e.innerText))"
+        " === JSON.stringify(titles)",
+        arg=list(expected),
+    )

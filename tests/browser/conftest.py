@@ -7,13 +7,13 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-from browser_helpers import Serve, Site, Visit, Visitor
+from browser_helpers import PATIENCE_S, Serve, Site, Visit, Visitor
 
 playwright_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is missing: install requirements-dev.txt"
@@ -29,7 +29,8 @@ _FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP chatglm-demo.lan 127.0.0.1",
+    # The browser finds no host but this one.
+    "--host-resolver-rules=MAP chatglm-demo.lan 127.0.0.1,MAP * ~NOTFOUND,EXCLUDE 127.0.0.1",
 )
 
 
@@ -40,22 +41,24 @@ def _free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def serve() -> Iterator[Serve]:
-    """Start a page: ``serve(scenario)``; the same scenario is shared unless it has an environment of its own."""
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Start a page: ``serve(scenario)``; the same scenario is shared unless it has an environment of its own.
+
+    Starting one takes seconds, so tests share where they can: each visitor has conversations of their own.
+    """
     running: dict[str, Site] = {}
     started: list[Site] = []
 
     def start(scenario: str = "ready", **environment: str) -> Site:
         if scenario in running and not environment:
             return running[scenario]
-        port = _free_port()
+        port, data = _free_port(), str(tmp_path_factory.mktemp(scenario))
+        own = {"SCRIPTED_DATA": data, **environment}
         script = Path(__file__).with_name("serve.py")
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(port), scenario], env={**os.environ, **environment}
-        )
-        site = Site(f"http://127.0.0.1:{port}", process)
+        process = subprocess.Popen([sys.executable, str(script), str(port), scenario], env={**os.environ, **own})
+        site = Site(f"http://127.0.0.1:{port}", process, own)
         started.append(site)
-        _wait_until_open(site)
+        site.wait_until_open()
         if not environment:
             running[scenario] = site
         return site
@@ -69,19 +72,6 @@ def serve() -> Iterator[Serve]:
         except subprocess.TimeoutExpired:  # noqa: PERF203
             site.process.kill()
             site.process.wait(5)
-
-
-def _wait_until_open(site: Site) -> None:
-    for _ in range(600):
-        if site.process.poll() is not None:
-            raise AssertionError(f"the page ended with {site.process.returncode}")
-        try:
-            site.state()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError("the page did not open within a minute")
 
 
 @pytest.fixture(scope="session")
@@ -115,20 +105,19 @@ def visitor(chromium: Any) -> Iterator[Visitor]:
             viewport={"width": width, "height": 900},
             extra_http_headers=headers or {},
         )
+        context.set_default_timeout(PATIENCE_S * 1000)
         contexts.append(context)
         seen = Visit(context.new_page())
 
-        def guard(route: Any) -> None:
-            if route.request.url.startswith((site.url, "data:", "blob:")):
-                route.continue_()
-            else:
-                seen.foreign.append(route.request.url)
-                route.abort()
+        def note(request: Any) -> None:
+            address = urlsplit(request.url)
+            if address.scheme not in ("data", "blob") and address.netloc != urlsplit(site.url).netloc:
+                seen.foreign.append(request.url)
 
-        context.route("**/*", guard)
+        context.on("request", note)
         seen.page.on("pageerror", lambda error: seen.faults.append(str(error)))
         seen.page.goto(site.url)
-        seen.page.locator("#cg-prompt textarea").wait_for(timeout=30_000)
+        seen.page.locator("#cg-prompt textarea").wait_for()
         return seen
 
     yield visit

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 from browser_helpers import Serve, Visit, Visitor
-from chat_steps import ANSWERS, open_chat, say
+from chat_steps import answers, open_chat, say, titles
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
-
-_TITLES = "#cg-history .cg-open span"
+pytestmark = pytest.mark.browser
 
 
 def _reach(visit: Visit, selector: str) -> None:
@@ -24,31 +22,21 @@ def _reach(visit: Visit, selector: str) -> None:
 
 def _focused(visit: Visit, selector: str) -> None:
     """Wait until the focus has come to the element."""
-    visit.page.wait_for_function("selector => document.activeElement.matches(selector)", arg=selector, timeout=10_000)
-
-
-def _titled(visit: Visit, *titles: str) -> None:
-    """Wait until the list has these rows."""
-    visit.page.wait_for_function(
-        "([selector, titles]) => JSON.stringify([...document.querySelectorAll(selector)].map(e => e.innerText))"
-        " === JSON.stringify(titles)",
-        arg=[_TITLES, list(titles)],
-        timeout=15_000,
-    )
+    visit.page.wait_for_function("selector => document.activeElement.matches(selector)", arg=selector)
 
 
 def _two_conversations(visit: Visit) -> None:
     open_chat(visit)
     say(visit, "What is AI?")
     visit.page.click("#cg-chat-clear")
-    visit.page.wait_for_function(f"!document.querySelector('{ANSWERS}')", timeout=10_000)
+    answers(visit, 0)
     say(visit, "AI是什么？")
-    _titled(visit, "AI是什么？", "What is AI?")
+    titles(visit, "AI是什么？", "What is AI?")
 
 
-def test_renaming_by_keyboard_gives_the_focus_back(serve: Serve, visitor: Visitor, tmp_path: Path) -> None:
+def test_renaming_by_keyboard_gives_the_focus_back(serve: Serve, visitor: Visitor) -> None:
     """Esc leaves the title as it was; Enter takes the new one; both lead back to the row's button."""
-    visit = visitor(serve("ready", CHATGLM_DATA=str(tmp_path)))
+    visit = visitor(serve("kept"))
     _two_conversations(visit)
     button = "#cg-history .cg-row[aria-current] [data-history=rename]"
     _reach(visit, button)
@@ -57,20 +45,20 @@ def test_renaming_by_keyboard_gives_the_focus_back(serve: Serve, visitor: Visito
     visit.page.keyboard.type("not this")
     visit.page.keyboard.press("Escape")
     _focused(visit, button)
-    _titled(visit, "AI是什么？", "What is AI?")
+    titles(visit, "AI是什么？", "What is AI?")
     visit.page.keyboard.press("Enter")
     _focused(visit, "dialog input")
     visit.page.keyboard.type("Renamed 改名")
     visit.page.keyboard.press("Enter")
-    _titled(visit, "Renamed 改名", "What is AI?")
+    titles(visit, "Renamed 改名", "What is AI?")
     _focused(visit, button)
     assert visit.page.locator("dialog").count() == 0
     assert visit.faults == []
 
 
-def test_deleting_by_keyboard_leads_to_the_next_row(serve: Serve, visitor: Visitor, tmp_path: Path) -> None:
+def test_deleting_by_keyboard_leads_to_the_next_row(serve: Serve, visitor: Visitor) -> None:
     """The question begins at "no"; after "yes" the focus is on the next row, after the last one in the search."""
-    visit = visitor(serve("ready", CHATGLM_DATA=str(tmp_path)))
+    visit = visitor(serve("kept"))
     _two_conversations(visit)
     button = "#cg-history .cg-row [data-history=delete]"
     _reach(visit, button)
@@ -78,24 +66,24 @@ def test_deleting_by_keyboard_leads_to_the_next_row(serve: Serve, visitor: Visit
     _focused(visit, "dialog button:not(.cg-yes)")
     visit.page.keyboard.press("Enter")
     _focused(visit, button)
-    _titled(visit, "AI是什么？", "What is AI?")
+    titles(visit, "AI是什么？", "What is AI?")
     visit.page.keyboard.press("Enter")
     _reach(visit, "dialog .cg-yes")
     visit.page.keyboard.press("Enter")
-    _titled(visit, "What is AI?")
+    titles(visit, "What is AI?")
     _focused(visit, "#cg-history .cg-row .cg-open")
     _reach(visit, button)
     visit.page.keyboard.press("Enter")
     _reach(visit, "dialog .cg-yes")
     visit.page.keyboard.press("Enter")
-    _titled(visit)
+    titles(visit)
     _focused(visit, "#cg-history-search :is(textarea, input)")
     assert visit.faults == []
 
 
-def test_without_history_nothing_is_kept_and_the_page_says_so(serve: Serve, visitor: Visitor, tmp_path: Path) -> None:
+def test_without_history_nothing_is_kept_and_the_page_says_so(serve: Serve, visitor: Visitor) -> None:
     """No list, no search, no cookie, no file; a reload shows an empty conversation."""
-    site = serve("ready", CHATGLM_DATA=str(tmp_path), SCRIPTED_SETTINGS='{"history": false}')
+    site = serve()
     visit = open_chat(visitor(site))
     assert "Conversations are not kept" in visit.page.inner_text("#cg-history")
     assert visit.page.locator("#cg-history-search").count() == 0
@@ -104,8 +92,8 @@ def test_without_history_nothing_is_kept_and_the_page_says_so(serve: Serve, visi
     assert visit.page.locator("#cg-history .cg-row").count() == 0
     assert [one["name"] for one in visit.page.context.cookies() if "visitor" in one["name"]] == []
     visit.page.reload()
-    open_chat(visit)
-    visit.page.wait_for_timeout(1500)
-    assert visit.page.locator(ANSWERS).count() == 0
-    assert list(tmp_path.glob("**/*.sqlite3*")) == []
+    say(open_chat(visit), "once more")
+    answers(visit, 1)
+    assert site.state()["messages"][-1] == ["once more"]
+    assert list(Path(site.environment["SCRIPTED_DATA"]).iterdir()) == []
     assert (visit.foreign, visit.faults) == ([], [])

@@ -2,63 +2,92 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from browser_helpers import Serve, Visitor
+from browser_helpers import Serve, Site, Visitor, until
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
+pytestmark = pytest.mark.browser
+
+_SOURCE = "#cg-model-source :is(input, textarea)"
 
 
 def test_another_model_is_loaded_with_progress_and_the_conversation_stays(serve: Serve, visitor: Visitor) -> None:
     """Facts, progress, cancel; the page needs no restart and what was said remains."""
-    site = serve("reloading")
+    site = serve("loading")
+    site.end_loading()
     visit = visitor(site)
-    visit.page.locator(".cg-model[data-state=ready]").wait_for(timeout=20_000)
+    before = len(site.state()["loaded"])
+    visit.page.locator(".cg-model[data-state=ready]").wait_for()
     visit.send("What is AI?")
-    visit.status("done")
-    visit.page.get_by_role("tab").nth(4).click()
+    visit.answered("AI is the study of machines that learn.")
+    visit.tab(4, "#cg-model-facts dl")
     assert "scripted-chatglm" in visit.page.inner_text("#cg-model-facts")
-    visit.page.fill("#cg-model-source input, #cg-model-source textarea", "/models/other")
+    visit.page.fill(_SOURCE, "/models/other")
+    site.hold_loading()
     visit.page.click("#cg-model-load")
-    visit.page.locator(".cg-model[data-state=loading] [role=progressbar]").wait_for(timeout=5_000)
+    visit.page.locator(".cg-model[data-state=loading] [role=progressbar]").wait_for()
     visit.page.click("#cg-model-cancel")
-    visit.page.locator(".cg-model[data-state=none]").wait_for(timeout=10_000)
+    visit.page.locator(".cg-model[data-state=none]").wait_for()
+    site.end_loading()
     visit.page.click("#cg-model-load")
-    visit.page.locator(".cg-model[data-state=ready]").wait_for(timeout=20_000)
-    assert site.state()["loaded"][1:] == ["/models/other", "/models/other"]
-    visit.page.get_by_role("tab").nth(0).click()
+    visit.page.locator(".cg-model[data-state=ready]").wait_for()
+    assert site.state()["loaded"][before:] == ["/models/other", "/models/other"]
+    visit.tab(0, "#cg-prompt")
     assert visit.output() == "AI is the study of machines that learn."
 
 
-def test_on_a_shared_page_only_the_computer_itself_loads_and_deletes(
-    serve: Serve, visitor: Visitor, tmp_path: Path
-) -> None:
-    """The server refuses, whatever the buttons look like; the same page lets its own computer."""
-    kept = tmp_path / "hub" / "models--THUDM--chatglm2-6b" / "blobs"
-    kept.mkdir(parents=True)
-    (kept / "x").write_bytes(b"x" * 2_000_000)
-    site = serve(
-        "ready", SCRIPTED_SETTINGS=json.dumps({"insecure_listen": True}), HF_HUB_CACHE=str(tmp_path / "hub"),
-        CHATGLM_CACHE=str(tmp_path / "cache"),
-    )  # fmt: skip
-    far = visitor(site, headers={"X-Forwarded-For": "192.168.1.7"}).page
-    far.get_by_role("tab").nth(4).click()
-    far.locator("#cg-model-notice", has_text="shared").wait_for(timeout=15_000)
-    assert far.locator("#cg-model-load").is_disabled()
-    far.locator("#cg-kept td", has_text="chatglm2-6b").wait_for(timeout=15_000)
-    assert far.locator("#cg-kept-delete").is_disabled()
+@pytest.fixture(scope="module")
+def shared(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Path]:
+    """A page that other machines reach, and a folder of the hub's cache that it may delete."""
+    hub = tmp_path_factory.mktemp("hub")
+    kept = hub / "models--THUDM--chatglm2-6b"
+    (kept / "blobs").mkdir(parents=True)
+    (kept / "blobs" / "x").write_bytes(b"x" * 2_000_000)
+    return serve("shared", HF_HUB_CACHE=str(hub), CHATGLM_CACHE=str(tmp_path_factory.mktemp("cache"))), kept
+
+
+def test_on_a_shared_page_only_the_computer_itself_loads(shared: tuple[Site, Path], visitor: Visitor) -> None:
+    """The server refuses others, whatever the buttons look like; the same page lets its own computer."""
+    site, kept = shared
+    far = visitor(site, headers={"X-Forwarded-For": "192.168.1.7"})
+    far.tab(4, "#cg-model-source")
+    far.page.locator("#cg-model-notice", has_text="shared").wait_for()
+    assert far.page.locator("#cg-model-load").is_disabled()
+    far.page.locator("#cg-kept td", has_text="chatglm2-6b").wait_for()
+    assert far.page.locator("#cg-kept-delete").is_disabled()
     before = site.state()["loaded"]
-    far.fill("#cg-model-source input, #cg-model-source textarea", "/models/other")
-    far.press("#cg-model-source input, #cg-model-source textarea", "Enter")
-    far.click("#cg-doctor-run")
-    far.locator("#cg-doctor", has_text="shared").wait_for(timeout=15_000)
-    assert far.locator("#cg-doctor dl").count() == 0
+    far.page.fill(_SOURCE, "/models/other")
+    far.page.press(_SOURCE, "Enter")
+    far.page.click("#cg-doctor-run")
+    far.page.locator("#cg-doctor", has_text="shared").wait_for()
+    assert far.page.locator("#cg-doctor dl").count() == 0
     assert site.state()["loaded"] == before
-    near = visitor(site).page
-    near.get_by_role("tab").nth(4).click()
-    near.fill("#cg-model-source input, #cg-model-source textarea", "/models/other")
-    near.press("#cg-model-source input, #cg-model-source textarea", "Enter")
-    near.wait_for_timeout(1_000)
-    assert site.state()["loaded"] == [*before, "/models/other"]
+    near = visitor(site)
+    near.tab(4, "#cg-model-source")
+    near.page.fill(_SOURCE, "/models/other")
+    near.page.press(_SOURCE, "Enter")
+    until(lambda: site.state()["loaded"] == [*before, "/models/other"])
+    assert kept.exists()
+
+
+def test_what_is_kept_is_listed_and_deleted_after_a_question(shared: tuple[Site, Path], visitor: Visitor) -> None:
+    """Keep leaves it, Delete removes it; needs and the doctor's report are shown."""
+    site, kept = shared
+    visit = visitor(site)
+    page = visit.page
+    visit.tab(4, "#cg-model-source")
+    page.locator("#cg-kept td", has_text="THUDM/chatglm2-6b").wait_for()
+    page.fill(_SOURCE, "THUDM/chatglm3-6b")
+    page.locator("#cg-model-needs", has_text="GB").wait_for()
+    for answer in ("no", "yes"):
+        page.click("#cg-kept-name input")
+        page.get_by_role("option", name="THUDM/chatglm2-6b").click()
+        page.click("#cg-kept-delete")
+        page.click(f"#cg-kept-{answer}")
+        page.locator("#cg-kept-yes").wait_for(state="hidden")
+        assert kept.exists() is (answer == "no")
+    page.locator("#cg-kept", has_text="No converted").wait_for()
+    page.locator("#cg-kept-actions").wait_for(state="hidden")
+    page.click("#cg-doctor-run")
+    page.locator("#cg-doctor dl").wait_for()

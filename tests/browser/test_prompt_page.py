@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import urllib.error
 import urllib.request
 
 import pytest
-from browser_helpers import Serve, Visit, Visitor
+from browser_helpers import Serve, Visit, Visitor, until
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
-
-
-def _wait_for(check: object, seconds: float = 10) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if check():  # type: ignore[operator]
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not happen in time")
+pytestmark = pytest.mark.browser
 
 
 def _figure(visit: Visit, name: str) -> str:
@@ -32,8 +22,8 @@ def test_a_prompt_streams_and_shows_its_timing(serve: Serve, visitor: Visitor) -
     assert "position" in visit.status("queued")
     assert visit.output() == ""
     assert "Finished after 2 tokens" in visit.status("done")
-    assert visit.output() == "my turn"
-    assert visit.page.locator("#cg-sent textarea").input_value(timeout=5000) == "问：queue\n答："
+    visit.answered("my turn")
+    until(lambda: visit.page.input_value("#cg-sent textarea") == "问：queue\n答：")
     assert _figure(visit, "inference_time").endswith(" s")
     assert _figure(visit, "prompt_tokens") == "12"
     assert _figure(visit, "kernel") == "vnni"
@@ -45,15 +35,15 @@ def test_stop_frees_the_engine_keeps_the_text_and_lets_the_next_prompt_run(serve
     visit = visitor(site)
     visit.send("slow")
     visit.status("writing")
-    _wait_for(lambda: "word5 " in visit.output())
+    until(lambda: "word5 " in visit.output())
     visit.page.click("#cg-stop")
-    _wait_for(lambda: site.state()["tickets"][-1]["ended"], 2)
+    until(lambda: site.ticket()["ended"])
     assert "Stopped" in visit.status("done")
     kept = visit.output()
     assert kept.startswith("word0 word1 ")
-    assert site.state()["tickets"][-1]["cancelled"]
+    assert site.ticket()["cancelled"]
     visit.send("What is AI?")
-    _wait_for(lambda: visit.output() == "AI is the study of machines that learn.")
+    until(lambda: visit.output() == "AI is the study of machines that learn.")
 
 
 def test_an_error_in_the_middle_is_said_and_the_page_goes_on(serve: Serve, visitor: Visitor) -> None:
@@ -61,12 +51,11 @@ def test_an_error_in_the_middle_is_said_and_the_page_goes_on(serve: Serve, visit
     visit = visitor(serve())
     visit.send("broken")
     alert = visit.page.locator("#cg-answer-status .cg-alert")
-    alert.wait_for(timeout=10_000)
+    alert.wait_for()
     assert "Other requests go on; try again." in alert.inner_text()
-    assert visit.output() == "half an answer"
+    until(lambda: visit.output() == "half an answer")
     visit.send("What is AI?")
-    visit.status("done")
-    assert visit.output() == "AI is the study of machines that learn."
+    visit.answered("AI is the study of machines that learn.")
 
 
 def test_html_in_an_answer_stays_text(serve: Serve, visitor: Visitor) -> None:
@@ -74,23 +63,22 @@ def test_html_in_an_answer_stays_text(serve: Serve, visitor: Visitor) -> None:
     visit = visitor(serve())
     visit.send("html <img src=x onerror=window.hacked=3>")
     visit.status("done")
-    assert "<script>window.hacked=2</script>" in visit.output()
+    until(lambda: "<script>window.hacked=2</script>" in visit.output())
     assert visit.page.evaluate("window.hacked") is None
 
 
 def test_leaving_a_page_that_keeps_nothing_frees_the_engine(serve: Serve, visitor: Visitor) -> None:
     """Where nobody could come back to it, a reload in mid-answer ends the answer; the fresh page answers again."""
-    site = serve("ready", SCRIPTED_SETTINGS='{"history": false}')
+    site = serve()
     visit = visitor(site)
     visit.send("slow")
     visit.status("writing")
     visit.page.reload()
-    _wait_for(lambda: site.state()["tickets"][-1]["ended"], 10)
-    assert site.state()["tickets"][-1]["made"] < 100
-    _wait_for(lambda: visit.page.input_value("#cg-prompt textarea") == "slow")  # what was typed is there again
+    until(lambda: site.ticket()["ended"])
+    assert site.ticket()["made"] < 100
+    until(lambda: visit.page.input_value("#cg-prompt textarea") == "slow")  # what was typed is there again
     visit.send("What is AI?")
-    visit.status("done")
-    assert visit.output() == "AI is the study of machines that learn."
+    visit.answered("AI is the study of machines that learn.")
 
 
 def test_clear_stops_and_empties(serve: Serve, visitor: Visitor) -> None:
@@ -101,7 +89,7 @@ def test_clear_stops_and_empties(serve: Serve, visitor: Visitor) -> None:
     visit.status("writing")
     visit.page.click("#cg-clear")
     visit.status("idle")
-    _wait_for(lambda: site.state()["tickets"][-1]["ended"], 5)
+    until(lambda: site.ticket()["ended"])
     visit.page.wait_for_timeout(600)
     assert visit.output() == ""
     assert visit.page.input_value("#cg-prompt textarea") == ""
@@ -132,8 +120,7 @@ def test_an_example_fills_the_prompt(serve: Serve, visitor: Visitor) -> None:
     visit = visitor(serve())
     visit.page.click("button[data-fill='AI是什么？']")
     visit.page.keyboard.press("Control+Enter")
-    visit.status("done")
-    assert visit.output() == "AI是人工智能的缩写，它让机器学会思考。"
+    visit.answered("AI是人工智能的缩写，它让机器学会思考。")
 
 
 def test_keys_send_stop_and_respect_an_input_method(serve: Serve, visitor: Visitor) -> None:
@@ -162,10 +149,10 @@ def test_the_language_follows_the_browser_and_can_be_switched(serve: Serve, visi
     assert visit.page.evaluate("document.documentElement.lang").startswith("zh")
     visit.page.fill("#cg-prompt textarea", "half typed")
     visit.page.click("[data-action=language]")
-    visit.page.locator("#cg-generate", has_text="Generate").wait_for(timeout=20_000)
-    _wait_for(lambda: visit.page.input_value("#cg-prompt textarea") == "half typed")
+    visit.page.locator("#cg-generate", has_text="Generate").wait_for()
+    until(lambda: visit.page.input_value("#cg-prompt textarea") == "half typed")
     visit.page.reload()
-    visit.page.locator("#cg-generate", has_text="Generate").wait_for(timeout=20_000)
+    visit.page.locator("#cg-generate", has_text="Generate").wait_for()
 
 
 @pytest.mark.parametrize("language", ["en-US", "zh-CN"])
@@ -185,7 +172,7 @@ def test_dark_follows_the_system_and_the_button(serve: Serve, visitor: Visitor) 
     visit.page.click("[data-action=theme]")
     assert not visit.page.evaluate("document.body.classList.contains('dark')")
     visit.page.reload()
-    visit.page.locator("#cg-prompt textarea").wait_for(timeout=30_000)
+    visit.page.locator("#cg-prompt textarea").wait_for()
     assert not visit.page.evaluate("document.body.classList.contains('dark')")
 
 
@@ -193,20 +180,27 @@ def test_the_demonstration_model_is_named_as_such(serve: Serve, visitor: Visitor
     """A visible line says what it is and how to get the real one."""
     visit = visitor(serve("demo"))
     note = visit.page.locator(".cg-demo")
-    note.wait_for(timeout=10_000)
+    note.wait_for()
     assert "demonstration model of 41 million parameters" in note.inner_text()
     assert "--model" in note.inner_text()
 
 
 def test_loading_is_shown_and_an_early_prompt_is_answered(serve: Serve, visitor: Visitor) -> None:
     """The page opens while the model loads, says how far it is, and keeps the prompt for later."""
-    visit = visitor(serve("loading"))
-    visit.page.locator(".cg-model[data-state=loading] [role=progressbar]").wait_for(timeout=10_000)
+    site = serve("loading")
+    site.end_loading()
+    visit = visitor(site)
+    visit.page.locator(".cg-model[data-state=ready]").wait_for()
+    site.hold_loading()
+    visit.tab(4, "#cg-model-load")
+    visit.page.click("#cg-model-load")
+    visit = visitor(site)
+    visit.page.locator(".cg-model[data-state=loading] [role=progressbar]").wait_for()
     visit.send("What is AI?")
     assert "Waiting for the model" in visit.status("loading")
-    visit.status("done", 30)
-    assert visit.output() == "AI is the study of machines that learn."
-    visit.page.locator(".cg-model[data-state=ready]").wait_for(timeout=20_000)
+    site.end_loading()
+    visit.answered("AI is the study of machines that learn.")
+    visit.page.locator(".cg-model[data-state=ready]").wait_for()
 
 
 def test_a_failed_loading_is_one_sentence_and_the_page_stays_usable(serve: Serve, visitor: Visitor) -> None:
@@ -215,10 +209,10 @@ def test_a_failed_loading_is_one_sentence_and_the_page_stays_usable(serve: Serve
         serve("failing", ALL_PROXY="socks5://127.0.0.1:1", HTTP_PROXY="http://127.0.0.1:1"), language="zh-CN"
     )
     failed = visit.page.locator(".cg-model[data-state=failed]")
-    failed.wait_for(timeout=20_000)
+    failed.wait_for()
     assert "缺少 /models/chatglm/pytorch_model.bin" in failed.inner_text()
     visit.send("AI是什么？")
-    visit.page.locator("#cg-answer-status .cg-alert").wait_for(timeout=10_000)
+    visit.page.locator("#cg-answer-status .cg-alert").wait_for()
     assert visit.page.locator("#cg-generate").is_enabled()
 
 
@@ -233,8 +227,8 @@ def test_four_thousand_tokens_leave_the_browser_quick(serve: Serve, visitor: Vis
         "window.worst=0;window.before=performance.now();window.beat=setInterval(()=>{const n=performance.now();"
         "window.worst=Math.max(window.worst,n-window.before);window.before=n},20)"
     )
-    visit.status("done", 60)
-    assert len(visit.output()) == 2 * 2048
+    visit.status("done")
+    until(lambda: len(visit.output()) == 2 * 2048)
     assert visit.page.evaluate("window.worst") < 2000
 
 
