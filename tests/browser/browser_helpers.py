@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PATIENCE_S = 60.0
-_AT_REST = """() => document.getAnimations().every(
-  one => one.playState !== "running" || one.effect.getComputedTiming().iterations === Infinity)"""
 
 
 def until(check: Callable[[], object], seconds: float = PATIENCE_S) -> None:
@@ -110,10 +108,6 @@ class Visit:
         """Open one of the five pages, on which ``seen`` then stands."""
         self.page.get_by_role("tab").nth(number).click()
         self.page.locator(seen).wait_for()
-
-    def at_rest(self) -> None:
-        """Wait for colours and places to have changed."""
-        self.page.wait_for_function(_AT_REST)
 
 
 Serve = Callable[..., Site]

@@ -84,8 +84,7 @@ def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History,
     chat.edit(handlers.edit(), inputs, outputs, **quiet)
     chat.undo(handlers.undo(), [turns, place, kept.search], outputs, **at_once)
     stop.click(handlers.stop(), **at_once)
-    for event in (clear.click, chat.clear):
-        event(handlers.clear(), kept.search, outputs, **at_once)
+    clear.click(handlers.clear(), kept.search, outputs, **at_once)
     if history.enabled:
         kept.search.change(handlers.search(), [kept.search, place], kept.listing, trigger_mode="always_last", **at_once)
         kept.command.change(
