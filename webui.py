@@ -62,7 +62,7 @@ def build_page(
             with gr.Tab(t("tab.prompt"), id="prompt", elem_id="cg-tab-prompt"):
                 examples = build_prompt_page(page, presenter, history, settings)
             with gr.Tab(t("tab.chat"), id="chat", elem_id="cg-tab-chat"):
-                build_chat_page(page, chat, history, settings)
+                system = build_chat_page(page, chat, history, settings)
             with gr.Tab(t("tab.compare"), id="compare", elem_id="cg-tab-compare"):
                 build_compare_page(tools.compare, settings)
             with gr.Tab(t("tab.speed"), id="speed", elem_id="cg-tab-speed"):
@@ -70,7 +70,7 @@ def build_page(
             with gr.Tab(t("tab.model"), id="model", elem_id="cg-tab-model"):
                 model = build_model_page(presenter, tools.models, shared=tools.shared)
         gr.HTML(f'<p class="cg-foot">{t("footer.note")}</p>')
-        follow_model(page, presenter, card, examples, model)
+        follow_model(page, presenter, card, examples, system, model)
         stop_when_closed(page, presenter, chat, tools.compare, tools.speed)
     return page
 

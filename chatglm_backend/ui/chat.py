@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, Message, ModelInfo, ModelState
 from chatglm_backend.errors import ChatGLMError
-from chatglm_backend.ui.conversation import Fitted, Interrupted, Turns, back_to_user, fit, unfinished
+from chatglm_backend.ui.conversation import SYSTEM_FAMILIES, Fitted, Interrupted, Turns, back_to_user, fit, unfinished
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.live import LiveAnswers
 from chatglm_backend.ui.ports import PageService
@@ -154,7 +154,7 @@ class ChatPresenter:
     def _fit(self, turns: Turns, form: ChatForm) -> Fitted:
         info = self._service.status().info
         system = form.system.strip()
-        if system and info is not None and info.family == "chatglm3":
+        if system and info is not None and info.family in SYSTEM_FAMILIES:
             turns = (Message("system", system), *turns)
         if info is None:
             return Fitted(turns, 0, 0)

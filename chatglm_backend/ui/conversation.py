@@ -12,9 +12,12 @@ from typing import Any
 from chatglm_backend.core import Message
 from chatglm_backend.ui.markdown import as_text, closing_fence, pieces
 
-__all__ = ["Fitted", "Interrupted", "Turns", "back_to_user", "fit", "shown", "unfinished"]
+__all__ = ["SYSTEM_FAMILIES", "Fitted", "Interrupted", "Turns", "back_to_user", "fit", "shown", "unfinished"]
 
 Turns = tuple[Message, ...]
+
+SYSTEM_FAMILIES = frozenset({"chatglm3"})
+"""Families whose chat format has a system message."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from importlib.resources import files
 
 from chatglm_backend.core import GenerationParams, GenerationRequest, ModelState, PromptFormat
 from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.ui.conversation import SYSTEM_FAMILIES
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.live import LiveAnswers
 from chatglm_backend.ui.ports import PageService
@@ -88,12 +89,16 @@ class PromptView:
 
 @dataclass(frozen=True, slots=True)
 class HeaderView:
-    """The model's card and the examples that suit it. ``settled`` says that nothing will change by itself."""
+    """The model's card and what suits it. ``settled`` says that nothing will change by itself.
+
+    ``takes_system`` says whether the family reads a system prompt.
+    """
 
     card: str
     examples: str
     facts: str
     settled: bool
+    takes_system: bool = False
 
 
 class Presenter:
@@ -121,6 +126,7 @@ class Presenter:
             examples=example_chips(self.texts, prompts),
             facts=model_facts(self.texts, status.info),
             settled=status.state is not ModelState.LOADING,
+            takes_system=status.info is not None and status.info.family in SYSTEM_FAMILIES,
         )
 
     def load(self, model: str) -> HeaderView:

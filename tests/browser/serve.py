@@ -25,7 +25,10 @@ SCENARIOS: dict[str, tuple[Callable[[], ScriptedService], dict[str, Any]]] = {
     "kept": (ScriptedService, {"history": True, "disconnect_grace": 60}),
     "brittle": (ScriptedService, {"history": True, "disconnect_grace": 1}),
     "shared": (ScriptedService, {"history": False, "insecure_listen": True}),
-    "tiny": (lambda: ScriptedService(info=replace(scripted_model(), context_limit=120)), {"history": False}),
+    "tiny": (
+        lambda: ScriptedService(info=replace(scripted_model(), family="chatglm3", context_limit=120)),
+        {"history": False},
+    ),
     "demo": (lambda: ScriptedService(info=scripted_model(is_demo=True)), {"history": False}),
     "loading": (lambda: ScriptedService(load_seconds=0.5, hold=True), {"history": False}),
     "failing": (

@@ -23,6 +23,18 @@ def test_a_conversation_of_two_rounds(serve: Serve, visitor: Visitor) -> None:
     assert "Context:" in visit.page.inner_text("#cg-context")
 
 
+def test_a_system_prompt_where_the_family_reads_one(serve: Serve, visitor: Visitor) -> None:
+    """ChatGLM3 has a box for it, and gets it before the question; others have none."""
+    site = serve("tiny")
+    visit = open_chat(visitor(site))
+    visit.page.fill("#cg-chat-system textarea", "Be brief.")
+    say(visit, "What is AI?")
+    assert site.state()["messages"][-1] == ["Be brief.", "What is AI?"]
+    other = open_chat(visitor(serve()))
+    other.page.locator(".cg-model[data-state=ready]").wait_for()
+    assert other.page.locator("#cg-chat-system").count() == 0
+
+
 def test_stop_keeps_the_text_and_the_conversation_goes_on(serve: Serve, visitor: Visitor) -> None:
     """After a stop the next question is answered."""
     site = serve()

@@ -12,6 +12,7 @@ from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Interrupted, Turns, back_to_user, fit, shown
 from chatglm_backend.ui.i18n import load_texts
 from chatglm_backend.ui.markdown import as_typed
+from chatglm_backend.ui.presenter import Presenter
 from chatglm_backend.ui.runner import AnswerRunner
 
 _TALK: Turns = (Message("user", "one"), Message("assistant", "1"), Message("user", "two"), Message("assistant", "2"))
@@ -50,11 +51,14 @@ def test_the_whole_conversation_is_sent() -> None:
 
 
 def test_a_system_prompt_goes_only_to_the_family_that_reads_it() -> None:
-    """ChatGLM3 gets it first; ChatGLM does not get it at all."""
+    """ChatGLM3 gets it first, and its box is shown; ChatGLM does not get it at all."""
     for family, expected in (("chatglm3", "system"), ("chatglm", "user")):
         service, presenter = _chat(family=family)
         _send(presenter, (), "hello", ChatForm(system="Be brief."))
         assert service.requests[0].messages[0].role == expected
+        assert Presenter(service, AnswerRunner(service), load_texts("en")).header().takes_system is (
+            family == "chatglm3"
+        )
 
 
 def test_rounds_are_dropped_whole_and_from_the_front() -> None:

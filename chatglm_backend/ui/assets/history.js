@@ -47,33 +47,29 @@
   const chatBox = () => (coarse.matches ? null : document.querySelector("#cg-chat-box textarea"));
 
   // The list is drawn anew again and again, and the old one takes the focus with it. Then the heir gets it: the same
-  // part of the new list, or after a command the one where the reader goes on.
+  // part of the new list; where its row is gone, the row beside it; after the last one, the search.
   let heir = null;
-  let watched = null;
   const inherit = () => {
     if (!heir || (document.activeElement && document.activeElement !== document.body)) return;
     const target = heir();
     if (target) target.focus();
   };
-  const observer = new MutationObserver(inherit);
-  const watch = () => {
-    const list = document.getElementById("cg-history");
-    if (!list || list === watched) return;
-    watched = list;
-    observer.disconnect();
-    observer.observe(list, { childList: true, subtree: true, characterData: true });
-  };
-  const same = (part) => {
-    const { history: action, id } = part.dataset;
-    if (id) return () => button(action, id);
-    const tools = () => [...document.querySelectorAll("#cg-history .cg-history-tools :is(a, button, input)")];
-    const place = tools().indexOf(part);
+  new MutationObserver(inherit).observe(document, { childList: true, subtree: true });
+  const heirOf = (part) => {
+    const row = part.closest(".cg-row");
+    if (row) {
+      const { history: action, id } = part.dataset;
+      const beside = row.nextElementSibling || row.previousElementSibling;
+      const next = beside && beside.querySelector("[data-id]").dataset.id;
+      return () => button(action, id) || (next && button("open", next)) || search();
+    }
+    const tools = () => [...document.querySelectorAll("#cg-history .cg-history-tools :is(a, button, input)")].reverse();
+    const place = tools().indexOf(part); // from the end: the first ones come and go
     return () => tools()[place];
   };
   document.addEventListener("focusin", (event) => {
     if (event.target.closest("dialog")) return; // it gives the focus back
-    heir = event.target.closest("#cg-history") ? same(event.target) : null;
-    if (heir) watch();
+    heir = event.target.closest("#cg-history") ? heirOf(event.target) : null;
   });
   document.addEventListener("pointerdown", (event) => {
     if (event.target.closest && !event.target.closest("#cg-history, dialog")) heir = null;
@@ -81,18 +77,11 @@
 
   const carryOut = async (target) => {
     const { history: action, id = "", ask: question, was, confirm: doubt } = target.dataset;
-    const row = target.closest(".cg-row");
-    const beside = row && (row.nextElementSibling || row.previousElementSibling);
-    const nextId = beside ? beside.querySelector("[data-id]").dataset.id : "";
     let text = "";
     if (question !== undefined) text = await ask(question, words().save, was);
     else if (doubt !== undefined) text = await ask(doubt, words().delete);
     if (text === null) { inherit(); return; }
-    watch();
     if (action === "open" && chatBox()) chatBox().focus();
-    else if (action === "delete") heir = () => (nextId && button("open", nextId)) || search();
-    else if (action === "delete_all") heir = search;
-    else heir = same(target);
     command(action, id, text);
   };
 

@@ -37,8 +37,8 @@ _LATEX = [
 ]
 
 
-def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History, settings: Settings) -> None:
-    """Lay the page out in the current Blocks."""
+def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History, settings: Settings) -> gr.Textbox:
+    """Lay the page out in the current Blocks; returns the system prompt's box, shown to families that read one."""
     t, blank = presenter.texts, presenter.blank()
     turns, place = gr.State(()), gr.State(None)
     with gr.Row(equal_height=False):
@@ -63,12 +63,15 @@ def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History,
             gr.HTML(f'<p class="cg-keys">{escape(t("chat.keys"))}</p>')
         with gr.Column(scale=4, min_width=300):
             kept = build_history(history, t)
+            system = gr.Textbox(
+                label=t("chat.system"), info=t("chat.system_info"), lines=2, max_lines=6, visible=False,
+                elem_id="cg-chat-system",
+            )  # fmt: skip
             tokens = gr.Slider(
                 1, 2048, value=max(settings.max_new_tokens, 512), step=1, label=t("prompt.max_new_tokens"),
                 elem_id="cg-chat-max-new-tokens",
             )  # fmt: skip
             with gr.Accordion(t("prompt.sampling"), open=False, elem_id="cg-chat-sampling"):
-                system = gr.Textbox(label=t("chat.system"), info=t("chat.system_info"), lines=2, max_lines=6)
                 temperature = gr.Slider(0, 2, value=settings.temperature, step=0.05, label=t("prompt.temperature"))
                 top_p = gr.Slider(0, 1, value=settings.top_p, step=0.01, label=t("prompt.top_p"))
             timing = gr.HTML(blank.timing, elem_id="cg-chat-timing")
@@ -91,6 +94,7 @@ def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History,
             handlers.command(), [kept.command, kept.search, place], outputs, trigger_mode="multiple", **quiet
         )
         page.load(handlers.restore(), None, outputs, **quiet)
+    return system
 
 
 def _presets(t: Texts) -> str:

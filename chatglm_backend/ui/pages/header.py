@@ -53,7 +53,9 @@ def _gradio_labels(t: Texts) -> dict[str, str]:
     return {theirs(key): t(key) for key in sorted(theirs.keys()) if key.startswith("gradio.") and theirs(key) != t(key)}
 
 
-def follow_model(page: gr.Blocks, presenter: Presenter, card: gr.HTML, examples: gr.HTML, model: ModelPage) -> None:
+def follow_model(
+    page: gr.Blocks, presenter: Presenter, card: gr.HTML, examples: gr.HTML, system: gr.Textbox, model: ModelPage
+) -> None:
     """Keep all that shows the model up to date: every second while it loads, seldom afterwards."""
     timer = gr.Timer(_FAST_S)
     shown = gr.State("")
@@ -62,14 +64,15 @@ def follow_model(page: gr.Blocks, presenter: Presenter, card: gr.HTML, examples:
         pace = gr.Timer(value=_SLOW_S if view.settled else _FAST_S)
         now = view.card + view.examples + view.facts
         if now == before:
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip(), pace, gr.skip()
+            return *[gr.skip()] * 7, pace, gr.skip()
         t = presenter.texts
         loading = (
             gr.Button(t("model.load"), interactive=allowed and view.settled),
             gr.Button(t("model.cancel"), interactive=allowed and not view.settled),
         )
         notice = "" if allowed else model.refusal
-        return view.card, view.examples, view.facts, *loading, notice, pace, now
+        box = gr.Textbox(visible=view.takes_system)
+        return view.card, view.examples, box, view.facts, *loading, notice, pace, now
 
     def refresh(before: str, request: gr.Request) -> tuple[Any, ...]:
         return updates(presenter.header(), before, model.allowed(request))
@@ -82,7 +85,7 @@ def follow_model(page: gr.Blocks, presenter: Presenter, card: gr.HTML, examples:
         allowed = model.allowed(request)
         return updates(presenter.cancel_load() if allowed else presenter.header(), "", allowed)
 
-    outputs = [card, examples, model.facts, model.load, model.cancel, model.notice, timer, shown]
+    outputs = [card, examples, system, model.facts, model.load, model.cancel, model.notice, timer, shown]
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     for event in (page.load, timer.tick):
         event(refresh, shown, outputs, **quiet)
