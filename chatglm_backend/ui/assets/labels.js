@@ -24,7 +24,7 @@
       }
     }
   };
-  // Seldom and together: an answer changes the page ten times a second.
+  // Seldom and together: an answer changes the page several times a second.
   let waiting = 0;
   const observer = new MutationObserver(() => {
     waiting = waiting || setTimeout(() => { waiting = 0; sweep(); }, 300);

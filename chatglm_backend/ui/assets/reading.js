@@ -55,6 +55,12 @@
     if (!drawn) drawn = requestAnimationFrame(() => { drawn = 0; follow(); });
   });
 
+  // On a phone the answer stands below what was typed: it comes into sight as it begins.
+  const showAnswer = () => {
+    const answer = document.getElementById("cg-output");
+    if (answer && answer.getBoundingClientRect().top > innerHeight - 120) answer.scrollIntoView({ block: "center" });
+  };
+
   // The focus returns to the box, except on touch screens, where a keyboard would jump up.
   const coarse = matchMedia("(pointer: coarse)");
   const box = (id) => document.querySelector(`#${id} textarea`);
@@ -63,12 +69,15 @@
     if (!pressed) return;
     const inChat = /^cg-chat-(send|stop|clear|go-on)$/.test(pressed.id) || pressed.closest("#cg-chat .message-buttons");
     if (/^cg-chat-(send|go-on)$/.test(pressed.id)) following = true;
+    if (pressed.id === "cg-generate") showAnswer();
     const target = /^cg-(generate|stop|clear)$/.test(pressed.id) ? "cg-prompt" : inChat ? "cg-chat-box" : "";
     if (!target || coarse.matches) return;
     setTimeout(() => {
       const active = document.activeElement;
       const editing = active && active.closest("#cg-chat textarea, dialog");
-      if (box(target) && !editing && !document.querySelector("#cg-chat textarea")) box(target).focus();
+      if (box(target) && !editing && !document.querySelector("#cg-chat textarea")) {
+        box(target).focus({ preventScroll: true });
+      }
     }, 60);
   });
 
