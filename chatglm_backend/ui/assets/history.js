@@ -46,26 +46,31 @@
   const search = () => document.querySelector("#cg-history-search :is(textarea, input)");
   const chatBox = () => (coarse.matches ? null : document.querySelector("#cg-chat-box textarea"));
 
-  // The list is drawn anew again and again, and the old one takes the focus with it. Then the heir gets it: the same
-  // part of the new list; where its row is gone, the row beside it; after the last one, the search.
+  // The list is drawn anew again and again: what had the focus is gone, or stands for another conversation now. Then
+  // the heir gets it: the same part of the new list; where its row is gone, the row beside it; after the last one, the
+  // search.
   let heir = null;
   const inherit = () => {
-    if (!heir || (document.activeElement && document.activeElement !== document.body)) return;
-    const target = heir();
-    if (target) target.focus();
+    const active = document.activeElement;
+    if (!heir || document.querySelector("dialog[open]")) return;
+    if (active && active !== document.body && (active.dataset.id || "") === heir.id) return;
+    const target = heir.find();
+    if (target && target !== active) target.focus();
   };
-  new MutationObserver(inherit).observe(document, { childList: true, subtree: true });
+  new MutationObserver(inherit).observe(document, {
+    childList: true, subtree: true, attributes: true, attributeFilter: ["data-id"],
+  });
   const heirOf = (part) => {
     const row = part.closest(".cg-row");
     if (row) {
       const { history: action, id } = part.dataset;
       const beside = row.nextElementSibling || row.previousElementSibling;
       const next = beside && beside.querySelector("[data-id]").dataset.id;
-      return () => button(action, id) || (next && button("open", next)) || search();
+      return { id, find: () => button(action, id) || (next && button("open", next)) || search() };
     }
     const tools = () => [...document.querySelectorAll("#cg-history .cg-history-tools :is(a, button, input)")].reverse();
     const place = tools().indexOf(part); // from the end: the first ones come and go
-    return () => tools()[place];
+    return { id: "", find: () => tools()[place] };
   };
   document.addEventListener("focusin", (event) => {
     if (event.target.closest("dialog")) return; // it gives the focus back
