@@ -159,15 +159,15 @@ def measure(tokens: int, rate: float) -> list[_Moment]:
     with _served(answer_pieces(tokens), 1 / rate) as (url, service), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(_FLAGS))
         page = browser.new_page(viewport={"width": 1280, "height": 900}, locale="en-US")
+        devtools, stream = page.context.new_cdp_session(page), _Stream()
+        stream.follow(devtools)
+        devtools.send("Performance.enable")
         page.add_init_script(_WATCH)
         page.goto(url)
         page.get_by_role("tab").nth(1).click()
         box = page.locator("#cg-chat-box textarea")
         box.wait_for(timeout=60_000)
         page.wait_for_timeout(2000)
-        devtools, stream = page.context.new_cdp_session(page), _Stream()
-        stream.follow(devtools)
-        devtools.send("Performance.enable")
         box.fill("Explain it at length")
         box.press("Enter")
         moments: list[_Moment] = []

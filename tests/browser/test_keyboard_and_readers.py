@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from browser_helpers import Serve, Visitor, until
+from chat_steps import open_chat, say, written
 
 pytestmark = pytest.mark.browser
 
@@ -101,10 +102,9 @@ def test_no_page_has_a_serious_accessibility_finding(
         )
 
     check("prompt")
-    page.get_by_role("tab").nth(1).click()
-    page.fill("#cg-chat-box textarea", "code please")
-    page.press("#cg-chat-box textarea", "Enter")
-    page.locator("#cg-chat-status .cg-status[data-phase=done]").wait_for()
+    say(open_chat(visit), "code please")
+    written(visit, "That adds.")
+    page.locator("#cg-chat .token.keyword").wait_for()
     check("chat")
     page.get_by_role("tab").nth(2).click()
     check("compare")
