@@ -146,6 +146,20 @@ def test_copying_works_over_plain_http_on_the_network(serve: Serve, visitor: Vis
     assert (visit.foreign, visit.faults) == ([], [])
 
 
+def test_a_long_answer_is_one_message_and_copied_whole(serve: Serve, visitor: Visitor) -> None:
+    """It stands in pieces, of which only the last is rendered anew for each word; nobody can tell."""
+    visit = open_chat(visitor(serve()))
+    visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    max_tokens(visit, 60)
+    say(visit, "paragraphs")
+    written(visit, "Paragraph 59 of many")
+    assert visit.page.locator(f"{ANSWERS} .md").count() == 3
+    assert visit.page.locator(ANSWERS).count() == 1
+    visit.page.locator("#cg-chat").get_by_label("Copy message").last.click()
+    whole = "".join(f"Paragraph {number} of many, with some words in it.\n\n" for number in range(60))
+    until(lambda: visit.page.evaluate("navigator.clipboard.readText()") == whole)
+
+
 def test_a_stopped_answer_is_copied_without_its_mark(serve: Serve, visitor: Visitor) -> None:
     """The mark is for the screen."""
     visit = open_chat(visitor(serve()))
