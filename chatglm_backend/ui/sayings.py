@@ -31,9 +31,11 @@ class Sayings:
     def __call__(self, sentence: str) -> str:
         """The sentence, or a list of them joined by semicolons, translated as far as it is known."""
         whole = self._one(sentence)
-        if whole is None and "; " in sentence:
-            return "；".join(self(part) for part in sentence.split("; "))
-        return sentence if whole is None else whole
+        if whole is not None or "; " not in sentence:
+            return sentence if whole is None else whole
+        parts = sentence.split("; ")
+        said = [self(part) for part in parts]
+        return sentence if said == parts else "；".join(said)
 
     def _one(self, sentence: str) -> str | None:
         if sentence in self._exact:

@@ -73,3 +73,10 @@ def test_a_reason_inside_an_error_follows_the_page() -> None:
     error = DamagedFile(path="/models/a.bin", reason="its checksum is wrong")
     assert load_texts("zh").error(error) == "/models/a.bin 已损坏或不完整（校验和不对）。请删除后重新下载。"
     assert "its checksum is wrong" in load_texts("en").error(error)
+
+
+def test_in_english_a_list_keeps_its_semicolons() -> None:
+    """Only what was translated gets Chinese ones."""
+    sentence = "the fastest that this CPU runs; amx needs amx_int8, amx_tile"
+    assert load_sayings("en")(sentence) == sentence
+    assert "；" in SAID(sentence)
