@@ -61,7 +61,7 @@ class Site:
                 return False
             return True
 
-        until(answers)
+        until(answers, 2 * PATIENCE_S)
 
     def restart(self) -> None:
         """Kill the server as a power cut would, and start it again on the same port."""

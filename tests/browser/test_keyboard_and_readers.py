@@ -104,7 +104,7 @@ def test_no_page_has_a_serious_accessibility_finding(
     check("prompt")
     say(open_chat(visit), "code please")
     written(visit, "That adds.")
-    page.locator("#cg-chat .token.keyword").wait_for()
+    page.locator("#cg-chat .token.keyword").first.wait_for()
     check("chat")
     page.get_by_role("tab").nth(2).click()
     check("compare")
