@@ -23,7 +23,10 @@ _PREFETCH_BYTES = 8192
 
 
 class Arg(IntEnum):
-    """Words of the argument block: addresses, then counts. ``ROWS`` is all rows, ``ROW0``..``ROW1`` those to do."""
+    """Words of the argument block: addresses, then counts. ``ROWS`` is all rows, ``ROW0``..``ROW1`` those to do.
+
+    ``BIAS`` is fp32 for every group's rows, zeros where there is none.
+    """
 
     CHUNKS = 0
     SCALES = 1
@@ -38,6 +41,7 @@ class Arg(IntEnum):
     ROW0 = 10
     ROW1 = 11
     PANEL = 12
+    BIAS = 13
 
 
 class BlockProducts(KernelWriter):
@@ -137,6 +141,11 @@ class BlockProducts(KernelWriter):
             for m, pair in enumerate(pairs):
                 totals[m] = b.add(totals[m], self.call("llvm.x86.avx2.pmadd.wd", self.int_vector, [pair, ones]))
         return totals
+
+    def biased(self, sums: ir.Value, group: ir.Value, part: int) -> ir.Value:
+        """Sums of a part of a group, with the bias added."""
+        place = self.offset(self.offset(self.arg(Arg.BIAS), group, GROUP * 4), part * self.lanes * 4)
+        return self.builder.fadd(sums, self.load(place, self.float_vector, align=4))
 
     def out_address(self, row: ir.Value, group: ir.Value, part: int) -> ir.Value:
         """Where a row's results for a part of a group belong."""
