@@ -14,7 +14,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -171,8 +171,7 @@ def main() -> None:
     choice = select_kernel("auto", threads=threads)
     weights = TimedWeights(Int4Weights(SyntheticTensors(config), choice.kernel), watch)
     ops: Any = TimedOps(choice.ops, watch)
-    model = build_model(config, weights, ops=ops)
-    assert isinstance(model, Decoder)
+    model = cast("Decoder", build_model(config, weights, ops=ops))
     before = read_bandwidth_gb_s(threads=threads)
     found = budget(model, watch, [int(n) for n in options.context.split(",")], options.tokens)
     after = read_bandwidth_gb_s(threads=threads)
