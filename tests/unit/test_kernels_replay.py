@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -143,3 +144,14 @@ def test_odd_widths_are_walked() -> None:
     plain, other = started(model, FIRST), started(model, FIRST)
     for token in (3, 4, 5):
         assert torch.equal(step(model, token, other, replays=True), step(model, token, plain, replays=False))
+
+
+def test_a_recording_writes_only_into_memory_of_its_own(model: Decoder) -> None:
+    """Buffers that grew while it was made are still its own: whatever was freed and given to others stays as it is."""
+    fresh = built(model.config)
+    cache = started(fresh, FIRST)
+    step(fresh, 3, cache, replays=True)
+    others = [np.full(size, 77, np.uint8) for size in (32, 64, 512, 1024, 2048, 4096, 8192) * 40]
+    for token in range(4):
+        step(fresh, token, cache, replays=True)
+    assert all(bool((other == 77).all()) for other in others)

@@ -47,19 +47,16 @@ class Work:
     def __init__(self, threads: int) -> None:
         self.args = np.zeros(len(Arg), np.int64)
         self.scratch = np.zeros((threads, TILE_ROWS, GROUP), np.float32)
-        self._values = np.empty(0, np.int8)
-        self._scales = np.empty(0, np.float32)
-        self._offsets = np.empty(0, np.int32)
+        self.buffers = np.empty(0, np.int8), np.empty(0, np.float32), np.empty(0, np.int32)
+        """The values, scales and offsets that ``args`` points to; others once there is more room."""
 
     def reserve(self, rows: int, blocks: int) -> None:
         """Make room for ``rows`` x ``blocks`` 64-blocks and note the addresses in ``args``."""
-        if self._scales.size < rows * blocks:
-            self._values = np.empty(rows * blocks * BLOCK, np.int8)
-            self._scales = np.empty(rows * blocks, np.float32)
-            self._offsets = np.empty(rows * blocks, np.int32)
-            self.args[Arg.XQ] = self._values.ctypes.data
-            self.args[Arg.XS] = self._scales.ctypes.data
-            self.args[Arg.XC] = self._offsets.ctypes.data
+        count = rows * blocks
+        if self.buffers[1].size < count:
+            self.buffers = np.empty(count * BLOCK, np.int8), np.empty(count, np.float32), np.empty(count, np.int32)
+            for word, buffer in zip((Arg.XQ, Arg.XS, Arg.XC), self.buffers, strict=True):
+                self.args[word] = buffer.ctypes.data
 
 
 @dataclass(slots=True)
@@ -82,6 +79,7 @@ class Recording:
         words[Word.ARGS] = mine.ctypes.data
         self.steps.append(tuple(words.tolist()))
         self.args.append(mine)
+        self.kept.append(self.work.buffers)
 
 
 class Team:
