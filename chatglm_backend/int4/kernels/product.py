@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chatglm_backend.errors import WrongShape
 from chatglm_backend.int4.kernels.emit import FEW_ROWS, Arg
-from chatglm_backend.int4.kernels.layout import BLOCK, BLOCK_BYTES, GROUP, layout_nbytes, repack
+from chatglm_backend.int4.kernels.layout import BLOCK, BLOCK_BYTES, GROUP, LAYOUT_TAG, layout_nbytes, repack
 from chatglm_backend.int4.kernels.native import NativeKernels
 from chatglm_backend.int4.kernels.team import Team
 
@@ -111,6 +111,11 @@ class CompiledKernel:
         self.team, self._pick = team, pick
         self._kernels = kernels
         self._code: dict[str, _Code] = {}
+
+    @property
+    def layout_tag(self) -> str:
+        """Names the layout and the widest CPU features that it is read with: what a kept layout was made for."""
+        return f"{LAYOUT_TAG}-{next(iter(self._kernels))}"
 
     def prepare(self, packed: Tensor, out: int, in_: int) -> Product:
         """From portable bytes, uint8 [out, in_ // 64 * 34]; they are copied, not kept."""
