@@ -25,7 +25,7 @@ from chatglm_backend.int4.kernels.emit_ops import (
 )
 from chatglm_backend.int4.kernels.emit_rows import ROW_LANES, AddArg, NormArg, RotaryArg, StoreArg, build_rows
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
-from chatglm_backend.int4.kernels.replay import RecordedWalk, scores_stride
+from chatglm_backend.int4.kernels.replay import RecordedWalk, attention_work, scores_stride
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.models.ops import Replay, RotaryTable, TorchOps
@@ -180,7 +180,7 @@ class CompiledOps(TorchOps):
                 address = native.addresses[f"attend_{count}"]
                 scratch = self._scores.ctypes.data
                 stride_bytes = ATTENTION_ROWS * stride * 4
-                work = blocks * count * heads * longest * dim
+                work = blocks * count * heads * attention_work(longest, dim)
                 team.share(address, args, blocks * heads, work=work, scratch=scratch, scratch_stride=stride_bytes)
 
     def _native(self, dim: int) -> NativeKernels:

@@ -17,7 +17,15 @@ from chatglm_backend.int4.kernels.emit_ops import ATTENTION_ROWS, LANES, Attenti
 from chatglm_backend.int4.kernels.emit_rows import StoreArg
 from chatglm_backend.int4.kernels.team import Recording, Team
 
-__all__ = ["RecordedWalk", "scores_stride"]
+__all__ = ["RecordedWalk", "attention_work", "scores_stride"]
+
+_WEIGHTS_PER_FEATURE = 4
+"""How many INT4 weights are multiplied in the time that one feature of a key and a value takes."""
+
+
+def attention_work(tokens: int, dim: int) -> int:
+    """One head's attention over ``tokens`` tokens of ``dim`` features, in weights of a product."""
+    return _WEIGHTS_PER_FEATURE * tokens * dim
 
 
 def scores_stride(tokens: int) -> int:
@@ -55,7 +63,7 @@ class RecordedWalk:
                 self._bind(layers)
                 self._identity = identity
             self._start[0], self._visible[0] = start, visible
-            parts = team.parts_for(self._heads * visible * self._dim, self._heads)
+            parts = team.parts_for(self._heads * attention_work(visible, self._dim), self._heads)
             self._program[self._attends, Word.PARTS] = parts
             self._program[self._attends, Word.PIECES] = team.pieces(parts, self._heads)
             team.play(self._program)
