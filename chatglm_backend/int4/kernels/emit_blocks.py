@@ -18,8 +18,6 @@ __all__ = ["Arg", "BlockProducts"]
 
 _CHUNKS = 8
 _CHUNK_BYTES = GROUP * 4
-_PREFETCH_BYTES = 8192
-"""How far ahead weights are asked for; the hardware's own prefetching stops at pages of 4 KiB."""
 
 
 class Arg(IntEnum):
@@ -66,10 +64,12 @@ class BlockProducts(KernelWriter):
         )
 
     def prefetch(self, group: ir.Value, k: ir.Value) -> None:
-        """Ask for the nibbles of a block further on; past the end this is harmless."""
+        """Ask for the nibbles of a block further on, if the variant wants to; past the end this is harmless."""
+        if not self.variant.prefetch:
+            return
         b = self.builder
         place = b.add(b.mul(group, self.blocks), k)
-        ahead = self.offset(self.offset(self.chunks, place, _CHUNKS * _CHUNK_BYTES), _PREFETCH_BYTES)
+        ahead = self.offset(self.offset(self.chunks, place, _CHUNKS * _CHUNK_BYTES), self.variant.prefetch)
         for chunk in range(_CHUNKS):
             address = b.inttoptr(self.offset(ahead, chunk * _CHUNK_BYTES), I8.as_pointer())
             self.call("llvm.prefetch.p0", ir.VoidType(), [address, *(ir.Constant(I32, v) for v in (0, 3, 1))])

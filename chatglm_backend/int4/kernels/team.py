@@ -47,7 +47,9 @@ class Work:
     def __init__(self, threads: int) -> None:
         self.args = np.zeros(len(Arg), np.int64)
         self.scratch = np.zeros((threads, TILE_ROWS, GROUP), np.float32)
-        self.buffers = np.empty(0, np.int8), np.empty(0, np.float32), np.empty(0, np.int32)
+        self.buffers: tuple[np.ndarray[Any, Any], ...] = (
+            np.empty(0, np.int8), np.empty(0, np.float32), np.empty(0, np.int32),
+        )  # fmt: skip
         """The values, scales and offsets that ``args`` points to; others once there is more room."""
 
     def reserve(self, rows: int, blocks: int) -> None:
