@@ -1,6 +1,6 @@
 """A recorded walk of one row through all layers, done again for other tokens in a single call.
 
-One call instead of some four hundred: no Python between the steps, and the interpreter is free for other
+One call instead of some 370: no Python between the steps, and the interpreter is free for other
 threads all the while. Knows which words of the steps depend on the token and on the cache; knows no layers' meaning.
 """
 
