@@ -1,7 +1,8 @@
 """Where the milliseconds of a token go, by part, at several lengths of context: a Markdown table.
 
-A full-size model of random weights makes tokens one by one; every product and every operation between
-products has a timer around it. The keys and values of the context are random numbers. Lengths take turns.
+A full-size model of random weights makes tokens one by one, in turn as one recorded call, as the engine does, and
+step by step with a timer around every product and every operation between products; before each, the memory's
+bandwidth is read. The keys and values of the context are random numbers. Lengths take turns.
 
     python -m benchmarks.token_budget --model chatglm2-6b --context 32,1024 --tokens 15
 """
@@ -13,24 +14,27 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
 from chatglm_backend.benchmark.bandwidth import read_bandwidth_gb_s
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
-from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, full_size_config
+from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, full_size_config, int4_bytes_per_token
 from chatglm_backend.hardware import plan_threads, read_machine
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.synthetic import SyntheticTensors
 from chatglm_backend.int4.weights import Int4Weights
-from chatglm_backend.models.base import ChatModel, Feed, build_model
+from chatglm_backend.models.base import Feed, build_model
+from chatglm_backend.models.decoder import Decoder
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.weights import Embedding, Linear
 
 __all__ = ["main"]
 
 PROMPT_TOKENS = 32
+PROBE_BYTES = 1 << 30
+ONE_CALL, BANDWIDTH = "in one call", "bandwidth"
 T = TypeVar("T")
 
 
@@ -84,7 +88,7 @@ class TimedWeights:
         return self._watch.timed("embedding", self._weights.embedding(name))
 
 
-def cache_with(model: ChatModel, context: int, room: int) -> KVCache:
+def cache_with(model: Decoder, context: int, room: int) -> KVCache:
     """A cache of ``context`` tokens: a short prompt, then random keys and values."""
     cache = model.new_cache(context + room)
     prefill = model.prefill(CountedPrompts(model.config).encode_prompt(f"{PROMPT_TOKENS}/0", "raw").ids, cache)
@@ -95,23 +99,48 @@ def cache_with(model: ChatModel, context: int, room: int) -> KVCache:
     if rows > 0:
         for layer in range(model.config.num_layers):
             shape = (rows, model.config.num_kv_heads, model.config.head_dim)
-            cache.write(layer, PROMPT_TOKENS, torch.randn(shape), torch.randn(shape))
+            model.ops.store(torch.randn(shape), torch.randn(shape), *cache.room(layer, PROMPT_TOKENS, context))
         cache.length = context
     return cache
 
 
-def budget(model: ChatModel, watch: Stopwatch, contexts: list[int], tokens: int) -> dict[int, list[dict[str, float]]]:
-    """Parts of every token by length of context, the token's whole time under ``token``; the first two are left out."""
-    caches = {context: cache_with(model, context, tokens + 2) for context in contexts}
+def budget(model: Decoder, watch: Stopwatch, contexts: list[int], tokens: int) -> dict[int, list[dict[str, float]]]:
+    """Parts of every token by length of context; the first two are left out.
+
+    ``ONE_CALL`` is a token as the engine makes it, ``token`` the whole of one that is made step by step, and
+    ``BANDWIDTH`` the seconds of reading a GB (2³⁰ bytes) of memory just before.
+    """
+    caches = {context: cache_with(model, context, 2 * tokens + 4) for context in contexts}
     found: dict[int, list[dict[str, float]]] = {context: [] for context in contexts}
+    buffer = torch.ones(PROBE_BYTES // 8, dtype=torch.int64)
     for _ in range(tokens + 2):
         for context, cache in caches.items():
+            probe = _seconds(buffer.sum)
+            model.replays = True
+            one_call = _seconds(lambda cache=cache: model.decode([Feed((77,), cache)]))  # type: ignore[misc]
+            model.replays = False
             watch.take()
-            start = time.perf_counter()
-            model.decode([Feed((77,), cache)])
-            whole = time.perf_counter() - start
-            found[context].append({**watch.take(), "token": whole})
+            whole = _seconds(lambda cache=cache: model.decode([Feed((77,), cache)]))  # type: ignore[misc]
+            found[context].append({**watch.take(), "token": whole, ONE_CALL: one_call, BANDWIDTH: probe})
     return {context: runs[2:] for context, runs in found.items()}
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def shares(found: dict[int, list[dict[str, float]]], token_bytes: int) -> Iterator[str]:
+    """A token in one call: its speed, and its share of the bandwidth read just before it; medians of the rounds."""
+    for context, runs in found.items():
+        calls, probes = [run.pop(ONE_CALL) for run in runs], [run.pop(BANDWIDTH) for run in runs]
+        share = statistics.median(token_bytes / a / (PROBE_BYTES / b) for a, b in zip(calls, probes, strict=True))
+        call, probe = statistics.median(calls), PROBE_BYTES / statistics.median(probes) / 1e9
+        yield (
+            f"In one call at {context} tokens: {1e3 * call:.1f} ms (fastest {1e3 * min(calls):.1f}), "
+            f"{token_bytes / call / 1e9:.1f} GB/s, {share:.0%} of the {probe:.1f} GB/s read in turn with it"
+        )
 
 
 def table(found: dict[int, list[dict[str, float]]]) -> Iterator[str]:
@@ -142,11 +171,14 @@ def main() -> None:
     choice = select_kernel("auto", threads=threads)
     weights = TimedWeights(Int4Weights(SyntheticTensors(config), choice.kernel), watch)
     ops: Any = TimedOps(choice.ops, watch)
-    model = build_model(config, weights, ops=ops)
+    model = cast("Decoder", build_model(config, weights, ops=ops))
     before = read_bandwidth_gb_s(threads=threads)
     found = budget(model, watch, [int(n) for n in options.context.split(",")], options.tokens)
     after = read_bandwidth_gb_s(threads=threads)
     print(f"{options.model}, {threads} threads, read bandwidth {before:.0f} GB/s before, {after:.0f} after\n")
+    for line in shares(found, int4_bytes_per_token(config)):
+        print(line)
+    print()
     for line in table(found):
         print(line)
 

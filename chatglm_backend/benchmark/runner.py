@@ -75,6 +75,8 @@ def run_plan(
                 measured.append(run_prompts(engine, prompts, plan.new_tokens, token, clock))
                 if token.cancelled:
                     return tuple(found)
+            # Neighbours come and go: one reading in a bad moment would give a share above 100 %.
+            bandwidth = max(bandwidth, machine.bandwidth())
             run = _entry(length, batch, plan, machine, bandwidth, measured)
             if progress is not None:
                 progress(run)

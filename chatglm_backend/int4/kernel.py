@@ -11,7 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-__all__ = ["Kernel", "KernelName", "LayoutKernel", "Product"]
+__all__ = ["BiasProduct", "Kernel", "KernelName", "LayoutKernel", "Product"]
 
 KernelName = Literal["auto", "vnni", "bigdl", "exact"]
 """``auto`` is the fastest that runs here; ``exact`` multiplies with the dequantised weights."""
@@ -39,4 +39,13 @@ class LayoutKernel(Kernel, Protocol):
 
     def from_layout(self, layout: Tensor, out: int, in_: int) -> Product:
         """``layout`` is what the kernel's own packing made of [out, in_] weights; kept and read in place."""
+        ...
+
+
+@runtime_checkable
+class BiasProduct(Protocol):
+    """A product that can add a bias by itself, cheaper than afterwards."""
+
+    def with_bias(self, bias: Tensor) -> Product:
+        """The same product with ``bias`` fp32 [out] added to every row."""
         ...

@@ -1,4 +1,4 @@
-"""A packed linear layer: a kernel's product and the bias."""
+"""A packed linear layer: a kernel's product and the bias that it does not add by itself."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ class Int4Linear:
 
     __slots__ = ("_bias", "_product")
 
-    def __init__(self, product: Product, bias: Tensor | None) -> None:
-        """``bias`` fp32 [out], or None."""
+    def __init__(self, product: Product, bias: Tensor) -> None:
+        """``bias`` fp32 [out]."""
         self._product = product
         self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
         """``x`` [rows, in] fp32 -> [rows, out] fp32, valid until the next call."""
-        result = self._product(x)
-        return result if self._bias is None else result.add_(self._bias)
+        return self._product(x).add_(self._bias)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chatglm_backend.errors import WrongShape
 from chatglm_backend.int4.blocks import BLOCK_BYTES, BLOCK_WEIGHTS
-from chatglm_backend.int4.kernel import Kernel, KernelName, LayoutKernel, Product
+from chatglm_backend.int4.kernel import BiasProduct, Kernel, KernelName, LayoutKernel, Product
 from chatglm_backend.int4.linear import Int4Linear
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.models.weights import Embedding, Linear
@@ -86,7 +86,10 @@ class Int4Weights:
             )
         out, in_ = packed.shape[0], packed.shape[1] // BLOCK_BYTES * BLOCK_WEIGHTS
         bias = self.vector(f"{name}.bias") if f"{name}.bias" in self._names else None
-        return Int4Linear(self._product(f"{name}.weight", packed, out, in_), bias)
+        product = self._product(f"{name}.weight", packed, out, in_)
+        if bias is not None and isinstance(product, BiasProduct):
+            return product.with_bias(bias)
+        return product if bias is None else Int4Linear(product, bias)
 
     def _product(self, name: str, packed: Tensor, out: int, in_: int) -> Product:
         if self._layouts is not None and isinstance(self.kernel, LayoutKernel):

@@ -17,25 +17,11 @@ from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.ops import Ops
 from chatglm_backend.models.positions import PositionPlan
+from chatglm_backend.models.rows import Feed, Rows, Span, rows_of
+from chatglm_backend.models.single import SingleRow
 from chatglm_backend.models.weights import Embedding, Linear
 
 __all__ = ["Decoder", "Feed", "Layer", "Planner", "Prefill", "Projected", "Rows"]
-
-
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """Ids to append to one sequence; several are causal among themselves."""
-
-    ids: tuple[int, ...]
-    cache: KVCache
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Position and block position ids of the rows at hand, int64 [rows] each."""
-
-    positions: Tensor
-    blocks: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +77,9 @@ class Decoder:
         self._output = output
         self._planner = planner
         self._kv_dtype = kv_dtype
+        self._single = SingleRow(ops, config.hidden_size, self._walk)
+        self.replays = True
+        """Whether a single row may be repeated from a recording, where the operations can; the results are the same."""
 
     def new_cache(self, capacity: int) -> KVCache:
         """An empty cache for at most ``capacity`` tokens. Raises ValueError past the context limit."""
@@ -124,14 +113,14 @@ class Decoder:
         """
         if not feeds or len({id(feed.cache) for feed in feeds}) != len(feeds) or not all(feed.ids for feed in feeds):
             raise ValueError("feed at least one id to each of several different caches")
-        spans = [_Span.of(feed) for feed in feeds]
-        rows = _rows([(span.plan, span.start, span.end) for span in spans])
+        spans = [Span.of(feed) for feed in feeds]
         hidden = self.embed([token for feed in feeds for token in feed.ids])
-        for index, layer in enumerate(self.layers):
-            projected = layer.project(hidden, rows)
-            attended = self._attend_each(index, projected, spans)
-            hidden = layer.finish(projected.residual, attended)
-        logits = self.logits(hidden)
+        if len(hidden) == 1 and self.replays and self._single.possible:
+            logits = self._single(hidden, spans[0])
+        else:
+            logits = self._walk(hidden, rows_of([(span.plan, span.start, span.end) for span in spans]), spans)
+        # A kernel may reuse its result.
+        logits = logits.clone()
         for span in spans:
             span.cache.length = span.end
         return logits
@@ -141,17 +130,24 @@ class Decoder:
         return self._embedding(torch.tensor(list(ids), dtype=torch.int64))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The final norm and the output layer; a copy, since a kernel may reuse its result."""
-        return self._output(self._final_norm(hidden)).clone()
+        """The final norm and the output layer; valid until the next call."""
+        return self._output(self._final_norm(hidden))
 
-    def _attend_each(self, index: int, projected: Projected, spans: Sequence[_Span]) -> Tensor:
+    def _walk(self, hidden: Tensor, rows: Rows, spans: Sequence[Span]) -> Tensor:
+        for index, layer in enumerate(self.layers):
+            projected = layer.project(hidden, rows)
+            attended = self._attend_each(index, projected, spans)
+            hidden = layer.finish(projected.residual, attended)
+        return self.logits(hidden)
+
+    def _attend_each(self, index: int, projected: Projected, spans: Sequence[Span]) -> Tensor:
         # One row at a time, as when the ids are fed one by one: a product of several rows rounds differently,
         # which INT4 kernels amplify, and guessed tokens must not change an answer.
         results = []
         row = 0
         for span in spans:
             here = slice(row, row + span.end - span.start)
-            span.cache.write(index, span.start, projected.k[here], projected.v[here])
+            self.ops.store(projected.k[here], projected.v[here], *span.cache.room(index, span.start, span.end))
             for offset, visible in enumerate(span.visible):
                 keys, values = span.cache.read(index, span.start + offset + 1)
                 results.append(self.ops.attention(projected.q[row : row + 1], keys, values, (visible,)))
@@ -214,7 +210,7 @@ class Prefill:
         return self._logits is not None
 
     def _run(self) -> Iterator[None]:
-        rows = [_rows([(self._plan, self._start + low, self._start + high)]) for low, high in self._slices]
+        rows = [rows_of([(self._plan, self._start + low, self._start + high)]) for low, high in self._slices]
         hidden = self._model.embed(self._ids)
         last = len(self._model.layers) - 1
         for index, layer in enumerate(self._model.layers):
@@ -223,7 +219,7 @@ class Prefill:
             walk = self._ahead if self._looks_ahead else self._along
             for step, _ in enumerate(walk(index, layer, hidden, rows, needed), start=1):
                 if index == last and step == self._units // len(self._model.layers):
-                    self._logits = self._model.logits(hidden[needed:])
+                    self._logits = self._model.logits(hidden[needed:]).clone()
                     self._cache.length = self._start + self.total
                     self._cache.plan = self._plan
                 yield
@@ -231,7 +227,7 @@ class Prefill:
     def _along(self, index: int, layer: Layer, hidden: Tensor, rows: Sequence[Rows], needed: int) -> Iterator[None]:
         for (low, high), here in zip(self._slices, rows, strict=True):
             projected = layer.project(hidden[low:high], here)
-            self._cache.write(index, self._start + low, projected.k, projected.v)
+            self._store(index, low, high, projected)
             first = max(low, needed)
             if first < high:
                 residual = projected.residual[first - low :]
@@ -243,7 +239,7 @@ class Prefill:
         queries = torch.empty(self.total, config.num_heads, config.head_dim)
         for (low, high), here in zip(self._slices, rows, strict=True):
             projected = layer.project(hidden[low:high], here)
-            self._cache.write(index, self._start + low, projected.k, projected.v)
+            self._store(index, low, high, projected)
             queries[low:high] = projected.q
             hidden[low:high] = projected.residual
             yield
@@ -253,35 +249,11 @@ class Prefill:
                 hidden[first:high] = self._rest(index, layer, hidden[first:high], queries[first:high], first, high)
             yield
 
+    def _store(self, index: int, low: int, high: int, projected: Projected) -> None:
+        room = self._cache.room(index, self._start + low, self._start + high)
+        self._model.ops.store(projected.k, projected.v, *room)
+
     def _rest(self, index: int, layer: Layer, residual: Tensor, q: Tensor, first: int, high: int) -> Tensor:
         visible = self._visible[first:high]
         keys, values = self._cache.read(index, max(visible))
         return layer.finish(residual, self._model.ops.attention(q, keys, values, visible))
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """One feed's place in its sequence: tokens ``start`` to ``end``."""
-
-    cache: KVCache
-    plan: PositionPlan
-    start: int
-    end: int
-    visible: tuple[int, ...]
-
-    @staticmethod
-    def of(feed: Feed) -> _Span:
-        plan, start = feed.cache.plan, feed.cache.length
-        if plan is None:
-            raise ValueError("a sequence starts with a prefill")
-        end = start + len(feed.ids)
-        feed.cache.reserve(end)
-        return _Span(feed.cache, plan, start, end, tuple(plan.visible(index) for index in range(start, end)))
-
-
-def _rows(spans: Sequence[tuple[PositionPlan, int, int]]) -> Rows:
-    places = [(plan, index) for plan, start, end in spans for index in range(start, end)]
-    return Rows(
-        positions=torch.tensor([plan.position(index) for plan, index in places], dtype=torch.int64),
-        blocks=torch.tensor([plan.block(index) for plan, index in places], dtype=torch.int64),
-    )

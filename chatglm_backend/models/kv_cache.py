@@ -20,11 +20,23 @@ GROWTH_BLOCK = 256
 class KVCache:
     """Keys and values [kv_heads, tokens, head_dim] of every layer, in one stated dtype.
 
+    ``identity`` is another object whenever the memory has moved.
     ``length`` counts the tokens that are complete in all layers. What lies behind it may hold
     the leftovers of an abandoned prefill and is overwritten. Not thread-safe.
     """
 
-    __slots__ = ("_dtype", "_head_dim", "_keys", "_kv_heads", "_reserved", "_values", "capacity", "length", "plan")
+    __slots__ = (
+        "_dtype",
+        "_head_dim",
+        "_keys",
+        "_kv_heads",
+        "_reserved",
+        "_values",
+        "capacity",
+        "identity",
+        "length",
+        "plan",
+    )
 
     def __init__(self, *, num_layers: int, kv_heads: int, head_dim: int, capacity: int, dtype: torch.dtype) -> None:
         """Take no memory yet. ``capacity`` is the most tokens this sequence may ever hold."""
@@ -37,6 +49,7 @@ class KVCache:
         self._keys = [torch.empty(kv_heads, 0, head_dim, dtype=dtype) for _ in range(num_layers)]
         self._values = [torch.empty(kv_heads, 0, head_dim, dtype=dtype) for _ in range(num_layers)]
         self.capacity = capacity
+        self.identity = object()
         self.length = 0
         self.plan: PositionPlan | None = None
 
@@ -66,11 +79,13 @@ class KVCache:
         blocks = -(-wanted // GROWTH_BLOCK)
         self._resize(min(blocks * GROWTH_BLOCK, self.capacity))
 
-    def write(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
-        """Store [rows, kv_heads, head_dim] at tokens ``start`` to ``start + rows``; room must be reserved."""
-        end = start + keys.shape[0]
-        self._keys[layer][:, start:end].copy_(keys.transpose(0, 1))
-        self._values[layer][:, start:end].copy_(values.transpose(0, 1))
+    def room(self, layer: int, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """Where keys and values of tokens ``start`` to ``end`` belong, [kv_heads, rows, dim]; it must be reserved."""
+        return self._keys[layer][:, start:end], self._values[layer][:, start:end]
+
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """The whole reserved keys and values of every layer."""
+        return list(zip(self._keys, self._values, strict=True))
 
     def read(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
         """Views of the keys and values of tokens 0 to ``end``, each [kv_heads, end, head_dim]."""
@@ -118,3 +133,4 @@ class KVCache:
                 new[:, : self.length].copy_(old[:, : self.length])
                 tensors[layer] = new
         self._reserved = tokens
+        self.identity = object()

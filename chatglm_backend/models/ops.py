@@ -6,14 +6,14 @@ noticing. Knows shapes, not families, caches or weights. Everything is fp32 but 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Ops", "RotaryTable", "TorchOps", "rotary_table"]
+__all__ = ["Ops", "Replay", "RotaryTable", "TorchOps", "rotary_table"]
 
 _SCORE_FLOATS = 8 * 1024 * 1024
 """Most attention scores held at once (32 MiB): long contexts take fewer rows at a time."""
@@ -39,6 +39,18 @@ def rotary_table(*, dim: int, positions: int, fp16_frequencies: bool) -> RotaryT
         frequencies = frequencies.half().float()
     angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
     return RotaryTable(angles.cos(), angles.sin())
+
+
+class Replay(Protocol):
+    """A walk of one row through all layers, ready to be done again for another token."""
+
+    def __call__(self, layers: Sequence[tuple[Tensor, Tensor]], identity: object, start: int, visible: int) -> Tensor:
+        """The result of the walk, valid until the next call; its other inputs are read from where they were.
+
+        ``layers`` are the whole keys and values [kv_heads, reserved, dim] of each layer, ``identity`` an object that
+        is another one whenever they are. The row becomes token ``start`` and sees the first ``visible``.
+        """
+        ...
 
 
 class Ops(Protocol):
@@ -80,6 +92,18 @@ class Ops(Protocol):
         ``q`` [rows, heads, dim]; ``keys`` and ``values`` [kv_heads, tokens, dim] of the cache's dtype, each
         serving heads/kv_heads consecutive heads; row i sees the first ``visible[i]`` tokens.
         Returns [rows, heads * dim] fp32.
+        """
+        ...
+
+    def store(self, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put ``k`` and ``v`` [rows, kv_heads, dim] into a cache's ``keys`` and ``values`` [kv_heads, rows, dim]."""
+        ...
+
+    def record(self, walk: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
+        """Do a walk of one row, and learn to repeat it where everything in it can be repeated.
+
+        ``walk`` uses only these operations, the products that go with them, and views; the tensors that it starts
+        from must stay where they are.
         """
         ...
 
@@ -130,6 +154,15 @@ class TorchOps:
             end = min(start + step, rows)
             result[start:end] = _attend(q[start:end], keys, values, visible[start:end])
         return result
+
+    def store(self, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
+        """See :class:`Ops`."""
+        keys.copy_(k.transpose(0, 1))
+        values.copy_(v.transpose(0, 1))
+
+    def record(self, walk: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
+        """See :class:`Ops`; nothing is learned."""
+        return walk(), None
 
 
 def _rotate(first: Tensor, second: Tensor, table: RotaryTable, positions: Tensor) -> None:

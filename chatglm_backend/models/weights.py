@@ -17,7 +17,7 @@ from torch import Tensor
 class Linear(Protocol):
     """A matrix product with its bias, if it has one."""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, /) -> Tensor:
         """``x`` [rows, in] fp32, contiguous -> [rows, out] fp32. The result may be reused by the next call."""
         ...
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from chatglm_backend.checkpoint.lowbit import Checkpoint
     from chatglm_backend.int4.kernel import Kernel
+    from chatglm_backend.int4.kernels.product import CompiledKernel
     from chatglm_backend.int4.weights import Int4Weights
 
 __all__ = ["map_weights"]
@@ -50,24 +51,24 @@ def map_weights(
         return Int4Weights(checkpoint, kernel)
     if keep and isinstance(checkpoint, LowBitCheckpoint) and checkpoint.nbytes >= worth_keeping:
         try:
-            return Int4Weights(checkpoint, kernel, layouts=_layouts(checkpoint, kernel.team.threads, progress, cancel))
+            return Int4Weights(checkpoint, kernel, layouts=_layouts(checkpoint, kernel, progress, cancel))
         except (NotEnoughDisk, OSError) as error:
             _log.warning("the kernel's layout is made in memory: %s", error)
     return Int4Weights(checkpoint, kernel, release=checkpoint.release)
 
 
 def _layouts(
-    checkpoint: Checkpoint, threads: int, progress: Callable[[LoadProgress], None], cancel: CancelToken
+    checkpoint: Checkpoint, kernel: CompiledKernel, progress: Callable[[LoadProgress], None], cancel: CancelToken
 ) -> Callable[[str], Tensor]:
     import torch
 
     from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint
-    from chatglm_backend.int4.kernels.layout import LAYOUT_TAG, layout_nbytes, repack
+    from chatglm_backend.int4.kernels.layout import layout_nbytes, repack
     from chatglm_backend.models.layout import tensor_specs
 
     if not isinstance(checkpoint, LowBitCheckpoint):
         raise TypeError("only a checkpoint on disk keeps layouts")
-    found = checkpoint.derived(LAYOUT_TAG)
+    found = checkpoint.derived(kernel.layout_tag)
     if found is None:
         linears = [spec for spec in tensor_specs(checkpoint.config) if spec.kind in ("linear", "output")]
         shapes = {spec.name: (spec.shape[0], spec.shape[1]) for spec in linears}
@@ -79,10 +80,10 @@ def _layouts(
             progress(LoadProgress("map", done, total))
             out, in_ = shapes[name]
             laid_out = torch.empty(sizes[name], dtype=torch.uint8)
-            repack(checkpoint.get(name).contiguous().numpy(), out, in_, laid_out.numpy(), threads=threads)
+            repack(checkpoint.get(name).contiguous().numpy(), out, in_, laid_out.numpy(), threads=kernel.team.threads)
             yield laid_out
             done += sizes[name]
 
         layouts = {name: (torch.uint8, (size,)) for name, size in sizes.items()}
-        found = checkpoint.publish_derived(LAYOUT_TAG, layouts, produce, cancel=cancel)
+        found = checkpoint.publish_derived(kernel.layout_tag, layouts, produce, cancel=cancel)
     return found.get

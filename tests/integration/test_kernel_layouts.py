@@ -113,6 +113,20 @@ def test_the_second_start_uses_the_same_file(folder: Path, kernel: CompiledKerne
     assert before == [(path, path.stat().st_mtime_ns) for path in layout_files(folder)]
 
 
+def test_other_cpu_features_make_a_layout_of_their_own(folder: Path, kernel: CompiledKernel) -> None:
+    """One made where the CPU had wider instructions does not count on a CPU without them; the logits agree."""
+    checkpoint = open_low_bit(folder)
+    expected = logits(checkpoint, opened(checkpoint, kernel)[0])
+    lesser = build_kernel(1, only="avx2")
+    assert lesser is not None
+    if lesser.layout_tag == kernel.layout_tag:
+        pytest.skip("this CPU has nothing wider than AVX2")
+    weights, made = opened(open_low_bit(folder), lesser)
+    assert made > 0
+    torch.testing.assert_close(logits(checkpoint, weights), expected, rtol=1e-4, atol=1e-4)
+    assert opened(open_low_bit(folder), kernel)[1] == opened(open_low_bit(folder), lesser)[1] == 0
+
+
 def test_a_touched_file_is_made_again(folder: Path, kernel: CompiledKernel) -> None:
     """A layout that somebody wrote to is not trusted, and its numbers do not reach an answer."""
     checkpoint = open_low_bit(folder)

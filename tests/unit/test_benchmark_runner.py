@@ -39,6 +39,15 @@ def test_one_sequence_is_timed_by_the_definitions() -> None:
     assert (run.prompt_tokens, run.new_tokens, run.batch, run.draft_tokens) == (8, 5, 1, 0)
 
 
+def test_bandwidth_is_the_better_of_before_and_after() -> None:
+    """A neighbour that slows one of the two readings does not raise the share."""
+    for readings in ([4.0, 10.0], [10.0, 4.0]):
+        machine = Machine("fake", "vnni", 2, 1_000_000_000, iter(readings).__next__)
+        model: Any = fake()
+        (run,) = run_plan(model, BenchmarkPlan(prompt_tokens=(8,), new_tokens=5, repeats=1), machine, clock=model.clock)
+        assert (run.read_bandwidth_gb_s, run.bandwidth_share) == (10.0, 0.2)
+
+
 def test_three_sequences_count_together() -> None:
     """Decode speed is the total of the batch; no share of the bandwidth is claimed for it."""
     (run,) = measure(BenchmarkPlan(prompt_tokens=(8,), new_tokens=5, batches=(3,), repeats=1))

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import cycle
 from pathlib import Path
 
 import llvmlite
@@ -28,7 +30,10 @@ __all__ = ["CPU_TOO_OLD", "build_kernel"]
 
 CPU_TOO_OLD = "this CPU has no AVX2"
 _FILE = "kernel-choice.json"
-_ROUNDS = 5
+_ROUNDS = 7
+_MEASURED_BYTES = 128 << 20
+"""So many bytes of matrices take turns, so that weights come from memory as in a model, not from a cache."""
+_MEASURED_COPIES = 16
 _MEASURED_OUT = 4096
 """Measured matrices have at most this many rows: the choice depends on how a row is read, not on how many."""
 
@@ -118,22 +123,26 @@ class _Choices:
         return self._known[shape]
 
     def _measure(self, out: int, in_: int) -> dict[int, str]:
-        """The fastest of a few interleaved rounds, on bytes whose values do not matter (zeros would be mapped once)."""
-        layout = torch.full((layout_nbytes(out, in_),), 17, dtype=torch.uint8)
-        products: dict[str, Product] = {}
+        """The fastest in a few interleaved rounds, on bytes whose values do not matter (zeros would be mapped once)."""
+        nbytes = layout_nbytes(out, in_)
+        count = max(1, min(_MEASURED_COPIES, _MEASURED_BYTES // nbytes))
+        layouts = torch.full((count, nbytes), 17, dtype=torch.uint8)
+        products: dict[str, list[Product]] = {}
         for name, native in self._kernels.items():
             single = CompiledKernel(self._team, {name: native}, _always(name))
-            products[name] = single.from_layout(layout, out, in_)
+            products[name] = [single.from_layout(layout, out, in_) for layout in layouts]
         chosen = {}
         for rows in ROW_CLASSES:
             x = torch.ones(rows, in_)
-            best = dict.fromkeys(products, float("inf"))
+            seconds: dict[str, list[float]] = {name: [] for name in products}
+            turns = cycle(range(len(layouts)))
             for _ in range(_ROUNDS):
-                for name, product in products.items():
+                for name, copies in products.items():
+                    product = copies[next(turns)]
                     start = time.perf_counter()
                     product(x)
-                    best[name] = min(best[name], time.perf_counter() - start)
-            chosen[rows] = min(best, key=lambda name: best[name])
+                    seconds[name].append(time.perf_counter() - start)
+            chosen[rows] = min(seconds, key=lambda name: statistics.median(seconds[name]))
         return chosen
 
     def _read(self) -> dict[str, dict[int, str]]:

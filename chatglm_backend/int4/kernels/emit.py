@@ -108,7 +108,7 @@ class _FewRows(BlockProducts):
             for part in range(self.parts):
                 for m in range(count):
                     row = self.builder.add(first_row, ir.Constant(I64, m))
-                    self.store(sums[part * count + m], self.out_address(row, g, part), align=4)
+                    self.store(self.biased(sums[part * count + m], g, part), self.out_address(row, g, part), align=4)
             return []
 
         self.loop(self.first, self.last, 1, [], group)
@@ -134,9 +134,9 @@ class _Tile(BlockProducts):
             k1 = b.select(b.icmp_signed("<", k1, self.blocks), k1, self.blocks)
 
             def group(g: ir.Value, _: Values) -> Values:
-                self._move_sums(g, row0, row1, first=b.icmp_signed("==", p, zero))
+                self._fetch_sums(g, row0, row1, first=b.icmp_signed("==", p, zero))
                 self.loop(k0, k1, 1, [], lambda k, _: self._block(g, k, row0, row1))
-                self._move_sums(g, row0, row1, first=None)
+                self._put_sums(g, row0, row1, last=b.icmp_signed("==", k1, self.blocks))
                 return []
 
             self.loop(self.first, self.last, 1, [], group)
@@ -169,20 +169,34 @@ class _Tile(BlockProducts):
 
         return body
 
-    def _move_sums(self, g: ir.Value, row0: ir.Value, row1: ir.Value, *, first: ir.Value | None) -> None:
-        """Fetch a group's sums from the result (zeros for the ``first`` panel), or with ``None`` put them back."""
+    def _fetch_sums(self, g: ir.Value, row0: ir.Value, row1: ir.Value, *, first: ir.Value) -> None:
+        """A group's sums so far, from the result; zeros for the ``first`` panel."""
         zeros = ir.Constant(self.float_vector, [0.0] * self.lanes)
+
+        def fetch(place: ir.Value, result: ir.Value, _: int) -> None:
+            old = self.load(result, self.float_vector, align=4)
+            self.store(self.builder.select(first, zeros, old), place, align=4)
+
+        self._each_sum(g, row0, row1, fetch)
+
+    def _put_sums(self, g: ir.Value, row0: ir.Value, row1: ir.Value, *, last: ir.Value) -> None:
+        """Put them back, with the bias after the ``last`` panel."""
+
+        def put(place: ir.Value, result: ir.Value, part: int) -> None:
+            sums = self.load(place, self.float_vector, align=4)
+            self.store(self.builder.select(last, self.biased(sums, g, part), sums), result, align=4)
+
+        self._each_sum(g, row0, row1, put)
+
+    def _each_sum(
+        self, g: ir.Value, row0: ir.Value, row1: ir.Value, move: Callable[[ir.Value, ir.Value, int], None]
+    ) -> None:
+        """``move`` between where a row's sums wait and where they belong, for each part of the group."""
 
         def row(m: ir.Value, _: Values) -> Values:
             for part in range(self.parts):
                 place = self.offset(self.scratch, self.builder.sub(m, row0), GROUP * 4)
-                place = self.offset(place, part * self.lanes * 4)
-                result = self.out_address(m, g, part)
-                if first is None:
-                    self.store(self.load(place, self.float_vector, align=4), result, align=4)
-                else:
-                    old = self.load(result, self.float_vector, align=4)
-                    self.store(self.builder.select(first, zeros, old), place, align=4)
+                move(self.offset(place, part * self.lanes * 4), self.out_address(m, g, part), part)
             return []
 
         self.loop(row0, row1, 1, [], row)

@@ -18,12 +18,13 @@ __all__ = ["Arg", "BlockProducts"]
 
 _CHUNKS = 8
 _CHUNK_BYTES = GROUP * 4
-_PREFETCH_BYTES = 8192
-"""How far ahead weights are asked for; the hardware's own prefetching stops at pages of 4 KiB."""
 
 
 class Arg(IntEnum):
-    """Words of the argument block: addresses, then counts. ``ROWS`` is all rows, ``ROW0``..``ROW1`` those to do."""
+    """Words of the argument block: addresses, then counts. ``ROWS`` is all rows, ``ROW0``..``ROW1`` those to do.
+
+    ``BIAS`` is fp32 for every group's rows, zeros where there is none.
+    """
 
     CHUNKS = 0
     SCALES = 1
@@ -38,6 +39,7 @@ class Arg(IntEnum):
     ROW0 = 10
     ROW1 = 11
     PANEL = 12
+    BIAS = 13
 
 
 class BlockProducts(KernelWriter):
@@ -62,10 +64,12 @@ class BlockProducts(KernelWriter):
         )
 
     def prefetch(self, group: ir.Value, k: ir.Value) -> None:
-        """Ask for the nibbles of a block further on; past the end this is harmless."""
+        """Ask for the nibbles of a block further on, if the variant wants to; past the end this is harmless."""
+        if not self.variant.prefetch:
+            return
         b = self.builder
         place = b.add(b.mul(group, self.blocks), k)
-        ahead = self.offset(self.offset(self.chunks, place, _CHUNKS * _CHUNK_BYTES), _PREFETCH_BYTES)
+        ahead = self.offset(self.offset(self.chunks, place, _CHUNKS * _CHUNK_BYTES), self.variant.prefetch)
         for chunk in range(_CHUNKS):
             address = b.inttoptr(self.offset(ahead, chunk * _CHUNK_BYTES), I8.as_pointer())
             self.call("llvm.prefetch.p0", ir.VoidType(), [address, *(ir.Constant(I32, v) for v in (0, 3, 1))])
@@ -137,6 +141,11 @@ class BlockProducts(KernelWriter):
             for m, pair in enumerate(pairs):
                 totals[m] = b.add(totals[m], self.call("llvm.x86.avx2.pmadd.wd", self.int_vector, [pair, ones]))
         return totals
+
+    def biased(self, sums: ir.Value, group: ir.Value, part: int) -> ir.Value:
+        """Sums of a part of a group, with the bias added."""
+        place = self.offset(self.offset(self.arg(Arg.BIAS), group, GROUP * 4), part * self.lanes * 4)
+        return self.builder.fadd(sums, self.load(place, self.float_vector, align=4))
 
     def out_address(self, row: ir.Value, group: ir.Value, part: int) -> ir.Value:
         """Where a row's results for a part of a group belong."""

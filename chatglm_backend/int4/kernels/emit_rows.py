@@ -1,8 +1,8 @@
-"""Writes the operations on single rows as LLVM code: rotary positions, LayerNorm, RMSNorm.
+"""Writes the operations on single rows as LLVM code: rotary positions, LayerNorm, RMSNorm, residuals, cache writes.
 
-Kernels have the form described in :mod:`.writer`; argument words are in the order of
-:class:`RotaryArg` or :class:`NormArg`, the work range is rows, strides are in bytes. Each row is worked out alone
-and in one order, so that its bits do not depend on how many rows there are. Knows nothing of tensors.
+Kernels have the form described in :mod:`.writer`; argument words are in the order of :class:`RotaryArg`,
+:class:`NormArg`, :class:`AddArg` or :class:`StoreArg`, the work range is rows, strides are in bytes. Each row is
+worked out alone and in one order, so that its bits do not depend on how many rows there are. Knows nothing of tensors.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from enum import IntEnum
 from llvmlite import ir
 
 from chatglm_backend.int4.kernels.variants import Variant
-from chatglm_backend.int4.kernels.writer import F32, I32, I64, KernelWriter, Values
+from chatglm_backend.int4.kernels.writer import F16, F32, I32, I64, KernelWriter, Values
 
-__all__ = ["ROW_LANES", "NormArg", "RotaryArg", "build_rows"]
+__all__ = ["ROW_LANES", "AddArg", "NormArg", "RotaryArg", "StoreArg", "build_rows"]
 
 ROW_LANES = 16
 
@@ -48,14 +48,50 @@ class NormArg(IntEnum):
     FACTORS = 7
 
 
+class AddArg(IntEnum):
+    """``FACTOR`` is the address of one fp32 number; ``UNITS`` a multiple of 16."""
+
+    BASE = 0
+    BASE_ROW = 1
+    UPDATE = 2
+    UPDATE_ROW = 3
+    OUT = 4
+    OUT_ROW = 5
+    UNITS = 6
+    FACTOR = 7
+
+
+class StoreArg(IntEnum):
+    """Row i of ``K`` and ``V`` becomes token ``FIRST`` + i of ``KEYS`` and ``VALUES``, which are fp16.
+
+    ``FIRST`` is the address of an int64; tokens follow one another, ``UNITS`` (a multiple of 16) numbers each.
+    """
+
+    K = 0
+    K_ROW = 1
+    K_HEAD = 2
+    V = 3
+    V_ROW = 4
+    V_HEAD = 5
+    KEYS = 6
+    KEYS_HEAD = 7
+    VALUES = 8
+    VALUES_HEAD = 9
+    HEADS = 10
+    UNITS = 11
+    FIRST = 12
+
+
 def build_rows(variant: Variant, triple: str) -> ir.Module:
-    """``rotate_halves``, ``rotate_pairs``, ``layer_norm`` and ``rms_norm``."""
+    """``rotate_halves``, ``rotate_pairs``, ``layer_norm``, ``rms_norm``, ``add_scaled`` and ``store``."""
     module = ir.Module(name="rows")
     module.triple = triple
     _Rotary(module, variant, "rotate_halves").emit(pairs=False)
     _Rotary(module, variant, "rotate_pairs").emit(pairs=True)
     _Norm(module, variant, "layer_norm").emit(centred=True)
     _Norm(module, variant, "rms_norm").emit(centred=False)
+    _AddScaled(module, variant, "add_scaled").emit()
+    _Store(module, variant, "store").emit()
     return module
 
 
@@ -166,3 +202,68 @@ class _Norm(KernelWriter):
 
         self.loop(self.first, self.last, 1, [], row)
         b.ret_void()
+
+
+class _AddScaled(KernelWriter):
+    """``FACTOR * BASE + UPDATE``, rounded once."""
+
+    def emit(self) -> None:
+        b, vector = self.builder, ir.VectorType(F32, ROW_LANES)
+        base, base_row, update, update_row, out, out_row, units, factor = (self.arg(which) for which in AddArg)
+        scale = self.splat(self.load(factor, F32, align=4), ROW_LANES)
+
+        def row(r: ir.Value, _: Values) -> Values:
+            places = [b.add(x, b.mul(r, stride)) for x, stride in ((base, base_row), (update, update_row))]
+            result = b.add(out, b.mul(r, out_row))
+
+            def write(t: ir.Value, _: Values) -> Values:
+                scaled, added = (self.load(self.offset(place, t, 4), vector, align=4) for place in places)
+                self.store(self.fma(scaled, scale, added), self.offset(result, t, 4), align=4)
+                return []
+
+            self.loop(ir.Constant(I64, 0), units, ROW_LANES, [], write)
+            return []
+
+        self.loop(self.first, self.last, 1, [], row)
+        b.ret_void()
+
+
+class _Store(KernelWriter):
+    """Keys and values of new tokens into a cache, rounded to fp16."""
+
+    def emit(self) -> None:
+        b = self.builder
+        words = {which: self.arg(which) for which in StoreArg}
+        start = self.load(words[StoreArg.FIRST], I64, align=8)
+        kinds = (
+            (StoreArg.K, StoreArg.K_ROW, StoreArg.K_HEAD, StoreArg.KEYS, StoreArg.KEYS_HEAD),
+            (StoreArg.V, StoreArg.V_ROW, StoreArg.V_HEAD, StoreArg.VALUES, StoreArg.VALUES_HEAD),
+        )
+
+        def row(r: ir.Value, _: Values) -> Values:
+            token = b.mul(b.add(start, r), words[StoreArg.UNITS])
+            for x, x_row, x_head, cache, cache_head in kinds:
+                source = b.add(words[x], b.mul(r, words[x_row]))
+                place = self.offset(words[cache], token, 2)
+                self._heads(source, words[x_head], place, words[cache_head])
+            return []
+
+        self.loop(self.first, self.last, 1, [], row)
+        b.ret_void()
+
+    def _heads(self, source: ir.Value, source_step: ir.Value, place: ir.Value, place_step: ir.Value) -> None:
+        """All heads of one token."""
+        b, zero = self.builder, ir.Constant(I64, 0)
+        heads, units = self.arg(StoreArg.HEADS), self.arg(StoreArg.UNITS)
+
+        def head(h: ir.Value, _: Values) -> Values:
+            mine, theirs = b.add(source, b.mul(h, source_step)), b.add(place, b.mul(h, place_step))
+            self.loop(zero, units, ROW_LANES, [], lambda t, _: self._halve(mine, theirs, t))
+            return []
+
+        self.loop(zero, heads, 1, [], head)
+
+    def _halve(self, source: ir.Value, place: ir.Value, t: ir.Value) -> Values:
+        values = self.load(self.offset(source, t, 4), ir.VectorType(F32, ROW_LANES), align=4)
+        self.store(self.builder.fptrunc(values, ir.VectorType(F16, ROW_LANES)), self.offset(place, t, 2), align=2)
+        return []

@@ -6,8 +6,8 @@ chunks of 64 bytes; chunk c holds bytes 4c..4c+3 of each of the 16 rows, so a ch
 vector register of 16 rows x 4 weights. All chunks come first, then all scales
 ([groups, blocks, 16] fp16). Rows that fill up the last group are zeros with scale zero.
 
-Every variant reads this one layout, so the tag names no CPU feature. The bytes are as many
-as the portable ones, except for the filled-up rows. Knows numpy only.
+Every variant reads this one layout. The bytes are as many as the portable ones, except for the filled-up
+rows. Knows numpy only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GROUP = 16
 """Output rows that lie together."""
 BLOCK_BYTES = 2 + BLOCK // 2
 LAYOUT_TAG = "rows16-block64-v1"
-"""Changes whenever the bytes of a derived cache entry would change."""
+"""Changes whenever the bytes of the layout would change."""
 
 _STREAM_BYTES = 4 << 20
 """Bytes that are laid out at a time: source and target then stay in the caches."""

@@ -1,18 +1,20 @@
-"""The models' operations between products, compiled where it shows: attention over a 16-bit cache, rotary
-positions, norms, GELU, SwiGLU.
+"""The models' operations between products, compiled: attention over a 16-bit cache and writing to it, rotary
+positions, norms, residuals, GELU, SwiGLU.
 
-Everything else, and whatever shape or dtype the compiled code does not take, is left to
+Whatever shape or dtype the compiled code does not take is left to
 :class:`~chatglm_backend.models.ops.TorchOps`. Shares its threads with the products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from chatglm_backend.int4.kernels.driver import Word
 from chatglm_backend.int4.kernels.emit_ops import (
     ATTENTION_ROWS,
     LANES,
@@ -21,17 +23,20 @@ from chatglm_backend.int4.kernels.emit_ops import (
     build_attention,
     build_gates,
 )
-from chatglm_backend.int4.kernels.emit_rows import ROW_LANES, NormArg, RotaryArg, build_rows
+from chatglm_backend.int4.kernels.emit_rows import ROW_LANES, AddArg, NormArg, RotaryArg, StoreArg, build_rows
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
+from chatglm_backend.int4.kernels.replay import RecordedWalk, attention_work, scores_stride
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import Variant
-from chatglm_backend.models.ops import RotaryTable, TorchOps
+from chatglm_backend.models.ops import Replay, RotaryTable, TorchOps
 
 __all__ = ["CompiledOps"]
 
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
 
 class CompiledOps(TorchOps):
-    """:class:`~chatglm_backend.models.ops.Ops` with the costly ones compiled for ``variant``."""
+    """:class:`~chatglm_backend.models.ops.Ops` compiled for ``variant``."""
 
     name = "compiled"
 
@@ -40,51 +45,109 @@ class CompiledOps(TorchOps):
         self._gates = compile_module(variant, lambda triple: build_gates(variant, triple))
         self._rows = compile_module(variant, lambda triple: build_rows(variant, triple))
         self._attention: dict[int, NativeKernels] = {}
-        self._scale: dict[int, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
         self._scores = np.empty(0, np.float32)
         self._gate_args = np.zeros(len(GateArg), np.int64)
         self._norm_args = np.zeros(len(NormArg), np.int64)
         self._rotary_args = np.zeros(len(RotaryArg), np.int64)
-        self._factors: dict[tuple[int, float], np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
+        self._factors: dict[tuple[float, ...], Floats] = {}
         self._checked: tuple[RotaryTable, Tensor] | None = None
         self._attention_args = np.zeros(len(AttentionArg), np.int64)
+        self._add_args = np.zeros(len(AddArg), np.int64)
+        self._store_args = np.zeros(len(StoreArg), np.int64)
+        self._first = np.zeros(1, np.int64)
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
-        fits = _plain(x, x.shape[-1]) and _vector(weight) and _vector(bias)
-        return self._norm("layer_norm", x, weight, bias, eps) if fits else super().layer_norm(x, weight, bias, eps)
+        if _plain(x, x.shape[-1]) and _vector(weight) and _vector(bias):
+            return self._norm("layer_norm", x, weight, bias, eps)
+        self._team.spoil()
+        return super().layer_norm(x, weight, bias, eps)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
-        fits = _plain(x, x.shape[-1]) and _vector(weight)
-        return self._norm("rms_norm", x, weight, weight, eps) if fits else super().rms_norm(x, weight, eps)
+        if _plain(x, x.shape[-1]) and _vector(weight):
+            return self._norm("rms_norm", x, weight, weight, eps)
+        self._team.spoil()
+        return super().rms_norm(x, weight, eps)
 
     def rotate_halves(self, x: Tensor, table: RotaryTable, positions: Tensor) -> None:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
         if not self._rotate("rotate_halves", x, table, positions):
+            self._team.spoil()
             super().rotate_halves(x, table, positions)
 
     def rotate_pairs(self, x: Tensor, table: RotaryTable, positions: Tensor) -> None:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
         if not self._rotate("rotate_pairs", x, table, positions):
+            self._team.spoil()
             super().rotate_pairs(x, table, positions)
 
     def gelu(self, x: Tensor) -> Tensor:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
-        return self._gate("gelu", x, x.shape[-1]) if _plain(x, x.shape[-1]) else super().gelu(x)
+        if _plain(x, x.shape[-1]):
+            return self._gate("gelu", x, x.shape[-1])
+        self._team.spoil()
+        return super().gelu(x)
 
     def swiglu(self, x: Tensor) -> Tensor:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
         units = x.shape[-1] // 2
-        return self._gate("swiglu", x, units) if _plain(x, units) else super().swiglu(x)
+        if _plain(x, units):
+            return self._gate("swiglu", x, units)
+        self._team.spoil()
+        return super().swiglu(x)
+
+    def add_scaled(self, base: Tensor, factor: float, update: Tensor) -> Tensor:
+        """See :class:`~chatglm_backend.models.ops.Ops`."""
+        rows, units = base.shape
+        if not (_plain(base, units) and _plain(update, units)):
+            self._team.spoil()
+            return super().add_scaled(base, factor, update)
+        result = self._team.empty(rows, units)
+        with self._team.lock:
+            self._add_args[:] = (
+                base.data_ptr(), base.stride(0) * 4, update.data_ptr(), update.stride(0) * 4,
+                result.data_ptr(), units * 4, units, self._constants(factor).ctypes.data,
+            )  # fmt: skip
+            self._team.share(self._rows.addresses["add_scaled"], self._add_args, rows, work=rows * units // 2)
+        return result
+
+    def store(self, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
+        """See :class:`~chatglm_backend.models.ops.Ops`."""
+        rows, heads, dim = k.shape
+        fits = all(x.dtype is torch.float32 and x.stride(2) == 1 for x in (k, v)) and dim % ROW_LANES == 0
+        if not (fits and rows and _half_tokens(keys, dim) and _half_tokens(values, dim)):
+            self._team.spoil()
+            super().store(k, v, keys, values)
+            return
+        with self._team.lock:
+            self._store_args[:] = (
+                k.data_ptr(), k.stride(0) * 4, k.stride(1) * 4, v.data_ptr(), v.stride(0) * 4, v.stride(1) * 4,
+                keys.data_ptr(), keys.stride(0) * 2, values.data_ptr(), values.stride(0) * 2,
+                heads, dim, self._first.ctypes.data,
+            )  # fmt: skip
+            self._team.share(self._rows.addresses["store"], self._store_args, rows, work=rows * heads * dim)
+
+    def record(self, walk: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
+        """See :class:`~chatglm_backend.models.ops.Ops`."""
+        store = self._rows.addresses["store"]
+        with self._team.recording() as recording:
+            result = walk()
+        attends = {native.addresses["attend_1"] for native in self._attention.values()}
+        kernels = [step[Word.KERNEL] for step in recording.steps]
+        attend = next((kernel for kernel in kernels if kernel in attends), 0)
+        if not recording.whole or not attend or kernels.count(attend) != kernels.count(store):
+            return result, None
+        return result, RecordedWalk(self._team, recording, result, attend=attend, store=store)
 
     def attention(self, q: Tensor, keys: Tensor, values: Tensor, visible: Sequence[int]) -> Tensor:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
         rows, heads, dim = q.shape
         fits = dim % LANES == 0 and q.dtype is torch.float32 and q.stride(2) == 1 and min(visible) > 0
         if not (fits and _half_tokens(keys, dim) and _half_tokens(values, dim)):
+            self._team.spoil()
             return super().attention(q, keys, values, visible)
-        result = torch.empty(rows, heads * dim)
+        result = self._team.empty(rows, heads * dim)
         counts = np.fromiter(visible, np.int64, rows)
         native = self._native(dim)
         with self._team.lock:
@@ -94,7 +157,10 @@ class CompiledOps(TorchOps):
             args[AttentionArg.KEYS], args[AttentionArg.KEYS_HEAD] = keys.data_ptr(), keys.stride(0) * 2
             args[AttentionArg.VALUES], args[AttentionArg.VALUES_HEAD] = values.data_ptr(), values.stride(0) * 2
             args[AttentionArg.OUT_ROW] = heads * dim * 4
-            args[AttentionArg.VISIBLE], args[AttentionArg.SCALE] = counts.ctypes.data, self._scale[dim].ctypes.data
+            args[AttentionArg.VISIBLE], args[AttentionArg.SCALE] = (
+                counts.ctypes.data,
+                self._constants(dim**-0.5).ctypes.data,
+            )
             args[AttentionArg.HEADS], args[AttentionArg.GROUP] = heads, heads // keys.shape[0]
             self._attend(native, rows, heads, int(counts.max()), dim)
         return result
@@ -102,7 +168,7 @@ class CompiledOps(TorchOps):
     def _attend(self, native: NativeKernels, rows: int, heads: int, longest: int, dim: int) -> None:
         """Rows in fours, then what is left one by one."""
         team, args = self._team, self._attention_args
-        stride = (longest + LANES) // LANES * LANES
+        stride = scores_stride(longest)
         need = team.threads * ATTENTION_ROWS * stride
         if self._scores.size < need:
             self._scores = np.empty(need * 2, np.float32)
@@ -114,10 +180,8 @@ class CompiledOps(TorchOps):
                 address = native.addresses[f"attend_{count}"]
                 scratch = self._scores.ctypes.data
                 stride_bytes = ATTENTION_ROWS * stride * 4
-                work = blocks * count * heads * longest * dim
-                team.share(
-                    address, args.ctypes.data, blocks * heads, work=work, scratch=scratch, scratch_stride=stride_bytes
-                )
+                work = blocks * count * heads * attention_work(longest, dim)
+                team.share(address, args, blocks * heads, work=work, scratch=scratch, scratch_stride=stride_bytes)
 
     def _native(self, dim: int) -> NativeKernels:
         """The kernels for heads of ``dim`` features, compiled at first use."""
@@ -125,22 +189,26 @@ class CompiledOps(TorchOps):
             self._attention[dim] = compile_module(
                 self._variant, lambda triple: build_attention(self._variant, triple, dim)
             )
-            self._scale[dim] = np.array([dim**-0.5], np.float32)
         return self._attention[dim]
 
     def _norm(self, name: str, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         rows, units = x.shape
-        result = torch.empty(rows, units)
-        factors = self._factors.get((units, eps))
-        if factors is None:
-            factors = self._factors[units, eps] = np.array([1.0 / units, eps], np.float32)
+        result = self._team.empty(rows, units)
+        factors = self._constants(1.0 / units, eps)
         with self._team.lock:
             self._norm_args[:] = (
                 x.data_ptr(), x.stride(0) * 4, result.data_ptr(), units * 4, units,
                 weight.data_ptr(), bias.data_ptr(), factors.ctypes.data,
             )  # fmt: skip
-            self._team.share(self._rows.addresses[name], self._norm_args.ctypes.data, rows, work=rows * units // 2)
+            self._team.share(self._rows.addresses[name], self._norm_args, rows, work=rows * units // 2)
         return result
+
+    def _constants(self, *values: float) -> Floats:
+        """The numbers in memory, always at the same place."""
+        found = self._factors.get(values)
+        if found is None:
+            found = self._factors[values] = np.array(values, np.float32)
+        return found
 
     def _rotate(self, name: str, x: Tensor, table: RotaryTable, positions: Tensor) -> bool:
         """Rotate ``x`` unless its shape or type is not for the compiled code."""
@@ -156,7 +224,7 @@ class CompiledOps(TorchOps):
                 table.cos.data_ptr(), table.sin.data_ptr(), count * 4, positions.data_ptr(), count,
             )  # fmt: skip
             address = self._rows.addresses[name]
-            self._team.share(address, self._rotary_args.ctypes.data, rows, work=rows * heads * parts * dim // 2)
+            self._team.share(address, self._rotary_args, rows, work=rows * heads * parts * dim // 2)
         return True
 
     def _known(self, table: RotaryTable, positions: Tensor) -> bool:
@@ -172,12 +240,12 @@ class CompiledOps(TorchOps):
 
     def _gate(self, name: str, x: Tensor, units: int) -> Tensor:
         rows = x.shape[0]
-        result = torch.empty(rows, units)
+        result = self._team.empty(rows, units)
         with self._team.lock:
             args = self._gate_args
             args[GateArg.X], args[GateArg.X_ROW] = x.data_ptr(), x.stride(0) * 4
             args[GateArg.OUT], args[GateArg.OUT_ROW], args[GateArg.UNITS] = result.data_ptr(), units * 4, units
-            self._team.share(self._gates.addresses[name], args.ctypes.data, rows, work=rows * units * 4)
+            self._team.share(self._gates.addresses[name], args, rows, work=rows * units * 4)
         return result
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chatglm_backend.errors import WrongShape
 from chatglm_backend.int4.kernels.emit import FEW_ROWS, Arg
-from chatglm_backend.int4.kernels.layout import BLOCK, BLOCK_BYTES, GROUP, layout_nbytes, repack
+from chatglm_backend.int4.kernels.layout import BLOCK, BLOCK_BYTES, GROUP, LAYOUT_TAG, layout_nbytes, repack
 from chatglm_backend.int4.kernels.native import NativeKernels
 from chatglm_backend.int4.kernels.team import Team
 
@@ -50,14 +50,23 @@ class _Code:
 
 
 class Product:
-    """``x @ W.T`` for one INT4 matrix ``[out, in_]``. Activations are rounded to int8 per 64 values."""
+    """``x @ W.T + bias`` for one INT4 matrix ``[out, in_]``. Activations are rounded to int8 per 64 values."""
 
-    def __init__(self, layout: Tensor, out: int, in_: int, code: Mapping[int, _Code], team: Team) -> None:
+    def __init__(
+        self, layout: Tensor, out: int, in_: int, code: Mapping[int, _Code], team: Team, bias: Tensor | None = None
+    ) -> None:
         self.layout, self.out, self.in_ = layout, out, in_
         self._code, self._team = dict(code), team
         self._groups = -(-out // GROUP)
         self._chunks = layout.data_ptr()
         self._scales = self._chunks + self._groups * (in_ // BLOCK) * GROUP * BLOCK // 2
+        self._bias = torch.zeros(self._groups * GROUP)
+        if bias is not None:
+            self._bias[:out] = bias
+
+    def with_bias(self, bias: Tensor) -> Product:
+        """The same product with ``bias`` [out] added; the weights are shared."""
+        return Product(self.layout, self.out, self.in_, self._code, self._team, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """``x`` [rows, in_] fp32 -> a new [rows, out] fp32. Not-a-number in a row stays in that row."""
@@ -68,9 +77,11 @@ class Product:
                 found=f"{tuple(x.shape)} {x.dtype}",
                 expected=f"(rows, {self.in_}) float32",
             )
-        x, rows = x.contiguous(), x.shape[0]
-        padded = self._groups * GROUP
-        result = torch.empty(rows, padded)
+        if not x.is_contiguous():
+            self._team.spoil()
+            x = x.contiguous()
+        rows, padded = x.shape[0], self._groups * GROUP
+        result = self._team.empty(rows, padded)
         if rows:
             self._multiply(x, result, rows, padded)
         return result if padded == self.out else result[:, : self.out].contiguous()
@@ -82,6 +93,7 @@ class Product:
             args = team.work.args
             args[Arg.CHUNKS], args[Arg.SCALES] = self._chunks, self._scales
             args[Arg.X], args[Arg.OUT], args[Arg.OUT_STRIDE] = x.data_ptr(), result.data_ptr(), padded
+            args[Arg.BIAS] = self._bias.data_ptr()
             team.run(code.quantize, code.for_rows(rows), rows, self.in_, self._groups)
 
     @property
@@ -99,6 +111,11 @@ class CompiledKernel:
         self.team, self._pick = team, pick
         self._kernels = kernels
         self._code: dict[str, _Code] = {}
+
+    @property
+    def layout_tag(self) -> str:
+        """Names the layout and the widest CPU features that it is read with: what a kept layout was made for."""
+        return f"{LAYOUT_TAG}-{next(iter(self._kernels))}"
 
     def prepare(self, packed: Tensor, out: int, in_: int) -> Product:
         """From portable bytes, uint8 [out, in_ // 64 * 34]; they are copied, not kept."""

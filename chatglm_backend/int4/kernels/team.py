@@ -11,16 +11,24 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from chatglm_backend.int4.kernels.driver import Driver, build_driver
+from chatglm_backend.int4.kernels.driver import Driver, Word, build_driver
 from chatglm_backend.int4.kernels.emit import Arg
 from chatglm_backend.int4.kernels.layout import BLOCK, GROUP
 
-__all__ = ["TILE_ROWS", "Team", "Work"]
+__all__ = ["TILE_ROWS", "Recording", "Team", "Words", "Work"]
+
+Words = np.ndarray[Any, np.dtype[np.int64]]
+"""int64 words that compiled code reads."""
 
 TILE_ROWS = 128
 """Most rows that one pass of the tile kernel takes: their sums fit the L1 cache."""
@@ -39,19 +47,41 @@ class Work:
     def __init__(self, threads: int) -> None:
         self.args = np.zeros(len(Arg), np.int64)
         self.scratch = np.zeros((threads, TILE_ROWS, GROUP), np.float32)
-        self._values = np.empty(0, np.int8)
-        self._scales = np.empty(0, np.float32)
-        self._offsets = np.empty(0, np.int32)
+        self.buffers: tuple[np.ndarray[Any, Any], ...] = (
+            np.empty(0, np.int8), np.empty(0, np.float32), np.empty(0, np.int32),
+        )  # fmt: skip
+        """The values, scales and offsets that ``args`` points to; others once there is more room."""
 
     def reserve(self, rows: int, blocks: int) -> None:
         """Make room for ``rows`` x ``blocks`` 64-blocks and note the addresses in ``args``."""
-        if self._scales.size < rows * blocks:
-            self._values = np.empty(rows * blocks * BLOCK, np.int8)
-            self._scales = np.empty(rows * blocks, np.float32)
-            self._offsets = np.empty(rows * blocks, np.int32)
-            self.args[Arg.XQ] = self._values.ctypes.data
-            self.args[Arg.XS] = self._scales.ctypes.data
-            self.args[Arg.XC] = self._offsets.ctypes.data
+        count = rows * blocks
+        if self.buffers[1].size < count:
+            self.buffers = np.empty(count * BLOCK, np.int8), np.empty(count, np.float32), np.empty(count, np.int32)
+            for word, buffer in zip((Arg.XQ, Arg.XS, Arg.XC), self.buffers, strict=True):
+                self.args[word] = buffer.ctypes.data
+
+
+@dataclass(slots=True)
+class Recording:
+    """The steps that a team did, with argument blocks of their own and all that their addresses point to.
+
+    ``whole`` turns False when something was done that is not among the steps.
+    """
+
+    work: Work
+    steps: list[tuple[int, ...]] = field(default_factory=list)
+    args: list[Words] = field(default_factory=list)
+    kept: list[object] = field(default_factory=list)
+    whole: bool = True
+
+    def add(self, step: Words, args: Words) -> None:
+        """A step that was just done with ``args``."""
+        mine = args.copy()
+        words = step.copy()
+        words[Word.ARGS] = mine.ctypes.data
+        self.steps.append(tuple(words.tolist()))
+        self.args.append(mine)
+        self.kept.append(self.work.buffers)
 
 
 class Team:
@@ -63,7 +93,7 @@ class Team:
         numba.config.THREADING_LAYER_PRIORITY = ["omp", "workqueue", "tbb"]
         torch_threads = torch.get_num_threads()
         self.threads = max(1, min(threads, int(numba.config.NUMBA_NUM_THREADS)))
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.work = Work(self.threads)
         self._driver = _load_driver(cache)
         numba.set_num_threads(self.threads)
@@ -71,7 +101,9 @@ class Team:
         torch.set_num_threads(torch_threads)
         self._local = threading.local()
         self._counter = np.zeros(1, np.int64)
-        self._counter_address = int(self._counter.ctypes.data)
+        self._step = np.zeros(len(Word), np.int64)
+        self._addresses = int(self._step.ctypes.data), int(self._counter.ctypes.data)
+        self._recording: Recording | None = None
         self.pieces_per_thread = PIECES_PER_THREAD
 
     @property
@@ -81,49 +113,72 @@ class Team:
 
         return str(numba.threading_layer())
 
+    def empty(self, rows: int, units: int) -> Tensor:
+        """Uninitialised fp32 for a result; a recording keeps it."""
+        result = torch.empty(rows, units)
+        if self._recording is not None:
+            self._recording.kept.append(result)
+        return result
+
     def run(self, quantize: int, kernel: int, rows: int, in_: int, groups: int) -> None:
         """Quantise the activations at ``args[X]`` and run ``kernel`` on ``groups`` groups. Hold ``lock``."""
-        self._use_threads()
-        args, blocks = self.work.args, in_ // BLOCK
+        args, blocks, scratch = self.work.args, in_ // BLOCK, self.work.scratch
         args[Arg.BLOCKS], args[Arg.ROWS], args[Arg.PANEL] = blocks, rows, _PANEL_BLOCKS
         parts = self.parts_for(groups * GROUP * in_ * max(1, rows // 4), groups)
         quantize_parts = 1 if rows * in_ < _PARALLEL_QUANTIZE else min(self.threads, blocks)
         passes = max(1, -(-rows // TILE_ROWS))
         for index in range(passes):
             args[Arg.ROW0], args[Arg.ROW1] = rows * index // passes, rows * (index + 1) // passes
-            self._driver(
-                quantize if index == 0 else 0,
-                kernel,
-                args.ctypes.data,
-                blocks,
-                quantize_parts,
-                groups,
-                parts,
-                self.work.scratch.ctypes.data,
-                self.work.scratch.strides[0],
-                self._pieces(parts, groups),
-                self._fresh_counter(),
-            )
+            self._step[:] = (
+                quantize if index == 0 else 0, blocks, quantize_parts,
+                kernel, args.ctypes.data, groups, parts, self.pieces(parts, groups),
+                scratch.ctypes.data, scratch.strides[0],
+            )  # fmt: skip
+            self._do(args)
 
     def parts_for(self, work: int, pieces: int) -> int:
         """How many threads ``work`` weights (times rows) are worth: a few, where waking more would cost more."""
         return max(1, min(self.threads, pieces, work // _WORK_PER_THREAD))
 
-    def share(
-        self, kernel: int, args: int, items: int, *, work: int, scratch: int = 0, scratch_stride: int = 0
-    ) -> None:
-        """Run ``kernel`` on ``items`` equal pieces of work, with scratch of its own for each thread. Hold ``lock``."""
-        self._use_threads()
-        parts = self.parts_for(work, items)
-        pieces, counter = self._pieces(parts, items), self._fresh_counter()
-        self._driver(0, kernel, args, 0, 1, items, parts, scratch, scratch_stride, pieces, counter)
-
-    def _pieces(self, parts: int, items: int) -> int:
+    def pieces(self, parts: int, items: int) -> int:
+        """Into how many pieces ``items`` are cut for ``parts`` threads."""
         return min(items, parts * self.pieces_per_thread)
 
-    def _fresh_counter(self) -> int:
-        self._counter[0] = 0
-        return self._counter_address
+    def share(
+        self, kernel: int, args: Words, items: int, *, work: int, scratch: int = 0, scratch_stride: int = 0
+    ) -> None:
+        """Run ``kernel`` on ``items`` equal pieces of work, with scratch of its own for each thread. Hold ``lock``."""
+        parts = self.parts_for(work, items)
+        pieces = self.pieces(parts, items)
+        self._step[:] = (0, 0, 1, kernel, args.ctypes.data, items, parts, pieces, scratch, scratch_stride)
+        self._do(args)
+
+    @contextmanager
+    def recording(self) -> Iterator[Recording]:
+        """Note every step until the end, with buffers of its own; other threads wait meanwhile."""
+        with self.lock:
+            before, self.work = self.work, Work(self.threads)
+            self._recording = Recording(self.work)
+            try:
+                yield self._recording
+            finally:
+                self.work, self._recording = before, None
+
+    def spoil(self) -> None:
+        """Something is being done that is no step: a recording is not whole."""
+        if self._recording is not None:
+            self._recording.whole = False
+
+    def play(self, program: Words) -> None:
+        """Do recorded steps, int64 [steps, words], in one call. Hold ``lock``."""
+        self._use_threads()
+        self._driver(program.ctypes.data, len(program), self._addresses[1])
+
+    def _do(self, args: Words) -> None:
+        self._use_threads()
+        self._driver(self._addresses[0], 1, self._addresses[1])
+        if self._recording is not None:
+            self._recording.add(self._step, args)
 
     def _use_threads(self) -> None:
         """Numba's thread count belongs to the calling thread."""

@@ -9,6 +9,11 @@ import gradio as gr
 __all__ = ["start_and_stop"]
 
 
-def start_and_stop(start: str, stop: str, *, running: bool) -> tuple[Any, Any]:
-    """The button that begins something and the one that stops it, with their words."""
+def start_and_stop(start: str, stop: str, *, running: bool, sent: bool = False) -> tuple[Any, Any]:
+    """The button that begins something and the one that stops it, with their words.
+
+    ``sent``: this page has them like this already. Gradio builds a button anew for every update of it.
+    """
+    if sent:
+        return gr.skip(), gr.skip()
     return gr.Button(start, interactive=not running), gr.Button(stop, interactive=running)

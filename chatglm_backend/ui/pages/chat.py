@@ -252,9 +252,11 @@ class _Handlers:
         session, run, visitor = request.session_hash or "", secrets.token_hex(4), self._visitor(request)
         kept = self._history.keep(visitor, place, views(session, run))
         watched = self._live.begin(session, visitor, kept, lambda: self._presenter.stop(session, run))
+        running = False
         async with aclosing(watched):
             async for one in watched:
-                yield self._update(one, visitor, search)
+                yield self._update(one, visitor, search, sent=running and one.view.running)
+                running = one.view.running
 
     async def _show(
         self, request: gr.Request, moved: Moved, search: str, problem: HistoryError | None, *, keep_box: bool = False
@@ -265,7 +267,7 @@ class _Handlers:
         def same(kept: Kept) -> bool:
             return kept.place is not None and kept.place.conversation_id == name
 
-        first = True
+        first, running = True, False
         view = await asyncio.to_thread(self._presenter.show, moved.turns)
         view = replace(view, box=None) if keep_box else view
         still = Kept(view, moved.place, changed=True, problem=problem)
@@ -274,8 +276,9 @@ class _Handlers:
         async with aclosing(self._live.resume(session, visitor, same)) as watched:
             async for kept in watched:
                 view = self._presenter.again(kept.view)
-                yield self._update(replace(kept, view=view, changed=first or kept.changed), visitor, search)
-                first = False
+                one = replace(kept, view=view, changed=first or kept.changed)
+                yield self._update(one, visitor, search, sent=running and view.running)
+                first, running = False, view.running
         if first:
             yield self._update(still, visitor, search)
 
@@ -287,7 +290,8 @@ class _Handlers:
     def _visitor(self, request: gr.Request) -> str | None:
         return self._history.visitor(dict(request.cookies))
 
-    def _update(self, kept: Kept, visitor: str | None, search: str) -> _Update:
+    def _update(self, kept: Kept, visitor: str | None, search: str, *, sent: bool = False) -> _Update:
+        """``sent``: an answer is being written, and the page's buttons are as they should be then already."""
         t, view, mark = (
             self._presenter.texts,
             kept.view,
@@ -300,8 +304,8 @@ class _Handlers:
             view.status,
             view.context,
             view.timing,
-            *start_and_stop(t("chat.send"), t("prompt.stop"), running=view.running),
-            gr.Button(t("chat.go_on"), visible=view.resumable),
+            *start_and_stop(t("chat.send"), t("prompt.stop"), running=view.running, sent=sent),
+            gr.skip() if sent else gr.Button(t("chat.go_on"), visible=view.resumable),
         )
         if not kept.changed:
             return *values, gr.skip(), gr.skip()

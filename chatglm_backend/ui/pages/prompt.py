@@ -104,9 +104,11 @@ def _generate(presenter: Presenter, history: History) -> Any:  # noqa: ANN401  a
         session, run, visitor = request.session_hash or "", secrets.token_hex(4), history.visitor(dict(request.cookies))
         views = presenter.generate(session, form, run)
         watched = presenter.live.begin(session, visitor, views, lambda: presenter.stop(session, run))
+        running = False
         async with aclosing(watched):
             async for view in watched:
-                yield _updates(presenter.texts, view)
+                yield _updates(presenter.texts, view, sent=running and view.running)
+                running = view.running
 
     return generate
 
@@ -114,12 +116,13 @@ def _generate(presenter: Presenter, history: History) -> Any:  # noqa: ANN401  a
 def _resume(presenter: Presenter, history: History) -> Any:  # noqa: ANN401
     async def resume(request: gr.Request) -> AsyncGenerator[tuple[_Update, ...], None]:
         """Go on with the answer that this visitor's page lost a moment ago."""
-        visitor, first = history.visitor(dict(request.cookies)), True
+        visitor, first, running = history.visitor(dict(request.cookies)), True, False
         watched = presenter.live.resume(request.session_hash or "", visitor, _has_answer, only_left=True)
         async with aclosing(watched):
             async for view in watched:
-                yield _updates(presenter.texts, await presenter.again(view) if first else presenter.follow(view))
-                first = False
+                shown = await presenter.again(view) if first else presenter.follow(view)
+                yield _updates(presenter.texts, shown, sent=running and view.running)
+                first, running = False, view.running
 
     return resume
 
@@ -144,9 +147,10 @@ def _clear(presenter: Presenter) -> Any:  # noqa: ANN401
     return clear
 
 
-def _updates(t: Texts, view: PromptView) -> tuple[_Update, ...]:
+def _updates(t: Texts, view: PromptView, *, sent: bool = False) -> tuple[_Update, ...]:
+    """``sent``: the page's buttons are as the view wants them already."""
     return (
-        *start_and_stop(t("prompt.generate"), t("prompt.stop"), running=view.running),
+        *start_and_stop(t("prompt.generate"), t("prompt.stop"), running=view.running, sent=sent),
         view.status,
         view.output,
         view.timing,

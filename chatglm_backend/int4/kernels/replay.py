@@ -1,0 +1,87 @@
+"""A recorded walk of one row through all layers, done again for other tokens in a single call.
+
+One call instead of some 370: no Python between the steps, and the interpreter is free for other
+threads all the while. Knows which words of the steps depend on the token and on the cache; knows no layers' meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chatglm_backend.int4.kernels.driver import Word
+from chatglm_backend.int4.kernels.emit_ops import ATTENTION_ROWS, LANES, AttentionArg
+from chatglm_backend.int4.kernels.emit_rows import StoreArg
+from chatglm_backend.int4.kernels.team import Recording, Team
+
+__all__ = ["RecordedWalk", "attention_work", "scores_stride"]
+
+_WEIGHTS_PER_FEATURE = 4
+"""How many INT4 weights are multiplied in the time that one feature of a key and a value takes."""
+
+
+def attention_work(tokens: int, dim: int) -> int:
+    """One head's attention over ``tokens`` tokens of ``dim`` features, in weights of a product."""
+    return _WEIGHTS_PER_FEATURE * tokens * dim
+
+
+def scores_stride(tokens: int) -> int:
+    """Floats between two rows of attention scores over ``tokens`` tokens."""
+    return (tokens + LANES) // LANES * LANES
+
+
+class RecordedWalk:
+    """See :class:`~chatglm_backend.models.ops.Replay`."""
+
+    def __init__(self, team: Team, recording: Recording, result: Tensor, *, attend: int, store: int) -> None:
+        """``attend`` and ``store`` are the kernels that touch the cache; each layer has one step of each, in order."""
+        self._team, self._result = team, result
+        self._kept = recording
+        self._program = np.array(recording.steps, np.int64)
+        kernels = self._program[:, Word.KERNEL]
+        self._attends = np.flatnonzero(kernels == attend)
+        self._attention_args = [recording.args[step] for step in self._attends]
+        self._store_args = [recording.args[step] for step in np.flatnonzero(kernels == store)]
+        self._start, self._visible = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        for args in self._attention_args:
+            args[AttentionArg.VISIBLE] = self._visible.ctypes.data
+        for args in self._store_args:
+            args[StoreArg.FIRST] = self._start.ctypes.data
+        self._heads = int(self._attention_args[0][AttentionArg.HEADS])
+        self._dim = int(self._store_args[0][StoreArg.UNITS])
+        self._scores = np.empty(0, np.float32)
+        self._identity: object = None
+
+    def __call__(self, layers: Sequence[tuple[Tensor, Tensor]], identity: object, start: int, visible: int) -> Tensor:
+        """See :class:`~chatglm_backend.models.ops.Replay`. Raises ValueError for another kind of cache."""
+        team = self._team
+        with team.lock:
+            if identity is not self._identity:
+                self._bind(layers)
+                self._identity = identity
+            self._start[0], self._visible[0] = start, visible
+            parts = team.parts_for(self._heads * attention_work(visible, self._dim), self._heads)
+            self._program[self._attends, Word.PARTS] = parts
+            self._program[self._attends, Word.PIECES] = team.pieces(parts, self._heads)
+            team.play(self._program)
+        return self._result
+
+    def _bind(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Turn to the memory of another sequence."""
+        if len(layers) != len(self._store_args) or any(x.dtype is not torch.float16 for pair in layers for x in pair):
+            raise ValueError("this cache is not of the kind that was recorded")
+        stride = scores_stride(layers[0][0].shape[1]) * 4
+        need = self._team.threads * ATTENTION_ROWS * stride // 4
+        if self._scores.size < need:
+            self._scores = np.empty(need, np.float32)
+        self._program[self._attends, Word.SCRATCH] = self._scores.ctypes.data
+        self._program[self._attends, Word.SCRATCH_STRIDE] = ATTENTION_ROWS * stride
+        for attention, store, (keys, values) in zip(self._attention_args, self._store_args, layers, strict=True):
+            attention[AttentionArg.SCORES_ROW] = stride
+            attention[AttentionArg.KEYS] = store[StoreArg.KEYS] = keys.data_ptr()
+            attention[AttentionArg.VALUES] = store[StoreArg.VALUES] = values.data_ptr()
+            attention[AttentionArg.KEYS_HEAD] = store[StoreArg.KEYS_HEAD] = keys.stride(0) * 2
+            attention[AttentionArg.VALUES_HEAD] = store[StoreArg.VALUES_HEAD] = values.stride(0) * 2

@@ -1,0 +1,157 @@
+"""A recorded walk of one row gives the bits that the walk itself gives, whatever came between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from chatglm_backend.int4.kernels.choose import build_kernel
+from chatglm_backend.int4.kernels.ops import CompiledOps
+from chatglm_backend.int4.kernels.team import Team
+from chatglm_backend.int4.kernels.variants import host_cpu, usable_variants
+from chatglm_backend.int4.synthetic import SyntheticTensors
+from chatglm_backend.int4.weights import Int4Weights
+from chatglm_backend.models.base import Feed, build_model
+from chatglm_backend.models.config import Family, ModelConfig
+from chatglm_backend.models.decoder import Decoder
+from chatglm_backend.models.kv_cache import GROWTH_BLOCK, KVCache
+
+FAMILIES: tuple[Family, ...] = ("chatglm", "chatglm2")
+GMASK, SOP = 91, 94
+FIRST, OTHER = (5, 6, 7, 8, 9, GMASK, SOP), (30, 31, GMASK, SOP)
+
+
+def config_of(family: Family) -> ModelConfig:
+    """Return a config whose products are shared between threads and whose heads fit the compiled attention."""
+    first = family == "chatglm"
+    return ModelConfig(
+        family=family,
+        num_layers=3,
+        hidden_size=512,
+        num_heads=8,
+        num_kv_heads=8 if first else 2,
+        head_dim=64,
+        ffn_hidden_size=1024,
+        vocab_size=96,
+        context_limit=600,
+        layernorm_eps=1e-5,
+        stop_ids=(95,),
+        gmask_id=GMASK if first else None,
+        mask_id=90 if first else None,
+        bos_id=SOP if first else None,
+    )
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest) -> Decoder:
+    """Return a model of random INT4 weights with the compiled operations."""
+    return built(config_of(request.param))
+
+
+def built(config: ModelConfig, kv_dtype: torch.dtype = torch.float16) -> Decoder:
+    """Build a model for this CPU."""
+    kernel = build_kernel(2)
+    if kernel is None:
+        pytest.skip("this CPU has no AVX2")
+    ops = CompiledOps(kernel.team, usable_variants(host_cpu())[0])
+    made = build_model(config, Int4Weights(SyntheticTensors(config), kernel), ops=ops, kv_dtype=kv_dtype)
+    assert isinstance(made, Decoder)
+    return made
+
+
+def started(model: Decoder, ids: Sequence[int], capacity: int = 600) -> KVCache:
+    """Return a cache that holds the prompt."""
+    cache = model.new_cache(capacity)
+    prefill = model.prefill(ids, cache)
+    while not prefill.advance():
+        pass
+    return cache
+
+
+def step(model: Decoder, token: int, cache: KVCache, *, replays: bool) -> Tensor:
+    """Decode one token, repeated from a recording or not."""
+    model.replays = replays
+    return model.decode([Feed((token,), cache)])
+
+
+def test_repeated_tokens_have_the_same_bits(model: Decoder) -> None:
+    """Two sequences in turn, past the point where their memory grows and moves."""
+    pairs = [(started(model, ids), started(model, ids)) for ids in (FIRST, OTHER)]
+    for number in range(GROWTH_BLOCK + 10):
+        for plain, repeated in pairs if number < 5 or number > GROWTH_BLOCK - 10 else pairs[:1]:
+            token = (7 * number + 3) % 90
+            expected = step(model, token, plain, replays=False)
+            assert torch.equal(step(model, token, repeated, replays=True), expected), number
+    for layer in range(model.config.num_layers):
+        for plain, repeated in pairs:
+            for mine, theirs in zip(plain.read(layer, plain.length), repeated.read(layer, plain.length), strict=True):
+                assert torch.equal(mine, theirs)
+
+
+def test_a_repeated_token_is_one_call(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first token, the threads are called once a token: no step is done on its own."""
+    calls: list[str] = []
+    for name in ("_do", "play"):
+        original = getattr(Team, name)
+        monkeypatch.setattr(
+            Team, name, lambda self, *args, name=name, original=original: (calls.append(name), original(self, *args))[1]
+        )
+    cache = started(model, FIRST)
+    step(model, 3, cache, replays=True)
+    calls.clear()
+    step(model, 4, cache, replays=True)
+    assert calls == ["play"]
+
+
+def test_prompts_and_batches_in_between_disturb_nothing(model: Decoder) -> None:
+    """Larger work reuses and replaces the buffers of ordinary calls, never those of the recording."""
+    plain, repeated = started(model, FIRST), started(model, FIRST)
+    for number in range(6):
+        started(model, (*[10 + place % 60 for place in range(40 * number)], *FIRST))
+        model.decode([Feed((8, 9), started(model, OTHER)), Feed((3,), started(model, FIRST))])
+        expected = step(model, 20 + number, plain, replays=False)
+        assert torch.equal(step(model, 20 + number, repeated, replays=True), expected)
+
+
+def test_truncated_sequences_go_on_from_where_they_were_cut(model: Decoder) -> None:
+    """As after a wrong guess."""
+    cache = started(model, FIRST)
+    first = step(model, 11, cache, replays=True)
+    step(model, 12, cache, replays=True)
+    cache.truncate(len(FIRST))
+    assert torch.equal(step(model, 11, cache, replays=True), first)
+
+
+def test_what_cannot_be_repeated_is_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 32-bit cache is torch's business: nothing is recorded, and the result is the walk's."""
+    model = built(config_of("chatglm2"), torch.float32)
+    monkeypatch.setattr(Team, "play", lambda *_: pytest.fail("repeated"))
+    plain, other = started(model, FIRST), started(model, FIRST)
+    for token in (3, 4, 5):
+        expected = step(model, token, plain, replays=False)
+        assert torch.equal(step(model, token, other, replays=True), expected)
+
+
+def test_odd_widths_are_walked() -> None:
+    """Heads that the compiled attention does not take."""
+    config = replace(config_of("chatglm2"), head_dim=24, num_heads=8)
+    model = built(config)
+    plain, other = started(model, FIRST), started(model, FIRST)
+    for token in (3, 4, 5):
+        assert torch.equal(step(model, token, other, replays=True), step(model, token, plain, replays=False))
+
+
+def test_a_recording_writes_only_into_memory_of_its_own(model: Decoder) -> None:
+    """Buffers that grew while it was made are still its own: whatever was freed and given to others stays as it is."""
+    fresh = built(model.config)
+    cache = started(fresh, FIRST)
+    step(fresh, 3, cache, replays=True)
+    others = [np.full(size, 77, np.uint8) for size in (32, 64, 512, 1024, 2048, 4096, 8192) * 40]
+    for token in range(4):
+        step(fresh, token, cache, replays=True)
+    assert all(bool((other == 77).all()) for other in others)
