@@ -69,10 +69,10 @@ class ConversationStore:
         with self._database.transaction() as db:
             self._sweep(db)
             rows = db.execute(
-                "SELECT id, title, created, updated FROM conversations c WHERE visitor = :visitor AND (title LIKE :like "
+                "SELECT id, title, created, updated FROM conversations c WHERE visitor = :who AND (title LIKE :like "
                 "ESCAPE '\\' OR EXISTS (SELECT 1 FROM messages m WHERE m.conversation = c.id AND m.content LIKE :like "
                 "ESCAPE '\\')) ORDER BY updated DESC, rowid DESC LIMIT :limit",
-                {"visitor": visitor, "like": pattern, "limit": limit},
+                {"who": visitor, "like": pattern, "limit": limit},
             ).fetchall()
         return tuple(Summary(*row) for row in rows)
 
