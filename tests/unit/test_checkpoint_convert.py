@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.checkpoint.convert import ConvertOptions, convert, convert_in_memory
+from chatglm_backend.checkpoint.encode import SLICE_BYTES, workers
 from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
 from chatglm_backend.checkpoint.manifest import MANIFEST, read_manifest
 from chatglm_backend.checkpoint.preflight import Room
@@ -102,6 +103,14 @@ def test_no_fp32_piece_is_large(source: CheckpointFolder, tmp_path: Path) -> Non
     expected = sum(4 * s.shape[0] * s.shape[1] for s in tensor_specs(source.config) if s.kind in ("linear", "output"))
     assert max(seen) <= SMALL.slice_bytes
     assert sum(seen) == expected
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(1, 1), (2, 2), (128, 8)])
+def test_many_cores_do_not_hold_many_slices(asked: int, expected: int) -> None:
+    """All slices at work together are no larger in fp32 than one large tensor of a 6B model."""
+    assert workers(asked) == expected
+    assert workers(None) <= 8
+    assert 8 * SLICE_BYTES <= 16384 * 4096 * 4
 
 
 def test_progress_counts_source_bytes_once(tmp_path: Path) -> None:
