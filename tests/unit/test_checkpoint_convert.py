@@ -191,7 +191,7 @@ def test_cancelling_keeps_the_old_state(source: CheckpointFolder, target: Path, 
 def test_full_disk_before(source: CheckpointFolder, tmp_path: Path) -> None:
     """Too little free disk is said before anything is written, with the numbers."""
     options = ConvertOptions(room=Room(disk=lambda _: 5_000_000))
-    with pytest.raises(NotEnoughDisk, match=r"has 0\.00 GB free"):
+    with pytest.raises(NotEnoughDisk, match=r"has 0\.01 GB free, but 0\.02 GB are needed"):
         convert(source, tmp_path / "out", quantize=quantize, options=options)
     assert generations(tmp_path / "out") == []
 
