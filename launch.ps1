@@ -36,14 +36,23 @@ def verdict():
 print(verdict())
 '@
 
-function Get-Verdict([string] $exe, [string[]] $before) {
+# Get-Command reads [ and ] in a path as a pattern, so a path that is there is taken as it stands.
+function Find-Program([string] $exe) {
+    if ($exe -match '[\\/]' -and (Test-Path -LiteralPath $exe -PathType Leaf)) {
+        return (Get-Item -LiteralPath $exe -Force).FullName
+    }
     $found = Get-Command $exe -CommandType Application -ErrorAction SilentlyContinue | Select-Object -First 1
-    if (-not $found) { return 'missing' }
+    if ($found) { return $found.Source }
+}
+
+function Get-Verdict([string] $exe, [string[]] $before) {
+    $program = Find-Program $exe
+    if (-not $program) { return 'missing' }
     $ErrorActionPreference = 'Continue'
-    try { $lines = & $found.Source @before -I -c $probe 2>$null } catch { $lines = $null }
+    try { $lines = & $program @before -I -c $probe 2>$null } catch { $lines = $null }
     $last = [string] ($lines | Select-Object -Last 1)
     if ($last -match '^(ok|version|bits|kind|venv) ') { return $last }
-    if ($found.Source -like '*\WindowsApps\*') { return 'stub' }
+    if ($program -like '*\WindowsApps\*') { return 'stub' }
     return 'broken'
 }
 
@@ -78,7 +87,7 @@ if (-not $python) {
         $rest = @($candidate | Select-Object -Skip 1)
         $verdict = Get-Verdict $candidate[0] $rest
         if ($verdict -like 'ok*') {
-            $python = (Get-Command $candidate[0] -CommandType Application | Select-Object -First 1).Source
+            $python = Find-Program $candidate[0]
             $before = $rest
             break
         }

@@ -1,7 +1,7 @@
-"""From the start of the process to the page answering, and to the model being ready, for a model converted before.
+"""From the start of the process to the page, the model and the first token, for a model converted before.
 
-Starts the real command and asks it over HTTP, as an impatient person would. The first round, which fills the page
-cache, is shown apart.
+Starts the real command and asks it over HTTP, as an impatient person would, and then once more for the next
+answer. The first round, which fills the page cache, is shown apart.
 
     python -m benchmarks.second_start --model DIR --rounds 3
 """
@@ -9,6 +9,7 @@ cache, is shown apart.
 from __future__ import annotations
 
 import argparse
+import json
 import socket
 import statistics
 import subprocess
@@ -17,12 +18,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["main"]
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 180.0
+PROMPT = "问：AI是什么？\n答："
 
 
 def free_port() -> int:
@@ -45,8 +48,22 @@ def seconds_until(address: str, began: float, process: subprocess.Popen[bytes]) 
     raise RuntimeError(f"{address} never answered")
 
 
-def one_start(arguments: list[str]) -> tuple[float, float]:
-    """Start the page, wait for page and model, end it."""
+def seconds_to_token(port: int) -> float:
+    """Seconds until the first piece of an answer to the recipe's own prompt."""
+    body = json.dumps({"prompt": PROMPT, "max_tokens": 8, "stream": True}).encode()
+    address = f"http://127.0.0.1:{port}/v1/completions"
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    began = time.perf_counter()
+    with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:  # noqa: S310 - http to this machine
+        for line in answer:
+            piece = json.loads(line[6:]) if line.startswith(b"data: {") else {}
+            if any(choice["text"] or choice["finish_reason"] for choice in piece.get("choices", ())):
+                return time.perf_counter() - began
+    raise RuntimeError("the answer never began")
+
+
+def one_start(arguments: list[str]) -> tuple[float, ...]:
+    """Start the page; wait for page, model, first token and the second answer's first token; end it."""
     port = free_port()
     with tempfile.TemporaryDirectory() as data:
         command = [sys.executable, "webui.py", "--port", str(port), "--data", data, *arguments]
@@ -54,10 +71,15 @@ def one_start(arguments: list[str]) -> tuple[float, float]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             page = seconds_until(f"http://127.0.0.1:{port}/", began, process)
-            return page, seconds_until(f"http://127.0.0.1:{port}/ready", began, process)
+            ready = seconds_until(f"http://127.0.0.1:{port}/ready", began, process)
+            return page, ready, time.perf_counter() - began + seconds_to_token(port), seconds_to_token(port)
         finally:
             process.terminate()
             process.wait(60)
+
+
+def _row(name: str, seconds: Sequence[float]) -> str:
+    return f"| {name} | {' | '.join(f'{number:.2f}' for number in seconds)} |"
 
 
 def main() -> None:
@@ -68,13 +90,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     arguments = ["--model", options.model, *(["--cache", options.cache] if options.cache else [])]
-    print("| start | page answers, s | model ready, s |\n|---|---|---|")
+    print("| start | page answers, s | model ready, s | first token, s | first token of the next answer, s |")
+    print("|---|---|---|---|---|")
     found = []
     for number in range(options.rounds + 1):
         found.append(one_start(arguments))
-        print(f"| {number or 'warm-up'} | {found[-1][0]:.1f} | {found[-1][1]:.1f} |", flush=True)
-    page, ready = (statistics.median(times) for times in zip(*found[1:], strict=True))
-    print(f"| **median** | {page:.1f} | {ready:.1f} |")
+        print(_row(str(number or "warm-up"), found[-1]), flush=True)
+    print(_row("**median**", [statistics.median(times) for times in zip(*found[1:], strict=True)]))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
+
+from chatglm_backend.installed import missing_sentence
 
 
 def start(arguments: Sequence[str]) -> int:
@@ -13,20 +14,14 @@ def start(arguments: Sequence[str]) -> int:
     try:
         from chatglm_backend.cli.app import main
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("chatglm_backend"):
+        sentence = missing_sentence(error)
+        if not sentence:
             raise
-        return _tell(str(error.name), as_json="--json" in arguments)
+        return _tell(sentence, as_json="--json" in arguments)
     return main(arguments)
 
 
-def _tell(missing: str, *, as_json: bool) -> int:
-    script, python = (
-        (".\\launch.ps1", ".venv\\Scripts\\python") if os.name == "nt" else ("./launch.sh", ".venv/bin/python")
-    )
-    sentence = (
-        f"{missing} is not installed for {sys.executable}: run {script} --setup-only once, "
-        f"then {python} -m chatglm_backend."
-    )
+def _tell(sentence: str, *, as_json: bool) -> int:
     sys.stderr.write(sentence + "\n")
     if as_json:
         document = {"ok": False, "error": {"code": "not_installed", "message": sentence}}

@@ -234,7 +234,7 @@ class NotEnoughDisk(ModelError):
 
     code = "not_enough_disk"
     template = (
-        "{path} has {free_gb:.1f} GB free, but {needed_gb:.1f} GB are needed. Free some space or set CHATGLM_CACHE."
+        "{path} has {free_gb:.2f} GB free, but {needed_gb:.2f} GB are needed. Free some space or set CHATGLM_CACHE."
     )
 
 
@@ -242,7 +242,7 @@ class NotEnoughMemory(ModelError):
     """Too little memory, cgroup limits counted."""
 
     code = "not_enough_memory"
-    template = "{free_gb:.1f} GB of memory are available, but {needed_gb:.1f} GB are needed. Close other programs."
+    template = "{free_gb:.2f} GB of memory are available, but {needed_gb:.2f} GB are needed. Close other programs."
 
 
 class CacheLocked(ModelError):

@@ -15,6 +15,7 @@ from typing import Literal
 from chatglm_backend.checkpoint.lock import writer_lock
 from chatglm_backend.checkpoint.manifest import MANIFEST, Manifest, read_manifest
 from chatglm_backend.checkpoint.places import cache_root, canonical, hub_cache, low_bit_root, slug
+from chatglm_backend.checkpoint.source import check_config, has_complete_weights
 from chatglm_backend.errors import CacheLocked, CheckpointError, MissingFile, ModelNotFound
 from chatglm_backend.models.config import Family, family_named_in
 
@@ -90,13 +91,31 @@ def _hub_entries(cache: Path) -> list[CacheEntry]:
     entries = []
     for folder in _folders(cache):
         owner, _, name = folder.name.removeprefix("models--").partition("--")
-        family = family_named_in(name)
-        if not folder.name.startswith("models--") or family is None:
+        if not folder.name.startswith("models--"):
             continue
-        complete = not any(folder.glob("blobs/*.incomplete"))
+        snapshots = _folders(folder / "snapshots")
+        family = family_named_in(name) or next(filter(None, map(_family, snapshots)), None)
+        if family is None:
+            continue
+        complete = not any(folder.glob("blobs/*.incomplete")) and any(map(_is_whole, snapshots))
         model = f"{owner}/{name}"
         entries.append(CacheEntry(model, model, "download", folder, _size(folder), family, complete))
     return entries
+
+
+def _family(snapshot: Path) -> Family | None:
+    """The family that a download's config tells of, where its name does not."""
+    try:
+        return check_config(snapshot)
+    except (CheckpointError, OSError):
+        return None
+
+
+def _is_whole(snapshot: Path) -> bool:
+    try:
+        return has_complete_weights(snapshot)
+    except (CheckpointError, OSError):
+        return False
 
 
 def _folders(root: Path) -> list[Path]:

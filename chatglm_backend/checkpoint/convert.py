@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from chatglm_backend.checkpoint.encode import SLICE_BYTES, Job, Quantize, cores, encode, plan, stored_layout
+from chatglm_backend.checkpoint.encode import SLICE_BYTES, Job, Quantize, encode, plan, stored_layout, workers
 from chatglm_backend.checkpoint.generation import FILE_BYTES, TensorFiles, build_manifest, copy_small_files
 from chatglm_backend.checkpoint.lock import writer_lock
 from chatglm_backend.checkpoint.manifest import fsync_folder, remember_verified, write_manifest
@@ -145,7 +145,7 @@ def _run(
 
 
 def _working_memory(options: ConvertOptions) -> int:
-    return _BASE_MEMORY + 2 * (options.threads or cores()) * options.slice_bytes
+    return _BASE_MEMORY + 2 * workers(options.threads) * options.slice_bytes
 
 
 def _bigdl() -> Quantize:

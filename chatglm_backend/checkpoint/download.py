@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from chatglm_backend.checkpoint.hub import HubAccess
-from chatglm_backend.checkpoint.hub_api import HubApi, RemoteFile, RemoteModel
+from chatglm_backend.checkpoint.hub_api import CONFIG, HubApi, RemoteFile, RemoteModel
 from chatglm_backend.checkpoint.lock import writer_lock
 from chatglm_backend.checkpoint.places import aliases, hub_folder_name
 from chatglm_backend.checkpoint.preflight import Room
@@ -37,17 +37,19 @@ def download(
     revision: str | None = None,
     progress: Progress = silent,
     cancel: CancelToken | None = None,
+    look: Callable[[Path], None] = silent,
     room: Room | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
     """Fetch config, tokenizer and weights, and return the snapshot's folder; what is there is not fetched again.
 
-    Raises HubUnreachable, DownloadFailed, NotEnoughDisk, LoadCancelled.
+    ``look`` is shown the folder once config.json lies there, and may refuse the model before its weights come.
+    Raises HubUnreachable, DownloadFailed, NotEnoughDisk, LoadCancelled, and what ``look`` raises.
     """
     try:
         with HubApi(access.endpoint, access.token, route=access.route) as api:
             model = _find(api, model_id, revision)
-            return _Download(api, model, access.cache, progress, cancel, sleep).run(revision, room or Room())
+            return _Download(api, model, access.cache, progress, cancel, look, sleep).run(revision, room or Room())
     except (ValueError, ImportError, httpx.InvalidURL) as error:
         # A proxy variable that no HTTP client understands.
         raise HubUnreachable(model=model_id, endpoint=access.route) from error
@@ -74,6 +76,7 @@ class _Download:
         cache: Path,
         progress: Progress,
         cancel: CancelToken | None,
+        look: Callable[[Path], None],
         sleep: Callable[[float], None],
     ) -> None:
         self._api = api
@@ -83,6 +86,7 @@ class _Download:
         self._snapshot = self._repo / "snapshots" / model.commit
         self._progress = progress
         self._cancel = cancel
+        self._look = look
         self._sleep = sleep
         self._total = sum(file.size for file in model.files)
         self._finished = 0
@@ -97,6 +101,8 @@ class _Download:
                 with writer_lock(self._locks, name=f"{file.etag}.lock", cancel=self._cancel):
                     self._fetch(file)
                     self._publish(file)
+            if file.name == CONFIG:
+                self._look(self._snapshot)
             self._finished += file.size
             self._report(0)
         if revision != self._model.commit:

@@ -21,13 +21,15 @@ from chatglm_backend.checkpoint.thudm import BLOCK, BLOCK_BYTES, reencode_rows
 from chatglm_backend.checkpoint.writer import TensorLayout
 from chatglm_backend.models.layout import TensorSpec
 
-__all__ = ["SLICE_BYTES", "Encoded", "Job", "Quantize", "cores", "encode", "plan", "stored_layout"]
+__all__ = ["SLICE_BYTES", "Encoded", "Job", "Quantize", "encode", "plan", "stored_layout", "workers"]
 
 Quantize = Callable[[Tensor], Tensor]
 """fp32 [rows, in], contiguous -> ``sym_int4`` bytes, uint8 [rows, in // 64 * 34]. Called from several threads."""
 
 SLICE_BYTES = 32 << 20
 """The largest fp32 slice, in bytes (one row at least)."""
+
+_MOST_WORKERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,14 @@ def stored_layout(spec: TensorSpec) -> TensorLayout:
     return torch.uint8, (spec.shape[0], spec.shape[1] // BLOCK * BLOCK_BYTES)
 
 
-def cores() -> int:
-    """The cores that this process may use."""
+def workers(threads: int | None) -> int:
+    """How many slices are worked on at once: on each core that this process may use, and never more than 8.
+
+    Eight read faster than disks do, and hold as much in fp32 as one large tensor of a 6B model has.
+    """
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(threads or cores, _MOST_WORKERS)
 
 
 def encode(
@@ -85,15 +91,15 @@ def encode(
 
     Closing the iterator early abandons the rest.
     """
-    workers = threads or cores()
+    count = workers(threads)
     waiting: deque[Future[Encoded]] = deque()
-    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="convert")
+    pool = ThreadPoolExecutor(max_workers=count, thread_name_prefix="convert")
     try:
         for job, start, end in _slices(jobs, slice_bytes):
             if job.source.mapped:
                 will_read(job.source.data[start:end])
             waiting.append(pool.submit(_encode_rows, job, start, end, quantize))
-            if len(waiting) > workers + 1:
+            if len(waiting) > count + 1:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

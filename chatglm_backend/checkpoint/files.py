@@ -30,6 +30,7 @@ _LFS_START = b"version https://git-lfs.github.com/spec/"
 _MAX_HEADER = 100_000_000
 _SAMPLE = 4096
 _SAMPLES = 16
+_SMALL_FILE = 64 << 20
 
 DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "BOOL": 1}
 
@@ -143,16 +144,23 @@ def hash_file(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
 
 
 def file_fingerprint(path: Path) -> str:
-    """A hash of a weight file's size, start, end and a few blocks between: changes with the file, never with its date.
+    """A hash that changes with a weight file, never with its date: of all of a small file, of samples of a large one.
 
-    The end of a PyTorch file is its table of contents with a checksum of every tensor.
+    Samples are its start, its end, some blocks between, and in a safetensors file two of every tensor. The end of a
+    PyTorch file is its table of contents with a checksum of every tensor.
     """
     size = path.stat().st_size
+    if size <= _SMALL_FILE:
+        return hash_file(path)
+    places = [size * index // _SAMPLES for index in range(_SAMPLES)]
+    if path.suffix == ".safetensors":
+        entries = read_safetensors_header(path).values()
+        places += [place for entry in entries for place in (entry.start, (entry.start + entry.end) // 2)]
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb", buffering=0) as file:
         digest.update(file.read(64 << 10))
-        for index in range(_SAMPLES):
-            file.seek(size * index // _SAMPLES)
+        for place in sorted(places):
+            file.seek(place)
             digest.update(file.read(_SAMPLE))
         file.seek(-min(size, 256 << 10), os.SEEK_END)
         digest.update(file.read())

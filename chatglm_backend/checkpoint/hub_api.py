@@ -16,10 +16,11 @@ import httpx
 
 from chatglm_backend.errors import DownloadFailed, HubUnreachable
 
-__all__ = ["HubApi", "RemoteFile", "RemoteModel", "Transfer", "wanted_files"]
+__all__ = ["CONFIG", "HubApi", "RemoteFile", "RemoteModel", "Transfer", "wanted_files"]
 
 _CONNECT_S, _READ_S = 5.0, 20.0
-_SMALL = ("config.json", "tokenizer_config.json", "ice_text.model", "tokenizer.model")
+CONFIG = "config.json"
+_SMALL = (CONFIG, "tokenizer_config.json", "ice_text.model", "tokenizer.model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ class HubApi:
 
 
 def wanted_files(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Config, tokenizer and one set of weights (safetensors where there are both); code is never wanted."""
+    """The config first, then tokenizer and one set of weights (safetensors where both are); code is never wanted."""
     top = [name for name in names if "/" not in name and "\\" not in name]
     safe = [n for n in top if n.startswith("model") and n.endswith((".safetensors", ".safetensors.index.json"))]
     pickled = [n for n in top if n.startswith("pytorch_model") and n.endswith((".bin", ".bin.index.json"))]

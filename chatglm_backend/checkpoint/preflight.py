@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 
 from chatglm_backend.errors import NotEnoughDisk, NotEnoughMemory
+from chatglm_backend.hardware.cgroup import read_cgroup
 
 __all__ = ["Room", "available_memory", "free_disk"]
 
 DiskProbe = Callable[[Path], int]
 MemoryProbe = Callable[[], int]
-_UNLIMITED = 1 << 60
 
 
 def free_disk(path: Path) -> int:
@@ -31,7 +31,8 @@ def free_disk(path: Path) -> int:
 
 def available_memory(root: Path = Path("/")) -> int:
     """Bytes that a new allocation can take: the machine's available memory, or less under a cgroup limit."""
-    return min(psutil.virtual_memory().available, _cgroup_room(root))
+    free, granted = psutil.virtual_memory().available, read_cgroup(root).memory_free
+    return free if granted is None else min(free, granted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,41 +53,3 @@ class Room:
         free = self.memory()
         if free < nbytes:
             raise NotEnoughMemory(free_gb=free / 1e9, needed_gb=nbytes / 1e9)
-
-
-def _cgroup_room(root: Path) -> int:
-    """The tightest room of this process's cgroups, versions 1 and 2, up to the root."""
-    room = _UNLIMITED
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        number, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if number == "0" and not controllers:
-            base, limit, usage = root / "sys/fs/cgroup", "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            base, limit, usage = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        for depth in range(len(parts), -1, -1):
-            room = min(room, _folder_room(base.joinpath(*parts[:depth]), limit, usage))
-    return room
-
-
-def _folder_room(folder: Path, limit: str, usage: str) -> int:
-    most = _read(folder / limit).strip()
-    if not most.isdigit():
-        return _UNLIMITED
-    used = _read(folder / usage).strip()
-    # File pages count as used, but the system takes them back when asked.
-    reclaimable = 0
-    for line in _read(folder / "memory.stat").splitlines():
-        key, _, value = line.partition(" ")
-        if key in ("inactive_file", "active_file") and value.strip().isdigit():
-            reclaimable += int(value)
-    return max(int(most) - max(int(used or "0") - reclaimable, 0), 0) if used.isdigit() or not used else _UNLIMITED
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""

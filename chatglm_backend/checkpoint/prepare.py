@@ -21,10 +21,10 @@ from chatglm_backend.checkpoint.resolve import resolve
 from chatglm_backend.checkpoint.source import CheckpointFolder, fingerprint, inspect_folder
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import CheckpointError, ModelError
-from chatglm_backend.models.config import Family
-from chatglm_backend.tokenizers.base import load_tokenizer
+from chatglm_backend.models.config import Family, ModelConfig
+from chatglm_backend.tokenizers.base import Tokenizer, load_tokenizer
 
-__all__ = ["Preparation", "prepare"]
+__all__ = ["Preparation", "matching_tokenizer", "prepare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +118,22 @@ def prepare(
     how.note(f"{folder.name}: {folder.reason}.")
     if folder.format != "lowbit":
         # Before minutes of converting, and naming the user's file instead of a copy in the cache.
-        _check_tokenizer(folder)
+        matching_tokenizer(folder.path, folder.config)
     return how.open_folder(folder)
 
 
-def _check_tokenizer(folder: CheckpointFolder) -> None:
-    """Raise a CheckpointError where the tokenizer cannot be read, or has ids that the model does not know."""
-    known, ids = folder.config.vocab_size, load_tokenizer(folder.path, folder.family).vocab_size
+def matching_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
+    """Read a checkpoint's tokenizer.
+
+    Raises a CheckpointError where that cannot be read, or has ids that the weights do not know.
+    """
+    tokenizer = load_tokenizer(folder, config.family)
+    ids, known = tokenizer.vocab_size, config.vocab_size
     if ids > known:
         raise CheckpointError(
-            path=folder.path,
-            reason=f"its tokenizer has {ids} ids and its weights only {known}: they do not belong together",
+            path=folder, reason=f"its tokenizer has {ids} ids and its weights only {known}: they do not belong together"
         )
+    return tokenizer
 
 
 def _source_of(path: Path, family: Family | None) -> CheckpointFolder | None:

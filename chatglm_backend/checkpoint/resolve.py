@@ -13,7 +13,7 @@ from chatglm_backend.checkpoint.cache import find_low_bit
 from chatglm_backend.checkpoint.hub import find_cached, hub_access
 from chatglm_backend.checkpoint.places import cache_root, canonical, expanded, is_hub_id
 from chatglm_backend.checkpoint.progress import Progress, silent
-from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
+from chatglm_backend.checkpoint.source import CheckpointFolder, check_config, inspect_folder
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import CheckpointError, ConfigError, ModelNotCached, ModelNotFound, ModelOffline
 from chatglm_backend.models.config import Family
@@ -50,13 +50,14 @@ def resolve(
     if snapshot is None:
         if not allow_download:
             raise ModelNotCached(model=model)
-        snapshot = fetch(model, revision=revision, progress=progress, cancel=cancel, env=env)
+        snapshot = fetch(model, family=family, revision=revision, progress=progress, cancel=cancel, env=env)
     return inspect_folder(snapshot, family=family, name=canonical(model))
 
 
 def fetch(
     model: str,
     *,
+    family: Family | None = None,
     revision: str | None = None,
     progress: Progress = silent,
     cancel: CancelToken | None = None,
@@ -64,6 +65,7 @@ def fetch(
 ) -> Path:
     """Download a hub model, or what is missing of it, and return its folder.
 
+    What its config.json rules out is refused before the weights come.
     Raises as :func:`resolve` does, and ConfigError for a folder.
     """
     if model.strip() and expanded(model).is_dir():
@@ -78,7 +80,10 @@ def fetch(
     # The HTTP client is loaded only when something is fetched.
     from chatglm_backend.checkpoint.download import download
 
-    return download(model, access, revision=revision, progress=progress, cancel=cancel)
+    def look(folder: Path) -> None:
+        check_config(folder, family=family, name=canonical(model))
+
+    return download(model, access, revision=revision, progress=progress, cancel=cancel, look=look)
 
 
 def _check_id(model: str) -> None:

@@ -29,6 +29,7 @@ from chatglm_backend.models.config import Family, ModelConfig, family_named_in
 __all__ = [
     "CheckpointFolder",
     "CheckpointFormat",
+    "check_config",
     "fingerprint",
     "has_complete_weights",
     "inspect_folder",
@@ -74,14 +75,19 @@ def inspect_folder(path: Path, *, family: Family | None = None, name: str | None
         raise ModelNotFound(path=path)
     if (path / MANIFEST).is_file():
         return _low_bit(path, family)
-    config = read_json(path / "config.json")
-    asked, why = _choose_family(path, config, family, name)
-    chosen = ModelConfig.from_json(config, family=asked, path=str(path)).family
-    quantized = _quantization(path, config)
+    config, chosen, why, quantized = _identify(path, family, name)
     weight_format, files, note = _weights(path)
     kind = "THUDM's 4-bit form" if quantized else "full precision"
     reason = f"{chosen}: {why}; {len(files)} {weight_format} file(s), {kind}{note}"
     return CheckpointFolder(path, name or path.resolve().name, chosen, config, weight_format, quantized, reason)
+
+
+def check_config(path: Path, *, family: Family | None = None, name: str | None = None) -> Family:
+    """See from config.json alone which family a model is of, and that it can be used, before its weights are there.
+
+    Raises UnsupportedFamily, UnsupportedQuantization, MissingFile or DamagedFile.
+    """
+    return _identify(path, family, name)[1]
 
 
 def has_complete_weights(path: Path) -> bool:
@@ -132,6 +138,14 @@ def _low_bit(path: Path, family: Family | None) -> CheckpointFolder:
     return CheckpointFolder(
         path, manifest.name, manifest.family, manifest.config, "lowbit", quantized=True, reason=reason
     )
+
+
+def _identify(path: Path, family: Family | None, name: str | None) -> tuple[Mapping[str, object], Family, str, bool]:
+    """What config.json says: the config itself, the family and why, and whether the weights have 4 bits."""
+    config = read_json(path / "config.json")
+    asked, why = _choose_family(path, config, family, name)
+    chosen = ModelConfig.from_json(config, family=asked, path=str(path)).family
+    return config, chosen, why, _quantization(path, config)
 
 
 def _quantization(path: Path, config: Mapping[str, object]) -> bool:

@@ -32,7 +32,10 @@ def benchmark(
         typer.Option("--synthetic", help="Full size with random weights: chatglm-6b, chatglm2-6b or chatglm3-6b."),
     ] = None,
     prompt_tokens: Annotated[str, typer.Option("--prompt-tokens", help="Prompt lengths.")] = "32,128,512",
-    new_tokens: Annotated[int, typer.Option("--new-tokens", min=2, help="Tokens to make per prompt.")] = 32,
+    new_tokens: Annotated[
+        int,
+        typer.Option("--new-tokens", "--n-predict", "--max-new-tokens", min=2, help="Tokens to make per prompt."),
+    ] = 32,
     batch: Annotated[str, typer.Option("--batch", help="How many sequences at once.")] = "1",
     threads_sweep: Annotated[bool, typer.Option("--threads-sweep", help="Try 1, 2, 4, … threads.")] = False,  # noqa: FBT002
     kernel: options.Kernel = None,

@@ -46,11 +46,11 @@ def chat(
     revision: options.Revision = None,
     no_cache: options.NoCache = None,
     log_level: options.LogLevel = None,
-) -> None:
+) -> int:
     """Talk with the model; it remembers the conversation.
 
     Answers have at most 512 tokens unless --n-predict says otherwise. From a pipe, every line is
-    one question.
+    one question, and the exit code is 1 when one of them could not be answered.
 
     \b
     Examples:
@@ -69,8 +69,11 @@ def chat(
         if sys.stdin.isatty():
             note(f"{info.name}. {_COMMANDS}")
         turns = _talk(conversation)
+        failed = any("error" in turn for turn in turns)
         if json_output:
-            emit_json({"ok": True, "model": info.name, "family": info.family, "turns": turns})
+            emit_json({"ok": not failed, "model": info.name, "family": info.family, "turns": turns})
+    # Whoever sits at the terminal has seen it; a script needs the code.
+    return 1 if failed and not sys.stdin.isatty() else 0
 
 
 class _Conversation:
@@ -150,6 +153,7 @@ def _talk(conversation: _Conversation) -> list[dict[str, Any]]:
                 turns.append(conversation.ask(line))
             except RequestError as error:
                 note(str(error))
+                turns.append({"user": line, "error": {"code": error.code, "message": str(error)}})
 
 
 def _read_line() -> str | None:

@@ -12,10 +12,11 @@ from chatglm_backend.cli.output import emit_json, guarded, note, plain_size, say
 from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.cli.session import read_settings
 from chatglm_backend.core import monotonic_clock
-from chatglm_backend.errors import ConfigError
+from chatglm_backend.errors import CheckpointError, ConfigError
 from chatglm_backend.settings import AUTO
 
 if TYPE_CHECKING:
+    from chatglm_backend.checkpoint.source import CheckpointFolder
     from chatglm_backend.tokenizers.base import Family as FamilyName
 
 __all__ = ["convert_command"]
@@ -57,6 +58,8 @@ def convert_command(
             revision=settings.revision,
             progress=bar,
         )
+        bar.clear()
+        _tell_of_tokenizer(source)
         count = None if settings.threads == AUTO else int(settings.threads)
         target = convert(source, expanded(out), progress=bar, options=ConvertOptions(threads=count))
     seconds = monotonic_clock() - began
@@ -67,3 +70,15 @@ def convert_command(
         return
     say(str(target.resolve()))
     note(f"{manifest.name} ({manifest.family}) in {plain_size(manifest.nbytes)}, {seconds:.1f} s.")
+
+
+def _tell_of_tokenizer(source: CheckpointFolder) -> None:
+    """Weights alone are worth converting, but what comes out cannot answer anybody."""
+    from chatglm_backend.checkpoint.prepare import matching_tokenizer
+
+    if source.format == "lowbit":
+        return
+    try:
+        matching_tokenizer(source.path, source.config)
+    except CheckpointError as error:
+        note(f"{error} The weights are converted all the same, but cannot answer without their tokenizer.")

@@ -47,7 +47,7 @@ def _text(found: Findings) -> str:
         ("", [f"{cores}, {len(hardware['allowed_cpus'])} allowed", features]),
         ("Memory", [memory]),
         ("Threads", [f"{plan['threads']} (profile {plan['profile']})", *plan["reasons"]]),
-        ("Library", [f"{int4.get('variant', 'none')}: {int4.get('library_reason', 'none works here')}"]),
+        ("Library", [f"{int4.get('variant', 'none')}: {int4.get('library_reason', 'see below')}"]),
         ("", [str(int4["library"])] if "library" in int4 else []),
         ("Kernel", [f"{int4['kernel'] or 'none'}: {int4.get('kernel_reason', 'see below')}"]),
         ("", [f"{one['kernel']} ({one['variant']}): {one['reason']}" for one in int4.get("kernels", [])]),

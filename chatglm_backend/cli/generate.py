@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from chatglm_backend.cli import options
-from chatglm_backend.cli.output import INTERRUPTED, emit_json, guarded, note, say
+from chatglm_backend.cli.output import INTERRUPTED, emit_json, guarded, note, read_input, say
 from chatglm_backend.cli.session import follow, open_service, read_settings
 from chatglm_backend.core import (
     Completed,
@@ -85,7 +84,7 @@ def generate(
     settings = read_settings(options.chosen(locals()))
     request = GenerationRequest(
         uuid.uuid4().hex,
-        prompt=sys.stdin.read() if prompt == "-" else prompt,
+        prompt=read_input() if prompt == "-" else prompt,
         prompt_format=cast("PromptFormat", prompt_format),
         params=settings.sampling(stop=tuple(stop) if stop else None),
     )

@@ -11,11 +11,13 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TextIO
 
 import typer
 
 from chatglm_backend.errors import ChatGLMError, ConfigError, InvalidRequest
+from chatglm_backend.installed import missing_sentence
 
 __all__ = [
     "INTERRUPTED",
@@ -26,6 +28,7 @@ __all__ = [
     "note",
     "plain_size",
     "prepare_streams",
+    "read_input",
     "say",
 ]
 
@@ -36,7 +39,12 @@ P = ParamSpec("P")
 
 
 def prepare_streams() -> None:
-    """Write UTF-8 whatever the console's code page is; what cannot be written is replaced, never an error."""
+    """Write UTF-8 whatever the console's code page is; what cannot be written is replaced, never an error.
+
+    A standard input that the caller closed is an empty one.
+    """
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - open until the end
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -47,6 +55,11 @@ def close_streams() -> None:
     """Flush; a reader that has gone (``| head``) is no error."""
     _flush(sys.stdout)
     _flush(sys.stderr)
+
+
+def read_input() -> str:
+    """All of standard input, without the line break that ends it."""
+    return sys.stdin.read().removesuffix("\n")
 
 
 def say(text: str, *, end: str = "\n") -> None:
@@ -100,6 +113,14 @@ def guarded(command: Callable[P, object]) -> Callable[P, None]:
             note(sentence)
             if as_json:
                 emit_error("file", sentence)
+            raise typer.Exit(1) from error
+        except ModuleNotFoundError as error:
+            sentence = missing_sentence(error)
+            if not sentence:
+                raise
+            note(sentence)
+            if as_json:
+                emit_error("not_installed", sentence)
             raise typer.Exit(1) from error
         except Exception as error:
             # A mistake of ours: the traceback is wanted, and so is the document.

@@ -11,9 +11,9 @@ from types import TracebackType
 from chatglm_backend.cli.output import note, plain_size
 from chatglm_backend.core import Clock, LoadProgress, monotonic_clock
 
-__all__ = ["LoadBar"]
+__all__ = ["STAGES", "LoadBar"]
 
-_STAGES = {
+STAGES = {
     "find": "Looking for the model",
     "check": "Checking files",
     "download": "Downloading",
@@ -70,7 +70,7 @@ class LoadBar:
             sys.stderr.flush()
 
     def _line(self, progress: LoadProgress, now: float) -> str:
-        text = _STAGES.get(progress.stage, progress.stage)
+        text = STAGES.get(progress.stage, progress.stage)
         if not progress.total:
             return f"{text} ..."
         full = min(_WIDTH, _WIDTH * progress.done // progress.total)

@@ -117,11 +117,11 @@ def _memory(folder: Path) -> tuple[int, int] | None:
         return None
     limit = min(known)
     used = _number(read_text(folder / "memory.current")) or _number(read_text(folder / "memory.usage_in_bytes")) or 0
-    droppable = 0
-    for line in read_text(folder / "memory.stat").splitlines():
-        name, _, value = line.partition(" ")
-        if name in ("inactive_file", "total_inactive_file"):
-            droppable = max(droppable, _number(value) or 0)
+    stat = dict(line.partition(" ")[::2] for line in read_text(folder / "memory.stat").splitlines())
+    droppable = sum(
+        max(_number(stat.get(name, "")) or 0, _number(stat.get(f"total_{name}", "")) or 0)
+        for name in ("inactive_file", "active_file")
+    )
     return limit, max(0, min(limit, limit - used + droppable))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 
 from chatglm_backend.errors import ConfigError
-from chatglm_backend.int4.bigdl import BigdlKernel, BigdlLibrary, default_library
+from chatglm_backend.int4.bigdl import OVERRIDE, BigdlKernel, BigdlLibrary, default_library
 from chatglm_backend.int4.exact import ExactKernel
 from chatglm_backend.int4.kernel import Kernel, KernelName
 from chatglm_backend.models.ops import Ops, TorchOps
@@ -35,13 +36,17 @@ def select_kernel(
     notify: Callable[[str], None] = lambda _: None,
     library: Callable[[], BigdlLibrary] = default_library,
 ) -> KernelChoice:
-    """Make the kernel called ``name``. Raises ConfigError for an unknown name and NativeLibraryError.
+    """Make the kernel called ``name``.
+
+    Raises ConfigError for an unknown name or an unusable ``CHATGLM_INT4_LIBRARY``, and NativeLibraryError.
 
     ``threads`` (default: torch's), ``cache`` (a folder for compiled code and choices) and ``notify`` are
     for the compiled kernels; bigdl's library takes its threads from torch.
     """
     if name == "exact":
         return KernelChoice(ExactKernel(), "dequantised weights, as asked for")
+    if os.environ.get(OVERRIDE, "").strip():
+        library()  # A library that was asked for and cannot be used is an error, whichever kernel multiplies.
     if name in ("auto", "vnni"):
         compiled = _compiled(threads or torch.get_num_threads(), cache, notify)
         if compiled is not None:

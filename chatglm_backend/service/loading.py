@@ -147,11 +147,11 @@ def load_model(
 ) -> LoadedModel:
     """See :class:`Loader`."""
     opened = open_model(model, settings, progress=progress, cancel=cancel, note=note, env=env)
+    from chatglm_backend.checkpoint.prepare import matching_tokenizer
     from chatglm_backend.engine.engine import Engine, EngineOptions
-    from chatglm_backend.tokenizers.base import load_tokenizer
 
     checkpoint, network = opened.checkpoint, opened.network
-    tokenizer = load_tokenizer(checkpoint.tokenizer_folder, checkpoint.config.family)
+    tokenizer = matching_tokenizer(checkpoint.tokenizer_folder, checkpoint.config)
     options = EngineOptions(prefix_cache_bytes=settings.prefix_cache_mb * 1_000_000)
     if settings.draft_tokens != AUTO:
         options = replace(options, draft_tokens=int(settings.draft_tokens))

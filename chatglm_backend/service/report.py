@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Findings", "look_at_everything"]
 
-_PACKAGES = ("bigdl-llm", "torch", "transformers", "sentencepiece", "gradio", "numba", "safetensors", "huggingface_hub")
+_PACKAGES = ("bigdl-llm", "torch", "transformers", "sentencepiece", "gradio", "numba", "safetensors", "httpx")
 _KV_VALUES_PER_TOKEN = {"chatglm": 2 * 28 * 4096, "chatglm2": 2 * 28 * 2 * 128, "chatglm3": 2 * 28 * 2 * 128}
 _OTHER_PLACE = {
     "low-bit checkpoints": "choose another with CHATGLM_CACHE",
@@ -115,6 +115,7 @@ def _list_kernels(found: Findings) -> None:
 def _look_at_model(found: Findings, settings: Settings) -> None:
     if settings.model is not None:
         found.model = {"model": settings.model, "reason": "it is set in the environment or the configuration file"}
+        _look_for(found, settings)
         return
     from chatglm_backend.checkpoint.default import default_model
 
@@ -125,6 +126,20 @@ def _look_at_model(found: Findings, settings: Settings) -> None:
         found.fixes.append(str(error))
         return
     found.model = {"model": chosen.model, "reason": chosen.notice or "it is on this machine"}
+
+
+def _look_for(found: Findings, settings: Settings) -> None:
+    """Whether the model that the settings name is here and can be used."""
+    from chatglm_backend.checkpoint.resolve import resolve
+
+    family = None if settings.family == AUTO else cast("Family", settings.family)
+    env = with_cache(settings, os.environ)
+    try:
+        place = resolve(str(settings.model), allow_download=False, family=family, revision=settings.revision, env=env)
+    except ChatGLMError as error:
+        found.fixes.append(str(error))
+    else:
+        found.model["reason"] += f"; {place.reason}"
 
 
 def _look_at_folders(found: Findings, settings: Settings) -> None:

@@ -69,10 +69,10 @@ class ConversationStore:
         with self._database.transaction() as db:
             self._sweep(db)
             rows = db.execute(
-                "SELECT id, title, created, updated FROM conversations c WHERE visitor = ?1 AND (title LIKE ?2 "
-                "ESCAPE '\\' OR EXISTS (SELECT 1 FROM messages m WHERE m.conversation = c.id AND m.content LIKE ?2 "
-                "ESCAPE '\\')) ORDER BY updated DESC, rowid DESC LIMIT ?3",
-                (visitor, pattern, limit),
+                "SELECT id, title, created, updated FROM conversations c WHERE visitor = :who AND (title LIKE :like "
+                "ESCAPE '\\' OR EXISTS (SELECT 1 FROM messages m WHERE m.conversation = c.id AND m.content LIKE :like "
+                "ESCAPE '\\')) ORDER BY updated DESC, rowid DESC LIMIT :limit",
+                {"who": visitor, "like": pattern, "limit": limit},
             ).fetchall()
         return tuple(Summary(*row) for row in rows)
 
@@ -249,8 +249,8 @@ def _read(db: sqlite3.Connection, visitor: str, conversation_id: str) -> Convers
 
 def _remember(db: sqlite3.Connection, visitor: str, conversation_id: str) -> None:
     db.execute(
-        "INSERT INTO visitors (id, open) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET open = ?2",
-        (visitor, conversation_id),
+        "INSERT INTO visitors (id, open) VALUES (:id, :open) ON CONFLICT (id) DO UPDATE SET open = :open",
+        {"id": visitor, "open": conversation_id},
     )
 
 

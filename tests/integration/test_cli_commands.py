@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from chatglm_backend.cli.app import main
+from chatglm_backend.cli.progress import STAGES
 from tests import tiny
 
 pytestmark = pytest.mark.model
@@ -54,6 +55,12 @@ class Done:
     stderr: str
 
 
+def without_progress(text: str) -> str:
+    """What was said, without the lines that a slow machine gets while it loads."""
+    progress = tuple(f"{stage}{mark}" for stage in STAGES.values() for mark in (" [", " ..."))
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(progress))
+
+
 def run(*arguments: str, text: str = "", **changes: str) -> Done:
     """Run one command to its end, here."""
     out, err = io.StringIO(), io.StringIO()
@@ -63,7 +70,7 @@ def run(*arguments: str, text: str = "", **changes: str) -> Done:
         patch.setattr(sys, "stdin", io.StringIO(text))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(arguments)
-    return Done(code, out.getvalue(), err.getvalue())
+    return Done(code, out.getvalue(), without_progress(err.getvalue()))
 
 
 def run_process(*arguments: str, **changes: str) -> Done:
@@ -77,7 +84,7 @@ def run_process(*arguments: str, **changes: str) -> Done:
         timeout=110,
         check=False,
     )
-    return Done(done.returncode, done.stdout, done.stderr)
+    return Done(done.returncode, done.stdout, without_progress(done.stderr))
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -159,6 +166,34 @@ def test_a_prompt_that_does_not_fit_is_told_with_numbers(folders: dict[tiny.Fami
     assert "512" in done.stderr
 
 
+def test_a_prompt_from_a_pipe_has_no_line_break_at_its_end(folders: dict[tiny.Family, Path]) -> None:
+    """``echo hi | … --prompt -`` asks what ``--prompt hi`` asks; a break inside stays."""
+    done = run(
+        "generate", "--model", str(folders["chatglm2"]), "--n-predict", "2", "--prompt", "-", "--json", text="a\nb\n"
+    )
+    assert json.loads(done.stdout)["prompt"] == "a\nb"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a closed standard input is a shell's doing")
+@pytest.mark.parametrize("arguments", [("generate", "--prompt", "-"), ("chat",)])
+def test_a_closed_standard_input_is_an_empty_one(folders: dict[tiny.Family, Path], arguments: tuple[str, ...]) -> None:
+    """Started by a service without any input, a command still ends in order."""
+    words = [sys.executable, "-m", "chatglm_backend", *arguments, "--model", str(folders["chatglm2"]), "--json"]
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", *words, "--n-predict", "2"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, env=environment(), check=False)
+    assert (done.returncode, json.loads(done.stdout)["ok"], without_progress(done.stderr)) == (0, True, "")
+
+
+def test_a_question_that_cannot_be_answered_is_in_the_document(folders: dict[tiny.Family, Path]) -> None:
+    """The others are answered; the exit code tells a script."""
+    text = "hi\n" + "AI " * 2000 + "\nhi\n"
+    done = run("chat", "--model", str(folders["chatglm2"]), "--n-predict", "2", "--json", text=text)
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["ok"]) == (1, False)
+    assert ["error" in turn for turn in document["turns"]] == [False, True, False]
+    assert document["turns"][1]["error"]["code"] == "context_limit"
+
+
 def test_chat_remembers_and_forgets(folders: dict[tiny.Family, Path]) -> None:
     """The second prompt holds the first round; after /reset it does not."""
     text = "hello\nhello\n/reset\nhello\n/exit\nnever\n"
@@ -220,6 +255,26 @@ def test_a_tokenizer_of_another_model_is_named_before_converting(tmp_path: Path)
     done = run("generate", "--model", str(folder), "--n-predict", "2", CHATGLM_CACHE=str(tmp_path / "cache"))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "do not belong together" in done.stderr
+
+
+def test_weights_without_their_tokenizer_can_be_converted_but_not_asked(tmp_path: Path) -> None:
+    """Converting says at once what the result cannot do, and asking it is one sentence."""
+    folder = tiny.build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2", padded_vocab_size=64)
+    (folder / "tokenizer_config.json").unlink()
+    whole, bare = tmp_path / "whole", tmp_path / "bare"
+    done = run("convert", "--model", str(folder), "--out", str(whole))
+    assert (done.returncode, "do not belong together" in done.stderr) == (0, True)
+    (folder / "tokenizer.model").unlink()
+    done = run("convert", "--model", str(folder), "--out", str(bare), "--json")
+    assert (done.returncode, json.loads(done.stdout)["ok"], "tokenizer.model is missing" in done.stderr) == (
+        0,
+        True,
+        True,
+    )
+    for low_bit, words in ((whole, "do not belong together"), (bare, "tokenizer.model is missing")):
+        asked = run("generate", "--model", str(low_bit), "--n-predict", "2")
+        assert (asked.returncode, asked.stdout, asked.stderr.count("\n")) == (1, "", 1)
+        assert words in asked.stderr
 
 
 def test_a_damaged_low_bit_file_is_named_and_made_again(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
@@ -312,6 +367,12 @@ def test_doctor_tells_everything_in_json(folders: dict[tiny.Family, Path]) -> No
     assert "every prompt token attends to all others" in reuse["chatglm"]
     assert reuse["chatglm3"] == "on, up to 512 MB"
     assert isinstance(document["fixes"], list)
+
+
+def test_doctor_names_a_model_that_is_not_there() -> None:
+    """A wrong path in the environment is a thing to fix."""
+    done = run("doctor", "--json", CHATGLM_MODEL="/no/such/folder")
+    assert "/no/such/folder" in " ".join(json.loads(done.stdout)["fixes"])
 
 
 def test_doctor_names_a_cache_that_cannot_be_written(tmp_path: Path) -> None:

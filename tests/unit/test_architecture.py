@@ -16,6 +16,7 @@ PACKAGE = ROOT / "chatglm_backend"
 FLOORS: dict[str, int] = {
     "__init__": 0,
     "errors": 0,
+    "installed": 0,
     "core": 1,
     "network": 1,
     "settings": 2,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.checkpoint.convert import ConvertOptions, convert, convert_in_memory
+from chatglm_backend.checkpoint.encode import SLICE_BYTES, workers
 from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
 from chatglm_backend.checkpoint.manifest import MANIFEST, read_manifest
 from chatglm_backend.checkpoint.preflight import Room
@@ -104,6 +105,14 @@ def test_no_fp32_piece_is_large(source: CheckpointFolder, tmp_path: Path) -> Non
     assert sum(seen) == expected
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(1, 1), (2, 2), (128, 8)])
+def test_many_cores_do_not_hold_many_slices(asked: int, expected: int) -> None:
+    """All slices at work together are no larger in fp32 than one large tensor of a 6B model."""
+    assert workers(asked) == expected
+    assert workers(None) <= 8
+    assert 8 * SLICE_BYTES <= 16384 * 4096 * 4
+
+
 def test_progress_counts_source_bytes_once(tmp_path: Path) -> None:
     """Progress grows to the total, which is the stored size; a tied embedding counts once."""
     source = inspect_folder(build_checkpoint(tmp_path / "m", "chatglm"))
@@ -182,7 +191,7 @@ def test_cancelling_keeps_the_old_state(source: CheckpointFolder, target: Path, 
 def test_full_disk_before(source: CheckpointFolder, tmp_path: Path) -> None:
     """Too little free disk is said before anything is written, with the numbers."""
     options = ConvertOptions(room=Room(disk=lambda _: 5_000_000))
-    with pytest.raises(NotEnoughDisk, match=r"has 0\.0 GB free"):
+    with pytest.raises(NotEnoughDisk, match=r"has 0\.01 GB free, but 0\.02 GB are needed"):
         convert(source, tmp_path / "out", quantize=quantize, options=options)
     assert generations(tmp_path / "out") == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from chatglm_backend.errors import (
     ModelNotCached,
     ModelNotFound,
     NotEnoughDisk,
+    UnsupportedFamily,
+    UnsupportedQuantization,
 )
 from tests.tiny import build_checkpoint
 from tests.unit.checkpoint_helpers import COMMIT, FakeHub, quantize, serve
@@ -205,6 +208,40 @@ def test_a_useless_proxy_is_one_sentence(proxy: str, env: dict[str, str], monkey
     monkeypatch.setenv("ALL_PROXY", proxy)
     with pytest.raises(HubUnreachable, match="ALL_PROXY"):
         fetch(MODEL, env={**env, "ALL_PROXY": proxy, "HF_ENDPOINT": "https://hub.test"})
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"_name_or_path": "THUDM/glm-4-9b-chat"}, UnsupportedFamily),
+        ({"rope_ratio": 50}, UnsupportedFamily),
+        ({"quantization_bit": 8}, UnsupportedQuantization),
+    ],
+)
+def test_a_model_that_cannot_be_used_costs_no_download(
+    hub: FakeHub, env: dict[str, str], change: dict[str, object], error: type[Exception]
+) -> None:
+    """Its config is looked at first, so that nobody waits for 13 GB to hear that they are of no use."""
+    config = json.loads(hub.files["config.json"]) | change
+    hub.files["config.json"] = json.dumps(config).encode()
+    with pytest.raises(error):
+        resolve(MODEL, allow_download=True, env=env)
+    assert hub.fetched() == ["config.json"]
+
+
+def test_a_download_without_its_last_shard_is_not_complete(env: dict[str, str]) -> None:
+    """Killed between two files, a download has no half file, and is incomplete all the same."""
+    folder = fetch(MODEL, env=env)
+    assert [entry.complete for entry in list_cache(env)] == [True]
+    (folder / BIG).unlink()
+    assert [entry.complete for entry in list_cache(env)] == [False]
+
+
+def test_a_model_of_another_name_is_listed_by_its_config(hub: FakeHub, env: dict[str, str]) -> None:
+    """Somebody's own training keeps the config, and can be deleted like the originals."""
+    hub.model_id = "someone/my-assistant"
+    fetch("someone/my-assistant", env=env)
+    assert [(entry.name, entry.complete) for entry in list_cache(env)] == [("someone/my-assistant", True)]
 
 
 def test_disk_is_checked_first(hub: FakeHub, env: dict[str, str]) -> None:

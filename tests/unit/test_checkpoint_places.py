@@ -144,6 +144,7 @@ def write(path: Path, text: str) -> None:
 def test_memory_limit_of_cgroup_2(tmp_path: Path) -> None:
     """The tightest limit on the way up counts, less what is used, file pages not counted."""
     write(tmp_path / "proc/self/cgroup", "0::/a/b\n")
+    write(tmp_path / "proc/self/mountinfo", "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
     write(tmp_path / "sys/fs/cgroup/a/memory.max", "1000000")
     write(tmp_path / "sys/fs/cgroup/a/memory.current", "700000")
     write(tmp_path / "sys/fs/cgroup/a/memory.stat", "anon 5\ninactive_file 150000\nactive_file 50000\n")
@@ -154,6 +155,7 @@ def test_memory_limit_of_cgroup_2(tmp_path: Path) -> None:
 def test_memory_limit_of_cgroup_1(tmp_path: Path) -> None:
     """Version 1 hierarchies count as well; inside a container the path may not exist."""
     write(tmp_path / "proc/self/cgroup", "5:cpu:/x\n4:memory:/docker/1\n")
+    write(tmp_path / "proc/self/mountinfo", "41 30 0:31 / /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n")
     write(tmp_path / "sys/fs/cgroup/memory/memory.limit_in_bytes", "800000")
     write(tmp_path / "sys/fs/cgroup/memory/memory.usage_in_bytes", "300000")
     assert available_memory(tmp_path) == 500000

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from chatglm_backend.checkpoint.files import file_fingerprint
 from chatglm_backend.checkpoint.readers import open_source, read_dense
 from chatglm_backend.checkpoint.source import fingerprint, inspect_folder
 from chatglm_backend.errors import (
@@ -274,3 +276,13 @@ def test_fingerprint_follows_the_contents(v3: Path, tmp_path: Path) -> None:
     assert first != fingerprint(inspect_folder(other))
     (v3 / "tokenizer.model").write_bytes(b"another")
     assert first != fingerprint(inspect_folder(v3))
+
+
+def test_fingerprint_of_a_large_file_sees_every_tensor(tmp_path: Path) -> None:
+    """Where not all is hashed, a tensor that is small beside the others still counts."""
+    big, small = torch.zeros(40 << 20, dtype=torch.uint8), torch.zeros(100_000, dtype=torch.uint8)
+    prints = set()
+    for value in (0, 1):
+        save_file({"a": big, "b": small + value, "c": big.clone()}, tmp_path / "model.safetensors")
+        prints.add(file_fingerprint(tmp_path / "model.safetensors"))
+    assert len(prints) == 2

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from chatglm_backend.cli.app import main
 from chatglm_backend.cli.output import guarded, plain_size, prepare_streams
@@ -94,6 +95,7 @@ def test_a_bad_value_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_no_model_anywhere_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown folder: exit code 1, one line on stderr, nothing on stdout."""
+    pytest.importorskip("torch")
     assert main(["convert", "--model", "/no/such/folder", "--out", "x"]) == 1
     captured = capsys.readouterr()
     assert (captured.out, captured.err.count("\n")) == ("", 1)
@@ -102,6 +104,7 @@ def test_no_model_anywhere_is_one_sentence(capsys: pytest.CaptureFixture[str]) -
 
 def test_json_errors_are_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     """With --json a failure, too, is exactly one document on stdout."""
+    pytest.importorskip("torch")
     assert main(["convert", "--model", "/no/such/folder", "--out", "x", "--json"]) == 1
     captured = capsys.readouterr()
     document = json.loads(captured.out)
@@ -117,6 +120,22 @@ def test_a_mistake_of_ours_is_one_document_too(capsys: pytest.CaptureFixture[str
     with pytest.raises(ZeroDivisionError):
         guarded(command)(json_output=True)
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "unexpected"
+
+
+def test_a_package_that_is_not_installed_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """An installation that broke off half-way is told what to run; a module of ours that is missing is a mistake."""
+
+    def command(*, name: str, json_output: bool) -> None:  # noqa: ARG001
+        raise ModuleNotFoundError(name=name)
+
+    with pytest.raises(typer.Exit) as ended:
+        guarded(command)(name="torch", json_output=True)
+    captured = capsys.readouterr()
+    assert (ended.value.exit_code, json.loads(captured.out)["error"]["code"]) == (1, "not_installed")
+    assert "torch is not installed" in captured.err
+    assert "--setup-only" in captured.err
+    with pytest.raises(ModuleNotFoundError):
+        guarded(command)(name="chatglm_backend.nothing", json_output=False)
 
 
 def test_an_empty_cache_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,6 +218,7 @@ def test_a_closed_stdout_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_a_file_is_not_a_model_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Naming one of a model's files is answered with what to name instead."""
+    pytest.importorskip("torch")
     file = tmp_path / "pytorch_model.bin"
     file.touch()
     assert main(["convert", "--model", str(file), "--out", "x"]) == 1

@@ -53,6 +53,14 @@ def test_every_file_that_is_linked_is_there(document: str) -> None:
         assert target.startswith(("http:", "https:")) or (path.parent / target).exists(), target
 
 
+def test_every_test_that_is_named_is_there() -> None:
+    """The quirks of the models are pinned by tests that exist under those names."""
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs/models.md").read_text(encoding="utf-8"))
+    assert len(named) > 10
+    missing = [test for file, test in named if f"def {test}(" not in (ROOT / file).read_text(encoding="utf-8")]
+    assert missing == []
+
+
 def test_the_launchers_flags_are_its_own() -> None:
     """What the README says of the launcher's flags is in its help."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,7 +11,9 @@ from torch import Tensor
 from chatglm_backend.errors import ConfigError, NativeLibraryError, UnsupportedPlatform, WrongShape
 from chatglm_backend.int4.bigdl import OVERRIDE, BigdlLibrary, NativeApi, choose_library, dequantize
 from chatglm_backend.int4.blocks import row_bytes
+from chatglm_backend.int4.kernel import KernelName
 from chatglm_backend.int4.libraries import shipped_variants
+from chatglm_backend.int4.select import select_kernel
 
 AVX = {"avx", "ssse3"}
 AVX2 = AVX | {"avx2", "fma", "f16c"}
@@ -118,3 +120,13 @@ def test_columns_must_fill_blocks() -> None:
         row_bytes(65)
     with pytest.raises(WrongShape, match="bytes"):
         dequantize(torch.zeros(2, 33, dtype=torch.uint8), 2, 64)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "vnni", "bigdl"])
+def test_an_override_that_cannot_be_used_is_an_error_with_every_kernel(
+    kernel: KernelName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not passed over because another kernel multiplies."""
+    monkeypatch.setenv(OVERRIDE, "nonsense")
+    with pytest.raises(ConfigError, match="nonsense"):
+        select_kernel(kernel, library=lambda: choose(AVX2, "nonsense"))
