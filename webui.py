@@ -159,8 +159,9 @@ def run_page(
     """Serve the page until a signal; then give running answers ``drain_seconds``, end the connections, and return."""
     import uvicorn
 
-    from chatglm_backend.access.server import OrderlyServer, server_options
+    from chatglm_backend.access.server import OrderlyServer, allow_open_files, server_options
 
+    allow_open_files()
     try:
         app = create_app(service, settings, policy)
         for line in announcement(policy, picture=sys.stderr.isatty()):
