@@ -68,7 +68,9 @@ class ImpatientH11(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request, or to refuse it."""
         super().connection_made(transport)
-        if self._one_too_many():
+        if self.client is None:  # it has gone already: nobody would hear the answer, nor be counted as its visitor
+            transport.abort()
+        elif self._one_too_many():
             self._refused = True
             self.connections.discard(self)
             self.head_seconds = min(self.head_seconds, _REFUSED_SECONDS)
@@ -95,8 +97,8 @@ class ImpatientH11(H11Protocol):
             return True
         if self.client is None or _is_this_machine(self.client[0]):
             return False
-        mine = sum(other.client is not None and other.client[0] == self.client[0] for other in self.connections)
-        return mine > self.max_of_one
+        clients = (getattr(other, "client", None) for other in self.connections)
+        return sum(client is not None and client[0] == self.client[0] for client in clients) > self.max_of_one
 
     def _watch_head(self) -> None:
         if self.conn.their_state is not h11.IDLE:
