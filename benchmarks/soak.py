@@ -15,6 +15,7 @@ because each client binds a loopback address of its own.
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import secrets
 import sys
@@ -74,10 +75,10 @@ class Account:
 class Soak:
     """Runs the clients against a server that is ready. ``context`` is the model's limit, in tokens."""
 
-    def __init__(self, server: Server, *, clients: int, context: int, seed: int = 0) -> None:
+    def __init__(self, server: Server, *, clients: int, context: int, pages: int | None = None, seed: int = 0) -> None:
         self._server, self._context = server, context
         self._random = random.Random(seed)  # noqa: S311
-        pages = clients * _PAGES // len(MARKS)
+        pages = max(1, clients * _PAGES // len(MARKS)) if pages is None else pages
         functions = read_functions(server.get_json("/en/config"))
         self._clients: list[Client] = []
         for number in range(clients):
@@ -132,6 +133,17 @@ class Soak:
         self._failures += [f"client {number} hangs" for number, thread in enumerate(threads) if thread.is_alive()]
         return time.monotonic() - began
 
+    def one_of_each(self) -> dict[str, set[str]]:
+        """Let the first and the last client make each of their visits once, in turn; how each kind ended."""
+        for client, questions in ((self._clients[0], self._questions[0]), (self._clients[-1], self._questions[-1])):
+            for visit in self._visits(client):
+                self._records += visit(questions[0])
+            self._records += self._visits(client)[0](too_long(questions[0], self._context))
+        ends: dict[str, set[str]] = {}
+        for record in self._records:
+            ends.setdefault(record.kind, set()).add(record.end.split(":")[0])
+        return ends
+
     def account(self, seconds: float, warm_s: float | None) -> Account:
         """Wait until the engine is idle, end the server, and check everything; memory only with ``warm_s``."""
         counters = self._server.wait_idle(_IDLE_S)
@@ -153,10 +165,13 @@ class Soak:
             checks["memory grew by at most 3 % after warming up"] = [f"it grew by {memory[2]:.1%}"] if grown else []
         return Account(records, seconds, checks, samples, memory, freed_after(records, log), code, self._failures)
 
-    def _visit(self, client: Client, questions: Sequence[Question], more: Callable[[], bool]) -> None:
+    def _visits(self, client: Client) -> list[Callable[[Question], list[Record]]]:
         names = PAGE_VISITS if isinstance(client, PageClient) else ENDPOINT_VISITS
         visits: list[Callable[[Question], list[Record]]] = [getattr(client, name) for name in names]
-        visits.append(lambda question: kill_in_the_middle(client, self._server.token, question))
+        return [*visits, lambda question: kill_in_the_middle(client, self._server.token, question)]
+
+    def _visit(self, client: Client, questions: Sequence[Question], more: Callable[[], bool]) -> None:
+        visits = self._visits(client)
         usual = visits[:2]
         while more():
             question = client.random.choice(questions)
@@ -197,6 +212,8 @@ def report(account: Account) -> Iterator[str]:
     yield f"- open files: {quiet.files} before, {last.files} at the end"
     if account.memory is not None:
         before, after, more = account.memory
+        minutes = [s.resident for before, s in itertools.pairwise(samples) if before.at // 60 < s.at // 60]
+        yield f"- memory after each minute, in MB: {', '.join(f'{size / 1e6:.0f}' for size in minutes)}"
         yield f"- memory {before / 1e6:.0f} MB after warming up, {after / 1e6:.0f} MB at the end: {more:+.2%}"
     yield f"- exit code {account.exit_code}\n"
     yield "| check | problems |"
@@ -214,6 +231,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--warm-up", type=float, default=3.0, help="minutes before memory is looked at")
     parser.add_argument("--clients", type=int, default=len(MARKS), choices=range(2, len(MARKS) + 1))
+    parser.add_argument("--pages", type=int, help="how many of them use the page; without it 7 of 16")
     parser.add_argument("--most", type=int, default=20_000, help="most visits of all clients together")
     parser.add_argument("--model", help="a folder; without it the bundled model")
     parser.add_argument("--context", type=int, default=512, help="the model's limit in tokens")
@@ -225,7 +243,9 @@ def main() -> int:
         flags = ["--prefix-cache-mb", "64", *model, *options.flags]
         with Server(Path(folder), secrets.token_urlsafe(16), flags) as server:
             server.wait_ready()
-            soak = Soak(server, clients=options.clients, context=options.context, seed=options.seed)
+            soak = Soak(
+                server, clients=options.clients, context=options.context, pages=options.pages, seed=options.seed
+            )
             soak.ask_alone()
             print(f"{options.clients} clients for {options.minutes:g} minutes, seed {options.seed}", flush=True)
             seconds = soak.run(options.minutes * 60, options.most)

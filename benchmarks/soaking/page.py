@@ -110,8 +110,8 @@ class PageClient:
         self.number, self.port, self.functions, self.random = number, port, functions, random_
         self.address = f"127.0.1.{number + 1}"
         self._cookies: dict[str, str] = {}
-        self._load(f"/?token={token}")
-        self._load("/en/")
+        self._token = token
+        self._arrive()
 
     def line(self, *, narrow: bool = False) -> Line:
         """A new connection."""
@@ -156,17 +156,24 @@ class PageClient:
 
     def page_reloads(self, question: Question) -> list[Record]:
         """Reload in the middle: a new session of the same visitor takes the answer up."""
+        self._arrive()  # as somebody else, so that what was left before is not taken up instead
         record, tab = self._begin("page reloads", question)
         tab.watch(record, lambda found: bool(found.text))
         tab.close(tear=self.random.random() < 0.5)
         if record.end != "left":
             return [record]
-        time.sleep(self.random.uniform(0.1, 1.5))
+        time.sleep(self.random.uniform(0.5, 2.0))  # a browser is no faster
         again = Tab(self)
         again.press(self.functions.resume, [])
         again.watch(record, lambda _: False)
         again.close()
         return [record]
+
+    def _arrive(self) -> None:
+        """As a new visitor, by the link with the token."""
+        self._cookies.clear()
+        self._load(f"/?token={self._token}")
+        self._load("/en/")
 
     def _load(self, path: str) -> None:
         with self.line() as line:

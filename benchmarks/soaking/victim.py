@@ -11,11 +11,14 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 from benchmarks.soaking.endpoint import EndpointClient, follow
 from benchmarks.soaking.page import Functions, PageClient, Tab
 from benchmarks.soaking.questions import Question
 from benchmarks.soaking.records import Record
+
+ROOT = Path(__file__).resolve().parents[2]
 
 __all__ = ["kill_in_the_middle"]
 
@@ -30,7 +33,7 @@ def kill_in_the_middle(client: EndpointClient | PageClient, token: str, question
     }
     command = [sys.executable, "-m", "benchmarks.soaking.victim", str(client.port), token, json.dumps(order)]
     record = Record(client.number, "killed" if functions is None else "page killed", "", question, end="left")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         if process.stdout is None:
             raise RuntimeError("a victim has no output")
         first = json.loads(process.stdout.readline())
