@@ -98,7 +98,8 @@ class ImpatientH11(H11Protocol):
         if self.client is None or _is_this_machine(self.client[0]):
             return False
         clients = (getattr(other, "client", None) for other in self.connections)
-        return sum(client is not None and client[0] == self.client[0] for client in clients) > self.max_of_one
+        mine = [client for client in clients if client is not None and client[0] == self.client[0]]
+        return len(mine) > self.max_of_one
 
     def _watch_head(self) -> None:
         if self.conn.their_state is not h11.IDLE:
