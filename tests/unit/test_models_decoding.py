@@ -238,7 +238,6 @@ def test_a_cache_is_free_as_soon_as_nobody_reads_into_it(family: Family, units: 
     model = model_of(family)
     cache = model.new_cache(64)
     prefill = model.prefill(FIRST_PROMPT, cache, max_rows=2)
-    gone = weakref.ref(cache)
     gc.disable()
     try:
         if units is None:
@@ -248,6 +247,7 @@ def test_a_cache_is_free_as_soon_as_nobody_reads_into_it(family: Family, units: 
         else:
             for _ in range(units):
                 prefill.advance()
+        gone = weakref.ref(cache.read(0, 1)[0]._base)
         del cache, prefill
         assert gone() is None
     finally:
