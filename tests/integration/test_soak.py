@@ -29,14 +29,14 @@ def test_sixteen_rude_clients_leave_nothing_behind(tmp_path: Path) -> None:
         server.wait_ready()
         soak = Soak(server, clients=16, context=CONTEXT)
         soak.ask_alone(turns=2)
-        seconds = soak.run(20, most=64)
+        seconds = soak.run(15, most=48)
         account = soak.account(seconds, None)
     assert account.failures == []
     assert {check: problems for check, problems in account.checks.items() if problems} == {}
     kinds = {record.kind.split()[0] for record in account.records}
     assert "page" in kinds
     assert len(kinds) >= 4
-    assert len(account.records) >= 60
+    assert len(account.records) >= 32
     assert any(record.end in ("stop", "length") and len(record.text) > 20 for record in account.records)
 
 
@@ -58,5 +58,5 @@ def test_each_kind_of_visit_ends_as_it_should(tmp_path: Path) -> None:
     assert ends["burst"] <= told | {"too_many_requests"}
     assert "too_many_requests" in ends["burst"]
     assert ends["page stops"] <= told | {"cancelled"}
-    assert ends["page reloads"] <= told
+    assert ends["page reloads"] <= told | {"left"}  # an answer may end just as its page goes
     assert ends["killed"] == ends["page killed"] == {"left"}
