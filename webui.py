@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -141,6 +142,8 @@ def create_app(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Start the page; returns the exit code: 2 for a setting that cannot be, 1 for what this machine lacks."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # before there is a server to drain
     quiet_environment(os.environ)
     try:
         settings = page_settings(argv)
