@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from chatglm_backend.access.announce import announcement, share_links
 from chatglm_backend.access.policy import AccessPolicy, policy_from
 from chatglm_backend.errors import ChatGLMError, ConfigError
-from chatglm_backend.logs import Say, start_logging
+from chatglm_backend.logs import Say, catch_prints, start_logging
 from chatglm_backend.network import quiet_environment
 from chatglm_backend.settings import Settings
 from chatglm_backend.ui.listen import take_port
@@ -97,6 +98,7 @@ def create_app(
     from chatglm_backend.ui.live import LiveAnswers
     from chatglm_backend.ui.presenter import Presenter, PromptView
     from chatglm_backend.ui.runner import AnswerRunner
+    from chatglm_backend.ui.sessions import Sessions
     from chatglm_backend.ui.theme import page_script, page_styles, page_theme
     from chatglm_backend.ui.tools import PageWorkshop
     from chatglm_backend.ui.visitor import VisitorLayer
@@ -124,7 +126,9 @@ def create_app(
             app, page, path=f"/{language}", theme=page_theme(), css=page_styles(), footer_links=[], run_history=False,
             show_error=False, max_file_size="1mb", ssr_mode=False, pwa=False, enable_monitoring=False,
         )  # fmt: skip
-        pages[language] = app.router.routes.pop().app  # type: ignore[attr-defined]
+        pages[language] = mounted = app.router.routes.pop().app  # type: ignore[attr-defined]
+        mounted.state_holder = Sessions()
+        mounted.state_holder.set_blocks(page)
         titles[language] = texts("app.title")
     app.include_router(openai_router(service, settings))
     app.include_router(operations_router(service, getattr(service, "metrics", lambda: None)))
@@ -138,6 +142,8 @@ def create_app(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Start the page; returns the exit code: 2 for a setting that cannot be, 1 for what this machine lacks."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # before there is a server to drain
     quiet_environment(os.environ)
     try:
         settings = page_settings(argv)
@@ -159,14 +165,16 @@ def run_page(
     """Serve the page until a signal; then give running answers ``drain_seconds``, end the connections, and return."""
     import uvicorn
 
-    from chatglm_backend.access.server import OrderlyServer, server_options
+    from chatglm_backend.access.server import OrderlyServer, allow_open_files, server_options
 
+    allow_open_files()
     try:
-        app = create_app(service, settings, policy)
-        for line in announcement(policy, picture=sys.stderr.isatty()):
-            say(line)
-        config = uvicorn.Config(app, log_config=None, **server_options(policy, settings))
-        OrderlyServer(config, drain=lambda: _drain(service, settings, say)).run(sockets=[listener])
+        with catch_prints(settings):
+            app = create_app(service, settings, policy)
+            for line in announcement(policy, picture=sys.stderr.isatty()):
+                say(line)
+            config = uvicorn.Config(app, log_config=None, **server_options(policy, settings))
+            OrderlyServer(config, drain=lambda: _drain(service, settings, say)).run(sockets=[listener])
     finally:
         service.close()
 

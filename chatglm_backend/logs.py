@@ -1,23 +1,28 @@
 """Log lines as text or JSON, on standard error, that hold nothing anybody wrote to the model.
 
 Whoever logs gives facts of his own as ``extra={"facts": {...}}``. An exception is logged by its type and the
-places it came through, never by its message, which may quote a prompt. Standard library only.
+places it came through, never by its message, which may quote a prompt. Of other packages' warnings only the place is
+kept, and of what they print only that they did. Standard library only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
 from chatglm_backend.settings import Settings
 
-__all__ = ["JsonLines", "Say", "TextLines", "start_logging"]
+__all__ = ["JsonLines", "Printed", "Say", "TextLines", "catch_prints", "start_logging"]
+
+_log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 """Tells the person who started the program one line."""
@@ -36,6 +41,14 @@ class _Lines(logging.Formatter):
         """What was logged beside the message."""
         found = getattr(record, "facts", None)
         return found if isinstance(found, Mapping) else {}
+
+    def message(self, record: logging.LogRecord) -> str:
+        """What was logged; of other packages' only what quotes nothing: asyncio adds exceptions, warnings values."""
+        text = record.getMessage()
+        if self._prompts or record.name == _OURS or record.name.startswith(f"{_OURS}."):
+            return text
+        first = text.strip().split("\n", 1)[0]
+        return ": ".join(first.split(": ", 2)[:2]) if record.name == "py.warnings" else first
 
     def error(self, record: logging.LogRecord) -> dict[str, Any]:
         """The exception's type and places."""
@@ -58,7 +71,7 @@ class JsonLines(_Lines):
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": self.message(record),
             **self.error(record),
             **self.facts(record),
         }
@@ -74,7 +87,75 @@ class TextLines(_Lines):
         error = self.error(record)
         places = "".join(f"\n    {place}" for place in error.pop("where", ()))
         facts = "".join(f" {name}={value!r}" for name, value in {**error, **self.facts(record)}.items())
-        return f"{time} {record.levelname} {record.name}: {record.getMessage()}{facts}{places}"
+        return f"{time} {record.levelname} {record.name}: {self.message(record)}{facts}{places}"
+
+
+class Printed(io.TextIOBase):
+    """Stands in for standard output or error, where Gradio prints exceptions with all that their messages quote.
+
+    An exception that is printed is logged like any other; of other texts only that there was one.
+    """
+
+    def __init__(self, stream: TextIO, *, prompts: bool) -> None:
+        super().__init__()
+        self._stream, self._prompts = stream, prompts
+        self._told: tuple[int, int] | None = None
+        self._busy = threading.local()
+
+    def write(self, text: str) -> int:
+        """Log it instead. What logging itself prints, because it cannot write, is lost."""
+        if text.strip() and not getattr(self._busy, "now", False):
+            self._busy.now = True
+            try:
+                self._log(text)
+            finally:
+                self._busy.now = False
+        return len(text)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """As the stream behind it."""
+        return self._stream.encoding
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def isatty(self) -> bool:
+        """As the stream behind it."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """As the stream behind it."""
+        return self._stream.fileno()
+
+    def _log(self, text: str) -> None:
+        error = sys.exc_info()[1]
+        if error is None:
+            facts = {"text": text} if self._prompts else {"characters": len(text)}
+            _log.warning("something was printed", extra={"facts": facts})
+            return
+        name = (id(error), id(error.__traceback__))
+        if name != self._told:  # a traceback is printed line by line
+            self._told = name
+            _log.error("an exception was printed", exc_info=error)
+
+
+@contextlib.contextmanager
+def catch_prints(settings: Settings) -> Iterator[None]:
+    """Meanwhile nothing that is printed, and no thread's last exception, is written as it is."""
+    before = sys.stdout, sys.stderr, threading.excepthook
+    sys.stdout, sys.stderr = (Printed(stream, prompts=settings.log_prompts) for stream in before[:2])
+    threading.excepthook = _thread_failed
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr, threading.excepthook = before
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    if failed.exc_value is not None and failed.exc_type is not SystemExit:
+        _log.error("a thread failed", exc_info=failed.exc_value)
 
 
 def start_logging(settings: Settings, stream: TextIO | None = None) -> Say:

@@ -1,5 +1,6 @@
-"""What uvicorn must be told: certificates, limits, to hang up on clients that never finish their headers, and to end
-in order when it is asked to: first what is running, then the connections, then back to whoever called it.
+"""What uvicorn must be told: certificates, limits, to refuse connections beyond a number, to hang up on clients that
+never finish their headers, and to end in order when it is asked to: first what is running, then the connections,
+then back to whoever called it.
 
 Knows no policy but :class:`AccessPolicy` and no application.
 """
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -21,28 +24,66 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from chatglm_backend.access.policy import AccessPolicy
 from chatglm_backend.settings import Settings
 
-__all__ = ["ImpatientH11", "OrderlyServer", "server_options"]
+__all__ = ["ImpatientH11", "OrderlyServer", "allow_open_files", "server_options"]
 
 _HEAD_SECONDS = 15.0
+_REFUSED_SECONDS = 2.0
 _MAX_CONNECTIONS = 512
+_MAX_OF_ONE = 256
+_OPEN_FILES = 4 * _MAX_CONNECTIONS
 _LAST_WORDS_SECONDS = 1.5
 _HANG_UP_SECONDS = 3
 _POLL_S = 0.05
 
 
+_FULL_BODY = json.dumps(
+    {
+        "error": {
+            "message": "There are too many connections. Try again in a few seconds.",
+            "type": "server_error",
+            "param": None,
+            "code": "too_many_connections",
+        }
+    }
+).encode()
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\nconnection: close\r\n"
+    b"cache-control: no-store\r\ncontent-length: %d\r\n\r\n%b" % (len(_FULL_BODY), _FULL_BODY)
+)
+
+
 class ImpatientH11(H11Protocol):
-    """uvicorn's own protocol, which lets a client take for ever over its headers, with a limit on that."""
+    """uvicorn's own protocol, with limits on what it takes for ever: connections, and a client's time for its headers.
+
+    Beyond ``max_connections``, or ``max_of_one`` from one address that is not this machine, a new connection gets a
+    503 and is closed, while those that are open go on. uvicorn's own limit would refuse everybody's requests instead.
+    """
 
     head_seconds = _HEAD_SECONDS
+    max_connections = _MAX_CONNECTIONS
+    max_of_one = _MAX_OF_ONE
     _head_timer: asyncio.TimerHandle | None = None
+    _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Begin to wait for the first request, or to refuse it."""
         super().connection_made(transport)
+        if self.client is None:  # it has gone already: nobody would hear the answer, nor be counted as its visitor
+            transport.abort()
+        elif self._one_too_many():
+            self._refused = True
+            self.connections.discard(self)
+            self.head_seconds = min(self.head_seconds, _REFUSED_SECONDS)
         self._watch_head()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; wait on only while headers are incomplete."""
+        if self._refused:
+            self._stop_watching()
+            if not self.transport.is_closing():
+                self.transport.write(_FULL)
+                self.transport.close()
+            return
         super().data_received(data)
         self._watch_head()
 
@@ -50,6 +91,15 @@ class ImpatientH11(H11Protocol):
         """Forget the timer."""
         self._stop_watching()
         super().connection_lost(exc)
+
+    def _one_too_many(self) -> bool:
+        if len(self.connections) > self.max_connections:
+            return True
+        if self.client is None or _is_this_machine(self.client[0]):
+            return False
+        clients = (getattr(other, "client", None) for other in self.connections)
+        mine = [client for client in clients if client is not None and client[0] == self.client[0]]
+        return len(mine) > self.max_of_one
 
     def _watch_head(self) -> None:
         if self.conn.their_state is not h11.IDLE:
@@ -113,6 +163,19 @@ class OrderlyServer(uvicorn.Server):
             connection.transport.close()
 
 
+def allow_open_files(wanted: int = _OPEN_FILES) -> None:
+    """Let this process have so many files open at once, or as many as the system allows, so that none are lacking."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def server_options(policy: AccessPolicy, settings: Settings) -> dict[str, Any]:
     """Keyword arguments for ``uvicorn.Config``."""
     return {
@@ -121,10 +184,16 @@ def server_options(policy: AccessPolicy, settings: Settings) -> dict[str, Any]:
         "root_path": policy.root_path,
         "ssl_certfile": settings.tls_cert,
         "ssl_keyfile": settings.tls_key,
-        "limit_concurrency": _MAX_CONNECTIONS,
         "h11_max_incomplete_event_size": 2 * policy.max_head,
         "timeout_keep_alive": 10,
         "timeout_graceful_shutdown": _HANG_UP_SECONDS,
         "access_log": False,  # it would write tokens in addresses to the log
         "server_header": False,
     }
+
+
+def _is_this_machine(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False

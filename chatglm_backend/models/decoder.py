@@ -6,7 +6,7 @@ planner where tokens stand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -158,10 +158,8 @@ class Decoder:
 class Prefill:
     """A prompt on its way into a cache, one unit of work at a time.
 
-    A unit is at most one layer × ``max_rows`` rows. Where rows see later rows (inside
-    ChatGLM-6B's prompt), a layer's keys and values of all rows come first, slice by slice, and
-    then the rest of the layer: two units a slice. The cache's length changes only when the last unit is
-    done, so a prefill can simply be dropped; the cache is then as before.
+    A unit is at most one layer × ``max_rows`` rows. The cache's length changes only when the last unit is done, so a
+    prefill can simply be dropped; the cache is then as before, and all memory is free at once.
     """
 
     def __init__(
@@ -175,52 +173,78 @@ class Prefill:
         logit_rows: int,
     ) -> None:
         self.total = len(ids)
+        self._walk = _Walk(model, ids, cache, plan, max_rows=max_rows, logit_rows=logit_rows)
+        self._work = self._walk.run()
+        self._units_done = 0
+
+    @property
+    def done(self) -> int:
+        """Prompt tokens' worth of work done, growing to ``total``."""
+        walk = self._walk
+        return self.total if walk.logits is not None else self._units_done * self.total // (walk.units + 1)
+
+    @property
+    def logits(self) -> Tensor:
+        """fp32 [logit_rows, vocab] of the last rows. Raises ValueError before the end."""
+        if self._walk.logits is None:
+            raise ValueError("the prompt is not read to its end")
+        return self._walk.logits
+
+    @torch.no_grad()
+    def advance(self) -> bool:
+        """Do one unit; True when the prompt is read to its end."""
+        if self._walk.logits is None:
+            next(self._work)
+            self._units_done += 1
+        if self._walk.logits is None:
+            return False
+        self._work.close()
+        return True
+
+
+class _Walk:
+    """The work of a prefill. Where rows see later rows (inside ChatGLM-6B's prompt), a layer's keys and values of all
+    rows come first, slice by slice, and then the rest of the layer: two units a slice.
+
+    It does not know who drives it: a circle of references would keep the cache until Python looks for such circles.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        ids: tuple[int, ...],
+        cache: KVCache,
+        plan: PositionPlan,
+        *,
+        max_rows: int,
+        logit_rows: int,
+    ) -> None:
+        self.logits: Tensor | None = None
+        self._total = len(ids)
         self._model = model
         self._ids = ids
         self._cache = cache
         self._plan = plan
         self._start = cache.length
         self._logit_rows = logit_rows
-        self._slices = [(low, min(low + max_rows, self.total)) for low in range(0, self.total, max_rows)]
-        self._visible = [plan.visible(self._start + row) for row in range(self.total)]
+        self._slices = [(low, min(low + max_rows, self._total)) for low in range(0, self._total, max_rows)]
+        self._visible = [plan.visible(self._start + row) for row in range(self._total)]
         self._looks_ahead = any(max(self._visible[low:high]) > self._start + high for low, high in self._slices)
-        self._units_done = 0
-        self._units = len(model.layers) * len(self._slices) * (2 if self._looks_ahead else 1)
-        self._logits: Tensor | None = None
-        self._work = self._run()
+        self.units = len(model.layers) * len(self._slices) * (2 if self._looks_ahead else 1)
 
-    @property
-    def done(self) -> int:
-        """Prompt tokens' worth of work done, growing to ``total``."""
-        return self.total if self._logits is not None else self._units_done * self.total // (self._units + 1)
-
-    @property
-    def logits(self) -> Tensor:
-        """fp32 [logit_rows, vocab] of the last rows. Raises ValueError before the end."""
-        if self._logits is None:
-            raise ValueError("the prompt is not read to its end")
-        return self._logits
-
-    @torch.no_grad()
-    def advance(self) -> bool:
-        """Do one unit; True when the prompt is read to its end."""
-        if self._logits is None:
-            next(self._work)
-            self._units_done += 1
-        return self._logits is not None
-
-    def _run(self) -> Iterator[None]:
+    def run(self) -> Generator[None, None, None]:
+        """One unit at each step; ``logits`` are there after the last."""
         rows = [rows_of([(self._plan, self._start + low, self._start + high)]) for low, high in self._slices]
         hidden = self._model.embed(self._ids)
         last = len(self._model.layers) - 1
         for index, layer in enumerate(self._model.layers):
             # Behind the last layer only the rows for the output layer are of use.
-            needed = self.total - self._logit_rows if index == last else 0
+            needed = self._total - self._logit_rows if index == last else 0
             walk = self._ahead if self._looks_ahead else self._along
             for step, _ in enumerate(walk(index, layer, hidden, rows, needed), start=1):
-                if index == last and step == self._units // len(self._model.layers):
-                    self._logits = self._model.logits(hidden[needed:]).clone()
-                    self._cache.length = self._start + self.total
+                if index == last and step == self.units // len(self._model.layers):
+                    self.logits = self._model.logits(hidden[needed:]).clone()
+                    self._cache.length = self._start + self._total
                     self._cache.plan = self._plan
                 yield
 
@@ -236,7 +260,7 @@ class Prefill:
 
     def _ahead(self, index: int, layer: Layer, hidden: Tensor, rows: Sequence[Rows], needed: int) -> Iterator[None]:
         config = self._model.config
-        queries = torch.empty(self.total, config.num_heads, config.head_dim)
+        queries = torch.empty(self._total, config.num_heads, config.head_dim)
         for (low, high), here in zip(self._slices, rows, strict=True):
             projected = layer.project(hidden[low:high], here)
             self._store(index, low, high, projected)

@@ -7,78 +7,22 @@ import http.client
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
-import uvicorn
-from fastapi import FastAPI
+from api_site import TOKEN, Site, serving, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
-from chatglm_backend.access.guard import Guard
-from chatglm_backend.access.policy import AccessPolicy
-from chatglm_backend.access.server import ImpatientH11, server_options
-from chatglm_backend.api import openai_router, operations_router
-from chatglm_backend.api.ports import ApiService
+from chatglm_backend.access.server import ImpatientH11
 from chatglm_backend.errors import ContextLimitExceeded, QueueFull, TooManyRequests
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import SCENES, Script, ScriptedService
 
-TOKEN = "a-token-for-tests"  # noqa: S105
 USER = [{"role": "user", "content": "What is AI?"}]
 ANSWER = "AI is the study of machines that learn."
-
-
-@dataclass
-class Site:
-    """A running server."""
-
-    url: str
-    port: int
-    service: Any
-
-    def client(self, key: str = TOKEN, **options: Any) -> openai.OpenAI:
-        """The official client; it repeats nothing by itself."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30, **options)
-
-    def post(self, body: Any, path: str = "/v1/chat/completions", **headers: str) -> httpx.Response:
-        """A bare request."""
-        content = body if isinstance(body, (bytes, str)) else json.dumps(body)
-        lines = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json", **headers}
-        return httpx.post(self.url + path, content=content, headers=lines, timeout=30)
-
-
-@contextmanager
-def serving(
-    service: ApiService, settings: Settings | None = None, *, metrics: Callable[[], Any] = lambda: None
-) -> Iterator[Site]:
-    """Serve on a free port of this machine, behind the guard."""
-    settings = settings or Settings()
-    app = FastAPI()
-    app.include_router(openai_router(service, settings))
-    app.include_router(operations_router(service, metrics))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        policy = AccessPolicy(port=port, required=True, token=TOKEN)
-        app.add_middleware(Guard, policy=policy)
-        config = uvicorn.Config(app, log_level="error", **server_options(policy, settings))
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
-        thread.start()
-        until = time.monotonic() + 20
-        while not server.started and time.monotonic() < until:
-            time.sleep(0.01)
-        try:
-            yield Site(f"http://127.0.0.1:{port}", port, service)
-        finally:
-            server.should_exit = True
-            thread.join(20)
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +38,6 @@ def site() -> Iterator[Site]:
     service.load(None)
     with serving(service) as running:
         yield running
-
-
-def wait_for(check: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Whether something comes true in time."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if check():
-            return True
-        time.sleep(0.01)
-    return check()
 
 
 def test_a_chat_is_answered(site: Site) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from webui_process import Running, ask_page, running_page
 
@@ -42,6 +43,19 @@ def visit(page: Running) -> None:
         assert program.post("/en/gradio_api/queue/join", json={"data": [MARKER], "fn_index": 99999}).status_code >= 400
 
 
+def misuse(program: httpx.Client) -> None:
+    """The marker in every field of the page's form, which Gradio's own checks stumble over."""
+    config = program.get("/en/config").json()
+    function = next(f for f in config["dependencies"] if f["api_name"] == "generate")["id"]
+    usual: list[Any] = ["hello", 1, "raw", 0, 1, 0, 1, 1]
+    for field in range(len(usual)):
+        data = [*usual[:field], [MARKER], *usual[field + 1 :]]
+        session = {"session_hash": f"misuse{field}"}
+        program.post("/en/gradio_api/queue/join", json={"data": data, "fn_index": function, **session})
+        program.get("/en/gradio_api/queue/data", params=session)
+        program.post("/en/gradio_api/run/generate", json={"data": data})
+
+
 def test_a_log_in_json_says_what_happened_and_never_what_was_written(tmp_path: Path, folder: Path) -> None:
     """Every line is an object; each request has a beginning and an end; the marker is nowhere."""
     with running_page(tmp_path, *flags_for(folder), real=True) as page:
@@ -56,6 +70,20 @@ def test_a_log_in_json_says_what_happened_and_never_what_was_written(tmp_path: P
     assert all(line["end"] in ("length", "stop") and line["total_s"] >= 0 for line in ended.values())
     asked = [line for line in lines if line["message"] == "request" and line["path"] == "/v1/completions"]
     assert sorted(line["status"] for line in asked) == [200, 400, 400, 400]
+    assert MARKER.split()[0] not in page.log
+
+
+def test_values_that_gradio_stumbles_over_are_not_quoted(tmp_path: Path, folder: Path) -> None:
+    """It prints exceptions with the values in them; they are logged by type and place like all others."""
+    with running_page(tmp_path, *flags_for(folder), real=True) as page:
+        with page.client() as program:
+            misuse(program)
+            assert program.get("/ready").status_code == 200
+        assert page.end() == 0
+    lines = [json.loads(line) for line in page.log.splitlines()]
+    printed = [line for line in lines if line["message"] == "an exception was printed"]
+    assert printed
+    assert all(line["error"] and line["where"] for line in printed)
     assert MARKER.split()[0] not in page.log
 
 

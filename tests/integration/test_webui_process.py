@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from webui_process import ROOT, Running, ask_page, running_page, token_of
+from webui_process import ROOT, Running, ask_page, free_port, running_page, token_of
 
 pytest.importorskip("gradio")
 signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
@@ -90,6 +90,20 @@ def test_an_answer_without_end_is_cut_off(tmp_path: Path, flags: tuple[str, ...]
         answer.join(10)
     assert "data: [DONE]" not in answer.lines
     assert "Traceback" not in page.log
+
+
+@signals
+def test_asked_to_end_while_it_is_still_starting_the_exit_code_is_0_too(tmp_path: Path) -> None:
+    """There is nobody to wait for yet."""
+    code = "import sys, webui\nprint('begun', flush=True)\nsys.exit(webui.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--port", str(free_port()), "--data", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in said) == (0, False)
 
 
 def test_the_printed_link_signs_in_and_leaves_a_clean_address(shared: Running) -> None:

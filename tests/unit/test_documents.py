@@ -13,7 +13,10 @@ from chatglm_backend.cli.app import build_app
 from chatglm_backend.launcher.options import HELP
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/models.md", "docs/threads.md", "docs/architecture.md", "docs/api.md")
+DOCUMENTS = (
+    "README.md", "CONTRIBUTING.md", "docs/models.md", "docs/threads.md", "docs/architecture.md", "docs/api.md",
+    "docs/operations.md", "docs/reliability.md",
+)  # fmt: skip
 
 
 def commands() -> Iterator[tuple[str, str, str]]:
@@ -68,3 +71,14 @@ def test_the_launchers_flags_are_its_own() -> None:
     flags = set(re.findall(r"--[a-z-]+", section))
     assert flags
     assert flags <= set(re.findall(r"--[a-z-]+", HELP))
+
+
+def test_every_test_and_benchmark_that_reliability_rests_on_is_there() -> None:
+    """By the file's name, wherever it lies."""
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    files = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    named = set(re.findall(r"test_[a-z0-9_]+\.py", text))
+    assert len(named) > 5
+    assert named <= files
+    for module in re.findall(r"python -m (benchmarks\.[a-z_.]+)", text):
+        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module

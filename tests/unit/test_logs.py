@@ -6,13 +6,17 @@ import asyncio
 import io
 import json
 import logging
+import sys
+import threading
+import traceback
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from chatglm_backend.access.request_log import RequestLog
-from chatglm_backend.logs import start_logging
+from chatglm_backend.logs import catch_prints, start_logging
 from chatglm_backend.settings import Settings
 
 
@@ -53,6 +57,42 @@ def test_an_exception_is_logged_by_type_and_place(form: str) -> None:
     assert "r1" in found
     assert "secret" not in found
     assert "secret" in logged(fail, log_format=form, log_prompts=True)
+
+
+def print_things(_: logging.Logger, __: Any) -> None:
+    """As Gradio does with exceptions, asyncio with forgotten tasks, and packages with warnings and chatter."""
+    with catch_prints(Settings()):
+        try:
+            raise ValueError("a secret prompt")
+        except ValueError:
+            traceback.print_exc()
+        print("a secret answer")  # noqa: T201
+        thread = threading.Thread(target=lambda: int("a secret number"))
+        thread.start()
+        thread.join()
+    warnings.warn("a secret value", UserWarning, stacklevel=1)
+    forgotten = "Task exception was never retrieved\nfuture: <Task exception=ValueError('a secret task')>"
+    logging.getLogger("asyncio").error(forgotten)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_other_packages_print_or_warn_of_quotes_nobody(form: str) -> None:
+    """It is told that and where it was, each exception once, and the streams are as before."""
+    before = sys.stdout, sys.stderr, threading.excepthook
+    found = logged(print_things, log_format=form)
+    assert (sys.stdout, sys.stderr, threading.excepthook) == before
+    assert "secret" not in found
+    for told in (
+        "an exception was printed",
+        "something was printed",
+        "a thread failed",
+        "UserWarning",
+        "never retrieved",
+    ):
+        assert found.count(told) == 1, told
+    assert found.count("test_logs.py") >= 3
+    assert form == "text" or all(json.loads(line) for line in found.splitlines())
+    assert logged(print_things, log_format=form, log_prompts=True).count("secret") >= 2
 
 
 def test_json_lines_are_objects_with_the_facts() -> None:

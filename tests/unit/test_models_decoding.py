@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
@@ -226,3 +229,26 @@ def test_fp16_keys_and_values_stay_close() -> None:
     half = model_of("chatglm2", kv_dtype=torch.float16)
     found = read(half, FIRST_PROMPT, half.new_cache(64))
     assert float((found - exact).norm() / exact.norm()) < 5e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("units", [0, 1, 3, None])
+def test_a_cache_is_free_as_soon_as_nobody_reads_into_it(family: Family, units: int | None) -> None:
+    """Also when its prefill was dropped on the way: a circle of references would keep it until Python looks for one."""
+    model = model_of(family)
+    cache = model.new_cache(64)
+    prefill = model.prefill(FIRST_PROMPT, cache, max_rows=2)
+    gc.disable()
+    try:
+        if units is None:
+            while not prefill.advance():
+                pass
+            model.decode([Feed((3,), cache)])
+        else:
+            for _ in range(units):
+                prefill.advance()
+        gone = weakref.ref(cache.read(0, 1)[0]._base)
+        del cache, prefill
+        assert gone() is None
+    finally:
+        gc.enable()

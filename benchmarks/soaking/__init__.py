@@ -1,0 +1,1 @@
+"""The parts of the soak test: the server, its clients, what they ask, and the account at the end."""

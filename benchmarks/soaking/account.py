@@ -1,0 +1,149 @@
+"""The account at the end: what clients saw, against what the server logged and counted. Knows no HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from benchmarks.soaking.questions import MARKS, Question
+from benchmarks.soaking.records import Record
+from benchmarks.soaking.server import Sample
+
+__all__ = [
+    "check_counters",
+    "check_log",
+    "check_marks",
+    "check_texts",
+    "count_visitors",
+    "freed_after",
+    "growth",
+    "visitor_hash",
+]
+
+_FINISHED = ("stop", "length")
+_ENDS_OF_THE_LEFT = {"cancelled", "stop", "length"}
+
+
+def visitor_hash(visitor: str) -> str:
+    """A visitor's name as the server's log has it."""
+    return hashlib.sha256(visitor.encode()).hexdigest()[:12]
+
+
+def check_texts(records: Iterable[Record], alone: Mapping[Question, str]) -> list[str]:
+    """A finished answer is the one that the same request got alone; a partial one is its beginning."""
+    problems = []
+    for record in records:
+        whole = alone.get(record.question)
+        if whole is None:
+            if record.text:
+                problems.append(f"{_name(record)}: text where none could be: {record.text[:60]!r}")
+        elif record.end in _FINISHED and record.text != whole:
+            problems.append(f"{_name(record)}: another text than alone: {_difference(record.text, whole)}")
+        elif not whole.startswith(record.text):
+            problems.append(f"{_name(record)}: not the beginning of its text alone: {_difference(record.text, whole)}")
+    return problems
+
+
+def check_marks(records: Iterable[Record]) -> list[str]:
+    """Nothing that a client received holds another visitor's mark; every prompt holds its own."""
+    problems = []
+    for record in records:
+        seen = "".join(record.seen)
+        found = [mark for mark in MARKS if mark != record.question.mark and mark in seen]
+        if found:
+            problems.append(f"{_name(record)}: received {', '.join(found)}")
+    return problems
+
+
+def check_log(records: Sequence[Record], log: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every accepted request ended once, and as its client was told; no two clients were given the same one."""
+    accepted = Counter(line["request"] for line in log if line["message"] == "request accepted")
+    ends: dict[str, list[str]] = {}
+    for line in log:
+        if line["message"] == "request ended":
+            ends.setdefault(line["request"], []).append(line["end"])
+    problems = [f"{name} was accepted {times} times" for name, times in accepted.items() if times != 1]
+    problems += [f"{name} ended {len(ends.get(name, []))} times" for name in accepted if len(ends.get(name, [])) != 1]
+    problems += [f"{name} ended without having been accepted" for name in ends if name not in accepted]
+    named = [record for record in records if record.request_id]
+    shared = Counter(record.request_id for record in named)
+    problems += [f"{times} clients got {name}" for name, times in shared.items() if times != 1]
+    for record in named:
+        known = ends.get(record.request_id or "", [])
+        allowed = _ENDS_OF_THE_LEFT if record.end == "left" else {record.end}
+        if not known or known[0] not in allowed:
+            problems.append(f"{_name(record)}: saw {record.end}, the log says {known}")
+    problems += [f"{_name(record)}: broke off without a word" for record in records if record.end == "lost"]
+    return problems
+
+
+def count_visitors(records: Sequence[Record], log: Sequence[Mapping[str, Any]], others: Iterable[str]) -> list[str]:
+    """As many requests were accepted of each visitor as its client knows of, give or take those it left too early.
+
+    ``others`` are visitors that are no client's, such as whoever asked for the texts alone.
+    """
+    logged = Counter(line["visitor"] for line in log if line["message"] == "request accepted")
+    sure: Counter[str] = Counter()
+    perhaps: Counter[str] = Counter()
+    for record in records:
+        (sure if record.accepted else perhaps)[visitor_hash(record.visitor)] += record.accepted is not False
+    problems = []
+    for visitor in sure.keys() | perhaps.keys() | logged.keys() - {visitor_hash(name) for name in others}:
+        least, most = sure[visitor], sure[visitor] + perhaps[visitor]
+        if not least <= logged[visitor] <= most:
+            problems.append(f"visitor {visitor}: {logged[visitor]} accepted, its client knows of {least} to {most}")
+    return problems
+
+
+def check_counters(counters: Mapping[str, float], log: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The engine is idle, and everything that was accepted is counted once as finished or failed."""
+    problems = [
+        f"{name} is {counters[name]:.0f} at the end"
+        for name in ("chatglm_running", "chatglm_waiting", "chatglm_kv_reserved_bytes")
+        if counters[name] != 0
+    ]
+    accepted = counters["chatglm_requests_accepted_total"]
+    ended = sum(
+        value for name, value in counters.items() if re.match(r"chatglm_requests_(finished|failed)_total", name)
+    )
+    logged = sum(line["message"] == "request accepted" for line in log)
+    if not accepted == ended == logged:
+        problems.append(f"{accepted:.0f} were counted as accepted, {ended:.0f} as ended, {logged} were logged")
+    return problems
+
+
+def freed_after(records: Iterable[Record], log: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Seconds from a program's hanging up until its request had ended, where it ended because of that."""
+    ends = {line["request"]: line["time"] for line in log if line.get("end") == "cancelled"}
+    return [
+        max(0.0, datetime.fromisoformat(ends[record.request_id]).timestamp() - record.left_at)
+        for record in records
+        if record.left_at is not None and record.request_id in ends
+    ]
+
+
+def growth(samples: Sequence[Sample], warm_s: float, window_s: float = 60.0) -> tuple[float, float, float]:
+    """Median memory in the window after the warm-up and in the last one, in bytes, and the relative growth."""
+    last = samples[-1].at
+    early = [sample.resident for sample in samples if warm_s <= sample.at < warm_s + window_s]
+    late = [sample.resident for sample in samples if sample.at >= last - window_s]
+    before, after = statistics.median(early), statistics.median(late)
+    return before, after, after / before - 1
+
+
+def _name(record: Record) -> str:
+    return f"client {record.client}, {record.kind}, {record.request_id or record.visitor}"
+
+
+def _difference(found: str, wanted: str) -> str:
+    same = next(
+        (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted))
+    )
+    return (
+        f"after {same} of {len(wanted)} characters {found[same : same + 30]!r} instead of {wanted[same : same + 30]!r}"
+    )

@@ -1,0 +1,242 @@
+"""Visits to the page, by the requests that its script makes: cookie, heartbeat, queue, stream, Stop, reload."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import unescape
+from typing import Any
+
+from benchmarks.soaking.line import Line, events_of
+from benchmarks.soaking.questions import Question
+from benchmarks.soaking.records import Record
+
+__all__ = ["PAGE_VISITS", "Functions", "PageClient", "Tab", "read_functions"]
+
+_STATUS, _OUTPUT = 2, 3  # among what Generate sets
+_ENDS = {
+    "Finished after": "stop",
+    "Reached the limit": "length",
+    "Stopped after": "cancelled",
+    "Time ran out": "timeout",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Functions:
+    """The numbers by which the page's script calls Generate, Stop, and taking up an answer after a reload."""
+
+    generate: int
+    stop: int
+    resume: int
+
+
+def read_functions(config: dict[str, Any]) -> Functions:
+    """From the page's ``/config``."""
+    names = {component["id"]: component["props"].get("elem_id") for component in config["components"]}
+    by_target = {
+        (names.get(target[0]), target[1]): function["id"]
+        for function in config["dependencies"]
+        for target in function["targets"]
+    }
+    generate = by_target["cg-generate", "click"]
+    outputs = next(function["outputs"] for function in config["dependencies"] if function["id"] == generate)
+    resume = next(f["id"] for f in config["dependencies"] if f["outputs"] == outputs and f["id"] != generate)
+    return Functions(generate, by_target["cg-stop", "click"], resume)
+
+
+class Tab:
+    """One open page: a session with its heartbeat."""
+
+    def __init__(self, client: PageClient) -> None:
+        self._client = client
+        self.session = secrets.token_hex(6)
+        self._heartbeat = client.line()
+        self._heartbeat.ask(f"/en/gradio_api/heartbeat/{self.session}")
+        self._stream: Line | None = None
+
+    def press(self, function: int, fields: list[Any]) -> None:
+        """Call a function through the queue; its answer comes on the stream."""
+        body = {"data": fields, "fn_index": function, "session_hash": self.session, "event_data": None}
+        with self._client.line() as line:
+            reply = line.ask("/en/gradio_api/queue/join", body)
+            raw = reply.read()
+            if reply.status != 200:
+                raise RuntimeError(f"the queue answered {reply.status}: {raw[:200]!r}")
+
+    def stop(self) -> None:
+        """Press Stop."""
+        body = {"data": [], "fn_index": self._client.functions.stop, "session_hash": self.session}
+        with self._client.line() as line:
+            line.ask("/en/gradio_api/run/predict", body).read()
+
+    def watch(self, record: Record, leave: Callable[[Record], bool], *, narrow: bool = False) -> None:
+        """Read the stream into the record, until the answer's end or until ``leave`` says so after a message."""
+        self._stream = self._client.line(narrow=narrow)
+        shown: list[Any] = []
+        for message in events_of(self._stream.ask(f"/en/gradio_api/queue/data?session_hash={self.session}")):
+            record.seen.append(json.dumps(message, ensure_ascii=False))
+            kind = message["msg"]
+            if kind in ("process_generating", "process_completed"):
+                if not message["success"]:
+                    record.end = "page_error"
+                    return
+                shown = _shown(shown, message["output"].get("data", []), final=kind == "process_completed")
+                _take(record, shown)
+            if kind == "process_completed":
+                return
+            if leave(record):
+                record.end = "left"
+                return
+        record.end = "lost"
+
+    def close(self, *, tear: bool = False) -> None:
+        """Close the tab, or lose its network."""
+        for line in (self._stream, self._heartbeat):
+            if line is not None:
+                (line.tear if tear else line.close)()
+
+
+class PageClient:
+    """One browser: an address and the cookies that it was given."""
+
+    def __init__(self, number: int, port: int, token: str, functions: Functions, random_: random.Random) -> None:
+        self.number, self.port, self.functions, self.random = number, port, functions, random_
+        self.address = f"127.0.1.{number + 1}"
+        self._cookies: dict[str, str] = {}
+        self._token = token
+        self._arrive()
+
+    def line(self, *, narrow: bool = False) -> Line:
+        """A new connection."""
+        cookies = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
+        return Line(self.port, self.address, {"cookie": cookies} if cookies else {}, narrow=narrow)
+
+    def page(self, question: Question) -> list[Record]:
+        """Watch an answer to its end."""
+        return [self._visit("page", question, lambda _: False)]
+
+    def page_stalls(self, question: Question) -> list[Record]:
+        """Stop reading for some seconds, then read on."""
+        naps = iter([self.random.uniform(1, 6), self.random.uniform(0, 2)])
+
+        def stall(_: Record) -> bool:
+            time.sleep(next(naps, 0.0))
+            return False
+
+        return [self._visit("page stalls", question, stall, narrow=True)]
+
+    def page_stops(self, question: Question) -> list[Record]:
+        """Press Stop in the middle."""
+        record, tab = self._begin("page stops", question)
+        presses = iter([threading.Thread(target=tab.stop)])
+
+        def press(found: Record) -> bool:
+            if found.text and (thread := next(presses, None)) is not None:
+                thread.start()
+            return False
+
+        tab.watch(record, press)
+        tab.close()
+        return [record]
+
+    def page_closes(self, question: Question) -> list[Record]:
+        """Close the tab in the middle."""
+        return [self._visit("page closes", question, self._enough())]
+
+    def page_torn(self, question: Question) -> list[Record]:
+        """Lose the network in the middle, for good."""
+        return [self._visit("page torn", question, self._enough(), tear=True)]
+
+    def page_reloads(self, question: Question) -> list[Record]:
+        """Reload in the middle: a new session of the same visitor takes the answer up."""
+        self._arrive()  # as somebody else, so that what was left before is not taken up instead
+        record, tab = self._begin("page reloads", question)
+        tab.watch(record, lambda found: bool(found.text))
+        tab.close(tear=self.random.random() < 0.5)
+        if record.end != "left":
+            return [record]
+        time.sleep(self.random.uniform(0.5, 2.0))  # a browser is no faster
+        again = Tab(self)
+        again.press(self.functions.resume, [])
+        again.watch(record, lambda _: False)
+        again.close()
+        return [record]
+
+    def _arrive(self) -> None:
+        """As a new visitor, by the link with the token."""
+        self._cookies.clear()
+        self._load(f"/?token={self._token}")
+        self._load("/en/")
+
+    def _load(self, path: str) -> None:
+        with self.line() as line:
+            reply = line.ask(path, accept="text/html")
+            for header in reply.headers.get_all("set-cookie") or ():
+                name, _, value = header.split(";")[0].partition("=")
+                self._cookies[name] = value
+            reply.read()
+            if reply.status not in (200, 303):
+                raise RuntimeError(f"{path} answered {reply.status}")
+
+    def _begin(self, kind: str, question: Question) -> tuple[Record, Tab]:
+        tab = Tab(self)
+        record = Record(self.number, kind, tab.session, question)
+        tab.press(self.functions.generate, question.fields())
+        return record, tab
+
+    def _visit(
+        self,
+        kind: str,
+        question: Question,
+        leave: Callable[[Record], bool],
+        *,
+        narrow: bool = False,
+        tear: bool = False,
+    ) -> Record:
+        record, tab = self._begin(kind, question)
+        tab.watch(record, leave, narrow=narrow)
+        tab.close(tear=tear)
+        return record
+
+    def _enough(self) -> Callable[[Record], bool]:
+        left = self.random.choice((0, 1, 3, 8))
+
+        def enough(record: Record) -> bool:
+            return len(record.seen) > left
+
+        return enough
+
+
+PAGE_VISITS = ("page", "page_stalls", "page_stops", "page_closes", "page_torn", "page_reloads")
+
+
+def _shown(before: list[Any], data: list[Any], *, final: bool) -> list[Any]:
+    """What the page shows after a message, which holds everything the first and last time, and changes in between."""
+    if final and not data:
+        return before
+    if final or not before:
+        return list(data)
+    from gradio_client.utils import apply_diff
+
+    return [apply_diff(old, change) for old, change in zip(before, data, strict=True)]
+
+
+def _take(record: Record, shown: list[Any]) -> None:
+    status = unescape(str(shown[_STATUS]))
+    record.text = shown[_OUTPUT] if isinstance(shown[_OUTPUT], str) else record.text
+    if 'role="alert"' in status:
+        record.end, record.accepted = "told: " + re.sub(r"<[^>]*>", "", status), bool(record.accepted)
+        return
+    if any(f'data-phase="{phase}"' in status for phase in ("queued", "reading", "writing", "done")):
+        record.accepted = True
+    if 'data-phase="done"' in status:
+        record.end = next(end for words, end in _ENDS.items() if words in status)
+        tokens = re.search(r"(\d+)(?: new)? tokens", status)
+        record.tokens = int(tokens[1]) if tokens else None

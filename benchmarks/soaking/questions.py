@@ -1,0 +1,80 @@
+"""What visitors ask: prompts of all sizes that carry their visitor's mark, with settings that repeat an answer."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from typing import Any
+
+__all__ = ["MARKS", "Question", "questions_for", "too_long"]
+
+MARKS = (
+    "Zorbalin", "Quexley", "Vintarro", "Hobblund", "Jaskemi", "Wuffeld", "Yandrik", "Kezimbo", "Plimfor", "Drastan",
+    "Uxmeria", "Gwelloc", "Fidzane", "Ompharic", "Brixtol", "Sennaro",
+)  # fmt: skip
+"""One for each visitor; none occurs in another or in the words below."""
+
+_WORDS = (
+    "What", "is", "the", "capital", "of", "France", "and", "how", "do", "I", "load", "a", "model", "on", "page",
+    "today", "small", "sums", "like", "one", "two", "or", "word", "in", "Chinese", "tell", "me", "about", "INT4",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt with its settings. ``chat`` goes to the chat endpoint, all others may also be asked on the page."""
+
+    mark: str
+    text: str
+    max_tokens: int
+    temperature: float
+    seed: int
+    chat: bool = False
+
+    @property
+    def path(self) -> str:
+        """The endpoint's route for it."""
+        return "/v1/chat/completions" if self.chat else "/v1/completions"
+
+    def body(self, *, stream: bool) -> dict[str, Any]:
+        """As the endpoint takes it."""
+        settings: dict[str, Any] = {
+            "max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed, "stream": stream,
+        }  # fmt: skip
+        if stream:
+            settings["stream_options"] = {"include_usage": True}
+        if self.chat:
+            return {**settings, "messages": [{"role": "user", "content": self.text}]}
+        return {**settings, "prompt": self.text}
+
+    def fields(self) -> list[Any]:
+        """As the page's Generate button takes it."""
+        return [self.text, self.max_tokens, "raw", self.temperature, 1, 0, 1, self.seed]
+
+    def shorter(self) -> Question:
+        """With half of its words."""
+        words = self.text.split()
+        return replace(self, text=" ".join(words[: max(2, len(words) // 2)]))
+
+
+def questions_for(number: int, context: int, random_: random.Random) -> list[Question]:
+    """One visitor's questions: from a few words to most of the context, greedy and sampled, short answers and long."""
+    mark, found = MARKS[number], []
+    for turn, share in enumerate((0.0, 0.02, 0.1, 0.25, 0.5, 0.6)):
+        words = [random_.choice(_WORDS) for _ in range(int(context * share) + 3)]
+        found.append(
+            Question(
+                mark=mark,
+                text=f"{mark}: {' '.join(words)} {mark}",
+                max_tokens=context // (4, 8, 32, 4, 8, 4)[turn],
+                temperature=(1.5, 0.0)[turn % 2],
+                seed=random_.randrange(2**31),
+                chat=turn in (2, 3),
+            )
+        )
+    return found
+
+
+def too_long(question: Question, context: int) -> Question:
+    """The same with more words than the model can read."""
+    return replace(question, text=f"{question.mark} " * context)

@@ -1,0 +1,35 @@
+"""What Gradio keeps of each page that was opened, within limits: by itself it keeps ten thousand, closed ones too.
+
+A session takes some hundred kilobytes, because it holds a description of every component. It knows no components.
+"""
+
+from __future__ import annotations
+
+from gradio.state_holder import StateHolder
+
+__all__ = ["Sessions"]
+
+
+class Sessions(StateHolder):  # type: ignore[misc]
+    """At most ``open_kept`` sessions, and of those at most ``closed_kept`` that are closed; the last used stay.
+
+    Closed ones are kept for pages that were only cut off: they come back under the same name.
+    """
+
+    def __init__(self, *, open_kept: int = 512, closed_kept: int = 32) -> None:
+        super().__init__()
+        self._open_kept, self._closed_kept = open_kept, closed_kept
+
+    def update(self, session_id: str) -> None:
+        """Note that a session is in use, and give up what is too much. Called at every access."""
+        with self.lock:
+            if session_id in self.session_data:
+                self.session_data.move_to_end(session_id)
+            closed = [name for name, state in self.session_data.items() if state.is_closed and name != session_id]
+            self._forget(closed[: max(0, len(closed) - self._closed_kept)])
+            self._forget(list(self.session_data)[: max(0, len(self.session_data) - self._open_kept)])
+
+    def _forget(self, names: list[str]) -> None:
+        for name in names:
+            del self.session_data[name]
+            self.time_last_used.pop(name, None)

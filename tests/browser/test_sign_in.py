@@ -1,0 +1,82 @@
+"""A shared page in a real browser: the door, the link, and a content policy that the page keeps to."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
+
+TOKEN = "a-token-for-tests"  # noqa: S105
+_TELL = "window.refused = []; addEventListener('securitypolicyviolation', e => refused.push(e.violatedDirective))"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A page that asks for a token, on a scripted model."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "SCRIPTED_SETTINGS": json.dumps({"token": TOKEN})}
+    script = str(Path(__file__).with_name("serve.py"))
+    with subprocess.Popen([sys.executable, script, str(port), "demo"], env=environment) as process:
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{url}/ready", timeout=10).close()
+            except OSError:  # noqa: PERF203
+                assert process.poll() is None
+                time.sleep(0.1)
+            else:
+                break
+        yield url
+        process.terminate()
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[Any]:
+    """A new visitor's page, which notes what the content policy refuses."""
+    context = chromium.new_context(locale="en-US")
+    context.add_init_script(_TELL)
+    yield context.new_page()
+    context.close()
+
+
+def test_the_form_lets_in_who_knows_the_token(address: str, page: Any) -> None:
+    """A wrong one is said to be wrong; the right one leads to the page, and the address holds no token."""
+    page.goto(address)
+    assert page.title() == "Sign in"
+    for typed in ("not the one", TOKEN):
+        page.fill("#token", typed)
+        page.get_by_role("button").click()
+        if typed != TOKEN:
+            page.get_by_role("alert").wait_for(timeout=10_000)
+    page.locator("#cg-prompt textarea").wait_for(timeout=30_000)
+    assert TOKEN not in page.url
+
+
+def test_the_link_opens_the_page_and_every_tab_keeps_to_the_policy(address: str, page: Any) -> None:
+    """An answer is made and all tabs are opened; nothing on them was refused, and a foreign script would have been."""
+    page.goto(f"{address}/?token={TOKEN}")
+    page.locator("#cg-prompt textarea").wait_for(timeout=30_000)
+    assert TOKEN not in page.url
+    page.fill("#cg-prompt textarea", "What is AI?")
+    page.press("#cg-prompt textarea", "Control+Enter")
+    page.locator(".cg-status[data-phase=done]:visible").wait_for(timeout=20_000)
+    for name in ("chat", "compare", "speed", "model"):
+        page.get_by_role("tab").nth(("prompt", "chat", "compare", "speed", "model").index(name)).click()
+        page.locator(f"#cg-tab-{name}").wait_for(timeout=15_000)
+    assert page.evaluate("refused") == []
+    page.evaluate("document.head.append(Object.assign(document.createElement('script'), {text: 'window.bad = 1'}))")
+    page.wait_for_function("refused.length > 0", timeout=5_000)
+    assert page.evaluate("window.bad") is None

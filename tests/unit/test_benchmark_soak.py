@@ -1,0 +1,189 @@
+"""The soak test's account finds what it is there to find."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("psutil")
+
+from benchmarks.soaking.account import (
+    check_counters,
+    check_log,
+    check_marks,
+    check_texts,
+    count_visitors,
+    freed_after,
+    growth,
+    visitor_hash,
+)
+from benchmarks.soaking.questions import MARKS, questions_for, too_long
+from benchmarks.soaking.records import Record
+from benchmarks.soaking.server import Sample
+
+FIRST, SECOND = (questions_for(number, 512, random.Random(number))[0] for number in (0, 1))
+ALONE = {FIRST: "one two three", SECOND: "four five six"}
+
+
+def records() -> list[Record]:
+    """Two finished answers, one that was left, one that was refused, one that was torn off too early to know."""
+    return [
+        Record(0, "whole", "api:a", FIRST, "r1", accepted=True, end="stop", text="one two three"),
+        Record(1, "streamed", "api:b", SECOND, "r2", accepted=True, end="length", text="four five six"),
+        Record(1, "torn", "api:b", SECOND, "r3", accepted=True, end="left", text="four"),
+        Record(0, "burst", "api:a", FIRST, accepted=False, end="too_many_requests"),
+        Record(0, "torn early", "api:a", FIRST, accepted=None, end="left"),
+    ]
+
+
+def log() -> list[dict[str, Any]]:
+    """What the server says about them; the last was accepted after all."""
+    ends = {"r1": ("a", "stop"), "r2": ("b", "length"), "r3": ("b", "cancelled"), "r4": ("a", "cancelled")}
+    lines: list[dict[str, Any]] = []
+    for name, (visitor, end) in ends.items():
+        lines.append({"message": "request accepted", "request": name, "visitor": visitor_hash(f"api:{visitor}")})
+        lines.append({"message": "request ended", "request": name, "end": end})
+    return lines
+
+
+COUNTERS = {
+    "chatglm_running": 0.0,
+    "chatglm_waiting": 0.0,
+    "chatglm_kv_reserved_bytes": 0.0,
+    "chatglm_requests_accepted_total": 4.0,
+    'chatglm_requests_finished_total{reason="stop"}': 2.0,
+    'chatglm_requests_finished_total{reason="cancelled"}': 2.0,
+}
+
+
+def problems(found: list[Record], lines: list[dict[str, Any]]) -> list[str]:
+    """Of all checks that need no counters."""
+    return [
+        *check_texts(found, ALONE),
+        *check_marks(found),
+        *check_log(found, lines),
+        *count_visitors(found, lines, ()),
+    ]
+
+
+def test_an_account_that_is_right_has_no_problems() -> None:
+    """Also with a request that nobody knows whether it was accepted."""
+    assert problems(records(), log()) == []
+    assert check_counters(COUNTERS, log()) == []
+
+
+def swap_texts(found: list[Record], lines: list[dict[str, Any]]) -> None:
+    """Another's text."""
+    del lines
+    found[0].text = "four five six"
+
+
+def cut_text(found: list[Record], lines: list[dict[str, Any]]) -> None:
+    """A piece is missing."""
+    del lines
+    found[1].text = "four six"
+
+
+def repeat_piece(found: list[Record], lines: list[dict[str, Any]]) -> None:
+    """A piece came twice in a partial answer."""
+    del lines
+    found[2].text = "four four"
+
+
+def leak_prompt(found: list[Record], lines: list[dict[str, Any]]) -> None:
+    """Another visitor's mark was received."""
+    del lines
+    found[0].seen = [MARKS[1]]
+
+
+def lose_end(found: list[Record], lines: list[dict[str, Any]]) -> None:
+    """An accepted request never ended."""
+    del found, lines[1]
+
+
+def end_twice(found: list[Record], lines: list[dict[str, Any]]) -> None:
+    """Or twice."""
+    del found
+    lines.append(lines[1])
+
+
+def end_otherwise(found: list[Record], lines: list[dict[str, Any]]) -> None:
+    """The client was told another end."""
+    del found
+    lines[1] = {**lines[1], "end": "cancelled"}
+
+
+def break_off(found: list[Record], lines: list[dict[str, Any]]) -> None:
+    """A reply broke off without a word."""
+    del lines
+    found[0].end = "lost"
+
+
+def share_id(found: list[Record], lines: list[dict[str, Any]]) -> None:
+    """Two clients got the same request."""
+    del lines
+    found[1] = replace(found[1], request_id="r1")
+
+
+def forget_visitor(found: list[Record], lines: list[dict[str, Any]]) -> None:
+    """A request was taken in another visitor's name."""
+    del found
+    lines[0] = {**lines[0], "visitor": visitor_hash("api:b")}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        swap_texts, cut_text, repeat_piece, leak_prompt, lose_end, end_twice, end_otherwise, break_off, share_id,
+        forget_visitor,
+    ],
+)  # fmt: skip
+def test_each_kind_of_mistake_is_found(spoil: Callable[[list[Record], list[dict[str, Any]]], None]) -> None:
+    """One at a time."""
+    found, lines = records(), log()
+    spoil(found, lines)
+    assert problems(found, lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("chatglm_running", 1.0),
+        ("chatglm_waiting", 1.0),
+        ("chatglm_kv_reserved_bytes", 4096.0),
+        ("chatglm_requests_accepted_total", 5.0),
+        ('chatglm_requests_finished_total{reason="cancelled"}', 3.0),
+    ],
+)
+def test_an_engine_that_is_not_idle_or_counts_wrongly_is_found(name: str, value: float) -> None:
+    """By its own counters."""
+    assert check_counters({**COUNTERS, name: value}, log())
+
+
+def test_memory_is_compared_after_the_warm_up() -> None:
+    """What came before it does not count."""
+    samples = [Sample(float(at), 500 if at < 60 else 1000 + (at >= 240) * 50, 9, 9, 0, 0) for at in range(301)]
+    assert growth(samples, 60.0) == (1000, 1050, pytest.approx(0.05))
+
+
+def test_every_visitor_has_a_mark_and_prompts_of_all_sizes() -> None:
+    """Marks are never part of each other."""
+    assert not any(a != b and a in b for a in MARKS for b in MARKS)
+    for number in range(len(MARKS)):
+        asked = questions_for(number, 512, random.Random(number))
+        sizes = [len(question.text.split()) for question in asked]
+        assert min(sizes) < 10
+        assert max(sizes) > 250
+        assert all(question.mark == MARKS[number] and question.mark in question.text for question in asked)
+        assert len(too_long(asked[0], 512).text.split()) >= 512
+
+
+def test_how_soon_a_request_ends_after_its_client_hung_up() -> None:
+    """By the log's clock; requests that ended by themselves do not count."""
+    found = [replace(records()[2], left_at=100.0), replace(records()[1], left_at=100.0)]
+    ended = [{**line, "time": "1970-01-01T00:01:40.250+00:00"} for line in log()]
+    assert freed_after(found, ended) == [pytest.approx(0.25)]

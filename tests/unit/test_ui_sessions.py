@@ -1,0 +1,58 @@
+"""How many sessions are kept, on a page of two components."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from chatglm_backend.ui.sessions import Sessions
+
+gr = pytest.importorskip("gradio")
+
+
+def sessions(open_kept: int, closed_kept: int) -> Sessions:
+    """For a small page with a state."""
+    from chatglm_backend.ui.sessions import Sessions
+
+    async def build() -> Sessions:  # without a running loop, Gradio makes some of its own and leaves them open
+        with gr.Blocks() as page:
+            gr.State(())
+            gr.Textbox()
+        found = Sessions(open_kept=open_kept, closed_kept=closed_kept)
+        found.set_blocks(page)
+        return found
+
+    return asyncio.run(build())
+
+
+def test_of_closed_pages_only_the_last_are_kept() -> None:
+    """However many were opened and closed; those that are open stay."""
+    kept = sessions(100, 2)
+    kept["open"]
+    for number in range(20):
+        kept[f"closed{number}"].is_closed = True
+    kept["open"]
+    assert list(kept.session_data) == ["closed18", "closed19", "open"]
+    assert set(kept.time_last_used) == set(kept.session_data)
+
+
+def test_a_closed_page_that_comes_back_is_still_known() -> None:
+    """With what it held."""
+    kept = sessions(100, 2)
+    mine = kept["mine"]
+    mine.is_closed = True
+    for number in range(5):
+        kept[f"closed{number}"].is_closed = True
+        assert kept["mine"] is mine
+
+
+def test_of_open_pages_the_last_used_are_kept() -> None:
+    """A page that is never closed is given up when there are too many."""
+    kept = sessions(3, 2)
+    for number in range(10):
+        kept[f"open{number}"]
+        kept["busy"]
+    assert list(kept.session_data) == ["open8", "open9", "busy"]
