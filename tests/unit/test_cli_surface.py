@@ -81,6 +81,8 @@ def test_wrong_usage_is_json_where_asked_for(arguments: list[str], capsys: pytes
 @pytest.mark.parametrize("command", ["download", "generate"])
 def test_an_offline_switch_is_named(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Where a variable forbids fetching, the advice is to unset it, not to fetch."""
+    if command == "generate":
+        pytest.importorskip("torch")
     assert main([command, "--model", "THUDM/chatglm2-6b"]) == 1
     captured = capsys.readouterr()
     assert (captured.out, captured.err.count("\n")) == ("", 1)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import re
+import struct
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -309,14 +310,20 @@ def test_the_loaded_model_is_not_deleted(tmp_path: Path) -> None:
 
 
 def test_needs_count_only_what_is_not_here_yet(tmp_path: Path) -> None:
-    """A finished download leaves the conversion to do."""
+    """A finished download leaves the conversion to do; an unfinished one counts for nothing yet."""
     env = {"HF_HUB_CACHE": str(tmp_path), "CHATGLM_CACHE": str(tmp_path / "c")}
     keeper = Keeper(Settings(), env)
     before = keeper.needs("THUDM/chatglm2-6b")
-    (tmp_path / "models--THUDM--chatglm2-6b").mkdir()
+    snapshot = tmp_path / "models--THUDM--chatglm2-6b" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    half = keeper.needs("THUDM/chatglm2-6b")
+    (snapshot / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     after = keeper.needs("THUDM/chatglm2-6b")
     assert before is not None
+    assert half is not None
     assert after is not None
+    assert half.disk == before.disk
     assert before.disk - after.disk == 12_500_000_000
     assert keeper.needs("some text") is None
 
