@@ -112,3 +112,25 @@ def test_a_rows_norm_does_not_depend_on_the_others(ops: CompiledOps) -> None:
     x, weight, bias = torch.randn(9, 64), torch.randn(64), torch.randn(64)
     alone = torch.cat([ops.layer_norm(row.unsqueeze(0), weight, bias, 1e-5) for row in x])
     assert torch.equal(alone, ops.layer_norm(x, weight, bias, 1e-5))
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 64), (5, 30), (130, 128)])
+def test_residuals_equal_torch(ops: CompiledOps, rows: int, width: int) -> None:
+    """Of rows in wider tensors; also for widths that the compiled code does not take. The update stays."""
+    base, update = torch.randn(rows, width + 16)[:, :width], torch.randn(rows, width)
+    before = update.clone()
+    expected = TorchOps().add_scaled(base, 7.48, update)
+    torch.testing.assert_close(ops.add_scaled(base.clone(), 7.48, update), expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(before, update)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize(("rows", "heads", "dim"), [(1, 4, 64), (5, 2, 16), (3, 2, 24)])
+def test_a_cache_is_written_as_by_torch(ops: CompiledOps, rows: int, heads: int, dim: int, dtype: torch.dtype) -> None:
+    """Bit for bit, from strided keys and values into the middle of a cache; what lies around them stays."""
+    whole = torch.randn(rows, heads, 3 * dim) * 100
+    k, v = whole[..., dim : 2 * dim], whole[..., 2 * dim :]
+    memories = [torch.full((2, heads, 20, dim), 3.0, dtype=dtype) for _ in range(2)]
+    for owner, memory in zip((ops, TorchOps()), memories, strict=True):
+        owner.store(k, v, memory[0][:, 7 : 7 + rows], memory[1][:, 7 : 7 + rows])
+    assert torch.equal(*memories)

@@ -116,6 +116,15 @@ def test_output_rows_need_not_fill_a_group(kernel: CompiledKernel, out: int, row
     assert relative(found.numpy(), rounded(packed, x)) < 1e-5
 
 
+@pytest.mark.parametrize("rows", [1, 4, 5, 200])
+def test_a_bias_is_added_once(kernel: CompiledKernel, rows: int) -> None:
+    """As if added afterwards, bit for bit; also through several panels and where the last group is not full."""
+    out, in_ = 40, 64 * 130
+    product = kernel.prepare(torch.from_numpy(make_packed(out, in_)), out, in_)
+    x, bias = torch.randn(rows, in_), torch.randn(out)
+    assert torch.equal(product.with_bias(bias)(x), product(x) + bias)
+
+
 def test_long_rows_pass_through_several_panels(kernel: CompiledKernel) -> None:
     """A product of more blocks than a panel holds adds its panels up."""
     packed = make_packed(32, 64 * 130)
