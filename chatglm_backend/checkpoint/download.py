@@ -2,6 +2,9 @@
 
 A half file stays as ``blobs/<etag>.incomplete`` and is continued next time. Knows HTTP only
 through :class:`HubApi`.
+
+Not huggingface_hub (looked at: 2.4.0): since 1.18 it deletes a half file when a download is cancelled or breaks off,
+and begins again at 0. docs/architecture.md has the rest of the comparison.
 """
 
 from __future__ import annotations
@@ -130,7 +133,8 @@ class _Download:
     def _fetch(self, file: RemoteFile) -> None:
         if self._blob(file).is_file() and self._blob(file).stat().st_size == file.size:
             return
-        partial, idle = self._partial(file), 0
+        # A server that starts over brings old bytes again: only what no attempt had before counts as progress.
+        partial, most, idle = self._partial(file), 0, 0
         partial.touch()
         while (had := partial.stat().st_size) != file.size or file.size == 0:
             check_cancel(self._cancel, self._model.model_id)
@@ -142,7 +146,8 @@ class _Download:
             now = partial.stat().st_size
             if now == file.size:
                 break
-            idle = 0 if now > had else idle + 1
+            idle = 0 if now > most else idle + 1
+            most = max(most, now)
             if idle >= _ATTEMPTS:
                 raise DownloadFailed(model=self._model.model_id, reason=f"{file.name}: {broken}")
             self._sleep(min(idle, 1))

@@ -52,14 +52,16 @@ def flip_byte(path: Path, position: int = -100) -> None:
 
 
 class FakeHub:
-    """A model hub with one repository, which can break off, hide its name, or leave sizes out."""
+    """A model hub with one repository, which can break off, leave sizes out, or send on to another server's storage."""
 
     def __init__(self, model_id: str, files: dict[str, bytes]) -> None:
         self.model_id = model_id
         self.files = files
         self.break_after: int | None = None
         self.tell_sizes = True
+        self.storage = ""
         self.requests: list[tuple[str, str, str | None]] = []
+        self.authorizations: list[str | None] = []
         self.url = ""
 
     def listing(self) -> dict[str, Any]:
@@ -96,6 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, body: bool) -> None:
         hub = self.hub
         self.hub.requests.append((self.command, self.path, self.headers.get("Range")))
+        self.hub.authorizations.append(self.headers.get("Authorization"))
         if self.path.startswith(f"/api/models/{hub.model_id}/revision/"):
             self._send(200, json.dumps(hub.listing()).encode(), {}, body=body)
             return
@@ -104,8 +107,14 @@ class _Handler(BaseHTTPRequestHandler):
         if data is None:
             self._send(404, b"", {}, body=body)
             return
+        if hub.storage:
+            self._send(302, b"", {"Location": hub.storage + self.path}, body=body)
+            return
         etag = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
         start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+        if start and start >= len(data):
+            self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"}, body=body)
+            return
         if start:
             etag["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         self._send(206 if start else 200, data[start:], etag, body=body)

@@ -124,6 +124,30 @@ def test_damaged_transfer_is_not_kept(hub: FakeHub, env: dict[str, str]) -> None
     assert (fetch(MODEL, env=env) / BIG).read_bytes() == good
 
 
+@pytest.mark.parametrize(("extra", "words"), [(-10, "ended too early"), (10, "longer than announced")])
+def test_a_file_of_another_length_than_announced(hub: FakeHub, env: dict[str, str], extra: int, words: str) -> None:
+    """It ends in one sentence, after a few attempts, and is never taken for the file."""
+    listing, good = hub.listing(), hub.files[BIG]
+    hub.listing = lambda: listing  # type: ignore[method-assign]
+    hub.files[BIG] = (good + bytes(10))[: len(good) + extra]
+    with pytest.raises(DownloadFailed, match=words):
+        download(MODEL, hub_access(env), sleep=lambda _: None)
+    assert len(hub.fetched()) < 20
+    assert find_cached(MODEL, cache=hub_access(env).cache) is None
+    hub.files[BIG] = good
+    assert (fetch(MODEL, env=env) / BIG).read_bytes() == good
+
+
+def test_the_token_goes_to_the_hub_alone(hub: FakeHub, env: dict[str, str]) -> None:
+    """The hub gets the token with every request, the storage that it sends downloads on to never."""
+    with serve(FakeHub(MODEL, hub.files)) as storage:
+        hub.storage = storage.url
+        folder = fetch(MODEL, env=env | {"HF_TOKEN": "secret"})
+    assert (folder / BIG).read_bytes() == hub.files[BIG]
+    assert set(hub.authorizations) == {"Bearer secret"}
+    assert set(storage.authorizations) == {None}
+
+
 def test_mirror_without_sizes(hub: FakeHub, env: dict[str, str]) -> None:
     """A mirror whose list lacks sizes and hashes is asked for each file."""
     hub.tell_sizes = False
