@@ -64,16 +64,16 @@ note 'environment'
 limit 500 "$root/launch.sh" --setup-only --dev || exit 1
 python=${CHATGLM_VENV:-$root/.venv}/bin/python
 
-# Few threads: the tests are about being right, and run beside each other on small machines.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
+# Few threads that do not spin: two test processes run beside each other, also on machines of two cores.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 
 step format 60 "$python" -m ruff format --check .
 step lint 60 "$python" -m ruff check .
 step types 300 "$python" -m mypy
-step unit 400 "$python" -m pytest -q tests/unit "$@"
-step integration 900 "$python" -m pytest -q tests/integration "$@"
+step unit 400 "$python" -m pytest -q -n 2 --dist loadfile tests/unit "$@"
+step integration 900 "$python" -m pytest -q -n 2 --dist loadfile tests/integration "$@"
 if [ -n "${CHROMIUM:-}" ]; then
-    step browser 600 "$python" -m pytest -q tests/browser "$@"
+    step browser 600 "$python" -m pytest -q -n 2 --dist loadfile tests/browser "$@"
 else
     note "browser: skipped, there is no Chromium (sudo apt install $packages, or set CHROMIUM)"
 fi
