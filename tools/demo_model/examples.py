@@ -13,7 +13,7 @@ from tools.demo_model.sums import result
 from tools.demo_model.tables import HERE, Topic
 
 LANGUAGES = ("zh", "en")
-EVALUATION_SETS = ("evaluation_set", "evaluation_set_2")
+EVALUATION_SETS = ("evaluation_set", "evaluation_set_2", "evaluation_set_3")
 Turn = tuple[str, str]
 
 
