@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from chatglm_backend.checkpoint.default import bundled_folder
+from chatglm_backend.checkpoint.lowbit import open_low_bit
 from chatglm_backend.models.base import Feed, build_model
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.weights import DenseWeights
-from tools.demo_model.network import Network, Size
+from tools.demo_model.network import Network, Size, fake_int4
+from tools.demo_model.warm import dense_state
 
 pytestmark = pytest.mark.model
 
@@ -57,3 +60,11 @@ def test_training_logits_equal_inference_logits() -> None:
         expected += [model.decode([Feed((token,), cache)])[0].clone() for token in answer]
         found = batched[row, len(prompt) - 1 : len(prompt) + len(answer)]
         torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_a_warm_start_quantises_to_the_bundled_blocks() -> None:
+    """The parameters read back from the bundled INT4 blocks lie on its grid: rounding them again changes nothing."""
+    state, _ = dense_state(open_low_bit(bundled_folder()))
+    layer = state["transformer.layers.0.mlp.dense_4h_to_h.weight"]
+    assert layer.abs().max() > 0
+    torch.testing.assert_close(fake_int4(layer), layer, rtol=1e-3, atol=1e-6)

@@ -80,9 +80,10 @@ def test_the_evaluated_sums_are_held_out() -> None:
     assert all(len(found) == 1 and all(held_out(*s) for s in found) for found in asked)
 
 
-def test_the_second_sets_sums_are_held_out() -> None:
-    """The numbers of each sum of the second set, written in any words, give its result by a held-out sum only."""
-    for item in read_evaluation("evaluation_set_2"):
+@pytest.mark.parametrize("name", EVALUATION_SETS[1:])
+def test_the_later_sets_sums_are_held_out(name: str) -> None:
+    """The numbers of each sum of a later set, written in any words, give its result by a held-out sum only."""
+    for item in read_evaluation(name):
         if item["ability"] == "sums":
             found = sums_giving(item["turns"][0], item["must_contain"][0])  # type: ignore[index]
             assert found, item["id"]

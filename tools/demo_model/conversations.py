@@ -18,10 +18,15 @@ class Conversations(Singles):
         for language in LANGUAGES:
             for _ in range(20000):
                 yield Example("follow_name", self.name_talk(language))
-            for _ in range(3000):
+            for _ in range(8000):
                 yield Example("follow_more", self.more_talk(language))
-            for _ in range(3000):
+            for _ in range(4000):
                 yield Example("follow_other", self.other_language(language))
+            for _ in range(10000):
+                name = self.any_name(language)
+                yield Example(
+                    "name", ((self.pick(tp.NAME_IS, language, n=name), tp.NAME_HELLO[language].format(n=name)),)
+                )
         for _ in range(6000):
             first, second = self.rng.sample(self._singles, 2)
             if second.group != "name" or first.group != "name":
@@ -31,7 +36,7 @@ class Conversations(Singles):
         """A trained name, or one put together from pieces; never a held-out one."""
         held = set(self.names["zhheld"] + self.names["enheld"])
         for _ in range(100):
-            if self.rng.random() < 0.25:
+            if self.rng.random() < 0.4:
                 name = self.rng.choice(self.names[language])
             elif language == "zh":
                 name = self.rng.choice(self.names["zh"])[0] + common_character(self.rng)
@@ -187,6 +192,6 @@ class Conversations(Singles):
         else:
             topic = self.rng.choice([*self.topics, *self.topics, *self.facts])
             pair = topic.answers
-            question = self.rng.choice(topic_questions(topic, language))
+            question = self.rng.choice(topic_questions(topic, language, self.rng))
         asked = self.rng.choice(tp.IN_OTHER[language, other].split("|"))
         return ((question, pair[language]), (asked, pair[other]))

@@ -18,22 +18,27 @@ from tools.demo_model.examples import evaluation_keys, key
 
 # Relative; sums are short and learn slowest.
 SHARES = {
-    "topic": 0.26,
-    "fact": 0.07,
+    "topic": 0.45,
+    "fact": 0.12,
     "capital": 0.05,
-    "word": 0.10,
+    "word": 0.07,
     "unknown": 0.17,
-    "unknown_sum": 0.05,
-    "name": 0.04,
-    "sum": 0.24,
-    "times": 0.05,
-    "follow_name": 0.22,
-    "follow_more": 0.05,
-    "follow_other": 0.04,
-    "follow_any": 0.015,
+    "unknown_sum": 0.02,
+    "name": 0.07,
+    "sum": 0.11,
+    "times": 0.03,
+    "follow_name": 0.10,
+    "follow_more": 0.07,
+    "follow_other": 0.03,
+    "follow_any": 0.01,
 }
+# Groups in which every answer is asked for as often as every other, however many wordings it has.
+EVEN = frozenset({"topic", "fact"})
 
 
+# Groups whose answers are fixed sentences, and how many tokens of them are mostly enough.
+FIXED = frozenset({"topic", "fact", "unknown", "unknown_sum", "follow_more", "follow_other", "follow_any"})
+HEAD = 7
 SWAPPED = frozenset({"topic", "fact", "capital", "unknown"})
 
 
@@ -63,20 +68,32 @@ class Stream:
         for line in (OUT / "corpus.jsonl").read_text(encoding="utf-8").splitlines():
             example = json.loads(line)
             self.groups.setdefault(example["group"], []).append(example["turns"])
+        self.answers: dict[str, list[str]] = {}
+        for group in EVEN:
+            for turns in self.groups.pop(group):
+                name = f"{group} {turns[-1][1]}"
+                self.groups.setdefault(name, []).append(turns)
+                self.answers.setdefault(group, []).append(name)
+            self.answers[group] = sorted(set(self.answers[group]))
         self.decks: dict[str, list[list[list[str]]]] = {}
         self.forbidden = evaluation_keys()
 
     def draw(self) -> tuple[list[int], list[int]]:
         """One (prompt ids, answer ids); every example of a group comes before one comes twice."""
         group = self.rng.choices(list(SHARES), list(SHARES.values()))[0]
-        deck = self.decks.get(group)
+        name = self.rng.choice(self.answers[group]) if group in EVEN else group
+        deck = self.decks.get(name)
         if not deck:
-            deck = self.decks[group] = self.rng.sample(self.groups[group], len(self.groups[group]))
+            deck = self.decks[name] = self.rng.sample(self.groups[name], len(self.groups[name]))
         turns = deck.pop()
         text = self.prompt_text(turns, group)
-        sample = self.rng.random() < 0.1 and "sum" not in group and group != "times"
+        sample = self.rng.random() < 0.1 and group in SWAPPED
         prompt = self.encode(text, sample=sample)
-        return [*prompt, self.gmask, self.sop], [*self.encode(turns[-1][1], sample=False), self.eop]
+        answer = [*self.encode(turns[-1][1], sample=False), self.eop]
+        # Fixed sentences are soon known by heart: their beginnings hold what there is to decide.
+        if group in FIXED and len(answer) > HEAD and self.rng.random() < 0.85:
+            answer = answer[:HEAD]
+        return [*prompt, self.gmask, self.sop], answer
 
     def encode(self, text: str, *, sample: bool) -> list[int]:
         """Ids of a text; with ``sample`` split in a random way, so that unseen splits are less strange."""
@@ -90,7 +107,7 @@ class Stream:
         plain = [q for q, _ in turns]
         padded = [q if "name" in group else self.pad(q, swap=group in SWAPPED) for q in plain]
         # Fillers change the normalised prompt: they must not turn it into one of the evaluation set.
-        questions = [self.vary(q) for q in (plain if key(padded) in self.forbidden else padded)]
+        questions = [self.vary(q, named="name" in group) for q in (plain if key(padded) in self.forbidden else padded)]
         if len(turns) == 1:
             return f"问：{questions[0]}\n答：" if self.rng.random() < 0.6 else questions[0]
         text = "".join(f"[Round {i}]\n问：{questions[i]}\n答：{a}\n" for i, (_, a) in enumerate(turns[:-1]))
@@ -102,6 +119,10 @@ class Stream:
         language = "zh" if any("\u4e00" <= c <= "\u9fff" for c in question) else "en"
         if swap and rng.random() < 0.5:
             question = self.swap(question, language)
+        if swap and rng.random() < 0.15:
+            question = self.slip(question, language)
+        if swap and rng.random() < 0.1:
+            question = rng.choice(tp.BEFORE[language].split("|")) + question
         if rng.random() < 0.12:
             question = rng.choice(tp.OPENINGS[language].split("|")) + question
         if rng.random() < 0.12:
@@ -120,13 +141,33 @@ class Stream:
             question = re.sub(r"\b(the|a|an|do|is|please|of)\b ", "", question, count=1, flags=re.IGNORECASE)
         return question
 
+    def slip(self, question: str, language: str) -> str:
+        """A character or word left out, or two letters exchanged; short questions stay as they are."""
+        if language == "zh":
+            if len(question) < 9:
+                return question
+            at = self.rng.randrange(len(question))
+            return question[:at] + question[at + 1 :]
+        words = question.split(" ")
+        if len(words) < 6:
+            return question
+        at = self.rng.randrange(len(words))
+        word = words.pop(at)
+        if self.rng.random() < 0.5 and len(word) > 4:
+            cut = self.rng.randrange(1, len(word) - 2)
+            words.insert(at, word[:cut] + word[cut + 1] + word[cut] + word[cut + 2 :])
+        return " ".join(words)
+
     @staticmethod
     def bounded(word: str, language: str) -> str:
         """A pattern for a word: whole words in English."""
         return re.escape(word) if language == "zh" else rf"\b{re.escape(word.strip())}\b"
 
-    def vary(self, question: str) -> str:
-        """Another end mark, lower case, no quotation marks: nothing that changes the normalised prompt."""
+    def vary(self, question: str, *, named: bool) -> str:
+        """Another end mark, lower case, no quotation marks: nothing that changes the normalised prompt.
+
+        Names (``named``) keep their case, for they are to be copied.
+        """
         rng = self.rng
         chinese = any("\u4e00" <= c <= "\u9fff" for c in question)
         if rng.random() < 0.5:
@@ -135,6 +176,8 @@ class Stream:
             question = bare + rng.choice(marks)
         elif chinese and not question.endswith(("?", "？", "=")) and rng.random() < 0.5:
             question += "？"
+        if named:
+            return question
         draw = rng.random()
         if draw < 0.18:
             question = question.lower()

@@ -13,7 +13,7 @@ from tools.demo_model.sums import result
 from tools.demo_model.tables import HERE, Topic
 
 LANGUAGES = ("zh", "en")
-EVALUATION_SETS = ("evaluation_set", "evaluation_set_2")
+EVALUATION_SETS = ("evaluation_set", "evaluation_set_2", "evaluation_set_3")
 Turn = tuple[str, str]
 
 
@@ -47,11 +47,11 @@ def evaluation_keys() -> frozenset[str]:
     return frozenset(key(item["turns"]) for name in EVALUATION_SETS for item in read_evaluation(name))  # type: ignore[arg-type]
 
 
-def topic_questions(topic: Topic, language: str) -> list[str]:
-    """Every question for one topic in one language."""
-    questions = [form.format(t=t) for t in topic.terms.get(language, []) for form in tp.forms(tp.TERM, language)]
-    wraps = sorted(set(tp.forms(tp.WRAP, language)))
-    return questions + [wrap.format(q=q) for q in topic.questions[language] for wrap in wraps]
+def topic_questions(topic: Topic, language: str, rng: random.Random) -> list[str]:
+    """Questions for one topic in one language: all written ones, and each term in the usual and some other forms."""
+    forms = tp.forms(tp.TERM, language)
+    chosen = [form.format(t=t) for t in topic.terms.get(language, []) for form in forms[:4] + rng.sample(forms[4:], 12)]
+    return chosen + topic.questions[language]
 
 
 def sum_answer(a: int, sign: str, b: int, language: str) -> str:

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from tools.demo_model import templates as tp
 from tools.demo_model.examples import LANGUAGES, Example, common_character, normalise, sum_answer, topic_questions
 from tools.demo_model.sums import all_sums, held_out
-from tools.demo_model.tables import read_capitals, read_facts, read_names, read_topics, read_unknown, read_words
+from tools.demo_model.tables import (
+    read_capitals,
+    read_facts,
+    read_names,
+    read_stories,
+    read_topics,
+    read_unknown,
+    read_words,
+)
 
 
 class Singles:
@@ -23,6 +31,7 @@ class Singles:
         self.words = read_words()
         self.names = read_names()
         self.unknown = read_unknown()
+        self.stories = read_stories()
         self._singles: list[Example] = []
 
     def pick(self, table: dict[str, str], language: str, **fields: str) -> str:
@@ -30,12 +39,15 @@ class Singles:
         return self.rng.choice(tp.forms(table, language)).format(**fields)
 
     def explained(self) -> Iterator[Example]:
-        """Topics and facts: every template for every term, and the written questions with polite openings."""
+        """Topics and facts: every template for every term, and the written questions, some with an opening."""
         for group, topics in (("topic", self.topics), ("fact", self.facts)):
             for topic in topics:
                 for language in LANGUAGES:
-                    for question in topic_questions(topic, language):
+                    for question in topic_questions(topic, language, self.rng):
                         yield Example(group, ((question, topic.answers[language]),))
+                    for question in topic.questions[language]:
+                        for wrap in self.rng.sample(tp.forms(tp.WRAP, language), 3):
+                            yield Example(group, ((wrap.format(q=question), topic.answers[language]),))
 
     def geography(self) -> Iterator[Example]:
         """Capitals, both ways."""
@@ -82,7 +94,7 @@ class Singles:
                 for form in self.rng.sample(tp.forms(tp.TERM, language), 16):
                     yield Example("unknown", ((form.format(t=thing), answer),))
             for request in self.unknown[f"{language}_requests"]:
-                for form in set(tp.forms(tp.WRAP, language)):
+                for form in ["{q}", *self.rng.sample(tp.forms(tp.WRAP, language), 3)]:
                     yield Example("unknown", ((form.format(q=request), answer),))
             places = [*self.unknown[f"{language}_places"], *(self.invented(language).title() for _ in range(150))]
             for place in places:
@@ -147,6 +159,9 @@ class Singles:
                 if language == "en":
                     third = [f"{small} squared", f"{small}.5 + {b % 10}", f"{small} to the power of {b % 9 + 2}"]
                 expression = rng.choice(third)
+            if kind in (0, 1, 2, 3) and rng.random() < 0.5:
+                story = rng.choice(self.stories[language, sign]).format(a=a, b=b)
+                yield Example("unknown_sum", ((story, tp.REFUSAL[language]),))
             yield Example("unknown_sum", ((self.sum_question(expression, language), tp.REFUSAL[language]),))
 
     def sum_text(self, a: int, sign: str, b: int, language: str) -> str:
@@ -165,9 +180,12 @@ class Singles:
         for a, sign, b in all_sums():
             if held_out(a, sign, b):
                 continue
-            for _ in range(24 if sign == "*" else 3):
+            for turn in range(24 if sign == "*" else 4):
                 for language in LANGUAGES:
                     question = self.sum_question(self.sum_text(a, sign, b, language), language)
+                    # A story of taking away makes sense with the larger number first only.
+                    if turn % 2 and (sign != "-" or a >= b):
+                        question = self.rng.choice(self.stories[language, sign]).format(a=a, b=b)
                     yield Example("times" if sign == "*" else "sum", ((question, sum_answer(a, sign, b, language)),))
 
     def lone_names(self) -> Iterator[Example]:

@@ -35,8 +35,28 @@ def read_lines(name: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
+def read_wordings(name: str) -> dict[str, list[list[str]]]:
+    """The lines of questions under each ``@key`` of a wordings file."""
+    blocks: dict[str, list[list[str]]] = {}
+    key = ""
+    for line in read_lines(name):
+        if line.startswith("@"):
+            key = line[1:]
+        else:
+            blocks.setdefault(key, []).append(line.split("|"))
+    return blocks
+
+
+def add_wordings(topics: list[Topic], blocks: dict[str, list[list[str]]], languages: tuple[str, ...]) -> None:
+    """Add each block's lines, one a language, to the topic of its key. KeyError for an unknown key."""
+    found = {topic.key: topic for topic in topics}
+    for key, lines in blocks.items():
+        for language, questions in zip(languages, lines, strict=True):
+            found[key].questions[language] += questions
+
+
 def read_topics() -> list[Topic]:
-    """All topics of ``topics.txt``."""
+    """All topics of ``topics.txt`` with the further questions of ``wordings_*.txt``."""
     topics: list[Topic] = []
     for line in read_lines("topics.txt"):
         if line.startswith("@"):
@@ -52,16 +72,19 @@ def read_topics() -> list[Topic]:
                 topics[-1].questions[language] = rest.split("|")
             else:
                 topics[-1].answers[language] = rest
+    for language in ("zh", "en"):
+        add_wordings(topics, read_wordings(f"wordings_{language}.txt"), (language,))
     return topics
 
 
 def read_facts() -> list[Topic]:
-    """The facts of ``facts.txt`` as topics without terms."""
-    facts = []
-    for number, line in enumerate(read_lines("facts.txt")):
+    """The facts of ``facts.txt`` as topics without terms; the first Chinese question is the key."""
+    facts: list[Topic] = []
+    for line in read_lines("facts.txt"):
         zh_q, zh_a, en_q, en_a = line.split(" ; ")
         questions = {"zh": zh_q.split("|"), "en": en_q.split("|")}
-        facts.append(Topic(f"fact{number}", {}, questions, {"zh": zh_a, "en": en_a}))
+        facts.append(Topic(questions["zh"][0], {}, questions, {"zh": zh_a, "en": en_a}))
+    add_wordings(facts, read_wordings("wordings_facts.txt"), ("zh", "en"))
     return facts
 
 
@@ -80,6 +103,12 @@ def read_words() -> list[tuple[str, str]]:
     return [(pair.split(" ", 1)[0], pair.split(" ", 1)[1]) for pair in pairs]
 
 
+def read_stories() -> dict[tuple[str, str], list[str]]:
+    """The forms of ``stories.txt`` by language and sign."""
+    rows = [line.split(" ", 2) for line in read_lines("stories.txt")]
+    return {(language, sign): forms.split("|") for language, sign, forms in rows}
+
+
 def read_names() -> dict[str, list[str]]:
     """Names by kind: ``zh`` and ``en`` for training, ``zhheld`` and ``enheld`` never trained on."""
     rows = [line.split() for line in read_lines("names.txt")]
@@ -90,7 +119,7 @@ def read_unknown() -> dict[str, list[str]]:
     """Sections of ``unknown.txt``: nouns, requests and places the model must not pretend to know."""
     sections: dict[str, list[str]] = {}
     name = ""
-    for line in read_lines("unknown.txt"):
+    for line in [*read_lines("unknown.txt"), *read_lines("more_unknown.txt")]:
         if line.startswith("["):
             name = line[1:-1]
             continue
