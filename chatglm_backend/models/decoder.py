@@ -77,7 +77,7 @@ class Decoder:
         self._output = output
         self._planner = planner
         self._kv_dtype = kv_dtype
-        self._single = SingleRow(ops, config.hidden_size, self._walk)
+        self._single = SingleRow(ops, config.hidden_size)
         self.replays = True
         """Whether a single row may be repeated from a recording, where the operations can; the results are the same."""
 
@@ -116,7 +116,7 @@ class Decoder:
         spans = [Span.of(feed) for feed in feeds]
         hidden = self.embed([token for feed in feeds for token in feed.ids])
         if len(hidden) == 1 and self.replays and self._single.possible:
-            logits = self._single(hidden, spans[0])
+            logits = self._single(hidden, spans[0], self._walk)
         else:
             logits = self._walk(hidden, rows_of([(span.plan, span.start, span.end) for span in spans]), spans)
         # A kernel may reuse its result.

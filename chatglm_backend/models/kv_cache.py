@@ -126,6 +126,8 @@ class KVCache:
         self.plan = other.plan if length else None
 
     def _resize(self, tokens: int) -> None:
+        # First, as memory may run out half way; then some tensors have moved.
+        self.identity = object()
         # One tensor at a time: the peak is one layer's copy, not the cache's.
         for tensors in (self._keys, self._values):
             for layer, old in enumerate(tensors):
@@ -133,4 +135,3 @@ class KVCache:
                 new[:, : self.length].copy_(old[:, : self.length])
                 tensors[layer] = new
         self._reserved = tokens
-        self.identity = object()

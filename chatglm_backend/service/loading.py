@@ -195,9 +195,9 @@ def _start_worker(engine: Engine, settings: Settings, bytes_per_token: int) -> W
 
 
 def _warm_up(engine: Engine, cancel: CancelToken, name: str) -> None:
-    """Make one token, so that the first visitor does not pay for what is only done once."""
+    """Make two tokens, so that the first visitor does not pay for what is only done once."""
     request = GenerationRequest(
-        "warm-up", prompt="你好", prompt_format="raw", params=GenerationParams(max_new_tokens=1), ignore_stop_ids=True
+        "warm-up", prompt="你好", prompt_format="raw", params=GenerationParams(max_new_tokens=2), ignore_stop_ids=True
     )
     for _ in engine.generate(request, cancel):
         pass

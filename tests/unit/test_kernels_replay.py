@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -135,6 +137,57 @@ def test_what_cannot_be_repeated_is_walked(monkeypatch: pytest.MonkeyPatch) -> N
     for token in (3, 4, 5):
         expected = step(model, token, plain, replays=False)
         assert torch.equal(step(model, token, other, replays=True), expected)
+
+
+def test_products_of_other_kernels_are_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording holds the steps of one team of threads: with products from elsewhere it would lack them."""
+    kernel = build_kernel(2)
+    if kernel is None:
+        pytest.skip("this CPU has no AVX2")
+    config = config_of("chatglm2")
+    ops = CompiledOps(kernel.team, usable_variants(host_cpu())[0])
+    model = build_model(config, Int4Weights(SyntheticTensors(config), "exact"), ops=ops)
+    assert isinstance(model, Decoder)
+    monkeypatch.setattr(Team, "play", lambda *_: pytest.fail("repeated"))
+    plain, other = started(model, FIRST), started(model, FIRST)
+    for token in (3, 4, 5):
+        assert torch.equal(step(model, token, other, replays=True), step(model, token, plain, replays=False))
+
+
+def test_memory_that_moved_half_way_is_not_taken_for_the_old(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Growing fails in the middle; a token of the same sequence then reads and writes where its layers lie now."""
+    plain, repeated = started(model, FIRST), started(model, FIRST)
+    step(model, 3, plain, replays=False)
+    step(model, 3, repeated, replays=True)
+    before, empty, left = repeated.identity, torch.empty, [3]
+
+    def failing(*args: object, **kwargs: object) -> Tensor:
+        left[0] -= 1
+        if left[0] == 0:
+            raise MemoryError
+        return empty(*args, **kwargs)  # type: ignore[call-overload, no-any-return]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "empty", failing)
+        with pytest.raises(MemoryError):
+            repeated.reserve(GROWTH_BLOCK + 1)
+    assert repeated.identity is not before
+    assert torch.equal(step(model, 4, repeated, replays=True), step(model, 4, plain, replays=False))
+
+
+def test_a_model_is_free_as_soon_as_nobody_holds_it() -> None:
+    """Nothing in it refers to the whole of it, so its weights do not wait for Python to look for circles."""
+    model = built(config_of("chatglm2"))
+    cache = started(model, FIRST)
+    for token in (3, 4):
+        step(model, token, cache, replays=True)
+    held = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_odd_widths_are_walked() -> None:

@@ -136,7 +136,10 @@ class CompiledOps(TorchOps):
         attends = {native.addresses["attend_1"] for native in self._attention.values()}
         kernels = [step[Word.KERNEL] for step in recording.steps]
         attend = next((kernel for kernel in kernels if kernel in attends), 0)
-        if not recording.whole or not attend or kernels.count(attend) != kernels.count(store):
+        layers = kernels.count(store)
+        # A product by other means than this team's is no step, and a recording without it would be wrong.
+        products = sum(step[Word.QUANTIZE] != 0 for step in recording.steps)
+        if not recording.whole or not attend or kernels.count(attend) != layers or products <= layers:
             return result, None
         return result, RecordedWalk(self._team, recording, result, attend=attend, store=store)
 
