@@ -5,6 +5,8 @@ A session takes some hundred kilobytes, because it holds a description of every 
 
 from __future__ import annotations
 
+import datetime as dt
+
 from gradio.state_holder import StateHolder
 
 __all__ = ["Sessions"]
@@ -13,21 +15,33 @@ __all__ = ["Sessions"]
 class Sessions(StateHolder):  # type: ignore[misc]
     """At most ``open_kept`` sessions, and of those at most ``closed_kept`` that are closed; the last used stay.
 
-    Closed ones are kept for pages that were only cut off: they come back under the same name.
+    Closed ones are kept for pages that were only cut off: they come back under the same name. Gradio never takes
+    "closed" back, so a session counts as closed only after it has not been used for ``quiet`` either: a page that is
+    alive asks for the model's state every few seconds.
     """
 
-    def __init__(self, *, open_kept: int = 512, closed_kept: int = 32) -> None:
+    def __init__(
+        self,
+        *,
+        open_kept: int = 512,
+        closed_kept: int = 64,
+        quiet: dt.timedelta = dt.timedelta(minutes=2),
+    ) -> None:
         super().__init__()
-        self._open_kept, self._closed_kept = open_kept, closed_kept
+        self._open_kept, self._closed_kept, self._quiet = open_kept, closed_kept, quiet
 
     def update(self, session_id: str) -> None:
         """Note that a session is in use, and give up what is too much. Called at every access."""
         with self.lock:
             if session_id in self.session_data:
                 self.session_data.move_to_end(session_id)
-            closed = [name for name, state in self.session_data.items() if state.is_closed and name != session_id]
+            closed = [name for name in self.session_data if name != session_id and self._closed(name)]
             self._forget(closed[: max(0, len(closed) - self._closed_kept)])
             self._forget(list(self.session_data)[: max(0, len(self.session_data) - self._open_kept)])
+
+    def _closed(self, name: str) -> bool:
+        used = self.time_last_used.get(name, dt.datetime.min)  # local time without a zone, as Gradio notes it
+        return bool(self.session_data[name].is_closed) and dt.datetime.now() - used >= self._quiet
 
     def _forget(self, names: list[str]) -> None:
         for name in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 gr = pytest.importorskip("gradio")
 
 
-def sessions(open_kept: int, closed_kept: int) -> Sessions:
+def sessions(open_kept: int, closed_kept: int, quiet_s: float = 0) -> Sessions:
     """For a small page with a state."""
     from chatglm_backend.ui.sessions import Sessions
 
@@ -21,7 +22,7 @@ def sessions(open_kept: int, closed_kept: int) -> Sessions:
         with gr.Blocks() as page:
             gr.State(())
             gr.Textbox()
-        found = Sessions(open_kept=open_kept, closed_kept=closed_kept)
+        found = Sessions(open_kept=open_kept, closed_kept=closed_kept, quiet=dt.timedelta(seconds=quiet_s))
         found.set_blocks(page)
         return found
 
@@ -47,6 +48,16 @@ def test_a_closed_page_that_comes_back_is_still_known() -> None:
     for number in range(5):
         kept[f"closed{number}"].is_closed = True
         assert kept["mine"] is mine
+
+
+def test_pages_that_were_cut_off_but_go_on_are_not_closed() -> None:
+    """Gradio leaves its mark on them for ever; that they are in use says that they live."""
+    kept = sessions(100, 2, quiet_s=3600)
+    alive = {f"alive{number}": kept[f"alive{number}"] for number in range(6)}
+    for session in alive.values():
+        session.is_closed = True
+    kept["another"]
+    assert {name: kept[name] for name in alive} == alive
 
 
 def test_of_open_pages_the_last_used_are_kept() -> None:
