@@ -47,6 +47,10 @@ class _Lines(logging.Formatter):
         text = record.getMessage()
         if self._prompts or record.name == _OURS or record.name.startswith(f"{_OURS}."):
             return text
+        if text.startswith("Traceback ("):  # uvicorn hands on a failed start as text
+            lines = [line.strip() for line in text.strip().split("\n")]
+            places = [line for line in lines if line.startswith('File "')]
+            return "; ".join((lines[-1].partition(":")[0], *places[-12:]))
         first = text.strip().split("\n", 1)[0]
         return ": ".join(first.split(": ", 2)[:2]) if record.name == "py.warnings" else first
 

@@ -73,6 +73,10 @@ def print_things(_: logging.Logger, __: Any) -> None:
     warnings.warn("a secret value", UserWarning, stacklevel=1)
     forgotten = "Task exception was never retrieved\nfuture: <Task exception=ValueError('a secret task')>"
     logging.getLogger("asyncio").error(forgotten)
+    try:
+        raise RuntimeError("a secret reason")
+    except RuntimeError:
+        logging.getLogger("a.server").error(traceback.format_exc())  # as uvicorn tells a failed start
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -84,6 +88,7 @@ def test_what_other_packages_print_or_warn_of_quotes_nobody(form: str) -> None:
     assert "secret" not in found
     for told in (
         "an exception was printed",
+        "RuntimeError; File",
         "something was printed",
         "a thread failed",
         "UserWarning",
