@@ -142,8 +142,7 @@ def create_app(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Start the page; returns the exit code: 2 for a setting that cannot be, 1 for what this machine lacks."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # before there is a server to drain
+    ended = _end_while_starting()
     quiet_environment(os.environ)
     try:
         settings = page_settings(argv)
@@ -154,9 +153,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, ConfigError) else 1
     from chatglm_backend.service import Service
 
+    if ended.is_set():
+        return 0
     say = start_logging(settings)
     run_page(Service(settings, note=say), settings, policy, listener, say)
     return 0
+
+
+def _end_while_starting() -> threading.Event:
+    """Before there is a server to drain, SIGTERM just ends the program.
+
+    The event is set too, as an exception in a callback of Python's own, of which imports have many, is lost.
+    """
+    ended = threading.Event()
+
+    def end(*_: object) -> None:
+        ended.set()
+        raise SystemExit(0)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
+    return ended
 
 
 def run_page(
