@@ -194,6 +194,7 @@ def server_options(policy: AccessPolicy, settings: Settings) -> dict[str, Any]:
 
 def _is_this_machine(address: str) -> bool:
     try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+        found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback

@@ -59,6 +59,7 @@ async def answering(scope: Any, receive: Any, send: Any) -> None:
         (["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"], [True, True, True, True, False]),
         (["10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.2"], [True, True, False, True]),
         (["127.0.0.1", "127.0.0.1", "127.0.0.1", "::1", "127.0.0.1"], [True, True, True, True, False]),
+        (["::ffff:127.0.0.1"] * 3 + ["::ffff:10.0.0.1"] * 3, [True, True, True, True, False, False]),
     ],
 )
 def test_connections_beyond_the_limits_get_a_503_and_the_others_are_served(
