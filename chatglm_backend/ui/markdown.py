@@ -60,6 +60,7 @@ def pieces(markdown: str, size: int = 1000) -> tuple[str, ...]:
 
     Joined by line ends they are the whole. Where it grows at its end, only the last piece changes, or a new one
     begins. Cuts are made between paragraphs only, never within a code block, a list, a quotation or a formula.
+    Only a link whose address is given at the other end of the text does not find it.
     """
     found: list[str] = []
     start = position = 0

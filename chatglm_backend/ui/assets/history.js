@@ -55,7 +55,7 @@
     if (!heir || document.querySelector("dialog[open]")) return;
     if (active && active !== document.body && (active.dataset.id || "") === heir.id) return;
     const target = heir.find();
-    if (target && target !== active) target.focus();
+    if (target && target !== active) target.focus({ preventScroll: true });
   };
   new MutationObserver(inherit).observe(document, {
     childList: true, subtree: true, attributes: true, attributeFilter: ["data-id"],

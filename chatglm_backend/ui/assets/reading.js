@@ -144,7 +144,7 @@
   // A page that is still being built may empty its boxes once more, so they are filled until the visitor acts.
   const filled = new Set();
   const acts = () => filled.forEach((id) => { delete kept[id]; });
-  ["keydown", "pointerdown", "input"].forEach((name) => document.addEventListener(name, (event) => {
+  ["keydown", "pointerdown", "click", "input"].forEach((name) => document.addEventListener(name, (event) => {
     if (event.isTrusted) acts();
   }, true));
   const restore = () => {
