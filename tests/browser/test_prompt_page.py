@@ -218,20 +218,19 @@ def test_a_failed_loading_is_one_sentence_and_the_page_stays_usable(serve: Serve
     assert visit.page.locator("#cg-generate").is_enabled()
 
 
-def test_four_thousand_tokens_leave_the_browser_quick(serve: Serve, visitor: Visitor) -> None:
-    """All of a long answer arrives, and the page still reacts while it does."""
+def test_a_long_answer_is_shown_in_few_updates(serve: Serve, visitor: Visitor) -> None:
+    """All of 2048 tokens arrive, many to an update: drawing for each would take the browser longer than the model."""
     visit = visitor(serve())
     visit.page.fill("#cg-max-new-tokens input[type=number]", "2048")
     visit.page.press("#cg-max-new-tokens input[type=number]", "Tab")
-    visit.send("long")
-    visit.status("writing")
     visit.page.evaluate(
-        "window.worst=0;window.before=performance.now();window.beat=setInterval(()=>{const n=performance.now();"
-        "window.worst=Math.max(window.worst,n-window.before);window.before=n},20)"
+        "window.seen=new Set();setInterval(()=>window.seen.add("
+        "document.querySelector('#cg-output textarea').value.length),20)"
     )
+    visit.send("long")
     visit.status("done")
     until(lambda: len(visit.output()) == 2 * 2048)
-    assert visit.page.evaluate("window.worst") < 2000
+    assert 2 <= visit.page.evaluate("window.seen.size") <= 256
 
 
 def test_another_name_for_this_machine_is_refused(serve: Serve) -> None:

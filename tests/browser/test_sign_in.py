@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser_helpers import PATIENCE_S
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
 
@@ -39,6 +40,8 @@ def address() -> Iterator[str]:
                 time.sleep(0.1)
             else:
                 break
+        else:
+            raise AssertionError("the page did not open within a minute")
         yield url
         process.terminate()
 
@@ -60,23 +63,23 @@ def test_the_form_lets_in_who_knows_the_token(address: str, page: Any) -> None:
         page.fill("#token", typed)
         page.get_by_role("button").click()
         if typed != TOKEN:
-            page.get_by_role("alert").wait_for(timeout=10_000)
-    page.locator("#cg-prompt textarea").wait_for(timeout=30_000)
+            page.get_by_role("alert").wait_for(timeout=PATIENCE_S * 1000)
+    page.locator("#cg-prompt textarea").wait_for(timeout=PATIENCE_S * 1000)
     assert TOKEN not in page.url
 
 
 def test_the_link_opens_the_page_and_every_tab_keeps_to_the_policy(address: str, page: Any) -> None:
     """An answer is made and all tabs are opened; nothing on them was refused, and a foreign script would have been."""
     page.goto(f"{address}/?token={TOKEN}")
-    page.locator("#cg-prompt textarea").wait_for(timeout=30_000)
+    page.locator("#cg-prompt textarea").wait_for(timeout=PATIENCE_S * 1000)
     assert TOKEN not in page.url
     page.fill("#cg-prompt textarea", "What is AI?")
     page.press("#cg-prompt textarea", "Control+Enter")
-    page.locator(".cg-status[data-phase=done]:visible").wait_for(timeout=20_000)
+    page.locator(".cg-status[data-phase=done]:visible").wait_for(timeout=PATIENCE_S * 1000)
     for name in ("chat", "compare", "speed", "model"):
         page.get_by_role("tab").nth(("prompt", "chat", "compare", "speed", "model").index(name)).click()
-        page.locator(f"#cg-tab-{name}").wait_for(timeout=15_000)
+        page.locator(f"#cg-tab-{name}").wait_for(timeout=PATIENCE_S * 1000)
     assert page.evaluate("refused") == []
     page.evaluate("document.head.append(Object.assign(document.createElement('script'), {text: 'window.bad = 1'}))")
-    page.wait_for_function("refused.length > 0", timeout=5_000)
+    page.wait_for_function("refused.length > 0", timeout=PATIENCE_S * 1000)
     assert page.evaluate("window.bad") is None

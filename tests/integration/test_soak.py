@@ -29,7 +29,7 @@ def test_sixteen_rude_clients_leave_nothing_behind(tmp_path: Path) -> None:
         server.wait_ready()
         soak = Soak(server, clients=16, context=CONTEXT)
         soak.ask_alone(turns=2)
-        seconds = soak.run(15, most=48)
+        seconds = soak.run(60, most=40)
         account = soak.account(seconds, None)
     assert account.failures == []
     assert {check: problems for check, problems in account.checks.items() if problems} == {}

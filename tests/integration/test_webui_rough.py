@@ -106,10 +106,11 @@ def test_a_thousand_connections_are_refused_politely_and_those_inside_go_on(page
     request = f"GET /health HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
     with page.client() as inside:
         assert inside.get("/health").status_code == 200
-        crowd = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(1000)]
+        crowd: list[socket.socket] = []
         try:
-            for one in crowd:
-                one.sendall(request)
+            for _ in range(1000):
+                crowd.append(socket.create_connection(("127.0.0.1", port), timeout=60))
+                crowd[-1].sendall(request)
             heads = [one.recv(4096).decode().lower() for one in crowd]
             assert inside.get("/health").status_code == 200
         finally:
