@@ -29,6 +29,7 @@ SCENARIOS: dict[str, tuple[Callable[[], ScriptedService], dict[str, Any]]] = {
         lambda: ScriptedService(info=replace(scripted_model(), family="chatglm3", context_limit=120)),
         {"history": False},
     ),
+    "locked": (ScriptedService, {"history": False, "token": "a-token-for-tests"}),
     "demo": (lambda: ScriptedService(info=scripted_model(is_demo=True)), {"history": False}),
     "loading": (lambda: ScriptedService(load_seconds=0.5, hold=True), {"history": False}),
     "failing": (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import socket
 import subprocess
 import sys
@@ -28,9 +26,8 @@ def address() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "SCRIPTED_SETTINGS": json.dumps({"token": TOKEN})}
     script = str(Path(__file__).with_name("serve.py"))
-    with subprocess.Popen([sys.executable, script, str(port), "demo"], env=environment) as process:
+    with subprocess.Popen([sys.executable, script, str(port), "locked"]) as process:
         url = f"http://127.0.0.1:{port}"
         for _ in range(600):
             try:
