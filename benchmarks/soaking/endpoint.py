@@ -9,6 +9,7 @@ from collections.abc import Callable
 from http.client import HTTPResponse
 
 from benchmarks.soaking.line import Line, events_of
+from benchmarks.soaking.manners import enough_after, stalling
 from benchmarks.soaking.questions import Question
 from benchmarks.soaking.records import Record
 
@@ -47,13 +48,7 @@ class EndpointClient:
 
     def stalls(self, question: Question) -> list[Record]:
         """Stop reading for some seconds, then read to the end."""
-        naps = iter([self.random.uniform(1, 6), self.random.uniform(0, 2)])
-
-        def stall(_: Record) -> bool:
-            time.sleep(next(naps, 0.0))
-            return False
-
-        return [self._stream("stalls", question, stall, narrow=True)]
+        return [self._stream("stalls", question, stalling(self.random), narrow=True)]
 
     def cancels(self, question: Question) -> list[Record]:
         """Close the stream after some pieces, as a client's Stop does."""
@@ -95,12 +90,7 @@ class EndpointClient:
         return records
 
     def _enough(self) -> Callable[[Record], bool]:
-        left = self.random.choice((1, 2, 5, 20))
-
-        def enough(record: Record) -> bool:
-            return len(record.seen) > left
-
-        return enough
+        return enough_after(self.random, (1, 2, 5, 20))
 
     def _stream(
         self,

@@ -14,6 +14,7 @@ from html import unescape
 from typing import Any
 
 from benchmarks.soaking.line import Line, events_of
+from benchmarks.soaking.manners import enough_after, stalling
 from benchmarks.soaking.questions import Question
 from benchmarks.soaking.records import Record
 
@@ -124,13 +125,7 @@ class PageClient:
 
     def page_stalls(self, question: Question) -> list[Record]:
         """Stop reading for some seconds, then read on."""
-        naps = iter([self.random.uniform(1, 6), self.random.uniform(0, 2)])
-
-        def stall(_: Record) -> bool:
-            time.sleep(next(naps, 0.0))
-            return False
-
-        return [self._visit("page stalls", question, stall, narrow=True)]
+        return [self._visit("page stalls", question, stalling(self.random), narrow=True)]
 
     def page_stops(self, question: Question) -> list[Record]:
         """Press Stop in the middle."""
@@ -206,12 +201,7 @@ class PageClient:
         return record
 
     def _enough(self) -> Callable[[Record], bool]:
-        left = self.random.choice((0, 1, 3, 8))
-
-        def enough(record: Record) -> bool:
-            return len(record.seen) > left
-
-        return enough
+        return enough_after(self.random, (0, 1, 3, 8))
 
 
 PAGE_VISITS = ("page", "page_stalls", "page_stops", "page_closes", "page_torn", "page_reloads")
