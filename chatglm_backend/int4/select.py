@@ -72,7 +72,8 @@ def _compiled(threads: int, cache: Path | None, notify: Callable[[str], None]) -
     if kernel is None:
         return None
     best = usable_variants(host_cpu())[0]
-    compile_variant(best)
-    ops = CompiledOps(kernel.team, best)
+    kept = compile_variant(best, cache).kept
+    ops = CompiledOps(kernel.team, best, cache)
     seconds = time.perf_counter() - start
-    return KernelChoice(kernel, f"compiled for this CPU's {best.name} in {seconds:.1f} s", ops)
+    how = "compiled earlier for" if kept else "compiled for"
+    return KernelChoice(kernel, f"{how} this CPU's {best.name}, ready in {seconds:.1f} s", ops)

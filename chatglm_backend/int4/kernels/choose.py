@@ -22,6 +22,7 @@ import torch
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.int4.kernels.layout import LAYOUT_TAG, layout_nbytes
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_variant
+from chatglm_backend.int4.kernels.objects import source_digest
 from chatglm_backend.int4.kernels.product import ROW_CLASSES, CompiledKernel, PickVariant, Product
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import HostCpu, Variant, host_cpu, usable_variants
@@ -61,7 +62,7 @@ def build_kernel(
     if not variants:
         return None
     team = Team(threads, cache)
-    kernels = _Compiled({name: v for name, v in variants.items() if only in (None, name)}, notify)
+    kernels = _Compiled({name: v for name, v in variants.items() if only in (None, name)}, cache, notify)
     if len(kernels) == 1 or cache is None:
         return CompiledKernel(team, kernels, _always(next(iter(kernels))))
     choices = _Choices(team, kernels, cache / _FILE, _key(cpu, team.threads), notify)
@@ -69,17 +70,18 @@ def build_kernel(
 
 
 class _Compiled(Mapping[str, NativeKernels]):
-    """The kernels of each variant by name, compiled when first asked for."""
+    """The kernels of each variant by name, compiled or read from disk when first asked for."""
 
-    def __init__(self, variants: Mapping[str, Variant], notify: Notify) -> None:
-        self._variants, self._notify = variants, notify
+    def __init__(self, variants: Mapping[str, Variant], cache: Path | None, notify: Notify) -> None:
+        self._variants, self._cache, self._notify = variants, cache, notify
         self._done: dict[str, NativeKernels] = {}
 
     def __getitem__(self, name: str) -> NativeKernels:
         if name not in self._done:
             start = time.perf_counter()
-            self._done[name] = compile_variant(self._variants[name])
-            self._notify(f"compiled the {name} kernels in {time.perf_counter() - start:.1f} s")
+            native = self._done[name] = compile_variant(self._variants[name], self._cache)
+            if not native.kept:
+                self._notify(f"compiled the {name} kernels in {time.perf_counter() - start:.1f} s")
         return self._done[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -97,10 +99,7 @@ def _always(name: str) -> PickVariant:
 
 def _key(cpu: HostCpu, threads: int) -> str:
     """A short name for everything that a choice depends on."""
-    code = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        code.update(path.read_bytes())
-    parts = (cpu.name, *sorted(cpu.features), LAYOUT_TAG, llvmlite.__version__, str(threads), code.hexdigest())
+    parts = (cpu.name, *sorted(cpu.features), LAYOUT_TAG, llvmlite.__version__, str(threads), source_digest())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

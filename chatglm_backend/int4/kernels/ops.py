@@ -8,6 +8,8 @@ Whatever shape or dtype the compiled code does not take is left to
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,10 +42,11 @@ class CompiledOps(TorchOps):
 
     name = "compiled"
 
-    def __init__(self, team: Team, variant: Variant) -> None:
-        self._team, self._variant = team, variant
-        self._gates = compile_module(variant, lambda triple: build_gates(variant, triple))
-        self._rows = compile_module(variant, lambda triple: build_rows(variant, triple))
+    def __init__(self, team: Team, variant: Variant, cache: Path | None = None) -> None:
+        """``cache`` is a folder to keep compiled code in."""
+        self._team, self._variant, self._cache = team, variant, cache
+        self._gates = compile_module(variant, "gates", partial(build_gates, variant), cache)
+        self._rows = compile_module(variant, "rows", partial(build_rows, variant), cache)
         self._attention: dict[int, NativeKernels] = {}
         self._scores = np.empty(0, np.float32)
         self._gate_args = np.zeros(len(GateArg), np.int64)
@@ -189,9 +192,8 @@ class CompiledOps(TorchOps):
     def _native(self, dim: int) -> NativeKernels:
         """The kernels for heads of ``dim`` features, compiled at first use."""
         if dim not in self._attention:
-            self._attention[dim] = compile_module(
-                self._variant, lambda triple: build_attention(self._variant, triple, dim)
-            )
+            build = partial(build_attention, self._variant, dim=dim)
+            self._attention[dim] = compile_module(self._variant, f"attention{dim}", build, self._cache)
         return self._attention[dim]
 
     def _norm(self, name: str, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
