@@ -27,6 +27,7 @@ from benchmarks.side_by_side.worker import Worker as Reader
 from chatglm_backend.access.policy import policy_from
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
 from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, open_existing, open_synthetic
+from chatglm_backend.checkpoint.places import cache_root, kernels_root
 from chatglm_backend.core import Completed, GenerationParams, GenerationRequest, ModelInfo
 from chatglm_backend.engine.engine import Engine, EngineOptions, StepResult
 from chatglm_backend.hardware import plan_threads, read_machine
@@ -98,7 +99,7 @@ def make_engine(model: str, threads: int) -> RememberingEngine:
         settings = Settings(threads=threads)
         network = open_existing(None, settings, progress=lambda _: None, note=print, env=os.environ).model
     else:
-        network = open_synthetic(model, threads=threads).model
+        network = open_synthetic(model, threads=threads, cache=kernels_root(cache_root())).model
     network.config = replace(network.config, stop_ids=())
     return RememberingEngine(network, SpokenPrompts(network.config))
 

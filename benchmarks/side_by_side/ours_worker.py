@@ -10,12 +10,13 @@ import sys
 
 from chatglm_backend.benchmark.runner import run_prompts
 from chatglm_backend.benchmark.setup import open_synthetic
+from chatglm_backend.checkpoint.places import cache_root, kernels_root
 from chatglm_backend.core import CancelToken, monotonic_clock
 
 
 def main(family: str, threads: int, kernel: str) -> None:
     """Build the full-size model in memory, say so, and serve orders until standard input ends."""
-    bench = open_synthetic(family, threads=threads, kernel=kernel)
+    bench = open_synthetic(family, threads=threads, kernel=kernel, cache=kernels_root(cache_root()))
     engine = bench.engine(draft_tokens=0)
     print(json.dumps({"ready": True, "kernel": bench.machine.kernel}), flush=True)
     for number, line in enumerate(sys.stdin):

@@ -75,10 +75,13 @@ def open_synthetic(
     name: str,
     *,
     threads: int,
+    cache: Path | None,
     kernel: str = "auto",
-    cache: Path | None = None,
 ) -> Bench:
-    """Build a full-size model of random INT4 weights in memory. Raises ConfigError for an unknown name or kernel."""
+    """Build a full-size model of random INT4 weights in memory. Raises ConfigError for an unknown name or kernel.
+
+    ``cache`` holds compiled kernels and the measured choice between them; without one nothing is compared.
+    """
     if name not in SYNTHETIC_MODELS:
         raise ConfigError(name="synthetic", value=name, reason=f"use one of {', '.join(SYNTHETIC_MODELS)}")
     began = time.perf_counter()

@@ -20,6 +20,7 @@ __all__ = [
     "hub_cache",
     "hub_folder_name",
     "is_hub_id",
+    "kernels_root",
     "low_bit_root",
     "slug",
 ]
@@ -47,6 +48,11 @@ def cache_root(env: Mapping[str, str] = os.environ) -> Path:
 def low_bit_root(root: Path) -> Path:
     """Where converted checkpoints lie below the cache folder."""
     return root / "low-bit"
+
+
+def kernels_root(root: Path) -> Path:
+    """Where compiled kernels, and the measured choice between them, lie below the cache folder."""
+    return root / "kernels"
 
 
 def hub_cache(env: Mapping[str, str] = os.environ) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatglm_backend.int4.kernels.choose import build_kernel
+from chatglm_backend.int4.kernels.choose import build_kernel, fastest
 from chatglm_backend.int4.kernels.layout import layout_nbytes
 from chatglm_backend.int4.kernels.product import ROW_CLASSES, CompiledKernel
 from chatglm_backend.int4.kernels.variants import VARIANTS, host_cpu, usable_variants
@@ -82,3 +82,18 @@ def test_damaged_compiled_code_is_rebuilt(tmp_path: Path) -> None:
         path.write_bytes(b"rubbish")
     kernel = build(tmp_path, [])
     assert tuple(kernel.from_layout(LAYOUT, 16, 64)(torch.ones(1, 64)).shape) == (1, 16)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best"),
+    [
+        ({"first": 1.0, "second": 0.98}, "first"),
+        ({"first": 1.0, "second": 0.9}, "second"),
+        ({"first": 1.0, "second": 0.9, "third": 0.89}, "second"),
+        ({"first": 1.0, "second": 1.1, "third": 0.5}, "third"),
+        ({"only": 1.0}, "only"),
+    ],
+)
+def test_only_a_clearly_faster_variant_is_preferred(seconds: dict[str, float], best: str) -> None:
+    """Differences of a few percent come and go with the neighbours."""
+    assert fastest(seconds) == best

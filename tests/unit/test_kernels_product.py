@@ -210,6 +210,25 @@ def test_no_rows_give_no_rows(kernel: CompiledKernel) -> None:
     assert tuple(product(torch.zeros(0, 64)).shape) == (0, 16)
 
 
+def test_a_result_may_be_written_into_given_memory(kernel: CompiledKernel) -> None:
+    """The same bits, and no other memory."""
+    product = kernel.prepare(torch.from_numpy(make_packed(32, 128)), 32, 128)
+    x, place = torch.randn(140, 128), torch.full((140, 32), 7.0)
+    result = product(x, place)
+    assert result.data_ptr() == place.data_ptr()
+    assert torch.equal(place, product(x))
+
+
+@pytest.mark.parametrize(
+    "place", [torch.zeros(2, 32), torch.zeros(3, 48), torch.zeros(3, 64)[:, ::2], torch.zeros(3, 32).double()]
+)
+def test_memory_that_does_not_fit_is_refused(kernel: CompiledKernel, place: torch.Tensor) -> None:
+    """Nothing is written beyond its end."""
+    product = kernel.prepare(torch.from_numpy(make_packed(32, 128)), 32, 128)
+    with pytest.raises(WrongShape):
+        product(torch.randn(3, 128), place)
+
+
 def test_several_threads_may_call_at_once(kernels: dict[str, CompiledKernel]) -> None:
     """Products called from worker threads, at the same time, do not disturb each other."""
     if not kernels:

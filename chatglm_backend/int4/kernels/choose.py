@@ -27,11 +27,14 @@ from chatglm_backend.int4.kernels.product import ROW_CLASSES, CompiledKernel, Pi
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import HostCpu, Variant, host_cpu, usable_variants
 
-__all__ = ["CPU_TOO_OLD", "build_kernel"]
+__all__ = ["CPU_TOO_OLD", "build_kernel", "fastest"]
 
 CPU_TOO_OLD = "this CPU has no AVX2"
 _FILE = "kernel-choice.json"
-_ROUNDS = 7
+_ROUNDS = {1: 31, 4: 31, 16: 15, 128: 5}
+"""More rounds for classes of few rows: their products are short, and neighbours on the machine disturb them more."""
+_WORTH_CHANGING = 0.97
+"""A variant is passed over only for one that takes less than this part of its time: closer ones are told by chance."""
 _MEASURED_BYTES = 128 << 20
 """So many bytes of matrices take turns, so that weights come from memory as in a model, not from a cache."""
 _MEASURED_COPIES = 16
@@ -135,13 +138,15 @@ class _Choices:
             x = torch.ones(rows, in_)
             seconds: dict[str, list[float]] = {name: [] for name in products}
             turns = cycle(range(len(layouts)))
-            for _ in range(_ROUNDS):
-                for name, copies in products.items():
-                    product = copies[next(turns)]
+            names = list(products)
+            for turn in range(_ROUNDS[rows]):
+                first = turn % len(names)
+                for name in names[first:] + names[:first]:
+                    product = products[name][next(turns)]
                     start = time.perf_counter()
                     product(x)
                     seconds[name].append(time.perf_counter() - start)
-            chosen[rows] = min(seconds, key=lambda name: statistics.median(seconds[name]))
+            chosen[rows] = fastest({name: statistics.median(values) for name, values in seconds.items()})
         return chosen
 
     def _read(self) -> dict[str, dict[int, str]]:
@@ -165,3 +170,12 @@ class _Choices:
             part.replace(self._file)
         except OSError as error:
             self._notify(f"the choice of kernels could not be kept: {error}")
+
+
+def fastest(seconds: Mapping[str, float]) -> str:
+    """The first of the variants unless a later one is clearly faster."""
+    best, *others = seconds
+    for name in others:
+        if seconds[name] < seconds[best] * _WORTH_CHANGING:
+            best = name
+    return best

