@@ -29,8 +29,14 @@ sys.path.insert(0, str(ROOT))
 from chatglm_backend.models.config import ModelConfig  # noqa: E402
 from chatglm_backend.models.layout import TensorSpec, tensor_specs  # noqa: E402
 
+AUTO_MAP = {
+    "AutoConfig": "configuration_chatglm.ChatGLMConfig",
+    "AutoModel": "modeling_chatglm.ChatGLMForConditionalGeneration",
+}
+"""Where transformers looks for the authors' code, if it is put beside the weights; nothing here reads it."""
 FIRST: dict[str, object] = {
     "architectures": ["ChatGLMModel"],
+    "auto_map": AUTO_MAP,
     "bos_token_id": 130004,
     "eos_token_id": 130005,
     "gmask_token_id": 130001,
@@ -45,6 +51,7 @@ FIRST: dict[str, object] = {
     "pad_token_id": 3,
     "position_encoding_2d": True,
     "torch_dtype": "float16",
+    "use_cache": True,
     "vocab_size": 130528,
 }
 SECOND: dict[str, object] = {
@@ -52,6 +59,7 @@ SECOND: dict[str, object] = {
     "add_qkv_bias": True,
     "apply_residual_connection_post_layernorm": False,
     "architectures": ["ChatGLMModel"],
+    "auto_map": AUTO_MAP,
     "eos_token_id": 2,
     "ffn_hidden_size": 13696,
     "hidden_size": 4096,
@@ -69,6 +77,7 @@ SECOND: dict[str, object] = {
     "rmsnorm": True,
     "tie_word_embeddings": False,
     "torch_dtype": "float16",
+    "use_cache": True,
 }
 SHAPES: dict[str, dict[str, object]] = {
     "chatglm-6b": {**FIRST, "_name_or_path": "THUDM/chatglm-6b"},

@@ -155,6 +155,7 @@ class LowBitCheckpoint:
         specs: Mapping[str, TensorLayout],
         produce: Callable[[str], Iterable[Tensor]],
         *,
+        readable: Callable[[str], bool] = lambda _: True,
         cancel: CancelToken | None = None,
         opener: Opener = open_for_writing,
     ) -> MappedTensors:
@@ -162,14 +163,15 @@ class LowBitCheckpoint:
 
         ``specs`` gives dtype and shape of each entry; ``produce(name)`` yields its rows in order, in pieces.
         After each entry the pages of the tensor of the same name are given back, so that the two layouts
-        are never resident together. A process that finds the entry published meanwhile takes that one.
+        are never resident together. Layouts with tags that no kernel finds ``readable`` are removed.
+        A process that finds the entry published meanwhile takes that one.
         Raises NotEnoughDisk, LoadCancelled; OSError where the place cannot be written.
         """
         with writer_lock(self._derived_folder, cancel=cancel):
             existing = self.derived(tag)
             if existing is not None:
                 return existing
-            self._clean_derived(tag)
+            self._clean_derived(tag, readable)
             path = self._derived_folder / f"{slug(tag)}-{secrets.token_hex(4)}.safetensors"
             try:
                 self._write_derived(path, specs, produce, cancel=cancel, opener=opener)
@@ -199,12 +201,13 @@ class LowBitCheckpoint:
                     self.release(name)
             writer.finish()
 
-    def _clean_derived(self, tag: str) -> None:
-        """Remove unfinished and outdated files of this tag, and everything made from other weights."""
+    def _clean_derived(self, tag: str, readable: Callable[[str], bool]) -> None:
+        """Remove unfinished and outdated files of this tag, and all of other weights or for no kernel of today."""
         kept = set()
         for entry_path in self._derived_folder.glob("*.json"):
             entry = _read_entry(entry_path)
-            if entry.get("weights") == self._weights_id() and entry.get("tag") != tag:
+            other = str(entry.get("tag"))
+            if entry.get("weights") == self._weights_id() and other != tag and readable(other):
                 kept |= {entry_path.name, str(entry.get("file"))}
         for path in self._derived_folder.iterdir():
             if path.suffix in (".json", ".safetensors", ".tmp") and path.name not in kept:

@@ -64,6 +64,7 @@ def _layouts(
 
     from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint
     from chatglm_backend.int4.kernels.layout import layout_nbytes, repack
+    from chatglm_backend.int4.kernels.product import reads_layout
     from chatglm_backend.models.layout import tensor_specs
 
     if not isinstance(checkpoint, LowBitCheckpoint):
@@ -85,5 +86,5 @@ def _layouts(
             done += sizes[name]
 
         layouts = {name: (torch.uint8, (size,)) for name, size in sizes.items()}
-        found = checkpoint.publish_derived(kernel.layout_tag, layouts, produce, cancel=cancel)
+        found = checkpoint.publish_derived(kernel.layout_tag, layouts, produce, readable=reads_layout, cancel=cancel)
     return found.get

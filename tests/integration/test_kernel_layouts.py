@@ -21,6 +21,7 @@ from chatglm_backend.checkpoint.writer import OutputFile, TensorLayout
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import LoadCancelled
 from chatglm_backend.int4.kernels.choose import CPU_TOO_OLD, build_kernel
+from chatglm_backend.int4.kernels.layout import LAYOUT_TAG
 from chatglm_backend.int4.kernels.product import CompiledKernel
 from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import build_model
@@ -127,6 +128,19 @@ def test_other_cpu_features_make_a_layout_of_their_own(folder: Path, kernel: Com
     assert opened(open_low_bit(folder), kernel)[1] == opened(open_low_bit(folder), lesser)[1] == 0
 
 
+def test_a_layout_that_no_kernel_reads_any_more_is_removed(folder: Path, kernel: CompiledKernel) -> None:
+    """An earlier version's file does not stay for ever; one for another CPU does."""
+    checkpoint = open_low_bit(folder)
+    specs: dict[str, TensorLayout] = {"x": (torch.uint8, (4,))}
+    other_cpu = f"{LAYOUT_TAG}-another-cpu"
+    for tag in ("rows8-block64-v0-avx2", other_cpu):
+        checkpoint.publish_derived(tag, specs, lambda _: [torch.zeros(4, dtype=torch.uint8)])
+    opened(checkpoint, kernel)
+    assert checkpoint.derived("rows8-block64-v0-avx2") is None
+    assert checkpoint.derived(other_cpu) is not None
+    assert len(layout_files(folder)) == 2
+
+
 def test_a_touched_file_is_made_again(folder: Path, kernel: CompiledKernel) -> None:
     """A layout that somebody wrote to is not trusted, and its numbers do not reach an answer."""
     checkpoint = open_low_bit(folder)
@@ -151,6 +165,7 @@ class FullDisk(LowBitCheckpoint):
         specs: Mapping[str, TensorLayout],
         produce: Callable[[str], Iterable[Tensor]],
         *,
+        readable: Callable[[str], bool] = lambda _: True,
         cancel: CancelToken | None = None,
     ) -> MappedTensors:
         """Fail as a full disk does."""
@@ -158,7 +173,7 @@ class FullDisk(LowBitCheckpoint):
         def refuse(path: Path) -> OutputFile:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-        return super().publish_derived(tag, specs, produce, cancel=cancel, opener=refuse)
+        return super().publish_derived(tag, specs, produce, readable=readable, cancel=cancel, opener=refuse)
 
 
 def test_without_room_the_layout_is_made_in_memory(

@@ -18,7 +18,7 @@ from chatglm_backend.int4.kernels.layout import BLOCK, BLOCK_BYTES, GROUP, LAYOU
 from chatglm_backend.int4.kernels.native import NativeKernels
 from chatglm_backend.int4.kernels.team import Team
 
-__all__ = ["ROW_CLASSES", "CompiledKernel", "PickVariant", "Product", "row_class"]
+__all__ = ["ROW_CLASSES", "CompiledKernel", "PickVariant", "Product", "reads_layout", "row_class"]
 
 ROW_CLASSES = (1, 4, 16, 128)
 """The row counts that stand for one row, a few, some, and a prompt's worth when variants are compared."""
@@ -32,6 +32,11 @@ def row_class(rows: int) -> int:
     if rows == 1:
         return 1
     return 4 if rows <= 4 else 16 if rows <= 32 else 128
+
+
+def reads_layout(tag: str) -> bool:
+    """Whether a layout of this :attr:`~CompiledKernel.layout_tag` is one that today's kernels read, on some CPU."""
+    return tag.startswith(f"{LAYOUT_TAG}-")
 
 
 @dataclass(frozen=True, slots=True)
