@@ -23,7 +23,7 @@ from chatglm_backend.int4.select import select_kernel
 def in_place(product: Product, x: torch.Tensor) -> Product:
     """``product`` into memory that was used before, as OpenVINO's requests keep theirs."""
     result = product(x)
-    return partial(product, out=result) if isinstance(product, CompiledProduct) else product
+    return partial(product, into=result) if isinstance(product, CompiledProduct) else product
 
 
 def main(threads: int, out: int, in_: int, kernel: str) -> None:

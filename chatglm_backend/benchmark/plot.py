@@ -5,6 +5,7 @@ matplotlib is optional and imported here only.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from chatglm_backend.errors import ConfigError
 __all__ = ["save_plot"]
 
 _INK, _ACCENT, _CEILING = "#1f2933", "#2563eb", "#9aa5b1"
+_BAR_WIDTH = 0.6
 
 
 def save_plot(report: BenchmarkReport, path: Path) -> None:
@@ -36,12 +38,17 @@ def save_plot(report: BenchmarkReport, path: Path) -> None:
 
 def _decode(axes: Any, runs: tuple[BenchmarkRun, ...]) -> None:  # noqa: ANN401 - an axes of an optional package
     labels = [f"{run.prompt_tokens}×{run.batch}" for run in runs]
-    axes.bar(labels, [run.decode_tok_s for run in runs], color=_ACCENT, label="measured")
+    bars = axes.bar(labels, [run.decode_tok_s for run in runs], color=_ACCENT, width=_BAR_WIDTH, label="measured")
+    axes.bar_label(bars, fmt="%.1f", label_type="center", color="white")
     ceilings = [run.decode_tok_s / run.bandwidth_share if run.bandwidth_share else float("nan") for run in runs]
-    axes.plot(labels, ceilings, color=_CEILING, marker="_", markersize=28, linestyle="none", label="read bandwidth")
+    places = [place for place, ceiling in enumerate(ceilings) if not math.isnan(ceiling)]
+    if places:
+        heights = [ceilings[place] for place in places]
+        edges = [[place + side * _BAR_WIDTH / 2 for place in places] for side in (-1, 1)]
+        axes.hlines(heights, *edges, color=_CEILING, linewidth=3, label="as fast as the weights can be read")
     axes.set_xlabel("prompt tokens × batch")
     axes.set_ylabel("decode tok/s, all sequences")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
 
 def _ttft(axes: Any, runs: tuple[BenchmarkRun, ...]) -> None:  # noqa: ANN401 - an axes of an optional package

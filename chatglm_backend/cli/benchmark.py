@@ -107,13 +107,13 @@ def _threads(settings: Settings) -> int:
 
 def _open(synthetic: str | None, settings: Settings, threads: int) -> Bench:
     from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, open_existing, open_synthetic
-    from chatglm_backend.checkpoint.places import cache_root, kernels_root
+    from chatglm_backend.service.kernels import kernel_cache
 
     env = with_cache(settings, os.environ)
     if synthetic in SYNTHETIC_MODELS:
         note(f"Building {synthetic} with random weights in memory…")
     if synthetic is not None:
-        return open_synthetic(synthetic, threads=threads, kernel=settings.kernel, cache=kernels_root(cache_root(env)))
+        return open_synthetic(synthetic, threads=threads, kernel=settings.kernel, cache=kernel_cache(settings))
     with LoadBar() as bar:
         found = replace(settings, threads=threads)
         return open_existing(settings.model, found, progress=bar, note=note, env=env)

@@ -75,5 +75,10 @@ def _compiled(threads: int, cache: Path | None, notify: Callable[[str], None]) -
     kept = compile_variant(best, cache).kept
     ops = CompiledOps(kernel.team, best, cache)
     seconds = time.perf_counter() - start
-    how = "compiled earlier for" if kept else "compiled for"
-    return KernelChoice(kernel, f"{how} this CPU's {best.name}, ready in {seconds:.1f} s", ops)
+    return KernelChoice(
+        kernel,
+        reason=f"compiled earlier for this CPU's {best.name}, ready in {seconds:.1f} s"
+        if kept
+        else f"compiled for this CPU's {best.name} in {seconds:.1f} s",
+        ops=ops,
+    )

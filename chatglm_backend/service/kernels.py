@@ -1,9 +1,17 @@
-"""Which kernels a loaded model can be compared on, besides its own. Imports no torch until one is wanted."""
+"""Where kernels keep what they learn, and which ones a loaded model can be compared on.
+
+Imports no torch until a kernel is wanted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from chatglm_backend.checkpoint.places import cache_root, kernels_root
+from chatglm_backend.settings import Settings, with_cache
 
 if TYPE_CHECKING:
     import torch
@@ -12,7 +20,12 @@ if TYPE_CHECKING:
     from chatglm_backend.int4.kernel import Kernel
     from chatglm_backend.models.base import ChatModel
 
-__all__ = ["other_kernels"]
+__all__ = ["kernel_cache", "other_kernels"]
+
+
+def kernel_cache(settings: Settings, env: Mapping[str, str] = os.environ) -> Path | None:
+    """The folder for compiled kernels and the choice between them; ``None`` where nothing is to be kept."""
+    return None if settings.no_cache else kernels_root(cache_root(with_cache(settings, env)))
 
 
 def other_kernels(

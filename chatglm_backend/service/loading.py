@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, LoadProgress, ModelInfo
 from chatglm_backend.errors import LoadCancelled
-from chatglm_backend.service.kernels import other_kernels
+from chatglm_backend.service.kernels import kernel_cache, other_kernels
 from chatglm_backend.service.layouts import map_weights
 from chatglm_backend.settings import AUTO, Settings
 
@@ -92,7 +92,6 @@ def open_model(
     import torch
 
     from chatglm_backend.checkpoint.default import bundled_folder, default_model
-    from chatglm_backend.checkpoint.places import cache_root, kernels_root
     from chatglm_backend.checkpoint.prepare import Preparation, prepare
     from chatglm_backend.hardware import Wishes, plan_threads, read_machine
     from chatglm_backend.int4.kernel import KernelName
@@ -125,7 +124,7 @@ def open_model(
     choice = select_kernel(
         cast("KernelName", settings.kernel),
         threads=plan.threads,
-        cache=None if settings.no_cache else kernels_root(cache_root(env)),
+        cache=kernel_cache(settings, env),
         notify=_log.info,
     )
     weights = map_weights(checkpoint, choice.kernel, progress=progress, cancel=cancel, keep=not settings.no_cache)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import platformdirs
 
 from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.settings import AUTO, Settings, config_file, with_cache
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _look_at_int4(found: Findings, settings: Settings) -> None:
 
         library = default_library()
         found.int4 |= {"library": str(library.path), "variant": library.variant, "library_reason": library.reason}
-        choice = select_kernel(cast("KernelName", settings.kernel))
+        choice = select_kernel(cast("KernelName", settings.kernel), cache=kernel_cache(settings))
         found.int4 |= {"kernel": choice.kernel.name, "kernel_reason": choice.reason}
         _list_kernels(found)
         found.int4["prefix_reuse"] = _prefix_reuse(settings)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.settings import AUTO, Settings
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _int4_model(source: CheckpointFolder, settings: Settings) -> tuple[ChatModel
     from chatglm_backend.models.base import build_model
 
     checkpoint = Preparation(use_cache=False).open_folder(source)
-    choice = select_kernel(cast("KernelName", settings.kernel))
+    choice = select_kernel(cast("KernelName", settings.kernel), cache=kernel_cache(settings))
     # The exact product is checked to 1e-4, which a 16-bit cache would hide.
     kv_dtype = torch.float32 if settings.kernel == "exact" else getattr(torch, settings.kv_dtype)
     weights = Int4Weights(checkpoint, choice.kernel)

@@ -107,6 +107,7 @@ def test_the_plot_is_a_picture_of_both_figures(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is optional")
     from chatglm_backend.benchmark.plot import save_plot
 
+    save_plot(BenchmarkReport((run(batch=4, bandwidth_share=None),), 4.2, 3.5), tmp_path / "plot.png")
     report = BenchmarkReport((run(), run(prompt_tokens=128), run(batch=4, bandwidth_share=None)), 4.2, 3.5)
     save_plot(report, tmp_path / "plot.png")
     header = (tmp_path / "plot.png").read_bytes()[:24]

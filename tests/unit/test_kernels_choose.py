@@ -71,8 +71,8 @@ def test_unknown_variants_in_the_file_are_not_believed(cache: Path) -> None:
     assert set(build(cache, []).from_layout(LAYOUT, 16, 64).variants.values()) <= {v.name for v in VARIANTS}
 
 
-def test_damaged_compiled_code_is_rebuilt(tmp_path: Path) -> None:
-    """Compiled code is found on disk again, and rubbish in its place is replaced."""
+def test_a_damaged_driver_is_rebuilt(tmp_path: Path) -> None:
+    """The driver that numba keeps is found on disk again, and rubbish in its place is replaced."""
     if not usable_variants(host_cpu()):
         pytest.skip("this CPU has no AVX2")
     build(tmp_path, [])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from chatglm_backend.int4.kernels import native
 from chatglm_backend.int4.kernels.emit_ops import build_gates
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
 from chatglm_backend.int4.kernels.objects import ObjectCode, keep_object, kept_object
@@ -69,14 +69,40 @@ def test_a_place_that_takes_no_files_is_no_error(tmp_path: Path) -> None:
     assert kept_object(blocked, "gates", "key") is None
 
 
+def test_names_that_were_changed_are_not_believed(tmp_path: Path) -> None:
+    """A name that is not in the code would end the process."""
+    keep_object(tmp_path, "gates", "key", CODE)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes().replace(b'"two"', b'"too"'))
+    assert kept_object(tmp_path, "gates", "key") is None
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A file that cannot take its place is removed."""
+    keep_object(tmp_path, "gates", "key", CODE)
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    file.mkdir()
+    (file / "in the way").touch()
+    keep_object(tmp_path, "gates", "key", CODE)
+    assert list(tmp_path.iterdir()) == [file]
+
+
 @needs_avx2
-def test_the_second_time_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code from disk is the code that was compiled."""
+def test_the_second_time_nothing_is_compiled(tmp_path: Path) -> None:
+    """Not even its LLVM code is written."""
     first = gates(tmp_path)
-    monkeypatch.setattr(native, "_optimise", lambda *_: pytest.fail("compiled again"))
-    second = gates(tmp_path)
+    second = compile_module(USABLE[0], "gates", lambda _: pytest.fail("compiled again"), tmp_path)
     assert (first.kept, second.kept) == (False, True)
     assert second.addresses.keys() == first.addresses.keys()
+
+
+@needs_avx2
+def test_code_of_another_variant_is_not_taken(tmp_path: Path) -> None:
+    """Even under the same name."""
+    gates(tmp_path)
+    changed = replace(USABLE[0], prefetch=None)
+    assert not compile_module(changed, "gates", lambda triple: build_gates(changed, triple), tmp_path).kept
 
 
 @needs_avx2
@@ -90,12 +116,11 @@ def test_rubbish_is_compiled_anew(tmp_path: Path) -> None:
 
 @needs_avx2
 def test_results_from_kept_code_are_the_same(tmp_path: Path) -> None:
-    """Bit for bit, for operations of each module."""
-    team = Team(1)
-    fresh, kept = (CompiledOps(team, USABLE[0], tmp_path) for _ in range(2))
-    x, q = torch.randn(3, 128), torch.randn(2, 4, 64)
-    keys = torch.randn(2, 9, 64).half()
-    assert torch.equal(fresh.gelu(x), kept.gelu(x))
-    assert torch.equal(fresh.rms_norm(x, x[0], 1e-5), kept.rms_norm(x, x[0], 1e-5))
-    assert torch.equal(fresh.attention(q, keys, keys, [8, 9]), kept.attention(q, keys, keys, [8, 9]))
-    assert len(list((tmp_path / "native").iterdir())) == 3
+    """Bit for bit."""
+    x = torch.randn(3, 128)
+    results = []
+    for kept in (False, True):
+        native = gates(tmp_path)
+        assert native.kept == kept
+        results.append(CompiledOps(Team(1), USABLE[0], tmp_path).gelu(x))
+    assert torch.equal(*results)

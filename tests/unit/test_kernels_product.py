@@ -118,15 +118,15 @@ def test_output_rows_need_not_fill_a_group(kernel: CompiledKernel, out: int, row
 
 @pytest.mark.parametrize("rows", [1, 4, 5, 200])
 def test_a_bias_is_added_once(kernel: CompiledKernel, rows: int) -> None:
-    """As if added afterwards, bit for bit; also through several panels and where the last group is not full."""
+    """As if added afterwards, bit for bit; also in long rows and where the last group is not full."""
     out, in_ = 40, 64 * 130
     product = kernel.prepare(torch.from_numpy(make_packed(out, in_)), out, in_)
     x, bias = torch.randn(rows, in_), torch.randn(out)
     assert torch.equal(product.with_bias(bias)(x), product(x) + bias)
 
 
-def test_long_rows_pass_through_several_panels(kernel: CompiledKernel) -> None:
-    """A product of more blocks than a panel holds adds its panels up."""
+def test_long_rows_add_up(kernel: CompiledKernel) -> None:
+    """A product of many blocks, not a round number of them."""
     packed = make_packed(32, 64 * 130)
     x = np.random.default_rng(2).standard_normal((9, 64 * 130)).astype(np.float32)
     found = kernel.prepare(torch.from_numpy(packed), 32, 64 * 130)(torch.from_numpy(x)).numpy()
@@ -220,11 +220,19 @@ def test_a_result_may_be_written_into_given_memory(kernel: CompiledKernel) -> No
 
 
 @pytest.mark.parametrize(
-    "place", [torch.zeros(2, 32), torch.zeros(3, 48), torch.zeros(3, 64)[:, ::2], torch.zeros(3, 32).double()]
+    ("out", "place"),
+    [
+        (32, torch.zeros(2, 32)),
+        (32, torch.zeros(3, 48)),
+        (32, torch.zeros(3, 64)[:, ::2]),
+        (32, torch.zeros(3, 32).double()),
+        (40, torch.zeros(3, 40)),
+        (40, torch.zeros(3, 48)),
+    ],
 )
-def test_memory_that_does_not_fit_is_refused(kernel: CompiledKernel, place: torch.Tensor) -> None:
-    """Nothing is written beyond its end."""
-    product = kernel.prepare(torch.from_numpy(make_packed(32, 128)), 32, 128)
+def test_memory_that_does_not_fit_is_refused(kernel: CompiledKernel, out: int, place: torch.Tensor) -> None:
+    """Nothing is written beyond its end, and no result is cut out of it."""
+    product = kernel.prepare(torch.from_numpy(make_packed(out, 128)), out, 128)
     with pytest.raises(WrongShape):
         product(torch.randn(3, 128), place)
 

@@ -1,6 +1,6 @@
 """Builds the compiled kernel for this machine: which variants it has, and which is best for each shape.
 
-A shape that was not seen before is measured for a fraction of a second; the choice is kept as
+A shape that was not seen before is measured for a second or two; the choice is kept as
 JSON in the caller's cache folder, under a key of everything that it depends on. A damaged
 or foreign file counts as no file.
 """
@@ -31,7 +31,7 @@ __all__ = ["CPU_TOO_OLD", "build_kernel", "fastest"]
 
 CPU_TOO_OLD = "this CPU has no AVX2"
 _FILE = "kernel-choice.json"
-_ROUNDS = {1: 31, 4: 31, 16: 15, 128: 5}
+_ROUNDS = {1: 31, 2: 31, 4: 31, 16: 15, 128: 5}
 """More rounds for classes of few rows: their products are short, and neighbours on the machine disturb them more."""
 _WORTH_CHANGING = 0.97
 """A variant is passed over only for one that takes less than this part of its time: closer ones are told by chance."""

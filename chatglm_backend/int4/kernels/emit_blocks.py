@@ -38,8 +38,7 @@ class Arg(IntEnum):
     OUT_STRIDE = 9
     ROW0 = 10
     ROW1 = 11
-    PANEL = 12
-    BIAS = 13
+    BIAS = 12
 
 
 class BlockProducts(KernelWriter):

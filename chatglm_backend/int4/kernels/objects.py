@@ -41,22 +41,24 @@ def kept_object(folder: Path, name: str, key: str) -> ObjectCode | None:
     try:
         head, _, code = _path(folder, name, key).read_bytes().partition(b"\n")
         facts = json.loads(head)
-        if facts["sha256"] != hashlib.sha256(code).hexdigest():
-            return None
-        return ObjectCode(tuple(str(function) for function in facts["functions"]), code)
+        found = ObjectCode(tuple(str(function) for function in facts["functions"]), code)
+        return found if facts["sha256"] == _checksum(found) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def keep_object(folder: Path, name: str, key: str, compiled: ObjectCode) -> None:
     """Keep ``compiled`` and drop what was kept under ``name`` for other keys. A folder that takes no files is left."""
-    head = {"sha256": hashlib.sha256(compiled.code).hexdigest(), "functions": compiled.functions}
+    head = {"sha256": _checksum(compiled), "functions": compiled.functions}
     path = _path(folder, name, key)
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_bytes(json.dumps(head).encode() + b"\n" + compiled.code)
-        part.replace(path)
+        try:
+            part.write_bytes(json.dumps(head).encode() + b"\n" + compiled.code)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
         for other in folder.glob(f"{name}.*{_SUFFIX}"):
             if other != path:
                 other.unlink(missing_ok=True)
@@ -64,3 +66,7 @@ def keep_object(folder: Path, name: str, key: str, compiled: ObjectCode) -> None
 
 def _path(folder: Path, name: str, key: str) -> Path:
     return folder / f"{name}.{hashlib.sha256(key.encode()).hexdigest()[:16]}{_SUFFIX}"
+
+
+def _checksum(compiled: ObjectCode) -> str:
+    return hashlib.sha256("\n".join((*compiled.functions, "")).encode() + compiled.code).hexdigest()

@@ -20,8 +20,8 @@ from chatglm_backend.int4.kernels.team import Team
 
 __all__ = ["ROW_CLASSES", "CompiledKernel", "PickVariant", "Product", "reads_layout", "row_class"]
 
-ROW_CLASSES = (1, 4, 16, 128)
-"""The row counts that stand for one row, a few, some, and a prompt's worth when variants are compared."""
+ROW_CLASSES = (1, 2, 4, 16, 128)
+"""The row counts that stand for one row, two, a few, some, and a prompt's worth when variants are compared."""
 
 PickVariant = Callable[[int, int], Mapping[int, str]]
 """(out, in) -> the variant's name for each of :data:`ROW_CLASSES`."""
@@ -29,8 +29,8 @@ PickVariant = Callable[[int, int], Mapping[int, str]]
 
 def row_class(rows: int) -> int:
     """Which of :data:`ROW_CLASSES` a call with ``rows`` rows belongs to."""
-    if rows == 1:
-        return 1
+    if rows <= 2:
+        return max(1, rows)
     return 4 if rows <= 4 else 16 if rows <= 32 else 128
 
 
@@ -73,11 +73,13 @@ class Product:
         """The same product with ``bias`` [out] added; the weights are shared."""
         return Product(self.layout, self.out, self.in_, self._code, self._team, bias)
 
-    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, into: Tensor | None = None) -> Tensor:
         """``x`` [rows, in_] fp32 -> [rows, out] fp32. Not-a-number in a row stays in that row.
 
-        The result is new, or written into ``out``: contiguous fp32 [rows, ``out`` rounded up to 16]. Memory that was
-        written before has no page faults left to take, some 6 % of a call with 34 MB of results. Raises WrongShape.
+        The result is new, or ``into``: contiguous fp32 [rows, out], for an ``out`` that is a multiple of 16. Memory
+        that was written before has no page faults left to take: 6 % or more of a call with 34 MB of results. The
+        engine's results are too small to gain by it; it is there for comparisons with others that keep theirs.
+        Raises WrongShape.
         """
         if x.dim() != 2 or x.shape[1] != self.in_ or x.dtype != torch.float32:
             raise WrongShape(
@@ -90,16 +92,16 @@ class Product:
             self._team.spoil()
             x = x.contiguous()
         rows, padded = x.shape[0], self._groups * GROUP
-        if out is None:
+        if into is None:
             result = self._team.empty(rows, padded)
-        elif out.shape == (rows, padded) and out.is_contiguous() and out.dtype == torch.float32:
+        elif into.shape == (rows, padded) == (rows, self.out) and into.is_contiguous() and into.dtype == torch.float32:
             self._team.spoil()  # A recording would not keep memory of the caller's.
-            result = out
+            result = into
         else:
             raise WrongShape(
                 tensor="memory for results",
                 path="memory",
-                found=f"{tuple(out.shape)} {out.dtype}",
+                found=f"{tuple(into.shape)} {into.dtype}",
                 expected=f"({rows}, {padded}) contiguous float32",
             )
         if rows:

@@ -32,7 +32,6 @@ Words = np.ndarray[Any, np.dtype[np.int64]]
 
 TILE_ROWS = 128
 """Most rows that one pass of the tile kernel takes: their sums fit the L1 cache."""
-_PANEL_BLOCKS = 64
 PIECES_PER_THREAD = 4
 """Into how many pieces each thread's share is cut, to be done by whichever thread has a core."""
 _WORK_PER_THREAD = 256 * 1024
@@ -123,7 +122,7 @@ class Team:
     def run(self, quantize: int, kernel: int, rows: int, in_: int, groups: int) -> None:
         """Quantise the activations at ``args[X]`` and run ``kernel`` on ``groups`` groups. Hold ``lock``."""
         args, blocks, scratch = self.work.args, in_ // BLOCK, self.work.scratch
-        args[Arg.BLOCKS], args[Arg.ROWS], args[Arg.PANEL] = blocks, rows, _PANEL_BLOCKS
+        args[Arg.BLOCKS], args[Arg.ROWS] = blocks, rows
         parts = self.parts_for(groups * GROUP * in_ * max(1, rows // 4), groups)
         quantize_parts = 1 if rows * in_ < _PARALLEL_QUANTIZE else min(self.threads, blocks)
         passes = max(1, -(-rows // TILE_ROWS))

@@ -35,8 +35,8 @@ class Prefetch:
     level: int
 
 
-SPARSE = Prefetch(ahead=8192, lines=1, level=2)
-FULL = Prefetch(ahead=8192, lines=8, level=1)
+_SPARSE = Prefetch(ahead=8192, lines=1, level=2)
+_FULL = Prefetch(ahead=8192, lines=8, level=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class Variant:
     needs: frozenset[str]
     tile_rows: int
     uses_vnni: bool
-    prefetch: Prefetch | None = FULL
-    prefetch_streaming: Prefetch | None = FULL
+    prefetch: Prefetch | None = _FULL
+    prefetch_streaming: Prefetch | None = _FULL
 
 
 _AVX2_NEEDS = frozenset({"avx2", "fma", "f16c", "bmi", "bmi2"})
@@ -70,10 +70,10 @@ AVX512VNNI = Variant(
     needs=_AVX2_NEEDS | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni"},
     tile_rows=1,
     uses_vnni=True,
-    prefetch_streaming=SPARSE,
+    prefetch_streaming=_SPARSE,
 )
 AVX512VNNI_PLAIN = replace(AVX512VNNI, name="avx512vnni-plain", prefetch=None, prefetch_streaming=None)
-AVX512VNNI_FULL = replace(AVX512VNNI, name="avx512vnni-full", prefetch_streaming=FULL)
+AVX512VNNI_FULL = replace(AVX512VNNI, name="avx512vnni-full", prefetch_streaming=_FULL)
 AVXVNNI = Variant(
     name="avxvnni",
     lanes=8,
