@@ -32,7 +32,7 @@ Words = np.ndarray[Any, np.dtype[np.int64]]
 
 TILE_ROWS = 128
 """Most rows that one pass of the tile kernel takes: their sums fit the L1 cache."""
-PIECES_PER_THREAD = 4
+PIECES_PER_THREAD = 8
 """Into how many pieces each thread's share is cut, to be done by whichever thread has a core."""
 _WORK_PER_THREAD = 256 * 1024
 """Weights that one thread multiplies in some 5 to 10 microseconds, about what waking another costs."""
