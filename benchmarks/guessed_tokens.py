@@ -17,11 +17,12 @@ from statistics import median
 
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
 from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, open_synthetic
-from chatglm_backend.checkpoint.places import cache_root, kernels_root
 from chatglm_backend.core import Completed, GenerationParams, GenerationRequest, TokenEvent
 from chatglm_backend.engine.engine import Engine, EngineOptions
 from chatglm_backend.hardware import plan_threads, read_machine
 from chatglm_backend.models.base import ChatModel
+from chatglm_backend.service.kernels import kernel_cache
+from chatglm_backend.settings import Settings
 
 PROMPT_TOKENS = 32
 
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--kernel", default="auto")
     options = parser.parse_args()
     threads = options.threads or plan_threads(read_machine()).threads
-    bench = open_synthetic(options.model, threads=threads, kernel=options.kernel, cache=kernels_root(cache_root()))
+    bench = open_synthetic(options.model, threads=threads, kernel=options.kernel, cache=kernel_cache(Settings()))
     expected, _ = answer_of(bench.model, options.new_tokens, 0, None)
     runs = []
     for acceptance in (0.0, 0.5, 0.8, 1.0):

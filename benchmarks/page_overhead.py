@@ -27,12 +27,12 @@ from benchmarks.side_by_side.worker import Worker as Reader
 from chatglm_backend.access.policy import policy_from
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
 from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, open_existing, open_synthetic
-from chatglm_backend.checkpoint.places import cache_root, kernels_root
 from chatglm_backend.core import Completed, GenerationParams, GenerationRequest, ModelInfo
 from chatglm_backend.engine.engine import Engine, EngineOptions, StepResult
 from chatglm_backend.hardware import plan_threads, read_machine
 from chatglm_backend.models.base import ChatModel
 from chatglm_backend.service import Service
+from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.service.loading import LoadedModel
 from chatglm_backend.serving.worker import Worker, WorkerOptions
 from chatglm_backend.settings import Settings
@@ -99,7 +99,7 @@ def make_engine(model: str, threads: int) -> RememberingEngine:
         settings = Settings(threads=threads)
         network = open_existing(None, settings, progress=lambda _: None, note=print, env=os.environ).model
     else:
-        network = open_synthetic(model, threads=threads, cache=kernels_root(cache_root())).model
+        network = open_synthetic(model, threads=threads, cache=kernel_cache(Settings())).model
     network.config = replace(network.config, stop_ids=())
     return RememberingEngine(network, SpokenPrompts(network.config))
 

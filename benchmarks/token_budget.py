@@ -21,7 +21,6 @@ import torch
 from chatglm_backend.benchmark.bandwidth import read_bandwidth_gb_s
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
 from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, full_size_config, int4_bytes_per_token
-from chatglm_backend.checkpoint.places import cache_root, kernels_root
 from chatglm_backend.hardware import plan_threads, read_machine
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.synthetic import SyntheticTensors
@@ -30,6 +29,8 @@ from chatglm_backend.models.base import Feed, build_model
 from chatglm_backend.models.decoder import Decoder
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.weights import Embedding, Linear
+from chatglm_backend.service.kernels import kernel_cache
+from chatglm_backend.settings import Settings
 
 __all__ = ["main"]
 
@@ -169,7 +170,7 @@ def main() -> None:
     threads = options.threads or plan_threads(read_machine()).threads
     torch.set_num_threads(threads)
     watch, config = Stopwatch(), full_size_config(SYNTHETIC_MODELS[options.model])
-    choice = select_kernel("auto", threads=threads, cache=kernels_root(cache_root()))
+    choice = select_kernel("auto", threads=threads, cache=kernel_cache(Settings()))
     weights = TimedWeights(Int4Weights(SyntheticTensors(config), choice.kernel), watch)
     ops: Any = TimedOps(choice.ops, watch)
     model = cast("Decoder", build_model(config, weights, ops=ops))

@@ -14,10 +14,11 @@ from typing import cast
 import torch
 
 from benchmarks.kernels import COPIES, random_packed
-from chatglm_backend.checkpoint.places import cache_root, kernels_root
 from chatglm_backend.int4.kernel import KernelName, Product
 from chatglm_backend.int4.kernels.product import Product as CompiledProduct
 from chatglm_backend.int4.select import select_kernel
+from chatglm_backend.service.kernels import kernel_cache
+from chatglm_backend.settings import Settings
 
 
 def in_place(product: Product, x: torch.Tensor) -> Product:
@@ -29,7 +30,7 @@ def in_place(product: Product, x: torch.Tensor) -> Product:
 def main(threads: int, out: int, in_: int, kernel: str) -> None:
     """Lay several matrices out, say so, and serve orders until standard input ends."""
     torch.set_num_threads(threads)
-    chosen = select_kernel(cast("KernelName", kernel), threads=threads, cache=kernels_root(cache_root())).kernel
+    chosen = select_kernel(cast("KernelName", kernel), threads=threads, cache=kernel_cache(Settings())).kernel
     products = [chosen.prepare(random_packed(out, in_), out, in_) for _ in range(COPIES)]
     print(json.dumps({"ready": True, "kernel": chosen.name}), flush=True)
     for line in sys.stdin:

@@ -10,13 +10,14 @@ import sys
 
 from chatglm_backend.benchmark.runner import run_prompts
 from chatglm_backend.benchmark.setup import open_synthetic
-from chatglm_backend.checkpoint.places import cache_root, kernels_root
 from chatglm_backend.core import CancelToken, monotonic_clock
+from chatglm_backend.service.kernels import kernel_cache
+from chatglm_backend.settings import Settings
 
 
 def main(family: str, threads: int, kernel: str) -> None:
     """Build the full-size model in memory, say so, and serve orders until standard input ends."""
-    bench = open_synthetic(family, threads=threads, kernel=kernel, cache=kernels_root(cache_root()))
+    bench = open_synthetic(family, threads=threads, kernel=kernel, cache=kernel_cache(Settings()))
     engine = bench.engine(draft_tokens=0)
     print(json.dumps({"ready": True, "kernel": bench.machine.kernel}), flush=True)
     for number, line in enumerate(sys.stdin):

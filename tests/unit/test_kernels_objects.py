@@ -77,8 +77,8 @@ def test_names_that_were_changed_are_not_believed(tmp_path: Path) -> None:
     assert kept_object(tmp_path, "gates", "key") is None
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A file that cannot take its place is removed."""
+def test_a_file_that_cannot_take_its_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    """As on a full disk, or where something lies in the way."""
     keep_object(tmp_path, "gates", "key", CODE)
     (file,) = tmp_path.iterdir()
     file.unlink()
@@ -117,10 +117,7 @@ def test_rubbish_is_compiled_anew(tmp_path: Path) -> None:
 @needs_avx2
 def test_results_from_kept_code_are_the_same(tmp_path: Path) -> None:
     """Bit for bit."""
-    x = torch.randn(3, 128)
-    results = []
-    for kept in (False, True):
-        native = gates(tmp_path)
-        assert native.kept == kept
-        results.append(CompiledOps(Team(1), USABLE[0], tmp_path).gelu(x))
-    assert torch.equal(*results)
+    x, team = torch.randn(3, 128), Team(1)
+    fresh = CompiledOps(team, USABLE[0]).gelu(x)
+    assert [gates(tmp_path).kept, gates(tmp_path).kept] == [False, True]
+    assert torch.equal(CompiledOps(team, USABLE[0], tmp_path).gelu(x), fresh)

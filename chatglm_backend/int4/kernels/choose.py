@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ import torch
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.int4.kernels.layout import LAYOUT_TAG, layout_nbytes
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_variant
-from chatglm_backend.int4.kernels.objects import source_digest
+from chatglm_backend.int4.kernels.objects import source_digest, write_whole
 from chatglm_backend.int4.kernels.product import ROW_CLASSES, CompiledKernel, PickVariant, Product
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import HostCpu, Variant, host_cpu, usable_variants
@@ -164,10 +163,7 @@ class _Choices:
     def _write(self) -> None:
         """Only this key's choices are kept: other keys are of other versions or thread counts."""
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            part = self._file.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps({self._key: self._known}, indent=1), "utf-8")
-            part.replace(self._file)
+            write_whole(self._file, json.dumps({self._key: self._known}, indent=1).encode())
         except OSError as error:
             self._notify(f"the choice of kernels could not be kept: {error}")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["ObjectCode", "keep_object", "kept_object", "source_digest"]
+__all__ = ["ObjectCode", "keep_object", "kept_object", "source_digest", "write_whole"]
 
 _SUFFIX = ".kernels"
 
@@ -52,16 +52,21 @@ def keep_object(folder: Path, name: str, key: str, compiled: ObjectCode) -> None
     head = {"sha256": _checksum(compiled), "functions": compiled.functions}
     path = _path(folder, name, key)
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            part.write_bytes(json.dumps(head).encode() + b"\n" + compiled.code)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, json.dumps(head).encode() + b"\n" + compiled.code)
         for other in folder.glob(f"{name}.*{_SUFFIX}"):
             if other != path:
                 other.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that other processes see whole or not at all, and its folder. Raises OSError; leaves no half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _path(folder: Path, name: str, key: str) -> Path:
