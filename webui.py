@@ -48,6 +48,7 @@ def build_page(
 
     from chatglm_backend.ui.pages.chat import build_chat_page
     from chatglm_backend.ui.pages.compare import build_compare_page
+    from chatglm_backend.ui.pages.handlers import keep_outputs
     from chatglm_backend.ui.pages.header import build_header, follow_model, stop_when_closed
     from chatglm_backend.ui.pages.model import build_model_page
     from chatglm_backend.ui.pages.prompt import build_prompt_page
@@ -73,6 +74,7 @@ def build_page(
         gr.HTML(f'<p class="cg-foot">{t("footer.note")}</p>')
         follow_model(page, presenter, card, examples, system, model)
         stop_when_closed(page, presenter, chat, tools.compare, tools.speed)
+    keep_outputs(page)
     return page
 
 

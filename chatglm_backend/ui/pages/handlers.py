@@ -1,0 +1,36 @@
+"""No handler ends without a value: Gradio empties every output of a generator that yields nothing."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import gradio as gr
+
+__all__ = ["keep_outputs"]
+
+_Handler = Callable[..., AsyncGenerator[Any, None]]
+
+
+def keep_outputs(page: gr.Blocks) -> None:
+    """Let every generator of the page that yields nothing leave its outputs as they are."""
+    for event in page.fns.values():
+        if inspect.isasyncgenfunction(event.fn):
+            event.fn = _or_nothing_new(event.fn, len(event.outputs))
+
+
+def _or_nothing_new(handler: _Handler, outputs: int) -> _Handler:
+    @functools.wraps(handler)
+    async def run(*values: Any) -> AsyncGenerator[Any, None]:  # noqa: ANN401  what the components hold
+        empty = True
+        async with aclosing(handler(*values)) as updates:
+            async for update in updates:
+                empty = False
+                yield update
+        if empty:
+            yield tuple(gr.skip() for _ in range(outputs)) if outputs > 1 else gr.skip()
+
+    return run

@@ -1,0 +1,102 @@
+"""Every page as it is before anybody did anything: a moment after a fresh load, and later."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from browser_helpers import Serve, Visitor, until
+
+from chatglm_backend.ui.i18n import Texts, load_texts
+
+pytestmark = pytest.mark.browser
+
+_MOMENTS_S = (1, 3, 10)
+_TABS = ("prompt", "chat", "compare", "speed", "model")
+_FIGURES = (
+    "inference_time", "ttft", "prefill", "decode", "prompt_tokens", "cached_tokens", "completion_tokens",
+    "guessed_tokens", "queue", "memory", "threads", "kernel",
+)  # fmt: skip
+_TIMING = ("status.idle", *(f"timing.{figure}" for figure in _FIGURES))
+_SHOWN = {
+    "prompt": (
+        "prompt.label", "prompt.generate", "prompt.stop", "prompt.clear", "prompt.output", "prompt.sent",
+        "prompt.max_new_tokens", "prompt.sampling", "examples.1", *_TIMING,
+    ),
+    "chat": (
+        "chat.box", "chat.send", "prompt.stop", "chat.new", "chat.preset.email", "history.title", "history.search",
+        "history.import", "prompt.max_new_tokens", "prompt.sampling", *_TIMING,
+    ),
+    "compare": (
+        "prompt.label", "compare.generate", "compare.stop", "prompt.temperature", "prompt.output",
+        "compare.kernel.bigdl", "prompt.format.chat", *_TIMING,
+    ),
+    "speed": ("speed.start", "prompt.stop", "speed.idle"),
+    "model": ("model.source", "model.load", "model.cancel", "doctor.run", "model.fact.name", "model.fact.threads"),
+}  # fmt: skip
+_LOOK = """() => {
+  const parts = document.querySelectorAll("button, [role=tab], label, dt, dd, .cg-status");
+  return [...parts].filter((part) => part.checkVisibility()).map((part) => [
+    part.tagName, part.id || part.closest("[id]").id, part.ariaLabel || part.innerText || part.title]);
+}"""
+
+
+@dataclass(frozen=True)
+class _Fresh:
+    """A page that was just loaded; the Prompt page if no ``tabs`` are walked through."""
+
+    page: Any
+    texts: Texts
+    name: str
+    tabs: Sequence[str]
+    loaded: float
+
+    def problems(self, seconds: float) -> list[str]:
+        """What is wrong with it so long after the load."""
+        time.sleep(max(0.0, self.loaded + seconds - time.monotonic()))
+        if not self.tabs:
+            return [f"{self.name}, {seconds} s: {problem}" for problem in self._wrong("prompt")]
+        found = []
+        for tab in self.tabs:
+            self.page.get_by_role("tab").nth(_TABS.index(tab)).click()
+            self.page.locator(f"#cg-tab-{tab}").wait_for()
+            with contextlib.suppress(AssertionError):  # it is built when it is opened
+                until(lambda tab=tab: not self._wrong(tab), 2)
+            found += [f"{self.name}, {tab}, {seconds} s: {problem}" for problem in self._wrong(tab)]
+        return found
+
+    def _wrong(self, tab: str) -> list[str]:
+        said, t = set(), self.texts
+        catalogue = {t(key) for key in t.keys() if "{" not in t(key)}  # noqa: SIM118  no mapping
+        strange = []
+        for kind, where, text in self.page.evaluate(_LOOK):
+            lines = {line.removeprefix("A: ").removeprefix("B: ").strip() for line in text.split("\n")} - {"▼"}
+            said |= lines
+            if not text.strip() or (kind != "DD" and not lines <= catalogue):
+                strange.append(f"{kind} of {where} says {text!r}")
+        missing = [
+            f"{key} is not there" for key in (*(f"tab.{one}" for one in _TABS), *_SHOWN[tab]) if t(key) not in said
+        ]
+        return strange + missing
+
+
+def test_a_fresh_page_says_what_the_catalogue_says(serve: Serve, visitor: Visitor) -> None:
+    """One, three and ten seconds after the load, nothing has lost its words: no button, label, status or figure."""
+    site, opened, problems = serve("kept"), [], []
+    for (language, locale), width in itertools.product((("zh", "zh-CN"), ("en", "en-US")), (1280, 360)):
+        still = visitor(site, language=locale, width=width).page
+        for tabs in ((), _TABS[1:]):
+            page = still if not tabs else still.context.new_page()
+            if tabs:
+                page.goto(site.url)
+                page.locator("#cg-prompt textarea").wait_for()
+            opened.append(_Fresh(page, load_texts(language), f"{language} {width}", tabs, time.monotonic()))
+            problems += opened[-1].problems(_MOMENTS_S[0])
+    for seconds, fresh in itertools.product(_MOMENTS_S[1:], opened):
+        problems += fresh.problems(seconds)
+    assert problems == []
