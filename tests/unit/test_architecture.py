@@ -15,6 +15,7 @@ PACKAGE = ROOT / "chatglm_backend"
 # A room may import rooms of a lower number, and itself.
 FLOORS: dict[str, int] = {
     "__init__": 0,
+    "sentences": -1,
     "errors": 0,
     "installed": 0,
     "core": 1,

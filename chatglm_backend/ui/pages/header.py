@@ -50,7 +50,7 @@ def build_header(presenter: Presenter) -> gr.HTML:
 def _gradio_labels(t: Texts) -> dict[str, str]:
     """Gradio's own labels that no setting of its changes, and what they should be; the page's script puts them in."""
     theirs = load_texts("en")
-    return {theirs(key): t(key) for key in sorted(theirs.keys()) if key.startswith("gradio.") and theirs(key) != t(key)}
+    return {theirs(key): t(key) for key in sorted(theirs.codes) if key.startswith("gradio.") and theirs(key) != t(key)}
 
 
 def follow_model(
