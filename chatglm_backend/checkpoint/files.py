@@ -1,4 +1,4 @@
-"""Cheap checks of weight files, and reading JSON, with errors that name the file.
+"""Cheap checks of weight files, with errors that name the file.
 
 Reads headers only: a few kilobytes of each file. Knows nothing of tensors' meaning.
 """
@@ -6,7 +6,6 @@ Reads headers only: a few kilobytes of each file. Knows nothing of tensors' mean
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import struct
 import zipfile
@@ -14,19 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatglm_backend.errors import CheckpointError, DamagedFile, LfsPointerFile, MissingFile
+from chatglm_backend.errors import DamagedFile, LfsPointerFile, MissingFile
+from chatglm_backend.textfile import is_lfs_pointer, parse_json
 
 __all__ = [
     "HeaderEntry",
     "check_weight_file",
     "file_fingerprint",
     "hash_file",
-    "is_lfs_pointer",
-    "read_json",
     "read_safetensors_header",
 ]
 
-_LFS_START = b"version https://git-lfs.github.com/spec/"
 _MAX_HEADER = 100_000_000
 _SAMPLE = 4096
 _SAMPLES = 16
@@ -43,35 +40,6 @@ class HeaderEntry:
     shape: tuple[int, ...]
     start: int
     end: int
-
-
-def is_lfs_pointer(path: Path) -> bool:
-    """Whether git left a pointer here in place of the file."""
-    with path.open("rb") as file:
-        return file.read(len(_LFS_START)) == _LFS_START
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """Read a JSON object. Raises MissingFile, LfsPointerFile, DamagedFile, or CheckpointError
-    where the system forbids it.
-    """
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise MissingFile(path=path) from None
-    except PermissionError as error:
-        raise CheckpointError(path=path, reason="you may not read it") from error
-    except OSError as error:
-        raise DamagedFile(path=path, reason=error.strerror or "it cannot be read") from error
-    if raw.startswith(_LFS_START):
-        raise LfsPointerFile(path=path)
-    try:
-        value = json.loads(raw.decode("utf-8"))
-    except (UnicodeDecodeError, ValueError, RecursionError):
-        raise DamagedFile(path=path, reason="it is not valid JSON") from None
-    if not isinstance(value, dict):
-        raise DamagedFile(path=path, reason="it is not a JSON object")
-    return value
 
 
 def check_weight_file(path: Path) -> None:
@@ -108,9 +76,11 @@ def read_safetensors_header(path: Path) -> dict[str, HeaderEntry]:
             raise DamagedFile(path=path, reason="its header is cut off")
         raw = file.read(length)
     try:
-        header = json.loads(raw.decode("utf-8"))
+        header = parse_json(raw)
+        if not isinstance(header, dict):
+            raise TypeError
         entries = {name: _header_entry(value, 8 + length) for name, value in header.items() if name != "__metadata__"}
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedFile(path=path, reason="its header cannot be read") from None
     needed = max((entry.end for entry in entries.values()), default=8 + length)
     if needed != size:

@@ -87,6 +87,6 @@ def _token(env: Mapping[str, str]) -> str | None:
             return env[name].strip()
     place = Path(env["HF_TOKEN_PATH"]) if env.get("HF_TOKEN_PATH") else hub_cache(env).parent / "token"
     try:
-        return expanded(place).read_text(encoding="utf-8").strip() or None
+        return expanded(place).read_text(encoding="utf-8-sig").strip() or None
     except (OSError, UnicodeDecodeError):
         return None

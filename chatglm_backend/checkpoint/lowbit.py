@@ -15,7 +15,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from chatglm_backend.checkpoint.files import read_json
 from chatglm_backend.checkpoint.lock import writer_lock
 from chatglm_backend.checkpoint.manifest import (
     Manifest,
@@ -30,6 +29,7 @@ from chatglm_backend.checkpoint.writer import Opener, StreamWriter, TensorLayout
 from chatglm_backend.core import CancelToken
 from chatglm_backend.errors import CheckpointError, MissingFile
 from chatglm_backend.models.config import ModelConfig
+from chatglm_backend.textfile import read_json
 
 __all__ = ["DERIVED", "Checkpoint", "LowBitCheckpoint", "Tensors", "open_low_bit"]
 

@@ -16,9 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from chatglm_backend.checkpoint.files import hash_file, read_json
+from chatglm_backend.checkpoint.files import hash_file
 from chatglm_backend.errors import CheckpointError, DamagedFile, DamagedLowBit, MissingFile
 from chatglm_backend.models.config import Family
+from chatglm_backend.textfile import read_json
 
 __all__ = [
     "FORMAT_VERSION",

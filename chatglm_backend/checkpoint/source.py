@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from chatglm_backend.checkpoint.files import check_weight_file, file_fingerprint, read_json
+from chatglm_backend.checkpoint.files import check_weight_file, file_fingerprint
 from chatglm_backend.checkpoint.manifest import MANIFEST, read_manifest
 from chatglm_backend.errors import (
     CheckpointError,
@@ -25,6 +25,7 @@ from chatglm_backend.errors import (
     UnsupportedQuantization,
 )
 from chatglm_backend.models.config import Family, ModelConfig, family_named_in
+from chatglm_backend.textfile import is_lfs_pointer, read_json
 
 __all__ = [
     "CheckpointFolder",
@@ -115,10 +116,8 @@ def tokenizer_files(path: Path) -> tuple[Path, ...]:
     """The tokenizer's files that are there. Raises LfsPointerFile where git left pointers."""
     found = tuple(path / name for name in TOKENIZER_FILES if (path / name).is_file())
     for file in found:
-        if file.suffix == ".model":
-            with file.open("rb") as opened:
-                if opened.read(24).startswith(b"version https://git-lfs"):
-                    raise LfsPointerFile(path=file)
+        if file.suffix == ".model" and is_lfs_pointer(file):
+            raise LfsPointerFile(path=file)
     return found
 
 

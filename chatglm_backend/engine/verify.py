@@ -6,7 +6,6 @@ fp32 KV cache wherever the tolerance is tighter than fp16 keys and values allow 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from chatglm_backend.errors import RequestError, UnusableReference
+from chatglm_backend.errors import CheckpointError, RequestError, UnusableReference
 from chatglm_backend.models.base import ChatModel, Feed
 from chatglm_backend.models.kv_cache import KVCache
+from chatglm_backend.textfile import read_json
 
 __all__ = ["DEFAULT_TOLERANCE", "CaseReport", "Precision", "VerifyReport", "verify_logits"]
 
@@ -194,10 +194,9 @@ def _read_cases(path: Path) -> list[object]:
     if not path.is_file():
         raise UnusableReference(path=path, reason="it is missing")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        cases = read_json(path).get("cases")
+    except CheckpointError as error:
         raise UnusableReference(path=path, reason="it is not JSON") from error
-    cases = document.get("cases") if isinstance(document, dict) else None
     if not isinstance(cases, list):
         raise UnusableReference(path=path, reason="it holds no list of cases")
     return cases

@@ -10,6 +10,7 @@ from typing import cast
 
 from chatglm_backend.errors import ImportDamaged, ImportNotOurs, ImportOtherVersion, ImportTooLarge
 from chatglm_backend.store.records import Conversation, StoredMessage
+from chatglm_backend.textfile import parse_json
 
 __all__ = ["MAX_IMPORT_BYTES", "from_json", "to_json", "to_markdown"]
 
@@ -66,8 +67,8 @@ def from_json(data: bytes) -> tuple[Conversation, ...]:
     if len(data) > MAX_IMPORT_BYTES:
         raise ImportTooLarge(megabytes=MAX_IMPORT_BYTES // 1_000_000)
     try:
-        body = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        body = parse_json(data)
+    except ValueError as error:
         raise ImportNotOurs() from error
     if not isinstance(body, dict) or body.get("format") != _FORMAT:
         raise ImportNotOurs()

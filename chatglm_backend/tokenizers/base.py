@@ -6,7 +6,6 @@ piece; control ids are added by number. Knows no model and no tensor.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ import sentencepiece
 
 from chatglm_backend.core import Message, PromptFormat
 from chatglm_backend.errors import DamagedFile, LfsPointerFile, MissingFile
+from chatglm_backend.textfile import is_lfs_pointer
 from chatglm_backend.tokenizers.streaming import PieceTable, StreamingDecoder
 
 Family = Literal["chatglm", "chatglm2", "chatglm3"]
 FAMILIES: tuple[Family, ...] = ("chatglm", "chatglm2", "chatglm3")
 
 _TRAINING_TIME = "[[训练时间]]"
-_LFS_START = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,30 +162,16 @@ def load_processor(path: Path) -> sentencepiece.SentencePieceProcessor:
     """Read a sentencepiece model through Python, so that any path works on any system."""
     if not path.is_file():
         raise MissingFile(path=str(path))
-    data = path.read_bytes()
-    if data.startswith(_LFS_START):
+    if is_lfs_pointer(path):
         raise LfsPointerFile(path=str(path))
     processor = sentencepiece.SentencePieceProcessor()
     try:
-        loaded = processor.LoadFromSerializedProto(data)
+        loaded = processor.LoadFromSerializedProto(path.read_bytes())
     except (RuntimeError, OSError) as error:
         raise DamagedFile(path=str(path), reason="it is not a sentencepiece model") from error
     if not loaded or processor.get_piece_size() == 0:
         raise DamagedFile(path=str(path), reason="it is not a sentencepiece model")
     return processor
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """Return a JSON object from a file, or an empty one where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DamagedFile(path=str(path), reason="it is not JSON") from error
-    if not isinstance(found, dict):
-        raise DamagedFile(path=str(path), reason="it is not a JSON object")
-    return found
 
 
 def int_field(config: dict[str, object], name: str, default: int, path: Path) -> int:

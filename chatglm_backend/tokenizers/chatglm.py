@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from chatglm_backend.core import Message
+from chatglm_backend.textfile import read_json
 from chatglm_backend.tokenizers.base import (
     EncodedPrompt,
     Family,
     SentencePieceTokenizer,
     int_field,
-    read_json,
     rounds_of,
     without_lone_surrogates,
 )
@@ -35,10 +35,12 @@ class ChatGLMTokenizer(SentencePieceTokenizer):
 
     def __init__(self, folder: Path) -> None:
         config_file = folder / "config.json"
-        config = read_json(config_file)
+        config = read_json(config_file, optional=True)
         details_file = folder / "tokenizer_config.json"
         old = config.get("vocab_size") == _IMAGE_REVISION_VOCABULARY
-        images = int_field(read_json(details_file), "num_image_tokens", _IMAGE_TOKENS if old else 0, details_file)
+        images = int_field(
+            read_json(details_file, optional=True), "num_image_tokens", _IMAGE_TOKENS if old else 0, details_file
+        )
         super().__init__(folder / MODEL_FILE, shift=images, whitespace_tags=True)
 
         def special(field: str, piece: str) -> int:

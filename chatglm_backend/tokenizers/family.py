@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 
 from chatglm_backend.errors import ConfigError, MissingFile
-from chatglm_backend.tokenizers.base import Family, read_json
+from chatglm_backend.textfile import read_json
+from chatglm_backend.tokenizers.base import Family
 from chatglm_backend.tokenizers.chatglm import MODEL_FILE as V1_FILE
 from chatglm_backend.tokenizers.chatglm2 import MODEL_FILE as V2_FILE
 
@@ -27,8 +28,8 @@ def detect_family(folder: Path) -> tuple[Family, str]:
         return "chatglm", f"it holds {V1_FILE}"
     if not (folder / V2_FILE).is_file():
         raise MissingFile(path=str(folder / V2_FILE))
-    config = read_json(folder / "config.json")
-    details = read_json(folder / "tokenizer_config.json")
+    config = read_json(folder / "config.json", optional=True)
+    details = read_json(folder / "tokenizer_config.json", optional=True)
     names = (config.get("_name_or_path"), details.get("name_or_path"), folder.resolve().name)
     for name in names:
         found = _NUMBERED.search(str(name).lower())

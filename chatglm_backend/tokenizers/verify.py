@@ -13,7 +13,8 @@ from typing import cast
 
 from chatglm_backend.core import Message, Role
 from chatglm_backend.errors import CheckpointError, UnusableReference
-from chatglm_backend.tokenizers.base import Family, SentencePieceTokenizer, load_tokenizer, read_json
+from chatglm_backend.textfile import read_json
+from chatglm_backend.tokenizers.base import Family, SentencePieceTokenizer, load_tokenizer
 from chatglm_backend.tokenizers.chatglm import ChatGLMTokenizer
 from chatglm_backend.tokenizers.family import detect_family
 

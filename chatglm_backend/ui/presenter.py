@@ -207,7 +207,7 @@ class Presenter:
 def _demo_examples(language: str) -> tuple[str, ...]:
     source = files("chatglm_backend") / "demo_model" / "examples.json"
     try:
-        prompts = json.loads(source.read_text(encoding="utf-8"))[language]
+        prompts = json.loads(source.read_text(encoding="utf-8-sig"))[language]
     except (OSError, ValueError, KeyError):
         return ()
     return tuple(str(prompt) for prompt in prompts)[:6]

@@ -20,6 +20,7 @@ FLOORS: dict[str, int] = {
     "installed": 0,
     "core": 1,
     "network": 1,
+    "textfile": 1,
     "settings": 2,
     "logs": 3,
     "hardware": 2,

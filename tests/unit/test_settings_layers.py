@@ -101,6 +101,12 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
         load_settings({}, {}, file=write(tmp_path / "c.toml", "port = = 1"))
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    """Windows editors put one in front."""
+    (tmp_path / "c.toml").write_bytes(b"\xef\xbb\xbfthreads = 4\n")
+    assert load_settings({}, {}, file=tmp_path / "c.toml").threads == 4
+
+
 def test_auto_is_a_value_where_it_is_allowed(tmp_path: Path) -> None:
     """Auto overrides a number from a lower layer."""
     file = write(tmp_path / "c.toml", "threads = 4\n")
