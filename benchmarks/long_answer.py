@@ -1,6 +1,6 @@
 """What a long Markdown answer costs on the Chat page: updates a second, bytes and browser time of one, as it grows.
 
-The real application with the scripted service, the system's Chromium without a window, and its own counters: bytes
+The real application with a scripted model, the system's Chromium without a window, and its own counters: bytes
 of the event stream as they arrive, seconds of the page's main thread.
 
     python -m benchmarks.long_answer --tokens 4000 --tokens-per-second 50
@@ -27,8 +27,9 @@ from playwright.sync_api import sync_playwright
 
 from chatglm_backend.core import GenerationRequest
 from chatglm_backend.network import quiet_environment
+from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
-from chatglm_backend.testing import Script, ScriptedService, ScriptedTicket
+from chatglm_backend.testing import Script, ScriptedAnswer, ScriptedModel
 from chatglm_backend.ui.listen import take_port
 from webui import create_app
 
@@ -65,12 +66,12 @@ def step(model, ids, cache):
 _LIMIT_S = 240.0
 
 
-class _LongAnswers(ScriptedService):
+class _LongAnswers(ScriptedModel):
     """Answers at full length, whatever the page's slider allows."""
 
-    def submit(self, request: GenerationRequest) -> ScriptedTicket:
+    def prepare(self, request: GenerationRequest) -> ScriptedAnswer:
         params = replace(request.params, max_new_tokens=10**6)
-        return ScriptedService.submit(self, replace(request, params=params))
+        return ScriptedModel.prepare(self, replace(request, params=params))
 
 
 @dataclass
@@ -130,9 +131,9 @@ def answer_pieces(tokens: int) -> tuple[str, ...]:
 
 @contextmanager
 def _served(pieces: tuple[str, ...], delay_s: float) -> Iterator[tuple[str, _LongAnswers]]:
-    service = _LongAnswers(fallback=Script(pieces, delay_s=delay_s))
+    model = _LongAnswers(fallback=Script(pieces, delay_s=delay_s))
     with tempfile.TemporaryDirectory() as data:
-        app = create_app(service, Settings(data=data))
+        app = create_app(Service(loader=model, env={}), Settings(data=data))
         listener = take_port("127.0.0.1", 0)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -140,7 +141,7 @@ def _served(pieces: tuple[str, ...], delay_s: float) -> Iterator[tuple[str, _Lon
         try:
             while not server.started:
                 time.sleep(0.1)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}", service
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", model
         finally:
             server.should_exit = True
             thread.join(20)
@@ -156,7 +157,7 @@ def _moment(page: Any, devtools: Any, stream: _Stream, made: int) -> _Moment:  #
 def measure(tokens: int, rate: float) -> list[_Moment]:
     """One answer; the counters at each quarter thousand of its tokens."""
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
-    with _served(answer_pieces(tokens), 1 / rate) as (url, service), sync_playwright() as playwright:
+    with _served(answer_pieces(tokens), 1 / rate) as (url, model), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(_FLAGS))
         page = browser.new_page(viewport={"width": 1280, "height": 900}, locale="en-US")
         devtools, stream = page.context.new_cdp_session(page), _Stream()
@@ -174,7 +175,7 @@ def measure(tokens: int, rate: float) -> list[_Moment]:
         until = time.perf_counter() + _LIMIT_S
         while time.perf_counter() < until and (not moments or moments[-1].made < tokens):
             page.wait_for_timeout(50)
-            made = service.tickets[-1].made if service.tickets else 0
+            made = model.answers[-1].made if model.answers else 0
             if made and (not moments or made >= min(tokens, len(moments) * 250)):
                 moments.append(_moment(page, devtools, stream, made))
         browser.close()

@@ -110,7 +110,7 @@ def loaded(engine: RememberingEngine, threads: int) -> LoadedModel:
     info = ModelInfo(
         "random weights", config.family, 0, config.context_limit, "auto", "", threads, "float16", 0, 0,
     )  # fmt: skip
-    worker: Worker[Any] = Worker(engine, WorkerOptions(max_running=1))
+    worker: Worker[Any] = Worker({"": engine}, WorkerOptions(max_running=1))
     return LoadedModel(info, engine.words, engine.encode, worker)
 
 

@@ -130,7 +130,9 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.INFO)
     threads = options.threads or plan_threads(read_machine()).threads
-    worker: Worker[Any] = Worker(make_engine(options.synthetic, threads), WorkerOptions(max_running=options.visitors))
+    worker: Worker[Any] = Worker(
+        {"": make_engine(options.synthetic, threads)}, WorkerOptions(max_running=options.visitors)
+    )
     visitors = Visitors(worker)
     visitors.together(1, options.prompt_tokens, 8)  # warms up
     print(f"{options.synthetic}, {threads} threads, {options.visitors} visitors, {options.new_tokens} tokens each\n")

@@ -106,13 +106,13 @@ class GenerationParams:
 class GenerationRequest:
     """One answer to make: either ``prompt`` (with ``prompt_format``) or ``messages``, never both.
 
-    ``session_id`` names the visitor, for fairness and limits; ``ignore_stop_ids`` is for
+    ``visitor`` names whose it is, for fairness, limits and the prefix cache; ``ignore_stop_ids`` is for
     benchmarks and checks, which need a fixed number of tokens. ``kernel`` is empty for the model's
     own, or one of :attr:`ModelInfo.other_kernels`, for comparisons.
     """
 
     request_id: str
-    session_id: str = "local"
+    visitor: str = "local"
     prompt: str | None = None
     messages: tuple[Message, ...] = ()
     prompt_format: PromptFormat = "recipe"

@@ -69,7 +69,7 @@ class QueueFull(RequestError, code="queue_full"):
 
 
 class TooManyRequests(RequestError, code="too_many_requests"):
-    """One visitor has too many requests at once."""
+    """One visitor has too many requests waiting."""
 
 
 class ModelNotReady(RequestError, code="model_not_ready"):

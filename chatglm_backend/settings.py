@@ -127,7 +127,7 @@ class Settings:
     tls_cert: str | None = _setting(None, "text", "Certificate file (PEM) for https.")
     tls_key: str | None = _setting(None, "text", "Key file (PEM) for https.")
     queue_limit: int = _setting(64, "int", "Most requests that wait.", low=0, high=100_000)
-    visitor_limit: int = _setting(4, "int", "Most requests of one visitor, running or waiting.", low=1, high=100_000)
+    visitor_limit: int = _setting(4, "int", "Most answers of one visitor made at the same time.", low=1, high=100_000)
     request_timeout: float = _setting(600.0, "float", "Most seconds for one answer; 0: no limit.", low=0, high=86_400)
     disconnect_grace: float = _setting(
         10.0, "float", "Seconds that an answer goes on after its page has gone.", low=0, high=3600

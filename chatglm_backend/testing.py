@@ -1,28 +1,26 @@
-"""A scripted service for pages and endpoints: answers that no small model can be made to give.
+"""A scripted model under the real worker and service: answers that no small model can be made to give.
 
-It streams prepared pieces of text with delays, errors, HTML, LaTeX or thousands of tokens, and
-plays a model that loads slowly or fails. It keeps to the interface that the real service has,
-so that the page under test is the page people use. No flag reaches it: tests start it themselves.
-It knows no model, no page and no HTTP.
+It streams prepared pieces of text with delays, errors, HTML, LaTeX or thousands of tokens, and plays a model
+that loads slowly or fails. No flag reaches it: tests start it themselves. It imports no torch, and knows no
+page and no HTTP.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from chatglm_backend.core import (
     CancelToken,
-    Clock,
     Completed,
     Event,
     FinishReason,
     GenerationRequest,
     LoadProgress,
     ModelInfo,
-    ModelState,
-    ModelStatus,
     PrefillProgress,
     Queued,
     Timing,
@@ -30,16 +28,22 @@ from chatglm_backend.core import (
     Usage,
     monotonic_clock,
 )
-from chatglm_backend.errors import ChatGLMError, EngineFailure, ModelNotReady, ShuttingDown
+from chatglm_backend.errors import ChatGLMError, EngineFailure, LoadCancelled, RequestError
+from chatglm_backend.service import LoadedModel, Service
+from chatglm_backend.service.loading import Note, Progress
+from chatglm_backend.serving.worker import Worker, WorkerOptions
+from chatglm_backend.settings import AUTO, Settings
 
-__all__ = ["SCENES", "Script", "ScriptedPrompt", "ScriptedService", "ScriptedTicket", "scripted_model"]
+__all__ = ["SCENES", "Script", "ScriptedAnswer", "ScriptedModel", "ScriptedPrompt", "scripted_info", "scripted_service"]
+
+_TICK_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
     """One prepared answer. ``delay_s`` is the pause before every piece; ``queue`` the positions shown first.
 
-    ``refuse`` is raised at submission; ``fail_after`` pieces, the stream raises instead of going on.
+    ``refuse`` is raised at submission; after ``fail_after`` pieces the answer fails instead of going on.
     """
 
     pieces: tuple[str, ...]
@@ -47,7 +51,7 @@ class Script:
     queue: tuple[int, ...] = ()
     prompt_tokens: int = 12
     prefill_units: int = 4
-    refuse: ChatGLMError | None = None
+    refuse: RequestError | None = None
     fail_after: int | None = None
 
 
@@ -95,7 +99,7 @@ SCENES: Mapping[str, Script] = {
 """Scenes by a word in the prompt; the first that occurs in it is played."""
 
 
-def scripted_model(*, is_demo: bool = False) -> ModelInfo:
+def scripted_info(*, is_demo: bool = False) -> ModelInfo:
     """A model description with believable numbers."""
     return ModelInfo(
         name="scripted-chatglm",
@@ -113,147 +117,80 @@ def scripted_model(*, is_demo: bool = False) -> ModelInfo:
     )
 
 
-class ScriptedTicket:
-    """The handle of one scripted answer."""
+@dataclass(eq=False, slots=True)
+class ScriptedAnswer:
+    """One answer, from the moment it is taken in line; ``made`` pieces are written, ``due`` is the next one's time."""
 
-    def __init__(self, request: GenerationRequest, script: Script, clock: Clock = monotonic_clock) -> None:
-        self.request_id = request.request_id
-        self.made = 0
-        self.ended = threading.Event()
-        self._request = request
-        self._script = script
-        self._clock = clock
-        self._cancel = CancelToken()
-        self._wake = threading.Event()
+    request: GenerationRequest
+    script: Script
+    made: int = 0
+    due: float = 0.0
+    ended: threading.Event = field(default_factory=threading.Event)
+    cancel: CancelToken = field(default_factory=CancelToken)
+    play: Iterator[float | Event | RequestError] = field(default_factory=lambda: iter(()))
+    kv_bytes: int = 0
 
-    def cancel(self, reason: FinishReason = FinishReason.CANCELLED) -> None:
-        """End the answer before its next piece."""
-        self._cancel.cancel(reason)
-        self._wake.set()
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt, as the script says."""
+        return self.script.prompt_tokens
 
     @property
     def cancelled(self) -> bool:
-        """Whether someone asked for the end."""
-        return self._cancel.cancelled
-
-    def events(self) -> Iterator[Event]:
-        """The scripted events, at the script's pace.
-
-        Raises:
-            EngineFailure: where the script says so.
-        """
-        try:
-            yield from self._play()
-        finally:
-            self.ended.set()
-
-    def _play(self) -> Iterator[Event]:
-        script, start = self._script, self._clock()
-        for position in script.queue:
-            yield Queued(position, position * 2.0)
-            self._pause(script.delay_s)
-        queued_until = self._clock()
-        for unit in range(1, script.prefill_units + 1):
-            if self._cancel.cancelled:
-                break
-            self._pause(script.delay_s)
-            yield PrefillProgress(script.prompt_tokens * unit // script.prefill_units, script.prompt_tokens)
-        first = last = self._clock()
-        limit = self._request.params.max_new_tokens
-        for index, piece in enumerate(script.pieces[:limit]):
-            self._pause(script.delay_s)
-            if self._cancel.cancelled:
-                break
-            if index == script.fail_after:
-                raise EngineFailure(reason="a scripted failure")
-            self.made = index + 1
-            last = self._clock()
-            first = last if index == 0 else first
-            yield TokenEvent(index, 100 + index, piece)
-        if script.fail_after is not None and not self._cancel.cancelled:
-            raise EngineFailure(reason="a scripted failure")
-        yield Completed(
-            self._reason(), Usage(script.prompt_tokens, self.made), self._timing(start, queued_until, first, last)
-        )
-
-    def _pause(self, seconds: float) -> None:
-        self._wake.wait(seconds)
-
-    def _reason(self) -> FinishReason:
-        if self._cancel.cancelled:
-            return self._cancel.reason
-        return FinishReason.LENGTH if self.made < len(self._script.pieces) else FinishReason.STOP
-
-    def _timing(self, start: float, queued_until: float, first: float, last: float) -> Timing:
-        prefill = max(first - queued_until, 1e-6)
-        return Timing(
-            queue_wait_s=queued_until - start,
-            ttft_s=first - start,
-            prefill_s=prefill,
-            prefill_tok_s=self._script.prompt_tokens / prefill,
-            decode_tok_s=(self.made - 1) / (last - first) if self.made > 1 and last > first else None,
-            total_s=self._clock() - start,
-        )
+        """Whether someone asked for the end while it ran."""
+        return self.cancel.cancelled
 
 
 @dataclass(slots=True)
-class ScriptedService:
-    """Plays the whole service. ``load_error`` makes loading fail after its stages; ``tickets`` records all answers.
+class ScriptedModel:
+    """Loads like a model, and answers like an engine. ``answers`` records all that were accepted.
 
-    With ``hold``, loadings stay half done until :meth:`hold_loading` lets them go on.
+    ``load_error`` makes loading fail after its stages; with ``hold``, loadings stay half done until it is taken back.
     """
 
     scenes: Mapping[str, Script] = field(default_factory=lambda: SCENES)
     fallback: Script = field(default_factory=lambda: Script(("An", " answer", " from", " the", " script", ".")))
-    info: ModelInfo = field(default_factory=scripted_model)
+    info: ModelInfo = field(default_factory=scripted_info)
     load_seconds: float = 0.0
     load_error: ChatGLMError | None = None
     hold: bool = False
-    tickets: list[ScriptedTicket] = field(default_factory=list)
-    requests: list[GenerationRequest] = field(default_factory=list)
+    answers: list[ScriptedAnswer] = field(default_factory=list)
     loaded: list[str | None] = field(default_factory=list)
-    _status: ModelStatus = field(default_factory=lambda: ModelStatus(ModelState.NONE))
-    _ready: threading.Event = field(default_factory=threading.Event)
-    _stop_load: threading.Event = field(default_factory=threading.Event)
-    _closed: bool = False
+    _running: list[ScriptedAnswer] = field(default_factory=list)
 
-    def status(self) -> ModelStatus:
-        """Where loading is."""
-        return self._status
+    @property
+    def requests(self) -> list[GenerationRequest]:
+        """What was asked."""
+        return [answer.request for answer in self.answers]
 
-    def load(self, model: str | None) -> None:
-        """Begin a scripted loading; returns at once."""
+    def __call__(
+        self, model: str | None, settings: Settings, *, progress: Progress, cancel: CancelToken, note: Note,
+        env: Mapping[str, str],
+    ) -> LoadedModel:  # fmt: skip
+        """A scripted loading, in 20 steps. Raises LoadCancelled and ``load_error``."""
+        del note, env
         self.loaded.append(model)
-        self._ready.clear()
-        self._stop_load.clear()
-        if self.load_seconds == 0:
-            self._finish()
-            return
-        self._status = ModelStatus(ModelState.LOADING, LoadProgress("find"))
-        threading.Thread(target=self._load, daemon=True).start()
+        total, stages, steps = 3_300_000_000, ("find", "check", "convert", "map", "warm_up"), 20
+        for step in range(steps if self.load_seconds else 0):
+            until = time.monotonic() + self.load_seconds / steps
+            while time.monotonic() < until or (self.hold and step == steps // 2):
+                if cancel.cancelled:
+                    raise LoadCancelled(model=str(model))
+                time.sleep(_TICK_S)
+            stage = cast("Any", stages[step * len(stages) // steps])
+            progress(LoadProgress(stage, total * (step + 1) // steps, total))
+        if self.load_error is not None:
+            raise self.load_error
+        options = WorkerOptions(
+            max_running=16 if settings.max_running == AUTO else int(settings.max_running),
+            queue_limit=settings.queue_limit,
+            visitor_limit=settings.visitor_limit,
+            log_prompts=settings.log_prompts,
+        )
+        worker = Worker(dict.fromkeys(("", *self.info.other_kernels), self), options)
+        return LoadedModel(self.info, cast("Any", None), cast("Any", self.encode), cast("Any", worker))
 
-    def hold_loading(self, hold: bool) -> None:  # noqa: FBT001
-        """Keep loadings from ending, from now on or no longer."""
-        self.hold = hold
-
-    def cancel_load(self) -> None:
-        """Stop a loading; the model is then missing."""
-        self._stop_load.set()
-
-    def wait_ready(self, timeout_s: float | None = None) -> ModelInfo:
-        """Wait for the model.
-
-        Raises:
-            ModelNotReady: if it is not ready in time.
-        """
-        self._ready.wait(timeout_s)
-        if self._status.error is not None:
-            raise self._status.error
-        if self._status.info is None:
-            raise ModelNotReady()
-        return self._status.info
-
-    def preview_prompt(self, request: GenerationRequest) -> ScriptedPrompt:
+    def encode(self, request: GenerationRequest) -> ScriptedPrompt:
         """The prompt in the original recipe's form, or as typed for the raw format."""
         if request.prompt is None:
             text = "\n".join(f"{message.role}: {message.content}" for message in request.messages)
@@ -261,54 +198,84 @@ class ScriptedService:
             text = request.prompt if request.prompt_format == "raw" else f"问：{request.prompt}\n答："
         return ScriptedPrompt(tuple(range(len(text))), text)
 
-    def submit(self, request: GenerationRequest) -> ScriptedTicket:
-        """Start the scene whose word occurs in the prompt.
-
-        Raises:
-            ModelNotReady: before loading has finished.
-            ChatGLMError: what the scene says at submission.
-        """
-        if self._closed:
-            raise ShuttingDown()
-        if self._status.state is not ModelState.READY:
-            raise ModelNotReady()
+    def prepare(self, request: GenerationRequest) -> ScriptedAnswer:
+        """The scene whose word occurs in the prompt. Raises what the scene says at submission."""
         text = request.prompt if request.prompt is not None else request.messages[-1].content
         script = next((scene for word, scene in self.scenes.items() if word in text), self.fallback)
         if script.refuse is not None:
             raise script.refuse
-        ticket = ScriptedTicket(request, script)
-        self.requests.append(request)
-        self.tickets.append(ticket)
-        return ticket
+        self.answers.append(ScriptedAnswer(request, script))
+        return self.answers[-1]
 
-    def close(self, drain_s: float = 0.0) -> None:
-        """Refuse new requests, give answers ``drain_s`` seconds to end, cancel the rest."""
-        self._closed = True
-        self._stop_load.set()
-        until = monotonic_clock() + drain_s
-        for ticket in self.tickets:
-            ticket.ended.wait(max(0.0, until - monotonic_clock()))
-            ticket.cancel()
+    def start(
+        self, request: GenerationRequest, cancel: CancelToken, submitted_at: float, prepared: ScriptedAnswer
+    ) -> ScriptedAnswer:
+        """Begin to play."""
+        del request
+        prepared.cancel, prepared.play = cancel, _play(prepared, submitted_at)
+        self._running.append(prepared)
+        return prepared
 
-    def _load(self) -> None:
-        total, stages = 3_300_000_000, ("find", "check", "convert", "map", "warm_up")
-        steps = 20
-        for step in range(steps):
-            stopped = self._stop_load.wait(self.load_seconds / steps)
-            while self.hold and step == steps // 2 and not stopped:
-                stopped = self._stop_load.wait(0.05)
-            if stopped:
-                self._status = ModelStatus(ModelState.NONE)
-                self._ready.set()
+    def step(self) -> Sequence[tuple[ScriptedAnswer, Event | RequestError]]:
+        """What is due now, of all answers; waits a moment where nothing is."""
+        results = [result for answer in tuple(self._running) for result in self._advance(answer)]
+        if not results:
+            time.sleep(_TICK_S)
+        return results
+
+    def _advance(self, answer: ScriptedAnswer) -> Iterator[tuple[ScriptedAnswer, Event | RequestError]]:
+        if monotonic_clock() < answer.due and not answer.cancelled:
+            return
+        for found in answer.play:
+            if isinstance(found, float):
+                answer.due = monotonic_clock() + found
                 return
-            stage = stages[min(step * len(stages) // steps, len(stages) - 1)]
-            done = total * (step + 1) // steps
-            self._status = ModelStatus(ModelState.LOADING, LoadProgress(stage, done, total))  # type: ignore[arg-type]
-        self._finish()
+            if isinstance(found, (Completed, RequestError)):
+                self._running.remove(answer)
+                answer.ended.set()
+            yield answer, found
 
-    def _finish(self) -> None:
-        if self.load_error is not None:
-            self._status = ModelStatus(ModelState.FAILED, error=self.load_error)
-        else:
-            self._status = ModelStatus(ModelState.READY, info=self.info)
-        self._ready.set()
+
+def scripted_service(model: ScriptedModel | None = None, settings: Settings | None = None) -> Service:
+    """The real service with a scripted model, loaded. Raises the loading's error."""
+    service = Service(settings, loader=model or ScriptedModel(), env={})
+    service.load()
+    service.wait_ready(30)
+    return service
+
+
+def _play(answer: ScriptedAnswer, start: float) -> Iterator[float | Event | RequestError]:
+    """Events, and the pauses between them in seconds."""
+    script = answer.script
+    for position in script.queue:
+        yield Queued(position, position * 2.0)
+        yield script.delay_s
+    queued_until = monotonic_clock()
+    for unit in range(1, script.prefill_units + 1):
+        if not answer.cancelled:
+            yield script.delay_s
+            yield PrefillProgress(script.prompt_tokens * unit // script.prefill_units, script.prompt_tokens)
+    times = [monotonic_clock()]
+    limit = answer.request.params.max_new_tokens
+    for piece in script.pieces[:limit]:
+        yield script.delay_s
+        if answer.cancelled or answer.made == script.fail_after:
+            break
+        answer.made += 1
+        times.append(monotonic_clock())
+        yield TokenEvent(answer.made - 1, 99 + answer.made, piece)
+    if script.fail_after is not None and not answer.cancelled:
+        yield EngineFailure(reason="a scripted failure")
+        return
+    reason = FinishReason.LENGTH if answer.made < len(script.pieces) else FinishReason.STOP
+    first, last, prefill = times[:2][-1], times[-1], max(times[:2][-1] - queued_until, 1e-6)
+    timing = Timing(
+        queue_wait_s=queued_until - start,
+        ttft_s=first - start,
+        prefill_s=prefill,
+        prefill_tok_s=script.prompt_tokens / prefill,
+        decode_tok_s=(answer.made - 1) / (last - first) if last > first else None,
+        total_s=monotonic_clock() - start,
+    )
+    usage = Usage(script.prompt_tokens, answer.made)
+    yield Completed(answer.cancel.reason if answer.cancelled else reason, usage, timing)

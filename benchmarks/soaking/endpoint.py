@@ -79,7 +79,7 @@ class EndpointClient:
         return [record]
 
     def burst(self, question: Question) -> list[Record]:
-        """More requests at once than one visitor may have."""
+        """More requests at once than one visitor may run."""
         records = [self.record("burst", question) for _ in range(6)]
         lines = [self.line() for _ in records]
         for line in lines:

@@ -1,4 +1,4 @@
-"""Follows a ticket from the event loop, and ends it when its client leaves, stalls or the time is up.
+"""Sends what a ticket's log says, and ends the ticket when its client leaves or stalls.
 
 Knows tickets and ASGI's messages, and nothing of the forms in which answers are sent.
 """
@@ -6,7 +6,6 @@ Knows tickets and ASGI's messages, and nothing of the forms in which answers are
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -15,51 +14,19 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from chatglm_backend.api.ports import Ticket
-from chatglm_backend.core import Completed, Event, FinishReason, TokenEvent
+from chatglm_backend.core import Completed, TokenEvent
 from chatglm_backend.errors import EngineFailure
 
-__all__ = ["ClientLeft", "EventStream", "follow", "whole_answer"]
-
-_Item = Event | BaseException | None
+__all__ = ["ClientLeft", "EventStream", "whole_answer"]
 
 
 class ClientLeft(Exception):
     """Nobody waits for this answer any more."""
 
 
-async def follow(
-    ticket: Ticket, *, timeout_s: float = 0.0, heartbeat_s: float = 10.0
-) -> AsyncGenerator[Event | None, None]:
-    """Events as they come, ``None`` when none came for ``heartbeat_s``; ends the ticket however it is left.
-
-    After ``timeout_s`` (0: never) the ticket is told to end. Raises what the ticket's events raise.
-    """
-    loop, items = asyncio.get_running_loop(), asyncio.Queue[_Item]()
-    threading.Thread(target=_pump, args=(ticket, loop, items), name="api-events", daemon=True).start()
-    deadline = loop.call_later(timeout_s, ticket.cancel, FinishReason.TIMEOUT) if timeout_s else None
-    try:
-        while True:
-            try:
-                item = await asyncio.wait_for(items.get(), heartbeat_s)
-            except (TimeoutError, asyncio.TimeoutError):
-                yield None
-                continue
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
-                raise EngineFailure(reason="the answer broke off")
-            yield item
-            if isinstance(item, Completed):
-                return
-    finally:
-        if deadline is not None:
-            deadline.cancel()
-        ticket.cancel()
-
-
-async def whole_answer(ticket: Ticket, receive: Receive, *, timeout_s: float) -> tuple[str, Completed]:
+async def whole_answer(ticket: Ticket, receive: Receive) -> tuple[str, Completed]:
     """The whole text and the last event. Raises ClientLeft as soon as the client hangs up."""
-    answer = asyncio.ensure_future(_collect(ticket, timeout_s))
+    answer = asyncio.ensure_future(_collect(ticket))
     gone = asyncio.ensure_future(_until_gone(receive))
     try:
         await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -108,14 +75,14 @@ class EventStream(Response):
         await asyncio.wait_for(send(message), self._stall_s)
 
 
-async def _collect(ticket: Ticket, timeout_s: float) -> tuple[str, Completed]:
+async def _collect(ticket: Ticket) -> tuple[str, Completed]:
     texts: list[str] = []
-    async with aclosing(follow(ticket, timeout_s=timeout_s)) as events:
-        async for event in events:
-            if isinstance(event, (TokenEvent, Completed)):
-                texts.append(event.text)
-            if isinstance(event, Completed):
-                return "".join(texts), event
+    async for batch in ticket.follow():
+        for logged in batch:
+            if isinstance(logged.event, (TokenEvent, Completed)):
+                texts.append(logged.event.text)
+            if isinstance(logged.event, Completed):
+                return "".join(texts), logged.event
     raise EngineFailure(reason="the answer broke off")
 
 
@@ -128,19 +95,3 @@ async def _end(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _pump(ticket: Ticket, loop: asyncio.AbstractEventLoop, items: asyncio.Queue[_Item]) -> None:
-    def put(item: _Item) -> None:
-        try:
-            loop.call_soon_threadsafe(items.put_nowait, item)
-        except RuntimeError:  # the loop has closed: the server is going down
-            ticket.cancel()
-
-    try:
-        for event in ticket.events():
-            put(event)
-    except BaseException as error:  # noqa: BLE001  it is raised again where it can be told
-        put(error)
-    else:
-        put(None)

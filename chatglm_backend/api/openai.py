@@ -9,14 +9,13 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from pathlib import PurePath
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
-from chatglm_backend.api.answers import ClientLeft, EventStream, follow, whole_answer
+from chatglm_backend.api.answers import ClientLeft, EventStream, whole_answer
 from chatglm_backend.api.ports import ApiService, Ticket
 from chatglm_backend.api.problems import OpenAIRoute, Problem, ProblemError, problem_of, problem_reply
 from chatglm_backend.api.replies import Shape, finish_word, sse
@@ -30,6 +29,7 @@ __all__ = ["openai_router"]
 _STOPPED = Problem(503, "The answer was stopped before its end. Try again.", "cancelled")
 _CLIENT_LEFT = 499
 _KEEP_ALIVE = b": still working\n\n"
+_HEARTBEAT_S = 10.0
 _METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST", "/v1/completions": "POST"}
 _STREAM: dict[str, Any] = {"text/event-stream": {}}
 _ANSWER: dict[int | str, dict[str, Any]] = {
@@ -41,7 +41,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         400: "The request is not valid.",
         401: "The key is missing or wrong.",
         413: "The request is too large.",
-        429: "Too many requests from you at once.",
+        429: "Too many requests from you wait already.",
         500: "The engine failed.",
         503: "Loading, full, or shutting down.",
     }.items()
@@ -85,7 +85,7 @@ class _Routes:
             request,
             GenerationRequest(
                 request_id=f"chatcmpl-{uuid.uuid4().hex}",
-                session_id=_visitor(request),
+                visitor=_visitor(request),
                 messages=tuple(message.message() for message in body.messages),
                 prompt_format="chat",
                 params=body.params(self._settings, body.limit(self._settings)),
@@ -99,7 +99,7 @@ class _Routes:
             request,
             GenerationRequest(
                 request_id=f"cmpl-{uuid.uuid4().hex}",
-                session_id=_visitor(request),
+                visitor=_visitor(request),
                 prompt=body.prompt,
                 prompt_format="raw",
                 params=body.params(self._settings, body.limit(self._settings)),
@@ -121,11 +121,10 @@ class _Routes:
         ticket = await self._submit(wanted)
         kind = "chat" if isinstance(body, ChatRequest) else "text"
         shape = Shape(kind, wanted.request_id, int(time.time()), self._name())  # type: ignore[arg-type]
-        timeout_s = self._settings.request_timeout
         if body.stream:
-            return EventStream(ticket, _stream(ticket, shape, timeout_s, include_usage=body.include_usage))
+            return EventStream(ticket, _stream(ticket, shape, include_usage=body.include_usage))
         try:
-            text, end = await whole_answer(ticket, request.receive, timeout_s=timeout_s)
+            text, end = await whole_answer(ticket, request.receive)
         except ClientLeft:
             return Response(status_code=_CLIENT_LEFT)
         finish = finish_word(end.finish_reason)
@@ -135,7 +134,8 @@ class _Routes:
 
     async def _submit(self, wanted: GenerationRequest) -> Ticket:
         """Queue a request in a thread; if the caller is gone meanwhile, its ticket goes too."""
-        submitting = asyncio.ensure_future(asyncio.to_thread(self._service.submit, wanted))
+        timeout_s = self._settings.request_timeout
+        submitting = asyncio.ensure_future(asyncio.to_thread(self._service.submit, wanted, timeout_s=timeout_s))
         try:
             return await asyncio.shield(submitting)
         except asyncio.CancelledError:
@@ -152,20 +152,18 @@ class _Routes:
         return {"id": self._name(), "object": "model", "created": self._started, "owned_by": "local"}
 
 
-async def _stream(
-    ticket: Ticket, shape: Shape, timeout_s: float, *, include_usage: bool
-) -> AsyncGenerator[bytes, None]:
+async def _stream(ticket: Ticket, shape: Shape, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
     """The answer as chunks; an error in the middle is the last of them, and then ``[DONE]`` does not come."""
     opening = shape.first()
     if opening is not None:
         yield sse(opening)
     end: Completed | None = None
     try:
-        async with aclosing(follow(ticket, timeout_s=timeout_s)) as events:
-            async for event in events:
-                if event is None:
-                    yield _KEEP_ALIVE
-                elif isinstance(event, (TokenEvent, Completed)) and event.text:
+        async for batch in ticket.follow(heartbeat_s=_HEARTBEAT_S):
+            if not batch:
+                yield _KEEP_ALIVE
+            for event in (logged.event for logged in batch):
+                if isinstance(event, (TokenEvent, Completed)) and event.text:
                     yield sse(shape.piece(event.text))
                 if isinstance(event, Completed):
                     end = event

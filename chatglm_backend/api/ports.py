@@ -1,23 +1,13 @@
-"""What the endpoint asks of the service, as protocols. Standard library and our shared words only."""
+"""What the endpoint asks of the service, as a protocol. Standard library and our shared words only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
-from chatglm_backend.core import Event, FinishReason, GenerationRequest, ModelStatus
+from chatglm_backend.core import GenerationRequest, ModelStatus
+from chatglm_backend.serving.ticket import Ticket
 
-
-class Ticket(Protocol):
-    """One answer on its way."""
-
-    def events(self) -> Iterator[Event]:
-        """Events as they happen, :class:`~chatglm_backend.core.Completed` last; blocks between them."""
-        ...
-
-    def cancel(self, reason: FinishReason = ...) -> None:
-        """Ask for the end, from any thread, more than once."""
-        ...
+__all__ = ["ApiService", "Ticket"]
 
 
 class ApiService(Protocol):
@@ -27,6 +17,6 @@ class ApiService(Protocol):
         """Where the model is in its life; cheap."""
         ...
 
-    def submit(self, request: GenerationRequest) -> Ticket:
+    def submit(self, request: GenerationRequest, *, timeout_s: float | None = None) -> Ticket:
         """Queue a request; encodes its prompt, so it may take a moment. Raises a RequestError."""
         ...

@@ -96,7 +96,7 @@ class Engine:
         model = self._model_of(request)
         cache = model.new_cache(len(ready.prompt_ids) + ready.max_new_tokens)
         # What another kernel computed is not quite the same: a comparison reads its whole prompt itself.
-        cached = 0 if request.kernel else self.prefix_cache.fill(request.session_id, ready.prompt_ids, cache)
+        cached = 0 if request.kernel else self.prefix_cache.fill(request.visitor, ready.prompt_ids, cache)
         draft = None
         if request.params.greedy and self.options.draft_tokens > 0:
             draft = Drafter(self._guesses(ready.prompt_ids), max_tokens=self.options.draft_tokens)
@@ -146,12 +146,6 @@ class Engine:
                     yield result
         finally:
             self._remove(sequence)
-
-    def abandon_all(self) -> None:
-        """Forget every sequence without a word, and what was kept, after a failure of the engine itself."""
-        self.prefix_cache.clear()
-        self._reading.clear()
-        self._decoding.clear()
 
     def _model_of(self, request: GenerationRequest) -> ChatModel:
         if request.kernel not in self._models:
@@ -281,7 +275,7 @@ class Engine:
         if sequence.prefill is not None or not known or sequence.request.kernel:
             return
         try:
-            self.prefix_cache.keep(sequence.request.session_id, sequence.evaluated_ids[:known], sequence.cache)
+            self.prefix_cache.keep(sequence.request.visitor, sequence.evaluated_ids[:known], sequence.cache)
         except Exception as error:  # noqa: BLE001 - a lost prefix costs time, never an answer
             _log.warning("a finished sequence could not be kept", exc_info=error)
 

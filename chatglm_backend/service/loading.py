@@ -173,10 +173,11 @@ def load_model(
         family_reason=opened.family_reason,
         other_kernels=tuple(opened.others),
     )
-    return LoadedModel(info, tokenizer, engine.encode, _start_worker(engine, settings, bytes_per_token))
+    engines = dict.fromkeys(("", *opened.others), engine)
+    return LoadedModel(info, tokenizer, engine.encode, _start_worker(engines, settings, bytes_per_token))
 
 
-def _start_worker(engine: Engine, settings: Settings, bytes_per_token: int) -> Worker[PreparedRequest]:
+def _start_worker(engines: Mapping[str, Engine], settings: Settings, bytes_per_token: int) -> Worker[PreparedRequest]:
     from chatglm_backend.checkpoint.preflight import available_memory
     from chatglm_backend.serving.admission import plan_admission
     from chatglm_backend.serving.worker import Worker, WorkerOptions
@@ -187,10 +188,10 @@ def _start_worker(engine: Engine, settings: Settings, bytes_per_token: int) -> W
         max_running=admission.max_running,
         kv_budget_bytes=admission.kv_budget_bytes,
         queue_limit=settings.queue_limit,
-        session_limit=settings.visitor_limit,
+        visitor_limit=settings.visitor_limit,
         log_prompts=settings.log_prompts,
     )
-    return cast("Worker[PreparedRequest]", Worker(engine, options))
+    return cast("Worker[PreparedRequest]", Worker(engines, options))
 
 
 def _warm_up(engine: Engine, cancel: CancelToken, name: str) -> None:

@@ -19,6 +19,8 @@ from chatglm_backend.errors import (
     LoadCancelled,
     ModelError,
     ModelNotReady,
+    QueueFull,
+    RequestError,
     ShuttingDown,
 )
 from chatglm_backend.service.loading import LoadedModel, Loader, Note, load_model
@@ -56,6 +58,7 @@ class Service:
         self._cancel = CancelToken()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._parked: list[Ticket] = []
 
     def status(self) -> ModelStatus:
         """A snapshot; a model whose worker has died counts as failed."""
@@ -119,16 +122,33 @@ class Service:
         return self._ready().tokenizer.clean_answer(text)
 
     def submit(
-        self, request: GenerationRequest, *, disconnect_grace_s: float | None = None, timeout_s: float | None = None
+        self,
+        request: GenerationRequest,
+        *,
+        wait: bool = False,
+        disconnect_grace_s: float | None = None,
+        timeout_s: float | None = None,
     ) -> Ticket:
-        """Take a request in line. Raises ModelNotReady and what the worker's ``submit`` raises."""
-        worker = self._ready().worker
-        return worker.submit(request, disconnect_grace_s=disconnect_grace_s, timeout_s=timeout_s)
+        """Take a request in line. Raises ModelNotReady and what the worker's ``take`` raises.
 
-    def find(self, request_id: str) -> Ticket | None:
-        """A ticket in work, or one of the last that ended."""
-        loaded = self._loaded
-        return None if loaded is None else loaded.worker.find(request_id)
+        With ``wait``, a ticket that comes while a model is loading waits for it, and ends with the loading's error
+        if it has one; without a loading, the error of the last one is raised.
+        """
+        from chatglm_backend.serving.ticket import Ticket
+
+        with self._changed:
+            loaded, status = self._loaded, self._status
+            if wait and status.state is ModelState.LOADING:
+                if len(self._parked) >= self.settings.queue_limit:
+                    raise QueueFull(waiting=len(self._parked))
+                ticket = Ticket(
+                    request, disconnect_grace_s=disconnect_grace_s, timeout_s=timeout_s, wake=self._end_cancelled
+                )
+                self._parked.append(ticket)
+                return ticket
+        if loaded is None:
+            raise status.error if wait and isinstance(status.error, ChatGLMError) else ModelNotReady()
+        return loaded.worker.submit(request, disconnect_grace_s=disconnect_grace_s, timeout_s=timeout_s)
 
     def metrics(self) -> MetricsSnapshot | None:
         """The worker's counters; ``None`` without a model."""
@@ -150,7 +170,10 @@ class Service:
             thread.join()
         self._give_up(0.0)
         with self._changed:
+            parked, self._parked = self._parked, []
             self._set(ModelStatus(ModelState.NONE))
+        for ticket in parked:
+            ticket.publish(ShuttingDown())
 
     def _ready(self) -> LoadedModel:
         loaded = self._loaded
@@ -195,15 +218,27 @@ class Service:
 
     def _finish(self, cancel: CancelToken, status: ModelStatus, loaded: LoadedModel | None) -> None:
         with self._changed:
-            current = self._cancel is cancel and not cancel.cancelled
-            if current or (self._cancel is cancel and loaded is None):
-                self._loaded = loaded
+            newest = self._cancel is cancel
+            if newest and loaded is not None and cancel.cancelled:
+                status = ModelStatus(ModelState.NONE, error=LoadCancelled(model="the model"))
+            parked: list[Ticket] = []
+            if newest:
+                self._loaded = loaded if status.info is not None else None
+                parked, self._parked = self._parked, parked
                 self._set(status)
-                return
-            if self._cancel is cancel:
-                self._set(ModelStatus(ModelState.NONE, error=LoadCancelled(model="the model")))
-        if loaded is not None:
+        if loaded is not None and (not newest or status.info is None):
             loaded.worker.close()
+            loaded = None
+        for ticket in parked:
+            _hand_over(ticket, loaded, status.error)
+
+    def _end_cancelled(self) -> None:
+        """End the tickets that wait for a model no longer."""
+        with self._changed:
+            gone = [ticket for ticket in self._parked if ticket.cancel_token.cancelled]
+            self._parked = [ticket for ticket in self._parked if ticket not in gone]
+        for ticket in gone:
+            ticket.publish(ticket.end_unserved())
 
     def _set(self, status: ModelStatus) -> None:
         self._status = status
@@ -217,3 +252,14 @@ class Service:
             loaded.worker.close(drain_s)
             del loaded
             gc.collect()
+
+
+def _hand_over(ticket: Ticket, loaded: LoadedModel | None, error: Exception | None) -> None:
+    """Give a ticket that waited to the worker, or end it with the reason why there is none."""
+    if loaded is None:
+        ticket.publish(error if isinstance(error, ChatGLMError) else ModelNotReady())
+        return
+    try:
+        loaded.worker.take(ticket)
+    except RequestError as refusal:
+        ticket.publish(refusal)

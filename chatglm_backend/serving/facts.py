@@ -16,7 +16,7 @@ def accepted_facts(request: GenerationRequest, prepared: Prepared, prompts: bool
     """A request that was taken into the queue. The visitor's name is hashed: it is a key to their page."""
     facts: dict[str, Any] = {
         "request": request.request_id,
-        "visitor": hashlib.sha256(request.session_id.encode("utf-8", "replace")).hexdigest()[:12],
+        "visitor": hashlib.sha256(request.visitor.encode("utf-8", "replace")).hexdigest()[:12],
         "prompt_tokens": prepared.prompt_tokens,
         "max_new_tokens": request.params.max_new_tokens,
     }

@@ -40,7 +40,3 @@ class EnginePort(Protocol[P]):
     def step(self) -> Sequence[tuple[Hashable, Event | RequestError]]:
         """One step of work for all; ``Completed`` or an error is a handle's last word."""
         ...
-
-    def abandon_all(self) -> None:
-        """Forget everything in work."""
-        ...

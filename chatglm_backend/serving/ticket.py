@@ -1,14 +1,15 @@
-"""One accepted request, as its reader sees it: every event so far, and those to come.
+"""The log of one answer: its events as they came, and its end. Everybody else reads it.
 
-Events are kept, so that a page that comes back can read on from where it was, and so that a
-reader who stalls never holds the worker up. Knows nothing of engines, pages or HTTP.
+Events are kept, so that a page that comes back can read from the start, and so that a reader who
+stalls never holds the worker up. How long an answer may take, and how long it goes on when nobody
+reads it, is decided here and nowhere else. Knows nothing of engines, pages or HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,22 +20,22 @@ from chatglm_backend.core import (
     Event,
     FinishReason,
     GenerationRequest,
+    Timing,
     TokenEvent,
+    Usage,
     monotonic_clock,
 )
-from chatglm_backend.errors import RequestError
+from chatglm_backend.errors import ChatGLMError
 
-__all__ = ["Snapshot", "Ticket"]
+__all__ = ["Logged", "Ticket"]
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A ticket at one moment; reading on from ``next_index`` misses nothing and repeats nothing."""
+class Logged:
+    """An event and when it came, in seconds of the clock."""
 
-    text: str
-    next_index: int
-    completed: Completed | None
-    error: RequestError | None
+    at: float
+    event: Event
 
 
 class Ticket:
@@ -49,21 +50,22 @@ class Ticket:
         wake: Callable[[], None] = lambda: None,
         clock: Clock = monotonic_clock,
     ) -> None:
+        """``timeout_s`` ``None`` or 0: no limit. ``wake`` tells whoever has the ticket that its end is asked for."""
         self.request = request
         self.cancel_token = CancelToken()
         self.submitted_at = clock()
         self._clock = clock
         self._wake = wake
         self._grace_s = disconnect_grace_s
-        self._deadline = None if timeout_s is None else self.submitted_at + timeout_s
+        self._timeout_s = timeout_s
+        self._deadline: float | None = None
         self._changed = threading.Condition()
-        self._events: list[Event] = []
-        self._texts: list[str] = []
-        self._completed: Completed | None = None
-        self._error: RequestError | None = None
+        self._log: list[Logged] = []
+        self._completed = False
+        self._error: ChatGLMError | None = None
         self._readers = 0
         self._last_read = self.submitted_at
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[], object]] = []
 
     @property
     def request_id(self) -> str:
@@ -73,23 +75,30 @@ class Ticket:
     @property
     def done(self) -> bool:
         """Whether the last event, or an error, is there."""
-        return self._completed is not None or self._error is not None
+        return self._completed or self._error is not None
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody reads it now."""
+        return self._readers > 0
 
     @property
     def text(self) -> str:
         """The answer so far."""
         with self._changed:
-            return "".join(self._texts)
+            events = [logged.event for logged in self._log]
+        return "".join(event.text for event in events if isinstance(event, (TokenEvent, Completed)))
+
+    def begin(self, wake: Callable[[], None]) -> None:
+        """A worker has it from now on, and calls its time from now."""
+        self._wake = wake
+        self.submitted_at = self._clock()
+        self._deadline = self.submitted_at + self._timeout_s if self._timeout_s else None
 
     def cancel(self, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """Ask for the end; the last event follows within one unit of work."""
         self.cancel_token.cancel(reason)
         self._wake()
-
-    def snapshot(self) -> Snapshot:
-        """Text, end and the index to read on from, all of one moment."""
-        with self._changed:
-            return Snapshot("".join(self._texts), len(self._events), self._completed, self._error)
 
     def read(self, start: int = 0, timeout_s: float | None = None) -> list[Event]:
         """All events from index ``start`` on; waits for the first of them, at most ``timeout_s``.
@@ -98,65 +107,62 @@ class Ticket:
         ticket's error once everything before it was read.
         """
         with self._attached(), self._changed:
-            self._changed.wait_for(lambda: len(self._events) > start or self.done, timeout_s)
-            return self._since(start)
+            self._changed.wait_for(lambda: len(self._log) > start or self.done, timeout_s)
+            return [logged.event for logged in self._since(start)]
 
-    def events(self, start: int = 0) -> Iterator[Event]:
-        """Every event from index ``start`` on, waiting for those to come. Raises the ticket's error."""
+    def events(self) -> Iterator[Event]:
+        """Every event, waiting for those to come. Raises the ticket's error."""
+        start = 0
         with self._attached():
-            while True:
-                found = self.read(start)
+            while found := self.read(start):
                 yield from found
-                if not found:
-                    return
                 start += len(found)
 
-    def replay_from(self, index: int) -> Iterator[Event]:
-        """Read on after a reconnect; the same as ``events(start=index)``."""
-        return self.events(index)
-
-    async def events_async(self, start: int = 0, heartbeat_s: float | None = None) -> AsyncIterator[Event | None]:
-        """As :meth:`events` for an event loop; ``None`` whenever nothing came for ``heartbeat_s``."""
-        loop = asyncio.get_running_loop()
-        changed = asyncio.Event()
-
-        def tell() -> None:
-            loop.call_soon_threadsafe(changed.set)
-
-        with self._attached(), self._listening(tell):
+    async def follow(
+        self, *, pace_s: float = 0.0, heartbeat_s: float | None = None
+    ) -> AsyncGenerator[list[Logged], None]:
+        """The log from its beginning, in lists at least ``pace_s`` apart; an empty one when nothing came for
+        ``heartbeat_s``. Raises the ticket's error after the events before it.
+        """
+        loop, changed, start = asyncio.get_running_loop(), asyncio.Event(), 0
+        with self._attached(), self._listening(lambda: changed.is_set() or loop.call_soon_threadsafe(changed.set)):
             while True:
                 changed.clear()
                 with self._changed:
-                    found, ended = self._since(start), self.done
-                for event in found:
-                    yield event
+                    found, ended = self._since(start), self._completed
                 start += len(found)
                 if found:
-                    continue
+                    yield found
                 if ended:
                     return
+                if found:
+                    await asyncio.sleep(0 if self.done else pace_s)
+                    continue
                 try:
                     await asyncio.wait_for(changed.wait(), heartbeat_s)
                 except (TimeoutError, asyncio.TimeoutError):
-                    yield None
+                    yield []
 
-    def publish(self, result: Event | RequestError) -> None:
-        """Add an event or the error that ends the ticket; called by the worker. Ignored after the end."""
+    def publish(self, result: Event | ChatGLMError) -> None:
+        """Add an event or the error that ends the ticket. Ignored after the end."""
         with self._changed:
             if self.done:
                 return
-            if isinstance(result, RequestError):
+            if isinstance(result, ChatGLMError):
                 self._error = result
             else:
-                self._events.append(result)
-                if isinstance(result, (TokenEvent, Completed)):
-                    self._texts.append(result.text)
-                if isinstance(result, Completed):
-                    self._completed = result
+                self._log.append(Logged(self._clock(), result))
+                self._completed = isinstance(result, Completed)
             self._changed.notify_all()
             listeners = list(self._listeners)
         for listener in listeners:
             self._tell(listener)
+
+    def end_unserved(self, prompt_tokens: int = 0) -> Completed:
+        """The last event of a ticket that was cancelled while it waited; not published yet."""
+        waited = self._clock() - self.submitted_at
+        timing = Timing(queue_wait_s=waited, total_s=waited)
+        return Completed(self.cancel_token.reason, Usage(prompt_tokens, completion_tokens=0), timing)
 
     def check_reader(self) -> None:
         """Cancel when the deadline has passed or nobody has read for longer than the grace period."""
@@ -171,8 +177,8 @@ class Ticket:
             if abandoned:
                 self.cancel_token.cancel(FinishReason.CANCELLED)
 
-    def _since(self, start: int) -> list[Event]:
-        found = self._events[start:]
+    def _since(self, start: int) -> list[Logged]:
+        found = self._log[start:]
         if not found and self._error is not None:
             raise self._error
         return found
@@ -189,7 +195,7 @@ class Ticket:
                 self._last_read = self._clock()
 
     @contextmanager
-    def _listening(self, listener: Callable[[], None]) -> Iterator[None]:
+    def _listening(self, listener: Callable[[], object]) -> Iterator[None]:
         with self._changed:
             self._listeners.append(listener)
         try:
@@ -197,13 +203,13 @@ class Ticket:
         finally:
             self._forget(listener)
 
-    def _tell(self, listener: Callable[[], None]) -> None:
+    def _tell(self, listener: Callable[[], object]) -> None:
         try:
             listener()
         except RuntimeError:  # its event loop is closed: nobody reads there any more
             self._forget(listener)
 
-    def _forget(self, listener: Callable[[], None]) -> None:
+    def _forget(self, listener: Callable[[], object]) -> None:
         with self._changed:
             if listener in self._listeners:
                 self._listeners.remove(listener)

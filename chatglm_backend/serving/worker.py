@@ -1,15 +1,15 @@
-"""One thread owns the engine; everybody else holds tickets.
+"""One thread owns the engines; everybody else holds tickets.
 
-Admits waiting requests fairly and by memory, steps the engine, hands events to tickets, and
-counts. Knows the engine through a protocol; nothing of models, HTTP or pages.
+Admits waiting requests fairly and by memory, steps the engines, hands events to tickets, and
+counts. Knows engines through a protocol; nothing of models, HTTP or pages.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Generic
 
@@ -19,9 +19,7 @@ from chatglm_backend.core import (
     Event,
     GenerationRequest,
     Queued,
-    Timing,
     TokenEvent,
-    Usage,
     monotonic_clock,
 )
 from chatglm_backend.errors import EngineFailure, InvalidRequest, RequestError, ShuttingDown, TooManyRequests
@@ -36,17 +34,19 @@ __all__ = ["Worker", "WorkerOptions"]
 _log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_S = 0.5
-_FINISHED_KEPT = 32
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """Limits. ``kv_budget_bytes`` ``None`` leaves memory out of admission; one request may always run."""
+    """Limits. ``kv_budget_bytes`` ``None`` leaves memory out of admission; one request may always run.
+
+    Of one visitor at most ``visitor_limit`` requests run at the same time, and at most half of the queue waits.
+    """
 
     max_running: int = 4
     kv_budget_bytes: int | None = None
     queue_limit: int = 64
-    session_limit: int = 4
+    visitor_limit: int = 4
     log_prompts: bool = False
 
 
@@ -55,64 +55,72 @@ class _Job(Generic[P]):
     """A ticket with what the worker needs to know of it; compared by identity."""
 
     ticket: Ticket
+    engine: EnginePort[P]
     prepared: P
     told_position: int = 0
     last_token_at: float | None = None
 
 
 class Worker(Generic[P]):
-    """Thread-safe, but for the engine, which only the worker's own thread touches. Starts at once."""
+    """Thread-safe, but for the engines, which only the worker's own thread touches. Starts at once."""
 
     def __init__(
-        self, engine: EnginePort[P], options: WorkerOptions | None = None, *, clock: Clock = monotonic_clock
+        self,
+        engines: Mapping[str, EnginePort[P]],
+        options: WorkerOptions | None = None,
+        *,
+        clock: Clock = monotonic_clock,
     ) -> None:
+        """``engines`` by the kernel that a request asks for."""
         self.options = options or WorkerOptions()
-        self._engine = engine
+        self._engines = dict(engines)
         self._clock = clock
         self._wake = threading.Condition()
         self._queue: FairQueue[_Job[P]] = FairQueue(self.options.queue_limit)
         self._running: dict[Hashable, _Job[P]] = {}
         self._active: dict[str, Ticket] = {}
-        self._finished: OrderedDict[str, Ticket] = OrderedDict()
         self._metrics = Metrics()
         self._closing = False
         self._crashed = False
         self._poked = False
-        self._thread = self._start_thread()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
 
     @property
     def healthy(self) -> bool:
         """Whether the thread is alive and takes requests."""
         return not self._crashed and not self._closing and self._thread.is_alive()
 
-    @property
-    def idle(self) -> bool:
-        """Whether nobody runs and nobody waits."""
-        with self._wake:
-            return not self._active
-
     def submit(
         self, request: GenerationRequest, *, disconnect_grace_s: float | None = None, timeout_s: float | None = None
     ) -> Ticket:
         """Take a request in line. With ``disconnect_grace_s`` it is cancelled when nobody reads for so long.
 
-        Raises ContextLimitExceeded, QueueFull, TooManyRequests, InvalidRequest (an id in use), ShuttingDown
-        or EngineFailure (the worker has died).
+        Raises what :meth:`take` raises.
         """
+        ticket = Ticket(request, disconnect_grace_s=disconnect_grace_s, timeout_s=timeout_s, clock=self._clock)
+        self.take(ticket)
+        return ticket
+
+    def take(self, ticket: Ticket) -> None:
+        """Take a ticket in line.
+
+        Raises ContextLimitExceeded, QueueFull, TooManyRequests, InvalidRequest (an id in use, an unknown kernel),
+        ShuttingDown or EngineFailure (the worker has died).
+        """
+        request = ticket.request
         try:
             self._refuse_when_gone()
-            prepared = self._engine.prepare(request)  # encoding is slow, and needs no lock
-            ticket = Ticket(
-                request,
-                disconnect_grace_s=disconnect_grace_s,
-                timeout_s=timeout_s,
-                wake=self._poke,
-                clock=self._clock,
-            )
+            engine = self._engines.get(request.kernel)
+            if engine is None:
+                offered = ", ".join(filter(None, self._engines)) or "only its own"
+                raise InvalidRequest(field="kernel", value=request.kernel, reason=f"this model offers {offered}")
+            prepared = engine.prepare(request)  # encoding is slow, and needs no lock
             with self._wake:
                 self._refuse_when_gone()
                 self._check_limits(request)
-                self._queue.push(request.session_id, _Job(ticket, prepared))
+                ticket.begin(self._poke)
+                self._queue.push(request.visitor, _Job(ticket, engine, prepared))
                 self._active[request.request_id] = ticket
                 self._metrics.accepted += 1
         except RequestError as error:
@@ -122,12 +130,6 @@ class Worker(Generic[P]):
             raise
         _log.info("request accepted", extra={"facts": accepted_facts(request, prepared, self.options.log_prompts)})
         self._poke()
-        return ticket
-
-    def find(self, request_id: str) -> Ticket | None:
-        """A ticket in work, or one of the last that ended."""
-        with self._wake:
-            return self._active.get(request_id) or self._finished.get(request_id)
 
     def metrics(self) -> MetricsSnapshot:
         """Counters and histograms of this moment."""
@@ -149,23 +151,6 @@ class Worker(Generic[P]):
         self._poke()
         self._thread.join()
 
-    def restart(self, engine: EnginePort[P] | None = None) -> None:
-        """Begin anew after a crash, with the same engine emptied or another one. Does nothing while healthy."""
-        if self.healthy or self._closing:
-            return
-        self._thread.join()
-        if engine is not None:
-            self._engine = engine
-        self._engine.abandon_all()
-        with self._wake:
-            self._crashed = False
-            self._thread = self._start_thread()
-
-    def _start_thread(self) -> threading.Thread:
-        thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        thread.start()
-        return thread
-
     def _refuse_when_gone(self) -> None:
         if self._closing:
             raise ShuttingDown
@@ -175,9 +160,9 @@ class Worker(Generic[P]):
     def _check_limits(self, request: GenerationRequest) -> None:
         if request.request_id in self._active:
             raise InvalidRequest(field="request_id", value=request.request_id, reason="it is in use")
-        mine = sum(ticket.request.session_id == request.session_id for ticket in self._active.values())
-        if mine >= self.options.session_limit:
-            raise TooManyRequests(limit=self.options.session_limit)
+        share = max(1, self.options.queue_limit // 2)
+        if self._queue.waiting_for(request.visitor) >= share:
+            raise TooManyRequests(limit=share)
 
     def _poke(self) -> None:
         with self._wake:
@@ -214,8 +199,8 @@ class Worker(Generic[P]):
         while (job := self._next_job()) is not None:
             self._start(job)
         self._tell_positions()
-        if self._running:
-            for handle, result in self._engine.step():
+        for engine in {id(job.engine): job.engine for job in self._running.values()}.values():
+            for handle, result in engine.step():
                 self._deliver(handle, result)
 
     def _tickets(self) -> list[Ticket]:
@@ -226,27 +211,26 @@ class Worker(Generic[P]):
         with self._wake:
             gone = [job for job in self._queue.order() if job.ticket.cancel_token.cancelled]
             for job in gone:
-                self._queue.remove(job.ticket.request.session_id, job)
+                self._queue.remove(job.ticket.request.visitor, job)
         for job in gone:
-            waited = self._clock() - job.ticket.submitted_at
-            usage = Usage(prompt_tokens=job.prepared.prompt_tokens, completion_tokens=0)
-            timing = Timing(queue_wait_s=waited, total_s=waited)
-            self._end(job, Completed(job.ticket.cancel_token.reason, usage, timing))
+            self._end(job, job.ticket.end_unserved(job.prepared.prompt_tokens))
 
     def _next_job(self) -> _Job[P] | None:
         with self._wake:
-            job = self._queue.peek()
+            running = Counter(job.ticket.request.visitor for job in self._running.values())
+            sated = {visitor for visitor, count in running.items() if count >= self.options.visitor_limit}
+            job = self._queue.peek(sated)
             if job is None or len(self._running) >= self.options.max_running:
                 return None
             budget = self.options.kv_budget_bytes
             if self._running and budget is not None and self._reserved() + job.prepared.kv_bytes > budget:
                 return None  # it waits for memory, and nobody overtakes it
-            return self._queue.pop()
+            return self._queue.pop(sated)
 
     def _start(self, job: _Job[P]) -> None:
         ticket = job.ticket
         try:
-            handle = self._engine.start(ticket.request, ticket.cancel_token, ticket.submitted_at, job.prepared)
+            handle = job.engine.start(ticket.request, ticket.cancel_token, ticket.submitted_at, job.prepared)
         except RequestError as error:
             self._end(job, error)
         except Exception as error:  # noqa: BLE001 - told to the visitors concerned, and logged
@@ -292,9 +276,6 @@ class Worker(Generic[P]):
             else:
                 self._metrics.failed[result.code] += 1
             self._active.pop(job.ticket.request_id, None)
-            self._finished[job.ticket.request_id] = job.ticket
-            while len(self._finished) > _FINISHED_KEPT:
-                self._finished.popitem(last=False)
             self._wake.notify_all()
         _log.info("request ended", extra={"facts": ended_facts(job.ticket.request_id, result)})
         job.ticket.publish(result)

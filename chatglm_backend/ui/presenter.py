@@ -56,7 +56,7 @@ class PromptForm:
         """
         return GenerationRequest(
             request_id=secrets.token_hex(8),
-            session_id=session,
+            visitor=session,
             prompt=self.prompt,
             prompt_format=self.prompt_format,
             kernel=self.kernel,

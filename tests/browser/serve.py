@@ -1,4 +1,4 @@
-"""Starts the real page on the scripted service, for the browser tests: ``serve.py PORT [scenario]``.
+"""Starts the real page on a scripted model, for the browser tests: ``serve.py PORT [scenario]``.
 
 Besides the page it answers ``/scripted/state`` with what the service has seen, and ``/scripted/hold`` and ``release``
 keep a loading from ending. ``SCRIPTED_DATA`` is the folder for conversations where the scenario keeps any.
@@ -17,23 +17,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from chatglm_backend.errors import MissingFile
 from chatglm_backend.network import quiet_environment
+from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
-from chatglm_backend.testing import ScriptedService, scripted_model
+from chatglm_backend.testing import ScriptedModel, scripted_info
 
-SCENARIOS: dict[str, tuple[Callable[[], ScriptedService], dict[str, Any]]] = {
-    "ready": (ScriptedService, {"history": False, "allowed_hosts": "chatglm-demo.lan"}),
-    "kept": (ScriptedService, {"history": True, "disconnect_grace": 60}),
-    "brittle": (ScriptedService, {"history": True, "disconnect_grace": 1}),
-    "shared": (ScriptedService, {"history": False, "insecure_listen": True}),
+SCENARIOS: dict[str, tuple[Callable[[], ScriptedModel], dict[str, Any]]] = {
+    "ready": (ScriptedModel, {"history": False, "allowed_hosts": "chatglm-demo.lan"}),
+    "kept": (ScriptedModel, {"history": True, "disconnect_grace": 60}),
+    "brittle": (ScriptedModel, {"history": True, "disconnect_grace": 1}),
+    "shared": (ScriptedModel, {"history": False, "insecure_listen": True}),
     "tiny": (
-        lambda: ScriptedService(info=replace(scripted_model(), family="chatglm3", context_limit=120)),
+        lambda: ScriptedModel(info=replace(scripted_info(), family="chatglm3", context_limit=120)),
         {"history": False},
     ),
-    "locked": (ScriptedService, {"history": False, "token": "a-token-for-tests"}),
-    "demo": (lambda: ScriptedService(info=scripted_model(is_demo=True)), {"history": False}),
-    "loading": (lambda: ScriptedService(load_seconds=0.5, hold=True), {"history": False}),
+    "locked": (ScriptedModel, {"history": False, "token": "a-token-for-tests"}),
+    "demo": (lambda: ScriptedModel(info=scripted_info(is_demo=True)), {"history": False}),
+    "loading": (lambda: ScriptedModel(load_seconds=0.5, hold=True), {"history": False}),
     "failing": (
-        lambda: ScriptedService(load_seconds=0.5, load_error=MissingFile(path="/models/chatglm/pytorch_model.bin")),
+        lambda: ScriptedModel(load_seconds=0.5, load_error=MissingFile(path="/models/chatglm/pytorch_model.bin")),
         {"history": False},
     ),
 }
@@ -51,28 +52,28 @@ def main() -> None:
     from webui import create_app
 
     make, settings = SCENARIOS[scenario]
-    service = make()
-    app = create_app(service, Settings(data=os.environ.get("SCRIPTED_DATA"), **settings))
+    model, chosen = make(), Settings(data=os.environ.get("SCRIPTED_DATA"), **settings)
+    app = create_app(Service(chosen, loader=model), chosen)
 
     def scripted(request: Request) -> JSONResponse:
         if request.path_params["what"] in ("hold", "release"):
-            service.hold_loading(request.path_params["what"] == "hold")
-        return JSONResponse(_seen(service))
+            model.hold = request.path_params["what"] == "hold"
+        return JSONResponse(_seen(model))
 
     app.router.routes.insert(0, Route("/scripted/{what}", scripted))
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
 
 
-def _seen(service: ScriptedService) -> dict[str, Any]:
+def _seen(model: ScriptedModel) -> dict[str, Any]:
     return {
-        "tickets": [{"made": t.made, "cancelled": t.cancelled, "ended": t.ended.is_set()} for t in service.tickets],
-        "messages": [[m.content for m in r.messages] for r in service.requests],
-        "prompts": [r.prompt or (r.messages[-1].content if r.messages else "") for r in service.requests],
-        "max_new_tokens": [r.params.max_new_tokens for r in service.requests],
-        "loaded": service.loaded,
-        "kernels": [r.kernel for r in service.requests],
-        "formats": [r.prompt_format for r in service.requests],
-        "sessions": [r.session_id for r in service.requests],
+        "tickets": [{"made": t.made, "cancelled": t.cancelled, "ended": t.ended.is_set()} for t in model.answers],
+        "messages": [[m.content for m in r.messages] for r in model.requests],
+        "prompts": [r.prompt or (r.messages[-1].content if r.messages else "") for r in model.requests],
+        "max_new_tokens": [r.params.max_new_tokens for r in model.requests],
+        "loaded": model.loaded,
+        "kernels": [r.kernel for r in model.requests],
+        "formats": [r.prompt_format for r in model.requests],
+        "visitors": [r.visitor for r in model.requests],
     }
 
 

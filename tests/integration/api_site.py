@@ -34,6 +34,7 @@ class Site:
     url: str
     port: int
     service: Any
+    model: Any = None
 
     def client(self, key: str = TOKEN, **options: Any) -> openai.OpenAI:
         """The official client; it repeats nothing by itself."""
@@ -48,7 +49,11 @@ class Site:
 
 @contextmanager
 def serving(
-    service: ApiService, settings: Settings | None = None, *, metrics: Callable[[], Any] = lambda: None
+    service: ApiService,
+    settings: Settings | None = None,
+    *,
+    metrics: Callable[[], Any] = lambda: None,
+    model: Any = None,
 ) -> Iterator[Site]:
     """Serve on a free port of this machine, behind the guard."""
     settings = settings or Settings()
@@ -68,7 +73,7 @@ def serving(
         while not server.started and time.monotonic() < until:
             time.sleep(0.01)
         try:
-            yield Site(f"http://127.0.0.1:{port}", port, service)
+            yield Site(f"http://127.0.0.1:{port}", port, service, model)
         finally:
             server.should_exit = True
             thread.join(20)

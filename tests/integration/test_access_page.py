@@ -12,7 +12,7 @@ import pytest
 
 from chatglm_backend.access.guard import route_closed
 from chatglm_backend.settings import Settings
-from chatglm_backend.testing import ScriptedService
+from chatglm_backend.testing import scripted_service
 
 TOKEN = "a-token-for-tests"  # noqa: S105
 KEY = {"authorization": f"Bearer {TOKEN}"}
@@ -35,8 +35,7 @@ def app() -> Iterator[Any]:
     pytest.importorskip("gradio")
     from webui import create_app
 
-    service = ScriptedService()
-    service.load(None)
+    service = scripted_service()
 
     async def build() -> Any:  # without a running loop, Gradio makes some of its own and leaves them open
         return create_app(service, Settings(token=TOKEN))

@@ -18,8 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chatglm_backend.access.server import ImpatientH11
 from chatglm_backend.errors import ContextLimitExceeded, QueueFull, TooManyRequests
+from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
-from chatglm_backend.testing import SCENES, Script, ScriptedService
+from chatglm_backend.testing import SCENES, Script, ScriptedModel, scripted_service
 
 USER = [{"role": "user", "content": "What is AI?"}]
 ANSWER = "AI is the study of machines that learn."
@@ -34,10 +35,11 @@ def site() -> Iterator[Site]:
         "full": Script((), refuse=QueueFull(waiting=64)),
         "greedy visitor": Script((), refuse=TooManyRequests(limit=4)),
     }
-    service = ScriptedService(scenes=scenes)
-    service.load(None)
-    with serving(service) as running:
+    model = ScriptedModel(scenes)
+    service = scripted_service(model)
+    with serving(service, model=model) as running:
         yield running
+    service.close()
 
 
 def test_a_chat_is_answered(site: Site) -> None:
@@ -81,8 +83,8 @@ def test_completions_work_whole_and_streamed(site: Site) -> None:
         streamed = list(client.completions.create(model="x", prompt="What is AI", stream=True))
     assert (whole.choices[0].text, whole.choices[0].finish_reason) == (ANSWER, "stop")
     assert "".join(chunk.choices[0].text for chunk in streamed) == ANSWER
-    assert site.service.requests[-1].prompt_format == "raw"
-    assert site.service.requests[-1].prompt == "What is AI"
+    assert site.model.requests[-1].prompt_format == "raw"
+    assert site.model.requests[-1].prompt == "What is AI"
 
 
 def test_what_is_asked_for_reaches_the_engine(site: Site) -> None:
@@ -92,7 +94,7 @@ def test_what_is_asked_for_reaches_the_engine(site: Site) -> None:
             model="x", messages=USER, max_completion_tokens=2, temperature=0, top_p=0.5, seed=7, stop=["!", "?"],
             extra_body={"top_k": 4, "unheard_of": True},
         )  # fmt: skip
-    params = site.service.requests[-1].params
+    params = site.model.requests[-1].params
     assert (params.max_new_tokens, params.temperature, params.top_p, params.seed) == (2, 0, 0.5, 7)
     assert (params.top_k, params.stop) == (4, ("!", "?"))
     assert (reply.choices[0].finish_reason, reply.choices[0].message.content) == ("length", "AI is")
@@ -210,12 +212,12 @@ def test_other_sites_cannot_use_a_visitors_browser(site: Site) -> None:
 def test_a_client_that_leaves_frees_the_engine(site: Site, *, stream: bool) -> None:
     """Without a goodbye, in the middle of an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
-    before = len(site.service.tickets)
+    before = len(site.model.answers)
     body = json.dumps({"messages": [{"role": "user", "content": "slow"}], "stream": stream})
     headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
     connection.request("POST", "/v1/chat/completions", body, headers)
-    assert wait_for(lambda: len(site.service.tickets) > before and site.service.tickets[-1].made >= 2)
-    ticket = site.service.tickets[-1]
+    assert wait_for(lambda: len(site.model.answers) > before and site.model.answers[-1].made >= 2)
+    ticket = site.model.answers[-1]
     connection.sock.close()
     assert wait_for(ticket.ended.is_set, 2)
     assert ticket.cancelled
@@ -231,21 +233,21 @@ def test_a_reader_that_stops_reading_a_stream_ends_it(site: Site) -> None:
             if "word3" in (chunk.choices[0].delta.content or ""):
                 break
         stream.close()
-    assert wait_for(site.service.tickets[-1].ended.is_set, 2)
-    assert site.service.tickets[-1].cancelled
+    assert wait_for(site.model.answers[-1].ended.is_set, 2)
+    assert site.model.answers[-1].cancelled
 
 
 def test_an_answer_that_is_stopped_elsewhere_is_told() -> None:
     """It is not passed off as finished; the time limit counts as a limit."""
-    service = ScriptedService()
-    service.load(None)
+    model = ScriptedModel()
+    service = scripted_service(model)
     slow = [{"role": "user", "content": "slow"}]
     with serving(service, Settings(request_timeout=0.4)) as site, site.client() as client:
         cut = client.chat.completions.create(model="x", messages=slow)
         assert cut.choices[0].finish_reason == "length"
         assert (cut.choices[0].message.content or "").startswith("word0 ")
         for stream in (False, True):
-            threading.Timer(0.2, lambda: service.tickets[-1].cancel()).start()
+            threading.Timer(0.2, lambda: model.answers[-1].cancel.cancel()).start()
             with pytest.raises(openai.APIError) as caught:
                 list(client.chat.completions.create(model="x", messages=slow, stream=stream))
             assert caught.value.code == "cancelled"
@@ -253,9 +255,9 @@ def test_an_answer_that_is_stopped_elsewhere_is_told() -> None:
 
 def test_while_loading_models_answer_and_the_rest_says_when() -> None:
     """The name is the one that will answer; nobody needs a key to ask whether it is ready."""
-    service = ScriptedService(load_seconds=30)
+    service = Service(loader=ScriptedModel(load_seconds=30), env={})
     with serving(service, Settings(model="/models/chatglm-6b")) as site, site.client() as client:
-        service.load(None)
+        service.load()
         assert [model.id for model in client.models.list()] == ["chatglm-6b"]
         with pytest.raises(openai.InternalServerError) as caught:
             client.chat.completions.create(model="x", messages=USER)
@@ -293,7 +295,6 @@ def test_the_routes_describe_themselves(site: Site) -> None:
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A small real model behind the endpoint."""
-    from chatglm_backend.service import Service
     from tests.tiny import build_checkpoint
 
     folder = build_checkpoint(tmp_path_factory.mktemp("model") / "chatglm2-6b", "chatglm2", shards=1)

@@ -55,8 +55,7 @@ def test_each_kind_of_visit_ends_as_it_should(tmp_path: Path) -> None:
     assert "context_length_exceeded" in ends["whole"] <= told | {"context_length_exceeded"}
     assert "told" in ends["page"] <= told | {"told"}
     assert ends["too large"] <= {"body_too_large", "left"}
-    assert ends["burst"] <= told | {"too_many_requests"}
-    assert "too_many_requests" in ends["burst"]
+    assert ends["burst"] <= told  # more at once than one visitor may run wait
     assert ends["page stops"] <= told | {"cancelled"}
     assert ends["page reloads"] <= told | {"left"}  # an answer may end just as its page goes
     assert ends["killed"] == ends["page killed"] == {"left"}

@@ -45,12 +45,11 @@ def test_a_page_that_others_may_reach_counts_as_shared(settings: Settings, expec
 def app() -> Any:
     """The real page, shared on all addresses; it is not bound to any."""
     pytest.importorskip("gradio")
-    from chatglm_backend.testing import ScriptedService
+    from chatglm_backend.testing import scripted_service
     from webui import create_app
 
     policy = AccessPolicy(bind_host="0.0.0.0", required=True, token=TOKEN, any_address=True)  # noqa: S104
-    service = ScriptedService()
-    service.load(None)
+    service = scripted_service()
 
     async def build() -> Any:
         return create_app(service, Settings(history=False), policy, links=lambda: share_links(policy, ("192.168.1.5",)))

@@ -115,7 +115,8 @@ def main() -> None:
     from chatglm_backend.access.policy import policy_from
     from chatglm_backend.logs import start_logging
     from chatglm_backend.network import quiet_environment
-    from chatglm_backend.testing import ScriptedService
+    from chatglm_backend.service import Service
+    from chatglm_backend.testing import ScriptedModel
     from chatglm_backend.ui.listen import take_port
     from chatglm_backend.ui.options import page_settings
     from webui import run_page
@@ -123,7 +124,8 @@ def main() -> None:
     quiet_environment(os.environ)
     settings = page_settings()
     policy = policy_from(settings)
-    run_page(ScriptedService(), settings, policy, take_port(policy.bind_host, policy.port), start_logging(settings))
+    service, listener = Service(settings, loader=ScriptedModel()), take_port(policy.bind_host, policy.port)
+    run_page(service, settings, policy, listener, start_logging(settings))
 
 
 if __name__ == "__main__":

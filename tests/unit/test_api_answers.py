@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -15,19 +15,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatglm_backend.api import openai_router
-from chatglm_backend.api.answers import ClientLeft, EventStream, follow, whole_answer
-from chatglm_backend.core import Completed, FinishReason, GenerationRequest, TokenEvent
+from chatglm_backend.api.answers import ClientLeft, EventStream, whole_answer
+from chatglm_backend.core import FinishReason, GenerationRequest
 from chatglm_backend.errors import EngineFailure
+from chatglm_backend.service import Service
+from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
-from chatglm_backend.testing import Script, ScriptedService, ScriptedTicket
+from chatglm_backend.testing import Script, ScriptedModel, scripted_service
 
 SLOW = Script(("a", "b", "c"), delay_s=30.0)
 QUICK = Script(("a", "b", "c"), delay_s=0.0)
 
 
-def ticket(script: Script) -> ScriptedTicket:
-    """An answer that plays ``script``."""
-    return ScriptedTicket(GenerationRequest("id", prompt="x"), script)
+@pytest.fixture
+def ticket() -> Iterator[Callable[[Script], Ticket]]:
+    """A maker of answers that play a script."""
+    services: list[Service] = []
+
+    def make(script: Script) -> Ticket:
+        services.append(scripted_service(ScriptedModel({}, script)))
+        return services[-1].submit(GenerationRequest("id", prompt="x"))
+
+    yield make
+    for service in services:
+        service.close()
 
 
 async def never() -> dict[str, Any]:
@@ -41,70 +52,28 @@ async def gone() -> dict[str, Any]:
     return {"type": "http.disconnect"}
 
 
-def test_a_whole_answer_is_its_pieces() -> None:
+def test_a_whole_answer_is_its_pieces(ticket: Any) -> None:
     """In their order, with the last event."""
-    text, end = asyncio.run(whole_answer(ticket(QUICK), never, timeout_s=0))
+    text, end = asyncio.run(whole_answer(ticket(QUICK), never))
     assert (text, end.finish_reason) == ("abc", FinishReason.STOP)
 
 
-def test_silence_is_told() -> None:
-    """So that a connection can be kept open."""
-
-    async def first() -> object:
-        events = follow(ticket(SLOW), heartbeat_s=0.01)
-        try:
-            return await anext(events)
-        finally:
-            await events.aclose()
-
-    assert asyncio.run(first()) is None
-
-
-def test_leaving_the_events_ends_the_ticket() -> None:
-    """Nobody computes for a reader who is gone."""
-    slow = ticket(SLOW)
-
-    async def leave() -> None:
-        events = follow(slow, heartbeat_s=0.01)
-        await anext(events)
-        await events.aclose()
-
-    asyncio.run(leave())
-    assert slow.cancelled
-    assert slow.ended.wait(2)
-
-
-def test_the_time_limit_ends_the_answer_with_its_own_reason() -> None:
-    """The text so far is kept."""
-    _, end = asyncio.run(whole_answer(ticket(SLOW), never, timeout_s=0.05))
-    assert end.finish_reason is FinishReason.TIMEOUT
-
-
-def test_a_client_that_left_before_the_start_ends_the_ticket() -> None:
+def test_a_client_that_left_before_the_start_ends_the_ticket(ticket: Any) -> None:
     """Though nothing of the answer was ever read."""
     slow = ticket(SLOW)
     with pytest.raises(ClientLeft):
-        asyncio.run(whole_answer(slow, gone, timeout_s=0))
-    assert slow.cancelled
+        asyncio.run(whole_answer(slow, gone))
+    assert slow.cancel_token.cancelled
 
 
-def test_errors_come_out_after_what_was_before_them() -> None:
-    """And end the ticket."""
-    broken = ticket(Script(("a", "b"), delay_s=0.0, fail_after=1))
-    seen: list[str] = []
-
-    async def read() -> None:
-        async for event in follow(broken):
-            seen.extend([event.text] if isinstance(event, (TokenEvent, Completed)) else [])
-
+def test_an_error_comes_out_whole(ticket: Any) -> None:
+    """Instead of half an answer."""
     with pytest.raises(EngineFailure):
-        asyncio.run(read())
-    assert seen == ["a"]
-    assert broken.cancelled
+        asyncio.run(whole_answer(ticket(Script(("a", "b"), delay_s=0.0, fail_after=1)), never))
 
 
 @pytest.mark.parametrize("leaves", [True, False])
-def test_a_stream_nobody_takes_is_ended(*, leaves: bool) -> None:
+def test_a_stream_nobody_takes_is_ended(ticket: Any, *, leaves: bool) -> None:
     """The client hung up, or it takes nothing for too long."""
     slow = ticket(SLOW)
 
@@ -120,15 +89,14 @@ def test_a_stream_nobody_takes_is_ended(*, leaves: bool) -> None:
     began = time.monotonic()
     stream = EventStream(slow, parts(), stall_s=30.0 if leaves else 0.05)
     asyncio.run(stream({"type": "http"}, gone if leaves else never, stalled))  # type: ignore[arg-type]
-    assert slow.cancelled
+    assert slow.cancel_token.cancelled
     assert time.monotonic() - began < 10
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> FastAPI:
     """The routes on a scripted model that answers at once."""
-    service = ScriptedService(scenes={}, fallback=QUICK)
-    service.load(None)
+    service = scripted_service(ScriptedModel({}, QUICK))
     app = FastAPI()
     app.include_router(openai_router(service, Settings()))
     return app

@@ -8,11 +8,20 @@ from typing import Any, cast
 
 import pytest
 
-from chatglm_backend.core import CancelToken, GenerationRequest, LoadProgress, ModelInfo, ModelState
-from chatglm_backend.errors import LoadCancelled, ModelError, ModelNotFound, ModelNotReady
+from chatglm_backend.core import (
+    CancelToken,
+    Completed,
+    FinishReason,
+    GenerationRequest,
+    LoadProgress,
+    ModelInfo,
+    ModelState,
+)
+from chatglm_backend.errors import LoadCancelled, ModelError, ModelNotFound, ModelNotReady, QueueFull, ShuttingDown
 from chatglm_backend.service import LoadedModel, Service
+from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
-from chatglm_backend.testing import scripted_model
+from chatglm_backend.testing import ScriptedModel, scripted_info
 
 
 class ScriptedWorker:
@@ -63,7 +72,7 @@ class ScriptedLoader:
             raise self.error
         worker = ScriptedWorker()
         self.workers.append(worker)
-        return LoadedModel(scripted_model(), cast("Any", None), cast("Any", None), cast("Any", worker))
+        return LoadedModel(scripted_info(), cast("Any", None), cast("Any", None), cast("Any", worker))
 
 
 def ready(service: Service) -> ModelInfo:
@@ -88,7 +97,7 @@ def test_loading_returns_at_once_and_shows_its_stage() -> None:
     status = service.status()
     assert (status.state, status.progress) == (ModelState.LOADING, LoadProgress("convert", 1, 2))
     loader.go.set()
-    assert ready(service) == scripted_model()
+    assert ready(service) == scripted_info()
     assert loader.models == ["m"]
     service.close()
 
@@ -134,7 +143,7 @@ def test_loading_works_again_after_a_failure() -> None:
         ready(service)
     loader.error = None
     service.load("y")
-    assert ready(service) == scripted_model()
+    assert ready(service) == scripted_info()
     service.close()
 
 
@@ -199,3 +208,78 @@ def test_close_ends_loading_and_refuses_more() -> None:
     service.load()
     assert service.status().state is ModelState.NONE
     assert len(loader.models) <= 1
+
+
+def ask() -> GenerationRequest:
+    """A short question."""
+    return GenerationRequest("a", prompt="What is AI")
+
+
+def test_a_request_may_come_before_its_model() -> None:
+    """It waits, unless it may not, and is answered once the model is there; its time is counted from then."""
+    model = ScriptedModel(load_seconds=0.2, hold=True)
+    service = Service(Settings(), loader=model, env={})
+    service.load()
+    with pytest.raises(ModelNotReady):
+        service.submit(ask())
+    ticket = service.submit(ask(), wait=True)
+    assert ticket.read(timeout_s=0.01) == []
+    parked = ticket.submitted_at
+    model.hold = False
+    assert "".join(getattr(event, "text", "") for event in ticket.events()) == ticket.text != ""
+    assert ticket.submitted_at > parked
+    service.close()
+
+
+def test_a_request_that_waits_for_its_model_can_be_stopped() -> None:
+    """Its only event is the end, and the model never hears of it."""
+    model = ScriptedModel(load_seconds=0.2, hold=True)
+    service = Service(Settings(), loader=model, env={})
+    service.load()
+    ticket = service.submit(ask(), wait=True)
+    ticket.cancel()
+    (end,) = ticket.events()
+    assert isinstance(end, Completed)
+    assert end.finish_reason is FinishReason.CANCELLED
+    model.hold = False
+    ready(service)
+    assert model.answers == []
+    service.close()
+
+
+def test_a_request_that_waits_hears_why_no_model_came() -> None:
+    """A failed loading's error, also for those who come afterwards; a cancelled loading; the end of the program."""
+    error = ModelNotFound(path="x")
+    model = ScriptedModel(load_seconds=0.2, load_error=error, hold=True)
+    service = Service(Settings(), loader=model, env={})
+
+    def waiting() -> Ticket:
+        service.load()
+        return service.submit(ask(), wait=True)
+
+    failed = waiting()
+    model.hold = False
+    with pytest.raises(ModelNotFound):
+        list(failed.events())
+    with pytest.raises(ModelNotFound):
+        service.submit(ask(), wait=True)
+    model.hold = True
+    cancelled = waiting()
+    service.cancel_load()
+    with pytest.raises(LoadCancelled):
+        list(cancelled.events())
+    ended = waiting()
+    service.close()
+    with pytest.raises((ShuttingDown, LoadCancelled)):
+        list(ended.events())
+
+
+def test_no_more_wait_for_a_model_than_for_an_answer() -> None:
+    """The queue's limit holds there too."""
+    model = ScriptedModel(load_seconds=0.2, hold=True)
+    service = Service(Settings(queue_limit=1), loader=model, env={})
+    service.load()
+    service.submit(ask(), wait=True)
+    with pytest.raises(QueueFull):
+        service.submit(ask(), wait=True)
+    service.close()

@@ -31,7 +31,7 @@ from chatglm_backend.errors import (
     ShuttingDown,
     TooManyRequests,
 )
-from chatglm_backend.serving.ticket import Ticket
+from chatglm_backend.serving.ticket import Logged, Ticket
 from chatglm_backend.serving.worker import Worker, WorkerOptions
 
 WAIT = 10.0
@@ -62,6 +62,7 @@ class FakeEngine:
     lives: list[Life] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
     most_running: int = 0
+    mine_running: list[int] = field(default_factory=list)
     steps: int = 0
     crash: BaseException | None = None
 
@@ -76,6 +77,7 @@ class FakeEngine:
         self.lives.append(life)
         self.started.append(request.request_id)
         self.most_running = max(self.most_running, len(self.lives))
+        self.mine_running.append(sum(one.request.visitor == request.visitor for one in self.lives))
         return life
 
     def step(self) -> Sequence[tuple[Life, Event | RequestError]]:
@@ -84,9 +86,6 @@ class FakeEngine:
         if self.crash is not None:
             raise self.crash
         return [result for life in list(self.lives) for result in self._advance(life)]
-
-    def abandon_all(self) -> None:
-        self.lives.clear()
 
     def _advance(self, life: Life) -> Iterator[tuple[Life, Event | RequestError]]:
         cancelled = life.cancel.cancelled  # read once: another thread may set it at any moment
@@ -121,7 +120,7 @@ def make(engine: FakeEngine) -> Iterator[Any]:
 
     def build(clock: Any = None, **options: Any) -> Worker[Measured]:
         extra = {} if clock is None else {"clock": clock}
-        worker: Worker[Measured] = Worker(engine, WorkerOptions(**options), **extra)
+        worker: Worker[Measured] = Worker({"": engine}, WorkerOptions(**options), **extra)
         made.append(worker)
         return worker
 
@@ -148,7 +147,7 @@ def test_a_ticket_gives_every_event_in_order(make: Any, engine: FakeEngine) -> N
 
 def test_sessions_are_served_in_turns(make: Any, engine: FakeEngine) -> None:
     """With one place, three sessions of three requests alternate."""
-    worker = make(max_running=1, session_limit=9)
+    worker = make(max_running=1, visitor_limit=9)
     tickets = [worker.submit(ask(f"{s}{n}", s)) for s in "abc" for n in range(3)]
     engine.gate.set()
     for ticket in tickets:
@@ -160,7 +159,7 @@ def test_sessions_are_served_in_turns(make: Any, engine: FakeEngine) -> None:
 
 def test_no_more_run_than_allowed(make: Any, engine: FakeEngine) -> None:
     """Two places, two at once."""
-    worker = make(max_running=2, session_limit=9)
+    worker = make(max_running=2, visitor_limit=9)
     tickets = [worker.submit(ask(f"r{n}")) for n in range(6)]
     engine.gate.set()
     assert {reason_of(ticket) for ticket in tickets} == {FinishReason.LENGTH}
@@ -187,20 +186,46 @@ def test_those_who_wait_are_told_where(make: Any, engine: FakeEngine) -> None:
 
 
 def test_limits_refuse_and_are_counted(make: Any, engine: FakeEngine) -> None:
-    """Per visitor, per queue, and per id."""
-    worker = make(max_running=1, queue_limit=2, session_limit=2)
+    """Half the queue for one visitor, the whole for all, one request for an id, and only kernels that there are."""
+    worker = make(max_running=1, queue_limit=4)
     first = worker.submit(ask("a0", "a"))
     while not engine.started:
         first.read(timeout_s=0.01)
     worker.submit(ask("a1", "a"))
+    worker.submit(ask("a2", "a"))
     with pytest.raises(TooManyRequests):
-        worker.submit(ask("a2", "a"))
+        worker.submit(ask("a3", "a"))
     with pytest.raises(InvalidRequest):
         worker.submit(ask("a1", "b"))
-    worker.submit(ask("b0", "b"))
+    with pytest.raises(InvalidRequest, match="only its own"):
+        worker.submit(GenerationRequest("k", "b", prompt="x", kernel="other"))
+    for name in ("b0", "c0"):
+        worker.submit(ask(name, name))
     with pytest.raises(QueueFull):
-        worker.submit(ask("c0", "c"))
-    assert worker.metrics().refused == {"too_many_requests": 1, "invalid_request": 1, "queue_full": 1}
+        worker.submit(ask("d0", "d"))
+    assert worker.metrics().refused == {"too_many_requests": 1, "invalid_request": 2, "queue_full": 1}
+
+
+def test_twelve_requests_of_one_visitor_are_queued(make: Any, engine: FakeEngine) -> None:
+    """At most two of them run at the same time, and another visitor does not wait for the rest of them."""
+    worker = make(max_running=4, visitor_limit=2)
+    many = [worker.submit(ask(f"a{n}", "a", tokens=50)) for n in range(12)]
+    other = worker.submit(ask("b0", "b"))
+    engine.gate.set()
+    assert {reason_of(ticket) for ticket in (*many, other)} == {FinishReason.LENGTH}
+    assert engine.started.index("b0") <= 2
+    assert max(engine.mine_running) == 2
+
+
+def test_each_kernel_has_an_engine_of_its_own(engine: FakeEngine) -> None:
+    """A request goes to the one it asks for, and both are stepped."""
+    other = FakeEngine(gate=engine.gate)
+    worker: Worker[Measured] = Worker({"": engine, "other": other})
+    engine.gate.set()
+    asked = GenerationRequest("b", prompt="x", kernel="other")
+    assert [reason_of(worker.submit(request)) for request in (ask("a"), asked)] == [FinishReason.LENGTH] * 2
+    assert (engine.started, other.started) == (["a"], ["b"])
+    worker.close()
 
 
 def test_a_waiting_request_can_be_stopped(make: Any, engine: FakeEngine) -> None:
@@ -224,16 +249,15 @@ def test_a_running_request_can_be_stopped(make: Any, engine: FakeEngine) -> None
     assert ticket.text.startswith("a0 ")
 
 
-def test_a_reconnecting_page_reads_on(make: Any, engine: FakeEngine) -> None:
-    """Snapshot and the rest together are the whole, also for a second reader."""
-    worker = make()
-    ticket = worker.submit(ask("a", tokens=50))
+def test_every_reader_gets_the_whole_log(make: Any, engine: FakeEngine) -> None:
+    """Also one that comes when half of it is written, or all."""
+    ticket = make().submit(ask("a", tokens=50))
     engine.gate.set()
     ticket.read()
-    seen = ticket.snapshot()
-    rest = "".join(e.text for e in ticket.replay_from(seen.next_index) if isinstance(e, TokenEvent))
-    assert seen.text + rest == ticket.text == "".join(f"a{n} " for n in range(50))
-    assert worker.find("a") is ticket
+    for _ in range(2):
+        found = "".join(e.text for e in ticket.events() if isinstance(e, TokenEvent))
+        assert found == ticket.text == "".join(f"a{n} " for n in range(50))
+    assert "".join(e.text for e in ticket.read(49) if isinstance(e, TokenEvent)) == "a49 "
 
 
 def test_reading_with_a_timeout_gives_a_heartbeat(make: Any) -> None:
@@ -319,8 +343,8 @@ def test_a_failing_request_is_told_and_the_others_go_on(make: Any, engine: FakeE
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("crash", [RuntimeError("gone"), SystemExit()])
-def test_a_dead_worker_tells_everybody_and_can_restart(make: Any, engine: FakeEngine, crash: BaseException) -> None:
-    """Running and waiting tickets get an error, readiness goes red, and a restart serves again."""
+def test_a_dead_worker_tells_everybody(make: Any, engine: FakeEngine, crash: BaseException) -> None:
+    """Running and waiting tickets get an error, and readiness goes red."""
     worker = make(max_running=1)
     tickets = [worker.submit(ask("a")), worker.submit(ask("b"))]
     engine.crash = crash
@@ -331,10 +355,6 @@ def test_a_dead_worker_tells_everybody_and_can_restart(make: Any, engine: FakeEn
     assert not worker.healthy
     with pytest.raises(EngineFailure):
         worker.submit(ask("c"))
-    engine.crash = None
-    worker.restart()
-    assert worker.healthy
-    assert reason_of(worker.submit(ask("d"))) is FinishReason.LENGTH
 
 
 def test_closing_lets_accepted_requests_end(make: Any, engine: FakeEngine) -> None:
@@ -362,17 +382,51 @@ def test_event_loops_read_too(make: Any, engine: FakeEngine) -> None:
     """The asynchronous reader gets heartbeats while nothing comes, then every event."""
     ticket = make().submit(ask("a"))
 
-    async def read() -> list[Event | None]:
-        found: list[Event | None] = []
-        async for event in ticket.events_async(heartbeat_s=0.01):
-            if event is None:
+    async def read() -> list[list[Logged]]:
+        found = []
+        async for batch in ticket.follow(heartbeat_s=0.01):
+            if not batch:
                 engine.gate.set()
-            found.append(event)
+            found.append(batch)
         return found
 
     found = asyncio.run(read())
-    assert found[0] is None
-    assert [type(e) for e in found if e is not None] == [TokenEvent, TokenEvent, TokenEvent, Completed]
+    assert found[0] == []
+    events = [logged.event for batch in found for logged in batch]
+    assert [type(event) for event in events] == [TokenEvent, TokenEvent, TokenEvent, Completed]
+
+
+def test_a_slow_reader_gets_many_events_at_once(make: Any, engine: FakeEngine) -> None:
+    """A thousand tokens do not become a thousand redraws, and each knows when it came."""
+    ticket = make().submit(ask("a", tokens=1000))
+    engine.gate.set()
+
+    async def read() -> list[list[Logged]]:
+        return [batch async for batch in ticket.follow(pace_s=0.05)]
+
+    found = asyncio.run(read())
+    times = [logged.at for batch in found for logged in batch]
+    assert times == sorted(times)
+    assert len(times) == 1001
+    assert len(found) < 500
+
+
+def test_a_failing_answer_tells_its_events_first() -> None:
+    """Then the error, to every reader."""
+    ticket = Ticket(ask("a"))
+    ticket.publish(TokenEvent(0, 1, "x"))
+    ticket.publish(EngineFailure(reason="scripted"))
+    ticket.publish(TokenEvent(1, 1, "late"))
+
+    async def read(found: list[Logged]) -> None:
+        async for batch in ticket.follow():
+            found += batch
+
+    for _ in range(2):
+        found: list[Logged] = []
+        with pytest.raises(EngineFailure):
+            asyncio.run(read(found))
+        assert [logged.event for logged in found] == [TokenEvent(0, 1, "x")]
 
 
 def test_counters_follow_the_work(make: Any, engine: FakeEngine) -> None:
@@ -384,4 +438,3 @@ def test_counters_follow_the_work(make: Any, engine: FakeEngine) -> None:
     shown = worker.metrics()
     assert (shown.accepted, shown.finished, shown.completion_tokens) == (3, {"length": 3}, 9)
     assert (shown.running, shown.waiting, shown.kv_reserved_bytes, shown.itl_s.count) == (0, 0, 0, 6)
-    assert worker.idle

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from contextlib import aclosing
+
+import pytest
 
 from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest
 from chatglm_backend.errors import MissingFile, QueueFull
-from chatglm_backend.testing import Script, ScriptedService, scripted_model
+from chatglm_backend.service import Service
+from chatglm_backend.testing import Script, ScriptedModel, scripted_info, scripted_service
 from chatglm_backend.ui.i18n import LANGUAGES, load_texts
 from chatglm_backend.ui.live import LiveAnswers
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
@@ -17,16 +21,17 @@ from chatglm_backend.ui.runner import AnswerRunner
 
 
 def _request(prompt: str, tokens: int = 5000) -> GenerationRequest:
-    return GenerationRequest("r1", "visitor", prompt=prompt, params=GenerationParams(max_new_tokens=tokens))
+    return GenerationRequest(
+        secrets.token_hex(4), "visitor", prompt=prompt, params=GenerationParams(max_new_tokens=tokens)
+    )
 
 
-def _service(**scenes: Script) -> ScriptedService:
-    service = ScriptedService(scenes=scenes) if scenes else ScriptedService()
-    service.load(None)
-    return service
+def _loaded(**scenes: Script) -> tuple[ScriptedModel, Service]:
+    model = ScriptedModel(scenes) if scenes else ScriptedModel()
+    return model, scripted_service(model)
 
 
-def _run(service: ScriptedService, prompt: str, tokens: int = 5000) -> tuple[list[Phase], Answer]:
+def _run(service: Service, prompt: str, tokens: int = 5000) -> tuple[list[Phase], Answer]:
     async def collect() -> tuple[list[Phase], Answer]:
         phases, last = [], Answer()
         async for last in AnswerRunner(service, poll_s=0.01).run("visitor", _request(prompt, tokens)):
@@ -36,7 +41,7 @@ def _run(service: ScriptedService, prompt: str, tokens: int = 5000) -> tuple[lis
     return asyncio.run(collect())
 
 
-def _views(service: ScriptedService, form: PromptForm) -> list[PromptView]:
+def _views(service: Service, form: PromptForm) -> list[PromptView]:
     async def collect() -> list[PromptView]:
         presenter = Presenter(service, AnswerRunner(service), load_texts("en"))
         return [view async for view in presenter.generate("visitor", form)]
@@ -46,29 +51,29 @@ def _views(service: ScriptedService, form: PromptForm) -> list[PromptView]:
 
 def test_pieces_join_to_the_whole_answer() -> None:
     """Nothing is lost or doubled between the events and the page."""
-    _, answer = _run(_service(story=Script(tuple(f"p{i} " for i in range(50)), delay_s=0.001)), "story")
+    _, answer = _run(_loaded(story=Script(tuple(f"p{i} " for i in range(50)), delay_s=0.001))[1], "story")
     assert answer.text == "".join(f"p{i} " for i in range(50))
     assert answer.finish_reason is FinishReason.STOP
 
 
 def test_a_fast_answer_is_drawn_ten_times_a_second_at_most() -> None:
     """A thousand tokens do not become a thousand redraws."""
-    phases, answer = _run(_service(fast=Script(("x",) * 1000, delay_s=0.0)), "fast")
+    phases, answer = _run(_loaded(fast=Script(("x",) * 1000, delay_s=0.0))[1], "fast")
     assert answer.tokens == 1000
     assert len(phases) <= 10 * answer.elapsed_s + 3
 
 
 def test_the_queue_is_shown_before_the_writing() -> None:
     """Position, reading and writing come in their order."""
-    phases, _ = _run(_service(wait=Script(("a", "b"), queue=(2, 1), delay_s=0.12)), "wait")
+    phases, _ = _run(_loaded(wait=Script(("a", "b"), queue=(2, 1), delay_s=0.12))[1], "wait")
     assert sorted(phases, key=list(Phase).index) == phases
     assert Phase.QUEUED in phases
 
 
 def test_a_request_waits_for_a_loading_model() -> None:
     """Sending early is no mistake: the answer follows the loading."""
-    service = ScriptedService(load_seconds=0.2)
-    service.load(None)
+    service = Service(loader=ScriptedModel(load_seconds=0.2), env={})
+    service.load()
     phases, answer = _run(service, "anything")
     assert phases[0] is Phase.LOADING
     assert answer.text == "An answer from the script."
@@ -77,8 +82,10 @@ def test_a_request_waits_for_a_loading_model() -> None:
 def test_a_failed_model_is_said_at_once() -> None:
     """The loading error answers every prompt until another model is loaded."""
     error = MissingFile(path="a.bin")
-    service = ScriptedService(load_error=error)
-    service.load(None)
+    service = Service(loader=ScriptedModel(load_error=error), env={})
+    service.load()
+    with pytest.raises(MissingFile):
+        service.wait_ready(10)
     phases, answer = _run(service, "anything")
     assert phases == [Phase.FAILED]
     assert answer.error is error
@@ -87,20 +94,20 @@ def test_a_failed_model_is_said_at_once() -> None:
 def test_a_refused_request_shows_the_reason() -> None:
     """Submission errors end up in the answer."""
     error = QueueFull(waiting=9)
-    _, answer = _run(_service(full=Script((), refuse=error)), "full")
+    _, answer = _run(_loaded(full=Script((), refuse=error))[1], "full")
     assert answer.error is error
 
 
 def test_an_answer_that_breaks_keeps_its_text() -> None:
     """What was written stays readable beside the error."""
-    _, answer = _run(_service(), "broken")
+    _, answer = _run(_loaded()[1], "broken")
     assert answer.phase is Phase.FAILED
     assert answer.text == "half an answer"
 
 
 def test_leaving_the_page_cancels_the_answer() -> None:
     """Closing the stream early ends the work."""
-    service = _service()
+    model, service = _loaded()
 
     async def leave() -> None:
         async with aclosing(AnswerRunner(service).run("visitor", _request("slow"))) as answers:
@@ -109,13 +116,13 @@ def test_leaving_the_page_cancels_the_answer() -> None:
                     break
 
     asyncio.run(leave())
-    assert service.tickets[0].cancelled
-    assert service.tickets[0].ended.wait(2)
+    assert model.answers[0].cancelled
+    assert model.answers[0].ended.wait(2)
 
 
 def test_stop_ends_only_ones_own_answer_and_keeps_its_text() -> None:
     """Another visitor's answer goes on."""
-    service = _service(slow=Script(("w ",) * 40, delay_s=0.02))
+    _, service = _loaded(slow=Script(("w ",) * 40, delay_s=0.02))
 
     async def scene() -> tuple[Answer, Answer]:
         runner = AnswerRunner(service)
@@ -138,30 +145,30 @@ def test_stop_ends_only_ones_own_answer_and_keeps_its_text() -> None:
 
 def test_the_exact_prompt_is_shown() -> None:
     """The page shows what was really sent, format included."""
-    sent = [view.sent for view in _views(_service(), PromptForm("What is AI?")) if view.sent]
+    sent = [view.sent for view in _views(_loaded()[1], PromptForm("What is AI?")) if view.sent]
     assert sent == ["问：What is AI?\n答："]
 
 
 def test_an_empty_prompt_asks_for_one_and_sends_nothing() -> None:
     """A stray click costs nothing."""
-    service = _service()
+    model, service = _loaded()
     views = _views(service, PromptForm("  \n"))
     assert [view.running for view in views] == [False]
-    assert service.tickets == []
+    assert model.answers == []
 
 
 def test_a_value_out_of_range_is_said_on_the_page() -> None:
     """Bad numbers become a sentence, not a crash."""
-    views = _views(_service(), PromptForm("hi", temperature=-1))
+    views = _views(_loaded()[1], PromptForm("hi", temperature=-1))
     assert "temperature" in views[-1].status
     assert not views[-1].running
 
 
 def test_the_number_of_new_tokens_is_obeyed() -> None:
     """The slider's value reaches the request, and the status says that it was the limit."""
-    service = _service()
+    model, service = _loaded()
     views = _views(service, PromptForm("What is AI?", max_new_tokens=3))
-    assert service.requests[0].params.max_new_tokens == 3
+    assert model.requests[0].params.max_new_tokens == 3
     assert "Reached the limit of 3 new tokens" in views[-1].status
 
 
@@ -169,15 +176,14 @@ def test_status_and_examples_escape_what_they_show() -> None:
     """Text from people and errors never becomes markup."""
     texts, answer = load_texts("en"), Answer()
     answer.fail(MissingFile(path="<img src=x>"))
-    shown = answer_status(texts, answer, _service().status()) + example_chips(texts, ('"><script>x',))
+    shown = answer_status(texts, answer, _loaded()[1].status()) + example_chips(texts, ('"><script>x',))
     assert "<img" not in shown
     assert "<script" not in shown
 
 
 def test_the_demonstration_model_says_what_it_is() -> None:
     """Its size and the way to a real model are on the page."""
-    service = ScriptedService(info=scripted_model(is_demo=True))
-    service.load(None)
+    service = scripted_service(ScriptedModel(info=scripted_info(is_demo=True)))
     card = model_card(load_texts("en"), service.status())
     assert "demonstration model of 41 million parameters" in card
     assert "--model THUDM/chatglm-6b" in card
@@ -185,7 +191,7 @@ def test_the_demonstration_model_says_what_it_is() -> None:
 
 def test_a_cleared_answer_never_comes_back() -> None:
     """Whatever was under way when the page was cleared, the last view is the empty page."""
-    service = _service()
+    model, service = _loaded()
 
     async def scene() -> PromptView:
         presenter = Presenter(service, AnswerRunner(service), load_texts("en"))
@@ -198,12 +204,12 @@ def test_a_cleared_answer_never_comes_back() -> None:
 
     last = asyncio.run(scene())
     assert (last.output, last.running) == ("", False)
-    assert service.tickets[0].ended.wait(5)
+    assert model.answers[0].ended.wait(5)
 
 
 def test_a_prompts_answer_is_taken_up_again() -> None:
     """The same visitor's new page shows text, exact prompt and the rest as it comes."""
-    service = _service(slow=Script(("w ",) * 40, delay_s=0.02))
+    _, service = _loaded(slow=Script(("w ",) * 40, delay_s=0.02))
 
     async def scene() -> list[PromptView]:
         live: LiveAnswers[PromptView] = LiveAnswers(30)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 from chatglm_backend.core import Message
-from chatglm_backend.testing import ScriptedService, scripted_model
+from chatglm_backend.testing import ScriptedModel, scripted_info, scripted_service
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Interrupted, Turns, back_to_user, fit, shown
 from chatglm_backend.ui.i18n import load_texts
@@ -18,10 +18,10 @@ from chatglm_backend.ui.runner import AnswerRunner
 _TALK: Turns = (Message("user", "one"), Message("assistant", "1"), Message("user", "two"), Message("assistant", "2"))
 
 
-def _chat(**info: object) -> tuple[ScriptedService, ChatPresenter]:
-    service = ScriptedService(info=replace(scripted_model(), **info))  # type: ignore[arg-type]
-    service.load(None)
-    return service, ChatPresenter(service, AnswerRunner(service), load_texts("en"))
+def _chat(**info: object) -> tuple[ScriptedModel, ChatPresenter]:
+    model = ScriptedModel(info=replace(scripted_info(), **info))  # type: ignore[arg-type]
+    service = scripted_service(model)
+    return model, ChatPresenter(service, AnswerRunner(service), load_texts("en"))
 
 
 def _send(presenter: ChatPresenter, turns: Turns, text: str, form: ChatForm | None = None) -> list[ChatView]:
@@ -45,17 +45,18 @@ def test_the_question_appears_at_once_and_the_answer_follows() -> None:
 
 def test_the_whole_conversation_is_sent() -> None:
     """Earlier turns go with the new question."""
-    service, presenter = _chat()
+    model, presenter = _chat()
     _send(presenter, _TALK, "three")
-    assert service.requests[0].messages == (*_TALK, Message("user", "three"))
+    assert model.requests[0].messages == (*_TALK, Message("user", "three"))
 
 
 def test_a_system_prompt_goes_only_to_the_family_that_reads_it() -> None:
     """ChatGLM3 gets it first, and its box is shown; ChatGLM does not get it at all."""
     for family, expected in (("chatglm3", "system"), ("chatglm", "user")):
-        service, presenter = _chat(family=family)
+        model, presenter = _chat(family=family)
         _send(presenter, (), "hello", ChatForm(system="Be brief."))
-        assert service.requests[0].messages[0].role == expected
+        service = scripted_service(model)
+        assert model.requests[0].messages[0].role == expected
         assert Presenter(service, AnswerRunner(service), load_texts("en")).header().takes_system is (
             family == "chatglm3"
         )
@@ -85,9 +86,9 @@ def test_dropped_rounds_are_said_on_the_page() -> None:
 
 def test_an_answer_is_asked_no_longer_than_the_context_allows() -> None:
     """Prompt and new tokens together stay within the limit."""
-    service, presenter = _chat(context_limit=100)
+    model, presenter = _chat(context_limit=100)
     _send(presenter, (), "hello", ChatForm(max_new_tokens=500))
-    assert service.requests[0].params.max_new_tokens == 100 - len("user: hello")
+    assert model.requests[0].params.max_new_tokens == 100 - len("user: hello")
 
 
 def test_going_back_finds_the_question() -> None:
@@ -106,21 +107,21 @@ def test_undo_brings_the_question_back_into_the_box() -> None:
 
 def test_an_edited_question_replaces_what_followed() -> None:
     """The conversation goes on from the new wording."""
-    service, presenter = _chat()
+    model, presenter = _chat()
 
     async def edit() -> list[ChatView]:
         return [view async for view in presenter.edit("visitor", _TALK, 0, "uno", ChatForm())]
 
     views = asyncio.run(edit())
-    assert service.requests[0].messages == (Message("user", "uno"),)
+    assert model.requests[0].messages == (Message("user", "uno"),)
     assert [turn.role for turn in views[-1].turns] == ["user", "assistant"]
 
 
 def test_an_empty_message_changes_nothing() -> None:
     """The conversation stays as it is and nothing is sent."""
-    service, presenter = _chat()
+    model, presenter = _chat()
     assert _send(presenter, _TALK, "  ")[-1].turns == _TALK
-    assert service.tickets == []
+    assert model.answers == []
 
 
 def _collect(views: AsyncGenerator[ChatView, None]) -> list[ChatView]:
@@ -132,7 +133,7 @@ def _collect(views: AsyncGenerator[ChatView, None]) -> list[ChatView]:
 
 def test_a_stopped_answer_is_marked_and_can_be_gone_on_with() -> None:
     """Only once it has ended; a whole answer is not marked."""
-    service, presenter = _chat()
+    model, presenter = _chat()
     whole = _send(presenter, (), "What is AI?")[-1]
     assert (type(whole.turns[-1]), whole.resumable) == (Message, False)
 
@@ -148,17 +149,17 @@ def test_a_stopped_answer_is_marked_and_can_be_gone_on_with() -> None:
     assert [view.resumable for view in views[:-1]] == [False] * (len(views) - 1)
     assert (type(views[-1].turns[-1]), views[-1].resumable) == (Interrupted, True)
     after = _collect(presenter.go_on("visitor", views[-1].turns, ChatForm()))[-1]
-    assert service.requests[-1].messages[-1] == Message("user", "Please go on from where you stopped.")
+    assert model.requests[-1].messages[-1] == Message("user", "Please go on from where you stopped.")
     assert len(after.turns) == 4
 
 
 def test_a_question_without_an_answer_is_asked_again() -> None:
     """Going on after a crash before the first word adds no second question."""
-    service, presenter = _chat()
+    model, presenter = _chat()
     turns = (Message("user", "What is AI?"),)
     assert presenter.show(turns).resumable
     assert len(_collect(presenter.go_on("visitor", turns, ChatForm()))[-1].turns) == 2
-    assert service.requests[-1].messages == turns
+    assert model.requests[-1].messages == turns
 
 
 def test_a_broken_answer_can_be_gone_on_with() -> None:
@@ -187,7 +188,8 @@ def test_a_long_answer_is_shown_in_pieces_and_a_question_in_one() -> None:
 
 def test_a_page_in_another_language_shows_the_same_moment_in_its_own() -> None:
     """What runs in English is told in Chinese to a page that was opened in Chinese."""
-    service, presenter = _chat()
+    _, presenter = _chat()
+    service = scripted_service()
     view = _send(presenter, (), "What is AI?")[-1]
     other = ChatPresenter(service, AnswerRunner(service), load_texts("zh")).again(view)
     assert other.turns == view.turns

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from chatglm_backend.core import Completed, FinishReason, Message, Timing, TokenEvent, Usage
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.records import Place
-from chatglm_backend.testing import ScriptedService
+from chatglm_backend.testing import scripted_service
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Interrupted, Turns
 from chatglm_backend.ui.history import History, Kept
@@ -33,8 +33,7 @@ def _history(folder: Path) -> History:
 
 
 def _presenter() -> ChatPresenter:
-    service = ScriptedService()
-    service.load(None)
+    service = scripted_service()
     return ChatPresenter(service, AnswerRunner(service), load_texts("en"))
 
 

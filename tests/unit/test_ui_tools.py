@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,10 +19,11 @@ from chatglm_backend.benchmark.quick import QuickItem, wait_until_idle
 from chatglm_backend.checkpoint.cache import CacheEntry
 from chatglm_backend.core import CancelToken, TokenEvent
 from chatglm_backend.errors import ModelInUse
+from chatglm_backend.service import Service
 from chatglm_backend.service.keeping import Keeper, Needs
 from chatglm_backend.service.report import Findings
 from chatglm_backend.settings import Settings
-from chatglm_backend.testing import Script, ScriptedService
+from chatglm_backend.testing import ScriptedModel, scripted_service
 from chatglm_backend.ui.compare import ComparePresenter, CompareView
 from chatglm_backend.ui.i18n import load_texts
 from chatglm_backend.ui.models import ModelsPresenter
@@ -36,15 +38,11 @@ TEXTS = load_texts("en")
 PLAN = (QuickItem(8, 1, 4), QuickItem(16, 1, 4), QuickItem(8, 2, 4))
 
 
-def _service(**scenes: Script) -> ScriptedService:
-    service = ScriptedService(scenes=scenes) if scenes else ScriptedService()
-    service.load(None)
-    return service
-
-
 def _compare(
-    service: ScriptedService, left: PromptForm, right: PromptForm, act: Callable[[ComparePresenter, CompareView], None]
+    model: ScriptedModel, left: PromptForm, right: PromptForm, act: Callable[[ComparePresenter, CompareView], None]
 ) -> list[CompareView]:
+    service = scripted_service(model)
+
     async def collect() -> list[CompareView]:
         presenter = ComparePresenter(service, AnswerRunner(service, poll_s=0.01), TEXTS)
         views = []
@@ -57,7 +55,9 @@ def _compare(
     return asyncio.run(collect())
 
 
-def _measure(service: ScriptedService, act: Callable[[SpeedPresenter], None] = lambda _: None) -> list[SpeedView]:
+def _measure(model: ScriptedModel, act: Callable[[SpeedPresenter], None] = lambda _: None) -> list[SpeedView]:
+    service = scripted_service(model)
+
     async def collect() -> list[SpeedView]:
         presenter = SpeedPresenter(service, SpeedDesk(), TEXTS, PLAN)
         views = []
@@ -71,10 +71,10 @@ def _measure(service: ScriptedService, act: Callable[[SpeedPresenter], None] = l
 
 def test_both_answers_get_their_own_settings_and_are_whole() -> None:
     """The two sides differ in what they were asked, and both end."""
-    service = _service()
+    model = ScriptedModel()
     left, right = PromptForm("What is AI?", 3, "raw", 0.0), PromptForm("What is AI?", 64, "recipe", 0.8)
-    last = _compare(service, left, right, lambda *_: None)[-1]
-    asked = {(r.params.max_new_tokens, r.prompt_format, r.params.temperature) for r in service.requests}
+    last = _compare(model, left, right, lambda *_: None)[-1]
+    asked = {(r.params.max_new_tokens, r.prompt_format, r.params.temperature) for r in model.requests}
     assert asked == {(3, "raw", 0.0), (64, "recipe", 0.8)}
     assert (last.running, last.left.output) == (False, "AI is the")
     assert last.right.output == "AI is the study of machines that learn."
@@ -82,14 +82,14 @@ def test_both_answers_get_their_own_settings_and_are_whole() -> None:
 
 def test_one_stop_ends_both_answers() -> None:
     """Both tickets are cancelled and both texts stay."""
-    service = _service()
+    model = ScriptedModel()
 
     def stop(presenter: ComparePresenter, view: CompareView) -> None:
         if "word1" in view.left.output and "word1" in view.right.output:
             presenter.stop("me")
 
-    last = _compare(service, PromptForm("slow", 2000), PromptForm("slow", 2000), stop)[-1]
-    assert [ticket.cancelled for ticket in service.tickets] == [True, True]
+    last = _compare(model, PromptForm("slow", 2000), PromptForm("slow", 2000), stop)[-1]
+    assert [ticket.cancelled for ticket in model.answers] == [True, True]
     assert not last.running
     assert "Stopped" in last.left.status
     assert "Stopped" in last.right.status
@@ -97,54 +97,58 @@ def test_one_stop_ends_both_answers() -> None:
 
 def test_a_bad_value_on_one_side_leaves_the_other_alone() -> None:
     """An error is shown where it belongs."""
-    last = _compare(_service(), PromptForm("What is AI?", temperature=-1), PromptForm("What is AI?"), lambda *_: None)[
-        -1
-    ]
+    last = _compare(
+        ScriptedModel(), PromptForm("What is AI?", temperature=-1), PromptForm("What is AI?"), lambda *_: None
+    )[-1]
     assert "temperature" in last.left.status
     assert last.right.output.startswith("AI is")
 
 
 def test_comparing_nothing_sends_nothing() -> None:
     """An empty prompt costs nothing."""
-    service = _service()
-    views = _compare(service, PromptForm(" "), PromptForm(" "), lambda *_: None)
+    model = ScriptedModel()
+    views = _compare(model, PromptForm(" "), PromptForm(" "), lambda *_: None)
     assert [view.running for view in views] == [False]
-    assert service.tickets == []
+    assert model.answers == []
 
 
 def test_a_speed_test_fills_table_plots_and_download() -> None:
     """One request for each answer of the plan, stop ids ignored, nothing repeated."""
-    service = _service()
-    last = _measure(service)[-1]
-    assert [request.ignore_stop_ids for request in service.requests] == [True] * 4
-    assert not any(request.params.greedy for request in service.requests)  # greedy answers would be guessed
-    assert len({request.prompt for request in service.requests}) == 4
+    model = ScriptedModel()
+    last = _measure(model)[-1]
+    assert [request.ignore_stop_ids for request in model.requests] == [True] * 4
+    assert not any(request.params.greedy for request in model.requests)  # greedy answers would be guessed
+    assert len({request.prompt for request in model.requests}) == 4
     assert last.table.count("<tr>") == 1 + len(PLAN)
     assert last.plots.count("<svg") == 2
     found = re.search(r"base64,([^\"]+)", last.download)
     assert found is not None
     document = json.loads(base64.b64decode(found.group(1)))
     assert [run["batch"] for run in document["runs"]] == [1, 1, 2]
-    assert document["model"]["name"] == service.info.name
+    assert document["model"]["name"] == model.info.name
 
 
 def test_a_stopped_speed_test_keeps_what_it_has() -> None:
     """The first measurement stays; no further one begins."""
-    service = _service()
+    model = ScriptedModel()
 
     def stop(presenter: SpeedPresenter) -> None:
-        if len(service.requests) == 1:
+        if len(model.requests) == 1:
             presenter.stop("me")
 
-    last = _measure(service, stop)[-1]
-    assert (last.running, len(service.requests)) == (False, 1)
+    last = _measure(model, stop)[-1]
+    assert (last.running, len(model.requests)) == (False, 1)
     assert "Stopped" in last.status
     assert last.table.count("<tr>") == 2
 
 
 def test_a_speed_test_without_a_model_says_so() -> None:
     """No model, one sentence."""
-    last = _measure(ScriptedService())[-1]
+
+    async def collect() -> list[SpeedView]:
+        return [view async for view in SpeedPresenter(Service(), SpeedDesk(), TEXTS, PLAN).run("me")]
+
+    last = asyncio.run(collect())[-1]
     assert "not ready" in last.status
     assert not last.running
 
@@ -179,40 +183,42 @@ class _Counters:
     accepted: int = 0
 
 
-class _BusyService(ScriptedService):
+class _Busy(Service):
     """Others are answering for the first ``busy_for`` looks."""
 
     busy_for = 0
 
-    def metrics(self) -> _Counters:
+    def metrics(self) -> Any:
         self.busy_for -= 1
         return _Counters(running=int(self.busy_for >= 0))
 
 
-def _measure_beside_others(busy_for: int, patience_s: float) -> tuple[_BusyService, list[SpeedView]]:
-    service = _BusyService()
-    service.load(None)
+def _measure_beside_others(busy_for: int, patience_s: float) -> tuple[ScriptedModel, list[SpeedView]]:
+    model = ScriptedModel()
+    service = _Busy(loader=model, env={})
+    service.load()
+    service.wait_ready(30)
     service.busy_for = busy_for
 
     async def collect() -> list[SpeedView]:
         presenter = SpeedPresenter(service, SpeedDesk(), TEXTS, PLAN, patience_s=patience_s)
         return [view async for view in presenter.run("me")]
 
-    return service, asyncio.run(collect())
+    return model, asyncio.run(collect())
 
 
 def test_a_speed_test_lets_others_finish_first() -> None:
     """While somebody's answer is written nothing is sent, and the page says what it waits for."""
-    service, views = _measure_beside_others(busy_for=3, patience_s=30)
+    model, views = _measure_beside_others(busy_for=3, patience_s=30)
     assert "Waiting for other answers" in views[0].status
     assert "Finished" in views[-1].status
-    assert len(service.requests) == 4
+    assert len(model.requests) == 4
 
 
 def test_a_speed_test_gives_way_when_others_never_finish() -> None:
     """It ends by itself, disturbs nobody, and says so."""
-    service, views = _measure_beside_others(busy_for=10_000, patience_s=0.3)
-    assert service.requests == []
+    model, views = _measure_beside_others(busy_for=10_000, patience_s=0.3)
+    assert model.requests == []
     assert (views[-1].running, "gave way" in views[-1].status) == (False, True)
 
 
@@ -264,26 +270,26 @@ class _Keeper:
 
 def test_what_is_kept_is_listed_and_deleted() -> None:
     """The list shows the size; deleting names the model in use to the keeper and empties the list."""
-    keeper, service = _Keeper(), _service()
+    keeper, service = _Keeper(), scripted_service()
     presenter = ModelsPresenter(service, keeper, TEXTS)
     assert "3.9 GB" in presenter.kept().table
     assert "a-1234" in presenter.ask("a-1234")
     after = presenter.delete("a-1234", allowed=True)
-    assert (after.names, keeper.in_use) == ((), [service.info.name])
+    assert (after.names, keeper.in_use) == ((), [ScriptedModel().info.name])
     assert "3.9 GB are free again" in after.said
 
 
 def test_a_visitor_who_may_not_delete_reads_why() -> None:
     """The check is made where the deletion is, not only on the button."""
     keeper = _Keeper()
-    view = ModelsPresenter(_service(), keeper, TEXTS).delete("a-1234", allowed=False)
+    view = ModelsPresenter(scripted_service(), keeper, TEXTS).delete("a-1234", allowed=False)
     assert keeper.in_use == []
     assert "shared" in view.said
 
 
 def test_needs_and_the_report_are_sentences() -> None:
     """Too little disk is said; an unknown name says nothing; the report escapes what it shows."""
-    presenter = ModelsPresenter(_service(), _Keeper(), TEXTS)
+    presenter = ModelsPresenter(scripted_service(), _Keeper(), TEXTS)
     assert "too little" in presenter.needs("THUDM/chatglm-6b")
     assert presenter.needs("what") == presenter.needs("") == ""
     report = presenter.report()
@@ -293,7 +299,7 @@ def test_needs_and_the_report_are_sentences() -> None:
 
 def test_a_visitor_elsewhere_learns_nothing_of_this_machines_folders() -> None:
     """Neither what a path holds nor where things lie."""
-    presenter = ModelsPresenter(_service(), _Keeper(), TEXTS)
+    presenter = ModelsPresenter(scripted_service(), _Keeper(), TEXTS)
     assert presenter.needs("THUDM/chatglm-6b", allowed=False) == ""
     assert presenter.report(allowed=False) == presenter.refusal()
 
