@@ -6,7 +6,6 @@ they know nothing of models, pages, HTTP or files.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from enum import Enum
 from typing import Literal
 
 from chatglm_backend.errors import InvalidRequest
+from chatglm_backend.sampling import GenerationParams
 
 __all__ = [
     "CancelToken",
@@ -71,35 +71,6 @@ class Message:
             raise InvalidRequest(field="role", value=str(self.role), reason="use system, user or assistant")
         if not isinstance(self.content, str):
             raise InvalidRequest(field="content", value=type(self.content).__name__, reason="it must be text")
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationParams:
-    """How to choose tokens. ``temperature`` 0 means greedy; ``top_k`` 0 and ``top_p`` 1 switch those filters off."""
-
-    max_new_tokens: int = 32
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_int("max_new_tokens", self.max_new_tokens, 1, 1_000_000)
-        _check_float("temperature", self.temperature, 0.0, 100.0)
-        _check_float("top_p", self.top_p, 0.0, 1.0)
-        _check_int("top_k", self.top_k, 0, 1_000_000)
-        _check_float("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
-        if not isinstance(self.stop, tuple) or not all(isinstance(s, str) and s for s in self.stop):
-            raise InvalidRequest(field="stop", value=repr(self.stop)[:80], reason="it must hold non-empty texts")
-        if self.seed is not None:
-            _check_int("seed", self.seed, 0, 2**63 - 1)
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the most likely token is always taken."""
-        return self.temperature == 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,18 +244,3 @@ class ModelStatus:
     progress: LoadProgress | None = None
     info: ModelInfo | None = None
     error: Exception | None = None
-
-
-def _check_int(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidRequest(field=name, value=repr(value)[:40], reason=f"use a whole number from {low} to {high}")
-
-
-def _check_float(name: str, value: object, low: float, high: float) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not low <= value <= high
-    ):
-        raise InvalidRequest(field=name, value=repr(value)[:40], reason=f"use a number from {low} to {high}")

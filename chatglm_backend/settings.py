@@ -10,24 +10,36 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from chatglm_backend.core import GenerationParams
 from chatglm_backend.errors import ConfigError
+from chatglm_backend.sampling import GenerationParams, check_number, sampling_fields
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["AUTO", "SettingSpec", "Settings", "config_file", "load_settings", "spec", "specs", "with_cache"]
+__all__ = [
+    "AUTO",
+    "CHAT_TOKENS",
+    "SettingSpec",
+    "Settings",
+    "config_file",
+    "load_settings",
+    "spec",
+    "specs",
+    "with_cache",
+]
 
 AUTO: Literal["auto"] = "auto"
+CHAT_TOKENS = 512
+"""Most tokens of an answer in a conversation, where nobody set it."""
 _PREFIX = "CHATGLM_"
-_ALIASES = {"repo_id_or_model_path": "model", "n_predict": "max_new_tokens"}
 # Variables of ours that are read elsewhere, and those that container systems make up from a service's name.
 _OTHER_VARIABLES = frozenset({"CONFIG", "INT4_LIBRARY", "TORCH_INDEX", "VENV"})
 _OTHER_PREFIXES = ("TEST_", "PLANNED_", "LAUNCH_", "LAUNCHER_", "SERVICE_", "PORT_")
@@ -43,10 +55,11 @@ class SettingSpec:
     kind: Kind
     default: Any
     help: str
-    low: float | None = None
-    high: float | None = None
+    low: float = -math.inf
+    high: float = math.inf
     choices: tuple[str, ...] = ()
     secret: bool = False
+    other_name: str = ""
 
     @property
     def variable(self) -> str:
@@ -54,9 +67,9 @@ class SettingSpec:
         return _PREFIX + self.name.upper()
 
     @property
-    def flag(self) -> str:
-        """The flag in the terminal."""
-        return "--" + self.name.replace("_", "-")
+    def flags(self) -> tuple[str, ...]:
+        """The flag in the terminal, and the original recipe's where that has another."""
+        return tuple("--" + name.replace("_", "-") for name in (self.name, self.other_name) if name)
 
 
 def _setting(
@@ -64,20 +77,29 @@ def _setting(
     kind: Kind,
     help_text: str,
     *,
-    low: float | None = None,
-    high: float | None = None,
+    low: float = -math.inf,
+    high: float = math.inf,
     choices: tuple[str, ...] = (),
     secret: bool = False,
+    other_name: str = "",
 ) -> Any:  # noqa: ANN401
     details = {"kind": kind, "help": help_text, "low": low, "high": high, "choices": choices, "secret": secret}
-    return field(default=default, repr=not secret, metadata=details)
+    return field(default=default, repr=not secret, metadata={**details, "other_name": other_name})
+
+
+def _sampling(name: str, other_name: str = "") -> Any:  # noqa: ANN401
+    found = sampling_fields()[name]
+    return _setting(found.default, found.kind, found.help, low=found.low, high=found.high, other_name=other_name)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of one run. ``None`` and ``"auto"`` leave the choice to the program."""
 
-    model: str | None = _setting(None, "text", "Model folder, hub id such as THUDM/chatglm-6b, or low-bit folder.")
+    model: str | None = _setting(
+        None, "text", "Model folder, hub id such as THUDM/chatglm-6b, or low-bit folder.",
+        other_name="repo_id_or_model_path",
+    )  # fmt: skip
     family: str = _setting(
         AUTO,
         "text",
@@ -104,14 +126,13 @@ class Settings:
     max_running: int | str = _setting(
         AUTO, "int or auto", "Answers made at the same time; the others wait (auto: from memory).", low=1, high=1024
     )
-    max_new_tokens: int = _setting(32, "int", "Most tokens of an answer.", low=1, high=1_000_000)
-    temperature: float = _setting(0.0, "float", "0: always the likeliest token; higher: freer.", low=0, high=100)
-    top_p: float = _setting(
-        1.0, "float", "Choose among the likeliest tokens with this total probability.", low=0, high=1
-    )
-    top_k: int = _setting(0, "int", "Choose among this many tokens; 0: all.", low=0, high=1_000_000)
-    repetition_penalty: float = _setting(1.0, "float", "Above 1: repeats become less likely.", low=0.01, high=100)
-    seed: int | None = _setting(None, "int", "Makes sampling repeatable.", low=0, high=2**63 - 1)
+    max_new_tokens: int = _sampling("max_new_tokens", "n_predict")
+    temperature: float = _sampling("temperature")
+    top_p: float = _sampling("top_p")
+    top_k: int = _sampling("top_k")
+    min_p: float = _sampling("min_p")
+    repetition_penalty: float = _sampling("repetition_penalty")
+    seed: int | None = _sampling("seed")
     host: str | None = _setting(
         None, "text", "Address that the page listens on (default: 127.0.0.1; with --listen: all addresses)."
     )
@@ -146,29 +167,19 @@ class Settings:
     log_prompts: bool = _setting(default=False, kind="bool", help_text="Write prompts to the log.")
 
     def sampling(self, **changes: Any) -> GenerationParams:  # noqa: ANN401
-        """Return the generation parameters, with ``changes`` where they are not ``None``."""
-        names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
-        values = {name: getattr(self, name) for name in names}
-        values.update({name: value for name, value in changes.items() if value is not None})
-        return GenerationParams(**values)
+        """Return the generation parameters: as set, but for ``changes``. Raises :class:`InvalidRequest`."""
+        return GenerationParams(**{**{name: getattr(self, name) for name in sampling_fields()}, **changes})
+
+    def answer_tokens(self, usual: int) -> int:
+        """Most tokens of an answer as set, or ``usual`` where the setting has its default."""
+        chosen = self.max_new_tokens
+        return usual if chosen == sampling_fields()["max_new_tokens"].default else chosen
 
 
 @lru_cache(maxsize=1)
-def specs() -> Mapping[str, SettingSpec]:
+def specs() -> dict[str, SettingSpec]:
     """Return all settings by name, in their order."""
-    return {
-        f.name: SettingSpec(
-            name=f.name,
-            kind=f.metadata["kind"],
-            default=None if f.default is MISSING else f.default,
-            help=f.metadata["help"],
-            low=f.metadata["low"],
-            high=f.metadata["high"],
-            choices=f.metadata["choices"],
-            secret=f.metadata["secret"],
-        )
-        for f in fields(Settings)
-    }
+    return {f.name: SettingSpec(name=f.name, default=f.default, **f.metadata) for f in fields(Settings)}
 
 
 def spec(name: str) -> SettingSpec:
@@ -231,19 +242,19 @@ def _read_toml(path: Path) -> dict[str, object]:
 def _checked(key: str, value: object, where: str) -> tuple[str, object]:
     """Return a setting's real name and its value in the right type."""
     name = key.replace("-", "_")
-    name = _ALIASES.get(name, name)
-    found = specs().get(name)
+    known = specs() | {one.other_name: one for one in specs().values() if one.other_name}
+    found = known.get(name)
     if found is None:
         import difflib
 
-        near = difflib.get_close_matches(name, [*specs(), *_ALIASES], n=1)
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f", did you mean {near[0]}" if near else ""
         raise ConfigError(name=f"{key} ({where})", value="used", reason=f"there is no such setting{hint}")
     try:
-        return name, _convert(found, value)
+        return found.name, _convert(found, value)
     except ValueError as error:
         shown = "what was given" if found.secret else repr(value)
-        raise ConfigError(name=f"{name} ({where})", value=shown, reason=str(error)) from error
+        raise ConfigError(name=f"{found.name} ({where})", value=shown, reason=str(error)) from error
 
 
 def _convert(found: SettingSpec, value: object) -> object:
@@ -270,19 +281,11 @@ def _to_bool(value: object) -> bool:
 
 
 def _to_number(found: SettingSpec, value: object) -> int | float:
-    whole = found.kind != "float"
-    wanted = f"use a {'whole ' if whole else ''}number"
-    if found.low is not None and found.high is not None:
-        wanted += f" from {found.low} to {found.high}"
-    if found.kind == "int or auto":
-        wanted += " or auto"
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(wanted)
+    kind: Literal["int", "float"] = "float" if found.kind == "float" else "int"
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = int(value) if kind == "int" else float(value)
     try:
-        number = int(value) if whole and not isinstance(value, float) else float(value)
+        return check_number(value, kind, found.low, found.high)
     except ValueError as error:
-        raise ValueError(wanted) from error
-    out_of_bounds = (found.low is not None and number < found.low) or (found.high is not None and number > found.high)
-    if not math.isfinite(number) or out_of_bounds or (whole and isinstance(number, float)):
-        raise ValueError(wanted)
-    return number
+        raise ValueError(f"{error} or auto" if found.kind == "int or auto" else str(error)) from error

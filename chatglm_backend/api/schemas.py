@@ -6,18 +6,25 @@ Knows no HTTP. Replies are plain dictionaries, made in :mod:`chatglm_backend.api
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
 from chatglm_backend.core import GenerationParams, Message, Role
-from chatglm_backend.settings import Settings
+from chatglm_backend.sampling import sampling_fields
+from chatglm_backend.settings import CHAT_TOKENS, Settings
 
 __all__ = ["ChatMessage", "ChatRequest", "CompletionRequest", "StreamOptions"]
 
-_CHAT_TOKENS = 512
-_SEED_MASK = 2**63 - 1
 _CONTROLS = frozenset(chr(code) for code in (*range(32), 127)) - frozenset("\t\n\r")
 
 
@@ -90,12 +97,20 @@ Content = Annotated[str, BeforeValidator(_joined_parts), WithJsonSchema(_CONTENT
 Prompt = Annotated[str, BeforeValidator(_one_prompt), WithJsonSchema(_PROMPT_SCHEMA)]
 Stops = Annotated[tuple[str, ...], BeforeValidator(_stops), WithJsonSchema(_STOP_SCHEMA)]
 Whole = BeforeValidator(_whole_number)
-Tokens = Annotated[int, Field(ge=1, le=1_000_000), Whole]
 Name = Annotated[
     str, Field(max_length=512), AfterValidator(_checked_text), WithJsonSchema({**_TEXT_SCHEMA, "maxLength": 512})
 ]
 
 _OFF = (False,)
+
+
+def _bounds(name: str) -> Any:  # noqa: ANN401 - pydantic's own type is not public
+    found = sampling_fields()[name]
+    return Field(ge=found.low, le=found.high)
+
+
+Tokens = Annotated[int, _bounds("max_new_tokens"), Whole]
+_NUMBERS = [name for name in sampling_fields() if name != "max_new_tokens"]  # that has other names here
 
 
 def _only(*values: object) -> WithJsonSchema:
@@ -127,18 +142,24 @@ class ChatMessage(_Lenient):
         return Message(role, self.content)
 
 
-class _Sampling(_Lenient):
-    """What chats and completions share. ``top_k`` and ``repetition_penalty`` are not OpenAI's."""
+if TYPE_CHECKING:
+    _Numbers = _Lenient
+else:
+    _kinds = {name: {"int": int, "float": float}[sampling_fields()[name].kind] for name in _NUMBERS}
+    _Numbers = create_model(
+        "_Numbers",
+        __base__=_Lenient,
+        **{name: (Annotated[kind, _bounds(name), Whole] | None, None) for name, kind in _kinds.items()},
+    )
+
+
+class _Sampling(_Numbers):
+    """What chats and completions share; its other numbers are those of :mod:`chatglm_backend.sampling`."""
 
     model: Name | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Tokens | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=1_000_000), Whole] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), Whole] | None = None
     stop: Stops = ()
     n: Annotated[int | None, Whole, _only(1)] = None
     logprobs: Annotated[Any, _only(*_OFF)] = None
@@ -159,15 +180,8 @@ class _Sampling(_Lenient):
 
     def params(self, settings: Settings, max_new_tokens: int) -> GenerationParams:
         """How to choose tokens; what the request leaves open comes from the settings."""
-        found = settings.sampling(
-            max_new_tokens=max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            repetition_penalty=self.repetition_penalty,
-            seed=None if self.seed is None else self.seed & _SEED_MASK,
-        )
-        return replace(found, stop=self.stop)
+        asked = {name: value for name in _NUMBERS if (value := getattr(self, name)) is not None}
+        return settings.sampling(max_new_tokens=max_new_tokens, stop=self.stop, **asked)
 
 
 class ChatRequest(_Sampling):
@@ -194,7 +208,7 @@ class ChatRequest(_Sampling):
 
     def limit(self, settings: Settings) -> int:
         """Most new tokens: as asked for, or enough for a usual answer."""
-        return self.max_completion_tokens or self.max_tokens or max(_CHAT_TOKENS, settings.max_new_tokens)
+        return self.max_completion_tokens or self.max_tokens or settings.answer_tokens(CHAT_TOKENS)
 
 
 class CompletionRequest(_Sampling):

@@ -25,8 +25,9 @@ __all__ = ["benchmark"]
 
 
 @guarded
+@options.with_settings("model", "kernel", "threads")
 def benchmark(
-    model: options.Model = None,
+    *,
     synthetic: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it on Python 3.10 too
         typer.Option("--synthetic", help="Full size with random weights: chatglm-6b, chatglm2-6b or chatglm3-6b."),
@@ -37,13 +38,12 @@ def benchmark(
         typer.Option("--new-tokens", "--n-predict", "--max-new-tokens", min=2, help="Tokens to make per prompt."),
     ] = 32,
     batch: Annotated[str, typer.Option("--batch", help="How many sequences at once.")] = "1",
-    threads_sweep: Annotated[bool, typer.Option("--threads-sweep", help="Try 1, 2, 4, … threads.")] = False,  # noqa: FBT002
-    kernel: options.Kernel = None,
-    threads: options.Threads = None,
+    threads_sweep: Annotated[bool, typer.Option("--threads-sweep", help="Try 1, 2, 4, … threads.")] = False,
     draft_tokens: Annotated[int, typer.Option("--draft-tokens", min=0, max=64, help="Guessed tokens; 0: off.")] = 0,
     json_out: Annotated[Optional[Path], typer.Option("--json-out", help="Also write the JSON here.")] = None,  # noqa: UP045
     plot: Annotated[Optional[Path], typer.Option("--plot", help="Draw the figures into this PNG.")] = None,  # noqa: UP045
-    json_output: options.Json = False,  # noqa: FBT002
+    json_output: options.Json = False,
+    flags: options.Flags,
 ) -> None:
     """Measure TTFT, prefill and decode; the last thing on stdout is one JSON document.
 
@@ -56,7 +56,7 @@ def benchmark(
     from chatglm_backend.benchmark.runner import BenchmarkPlan, run_plan
 
     plan = BenchmarkPlan(_numbers("prompt-tokens", prompt_tokens), new_tokens, _numbers("batch", batch), draft_tokens)
-    settings = read_settings({"model": model, "kernel": kernel, "threads": threads})
+    settings = read_settings(flags)
     _check_places(json_out, plot)
     bench = _open(synthetic, settings, _threads(settings))
     longest = max(plan.prompt_tokens) + new_tokens

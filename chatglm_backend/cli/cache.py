@@ -26,7 +26,7 @@ def build_cache_app() -> typer.Typer:
 
 
 @guarded
-def list_command(json_output: options.Json = False) -> None:  # noqa: FBT002
+def list_command(*, json_output: options.Json = False) -> None:
     """List converted checkpoints and downloads with their sizes."""
     from chatglm_backend.checkpoint.cache import list_cache
 
@@ -55,9 +55,10 @@ def list_command(json_output: options.Json = False) -> None:  # noqa: FBT002
 
 @guarded
 def delete_command(
+    *,
     name: Annotated[str, typer.Argument(help="A name that 'cache list' shows.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,  # noqa: FBT002
-    json_output: options.Json = False,  # noqa: FBT002
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json_output: options.Json = False,
 ) -> int:
     """Delete one entry of 'cache list'."""
     from chatglm_backend.checkpoint.cache import delete_cached, list_cache

@@ -16,41 +16,28 @@ from chatglm_backend.cli.output import emit_json, guarded, note, say
 from chatglm_backend.cli.session import open_service, read_settings
 from chatglm_backend.core import GenerationParams, GenerationRequest, Message
 from chatglm_backend.errors import ContextLimitExceeded, RequestError
-from chatglm_backend.settings import spec
+from chatglm_backend.sampling import sampling_fields
+from chatglm_backend.settings import CHAT_TOKENS
 
 if TYPE_CHECKING:
     from chatglm_backend.service import Service
 
 __all__ = ["chat"]
 
-_CHAT_TOKENS = 512
 _COMMANDS = "/reset forgets the conversation, /exit ends, Ctrl-C stops an answer."
 
 
 @guarded
+@options.with_settings("model", *sampling_fields(), *options.ENGINE, "log_level", max_new_tokens=CHAT_TOKENS)
 def chat(
-    model: options.Model = None,
-    n_predict: options.NPredict = None,
+    *,
     system: Annotated[Optional[str], typer.Option("--system", help="Instructions before the conversation.")] = None,  # noqa: UP045
-    json_output: options.Json = False,  # noqa: FBT002
-    temperature: options.Temperature = None,
-    top_p: options.TopP = None,
-    top_k: options.TopK = None,
-    repetition_penalty: options.RepetitionPenalty = None,
-    seed: options.Seed = None,
-    threads: options.Threads = None,
-    kernel: options.Kernel = None,
-    draft_tokens: options.DraftTokens = None,
-    kv_dtype: options.KvDtype = None,
-    family: options.Family = None,
-    revision: options.Revision = None,
-    no_cache: options.NoCache = None,
-    log_level: options.LogLevel = None,
+    json_output: options.Json = False,
+    flags: options.Flags,
 ) -> int:
     """Talk with the model; it remembers the conversation.
 
-    Answers have at most 512 tokens unless --n-predict says otherwise. From a pipe, every line is
-    one question, and the exit code is 1 when one of them could not be answered.
+    From a pipe, every line is one question, and the exit code is 1 when one of them could not be answered.
 
     \b
     Examples:
@@ -61,9 +48,8 @@ def chat(
       /exit    end (Ctrl-D too)
       Ctrl-C   stop the answer
     """  # noqa: D301
-    settings = read_settings(options.chosen(locals()))
-    few = n_predict is None and settings.max_new_tokens == spec("max_new_tokens").default
-    params = settings.sampling(max_new_tokens=_CHAT_TOKENS if few else None)
+    settings = read_settings(flags)
+    params = settings.sampling(max_new_tokens=flags.get("max_new_tokens") or settings.answer_tokens(CHAT_TOKENS))
     with open_service(settings) as (service, info):
         conversation = _Conversation(service, params, system, quiet=json_output)
         if sys.stdin.isatty():

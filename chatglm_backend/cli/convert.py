@@ -23,13 +23,12 @@ __all__ = ["convert_command"]
 
 
 @guarded
+@options.with_settings("model", "family", "revision", "threads")
 def convert_command(
+    *,
     out: Annotated[Path, typer.Option("--out", help="Folder for the low-bit checkpoint.")],
-    model: options.Model = None,
-    family: options.Family = None,
-    revision: options.Revision = None,
-    threads: options.Threads = None,
-    json_output: options.Json = False,  # noqa: FBT002
+    json_output: options.Json = False,
+    flags: options.Flags,
 ) -> None:
     """Convert a model to INT4 in a folder that can be copied to other machines.
 
@@ -41,7 +40,7 @@ def convert_command(
       python -m chatglm_backend convert --model ./chatglm-6b --out ./chatglm-6b-low-bit
       python -m chatglm_backend generate --model ./chatglm-6b-low-bit
     """  # noqa: D301
-    settings = read_settings({"model": model, "family": family, "revision": revision, "threads": threads})
+    settings = read_settings(flags)
     if settings.model is None:
         raise ConfigError(name="model", value="left out", reason="say what to convert with --model")
     from chatglm_backend.checkpoint.convert import ConvertOptions, convert

@@ -11,11 +11,8 @@ __all__ = ["doctor"]
 
 
 @guarded
-def doctor(
-    json_output: options.Json = False,  # noqa: FBT002
-    threads: options.Threads = None,
-    kernel: options.Kernel = None,
-) -> None:
+@options.with_settings("threads", "kernel")
+def doctor(*, json_output: options.Json = False, flags: options.Flags) -> None:
     """Show this machine, the INT4 library and the threads chosen for it, and what to fix.
 
     \b
@@ -23,8 +20,7 @@ def doctor(
       python -m chatglm_backend doctor
       python -m chatglm_backend doctor --json
     """  # noqa: D301
-    settings = read_settings({"threads": threads, "kernel": kernel})
-    found = look_at_everything(settings)
+    found = look_at_everything(read_settings(flags))
     if json_output:
         emit_json(found.to_json())
     else:

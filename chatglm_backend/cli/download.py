@@ -11,11 +11,8 @@ __all__ = ["download"]
 
 
 @guarded
-def download(
-    model: options.Model = None,
-    revision: options.Revision = None,
-    json_output: options.Json = False,  # noqa: FBT002
-) -> None:
+@options.with_settings("model", "revision")
+def download(*, flags: options.Flags, json_output: options.Json = False) -> None:
     """Fetch a model's config, tokenizer and weights into the hub's cache.
 
     ChatGLM-6B has 13.4 GB, ChatGLM2-6B and ChatGLM3-6B 12.5 GB, THUDM/chatglm-6b-int4 about 4 GB.
@@ -26,7 +23,7 @@ def download(
       python -m chatglm_backend download --model THUDM/chatglm-6b
       HF_ENDPOINT=https://mirror.example python -m chatglm_backend download --model THUDM/chatglm3-6b
     """  # noqa: D301
-    settings = read_settings({"model": model, "revision": revision})
+    settings = read_settings(flags)
     from chatglm_backend.checkpoint.default import DEFAULT_MODEL
     from chatglm_backend.checkpoint.resolve import fetch
 

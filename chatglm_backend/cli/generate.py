@@ -21,6 +21,7 @@ from chatglm_backend.core import (
     TokenEvent,
     monotonic_clock,
 )
+from chatglm_backend.sampling import sampling_fields
 
 if TYPE_CHECKING:
     from chatglm_backend.service import Service
@@ -45,29 +46,17 @@ class Answer:
 
 
 @guarded
+@options.with_settings("model", *sampling_fields(), *options.ENGINE, "log_level")
 def generate(
+    *,
     prompt: Annotated[
         str, typer.Option("--prompt", help="The question; - reads it from standard input.", show_default=True)
     ] = "AI是什么？",
-    model: options.Model = None,
-    n_predict: options.NPredict = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Show the answer while it is made.")] = False,  # noqa: FBT002
-    json_output: options.Json = False,  # noqa: FBT002
+    stream: Annotated[bool, typer.Option("--stream", help="Show the answer while it is made.")] = False,
+    json_output: options.Json = False,
     prompt_format: options.PromptFormatOption = "recipe",
-    temperature: options.Temperature = None,
-    top_p: options.TopP = None,
-    top_k: options.TopK = None,
-    repetition_penalty: options.RepetitionPenalty = None,
-    seed: options.Seed = None,
     stop: options.Stop = None,
-    threads: options.Threads = None,
-    kernel: options.Kernel = None,
-    draft_tokens: options.DraftTokens = None,
-    kv_dtype: options.KvDtype = None,
-    family: options.Family = None,
-    revision: options.Revision = None,
-    no_cache: options.NoCache = None,
-    log_level: options.LogLevel = None,
+    flags: options.Flags,
 ) -> int:
     """Answer one prompt.
 
@@ -81,12 +70,12 @@ def generate(
       python -m chatglm_backend generate --model ./chatglm-6b --temperature 0.8 --top-p 0.8 --seed 1
       python -m chatglm_backend generate --json | python -m json.tool
     """  # noqa: D301 - \b keeps the examples' lines apart
-    settings = read_settings(options.chosen(locals()))
+    settings = read_settings(flags)
     request = GenerationRequest(
         uuid.uuid4().hex,
         prompt=read_input() if prompt == "-" else prompt,
         prompt_format=cast("PromptFormat", prompt_format),
-        params=settings.sampling(stop=tuple(stop) if stop else None),
+        params=settings.sampling(stop=tuple(stop or ())),
     )
     with open_service(settings) as (service, info):
         encoded = service.preview_prompt(request)

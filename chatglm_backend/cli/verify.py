@@ -23,10 +23,11 @@ __all__ = ["verify"]
 
 
 @guarded
+@options.with_settings("kernel", "family", "threads")
 def verify(
+    *,
     folder: Annotated[Optional[Path], typer.Argument(help="Folder with weights and expected values.")] = None,  # noqa: UP045
     precision: Annotated[str, typer.Option("--precision", help="fp32 or int4.")] = "fp32",
-    kernel: options.Kernel = None,
     tolerance: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option("--tolerance", help="Largest relative error; default 1e-4 for fp32, 5e-2 for int4."),
@@ -36,9 +37,8 @@ def verify(
         typer.Option("--tokenizer", help="Check this folder's tokenizer instead."),
     ] = None,
     cases: Annotated[Optional[Path], typer.Option("--cases", help="File with the tokenizer's cases.")] = None,  # noqa: UP045
-    family: options.Family = None,
-    threads: options.Threads = None,
-    json_output: options.Json = False,  # noqa: FBT002
+    json_output: options.Json = False,
+    flags: options.Flags,
 ) -> int:
     """Check that this program computes what the authors' own code computes.
 
@@ -51,7 +51,7 @@ def verify(
       python -m chatglm_backend verify tests/golden/chatglm-6b --precision int4 --kernel exact --tolerance 1e-4
       python -m chatglm_backend verify --tokenizer ./chatglm3-6b --cases tests/golden/tokenizer_cases.json
     """  # noqa: D301
-    settings = read_settings({"kernel": kernel, "family": family, "threads": threads})
+    settings = read_settings(flags)
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise ConfigError(name="tolerance", value=tolerance, reason="use a number from 0")
     from chatglm_backend.checkpoint.places import expanded

@@ -1,7 +1,7 @@
 """Choosing the next token from a row of logits.
 
 Filters in the order and with the meaning of transformers' logits processors: repetition penalty,
-temperature, top_k, top_p. Each request has its own random generator and takes exactly one number
+temperature, top_k, top_p, min_p. Each request has its own random generator and takes exactly one number
 from it per token, so that a batched request chooses as it would alone. Knows nothing of text.
 """
 
@@ -62,7 +62,8 @@ class Sampler:
             scores = _finite(scores)
         # Subtracting the maximum first keeps every exponent at or below zero, however small the temperature.
         weights = scores.sub(top).div_(max(self._params.temperature, 1e-30)).exp_()
-        ids, kept = keep_candidates(weights, top_k=self._params.top_k, top_p=self._params.top_p)
+        params = self._params
+        ids, kept = keep_candidates(weights, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p)
         cumulated = kept.double().cumsum(0)
         point = torch.rand((), generator=generator, dtype=torch.float64) * cumulated[-1]
         place = min(int(torch.searchsorted(cumulated, point, right=True)), len(kept) - 1)
@@ -80,11 +81,22 @@ class Sampler:
         return logits.index_copy(0, seen, torch.where(values < 0, values * penalty, values / penalty))
 
 
-def keep_candidates(weights: Tensor, *, top_k: int, top_p: float) -> tuple[Tensor | None, Tensor]:
-    """The tokens that survive ``top_k`` (ties kept) and then ``top_p``, most likely first.
+def keep_candidates(
+    weights: Tensor, *, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> tuple[Tensor | None, Tensor]:
+    """The tokens that survive ``top_k`` (ties kept), then ``top_p``, then ``min_p`` times the likeliest one's weight.
 
     ``weights`` [vocab] are unnormalised probabilities. Returns their ids (``None``: all, in order) and weights.
     """
+    ids, kept = _likeliest(weights, top_k, top_p)
+    if min_p <= 0.0:
+        return ids, kept
+    able = (kept >= min_p * kept.max()).nonzero().flatten()
+    return able if ids is None else ids[able], kept[able]
+
+
+def _likeliest(weights: Tensor, top_k: int, top_p: float) -> tuple[Tensor | None, Tensor]:
+    """What ``top_k`` and then ``top_p`` leave, the likeliest first where either does anything."""
     vocab = len(weights)
     ids: Tensor | None = None
     kept = weights

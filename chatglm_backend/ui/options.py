@@ -14,8 +14,6 @@ __all__ = ["page_settings", "slider_start"]
 
 _SENTENCES = 128
 
-_OTHER_NAMES = {"model": ("--repo-id-or-model-path",), "max_new_tokens": ("--n-predict",)}
-
 
 def page_settings(argv: Sequence[str] | None = None) -> Settings:
     """Settings from flags, environment and file.
@@ -33,20 +31,19 @@ def page_settings(argv: Sequence[str] | None = None) -> Settings:
 
 def slider_start(settings: Settings) -> int:
     """Where the page's slider for new tokens stands at first: as set, or far enough for whole sentences."""
-    chosen = settings.max_new_tokens
-    return _SENTENCES if chosen == specs()["max_new_tokens"].default else min(chosen, 2048)
+    return min(settings.answer_tokens(_SENTENCES), 2048)
 
 
 def _add(parser: argparse.ArgumentParser, spec: SettingSpec) -> None:
     text = spec.help.replace("%", "%%")
     if spec.kind == "bool":
         # A flag that already says no has no opposite: "--no-no-cache" helps nobody.
-        action = "store_true" if spec.flag.startswith("--no-") else argparse.BooleanOptionalAction
-        parser.add_argument(spec.flag, dest=spec.name, action=action, default=None, help=text)
+        action = "store_true" if spec.flags[0].startswith("--no-") else argparse.BooleanOptionalAction
+        parser.add_argument(*spec.flags, dest=spec.name, action=action, default=None, help=text)
         return
     if spec.default not in (None, ""):
         text += f" Default: {spec.default}."
     parser.add_argument(
-        spec.flag, *_OTHER_NAMES.get(spec.name, ()), dest=spec.name, default=None, help=text,
+        *spec.flags, dest=spec.name, default=None, help=text,
         choices=spec.choices or None, metavar=None if spec.choices else spec.name.upper(),
     )  # fmt: skip

@@ -15,9 +15,10 @@ PACKAGE = ROOT / "chatglm_backend"
 # A room may import rooms of a lower number, and itself.
 FLOORS: dict[str, int] = {
     "__init__": 0,
-    "sentences": -1,
-    "errors": 0,
+    "sentences": -2,
+    "errors": -1,
     "installed": 0,
+    "sampling": 0,
     "core": 1,
     "network": 1,
     "textfile": 1,

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from chatglm_backend.core import CancelToken, FinishReason, GenerationParams, GenerationRequest, Message
 from chatglm_backend.errors import InvalidRequest
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("max_new_tokens", 0),
-        ("max_new_tokens", True),
-        ("max_new_tokens", 1.5),
-        ("temperature", -0.1),
-        ("temperature", math.nan),
-        ("temperature", math.inf),
-        ("top_p", 1.1),
-        ("top_k", -1),
-        ("repetition_penalty", 0.0),
-        ("stop", ("",)),
-        ("stop", ["a"]),
-        ("seed", -1),
-    ],
-)
-def test_params_name_the_bad_field(field: str, value: object) -> None:
-    """A value out of range raises at once, with the field in the error."""
+@pytest.mark.parametrize("stop", [("",), ["a"]])
+def test_stop_texts_are_checked(stop: object) -> None:
+    """Numbers are checked with their specification; stop texts are not empty."""
     with pytest.raises(InvalidRequest) as caught:
-        GenerationParams(**{field: value})  # type: ignore[arg-type]
-    assert caught.value.fields["field"] == field
+        GenerationParams(stop=stop)  # type: ignore[arg-type]
+    assert caught.value.fields["field"] == "stop"
 
 
 def test_temperature_zero_is_greedy() -> None:

@@ -18,10 +18,11 @@ def logits_of(seed: int, vocab: int = 3000, spread: float = 3.0) -> torch.Tensor
 
 
 @pytest.mark.parametrize("spread", [0.01, 3.0])
+@pytest.mark.parametrize("min_p", [0.0, 0.05, 0.97, 1.0])
 @pytest.mark.parametrize(
-    ("top_k", "top_p"), [(0, 0.7), (0, 0.999), (50, 1.0), (50, 0.8), (1, 0.5), (0, 0.0), (9999, 0.9)]
+    ("top_k", "top_p"), [(0, 1.0), (0, 0.7), (0, 0.999), (50, 1.0), (50, 0.8), (1, 0.5), (0, 0.0), (9999, 0.9)]
 )
-def test_the_kept_tokens_are_those_of_transformers(top_k: int, top_p: float, spread: float) -> None:
+def test_the_kept_tokens_are_those_of_transformers(top_k: int, top_p: float, min_p: float, spread: float) -> None:
     """The same tokens survive, with the same probabilities, for sharp and flat logits."""
     process = pytest.importorskip("transformers.generation.logits_process")
     logits = logits_of(1, spread=spread)
@@ -30,8 +31,10 @@ def test_the_kept_tokens_are_those_of_transformers(top_k: int, top_p: float, spr
         theirs = process.TopKLogitsWarper(top_k)(None, theirs)
     if top_p < 1.0:
         theirs = process.TopPLogitsWarper(top_p)(None, theirs)
+    if min_p:
+        theirs = process.MinPLogitsWarper(min_p)(None, theirs)
     expected = theirs[0].softmax(-1)
-    ids, kept = keep_candidates(((logits - logits.max()) / 0.8).exp(), top_k=top_k, top_p=top_p)
+    ids, kept = keep_candidates(((logits - logits.max()) / 0.8).exp(), top_k=top_k, top_p=top_p, min_p=min_p)
     ours = torch.zeros_like(logits)
     ours[torch.arange(len(logits)) if ids is None else ids] = kept / kept.sum()
     # A token on the very edge of the nucleus may fall either way by rounding.
@@ -59,6 +62,23 @@ def test_draws_follow_the_probabilities() -> None:
     counts = Counter(sampler.choose(logits) for _ in range(4000))
     assert counts[3] == 0
     assert pytest.approx([counts[i] / 4000 for i in range(3)], abs=0.03) == [0.5, 0.2, 0.3]
+
+
+def test_min_p_leaves_out_what_is_too_unlikely() -> None:
+    """After temperature, by its share of the likeliest: at 0.45 three of these stay, and 1 leaves the likeliest."""
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
+    for min_p, left in ((0.45, {0, 1, 2}), (1.0, {0})):
+        sampler = Sampler(GenerationParams(temperature=1.0, min_p=min_p, seed=7), [])
+        assert {sampler.choose(logits) for _ in range(300)} == left
+    flat = Sampler(GenerationParams(temperature=4.0, min_p=0.45, seed=7), [])
+    assert {flat.choose(logits) for _ in range(300)} == {0, 1, 2, 3}
+
+
+def test_a_negative_seed_is_a_seed() -> None:
+    """Clients of the endpoint may send any 64-bit number."""
+    one, two, other = (Sampler(GenerationParams(temperature=5.0, seed=seed), []) for seed in (-5, -5, -6))
+    draws = [[sampler.choose(logits_of(i)) for i in range(5)] for sampler in (one, two, other)]
+    assert draws[0] == draws[1] != draws[2]
 
 
 def test_the_same_seed_draws_the_same() -> None:

@@ -1,0 +1,119 @@
+"""The specification of sampling: what it says holds for settings, terminal, endpoint and page alike."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from chatglm_backend.api.schemas import ChatRequest
+from chatglm_backend.cli.app import main
+from chatglm_backend.core import GenerationParams
+from chatglm_backend.errors import ConfigError, InvalidRequest
+from chatglm_backend.sampling import SamplingField, sampling_fields
+from chatglm_backend.settings import Settings, load_settings, spec
+from chatglm_backend.ui.i18n import LANGUAGES, load_texts
+from chatglm_backend.ui.options import page_settings
+
+pytest.importorskip("gradio")
+from chatglm_backend.ui.sampling import SamplingControls
+
+every_number = pytest.mark.parametrize("found", sampling_fields().values(), ids=lambda found: found.name)
+
+
+def controls_of(settings: Settings, **starts: float) -> SamplingControls:
+    """A page with all controls."""
+    controls = SamplingControls(load_texts("en"), settings, "cg-{}", starts)
+    controls.add()
+    return controls
+
+
+def asked_of_endpoint(name: str, value: object) -> GenerationParams:
+    """The parameters of a request with one number."""
+    field = {"max_new_tokens": "max_tokens"}.get(name, name)
+    body = ChatRequest.model_validate({"messages": [{"role": "user", "content": "hi"}], field: value})
+    return body.params(Settings(), body.limit(Settings()))
+
+
+def set_on_page(name: str, value: Any) -> GenerationParams:
+    """The parameters of a page where one control was moved."""
+    controls = controls_of(Settings())
+    values = {one: component.value for one, component in zip(sampling_fields(), controls.components, strict=True)}
+    return controls.params(list({**values, name: value}.values()))
+
+
+@every_number
+def test_bounds_are_the_same_everywhere(found: SamplingField, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both ends are taken, and what lies beyond is refused, whichever way it comes."""
+    name = found.name
+    for value in (found.low, found.high):
+        assert getattr(GenerationParams(**{name: value}), name) == value  # type: ignore[arg-type]
+        assert getattr(load_settings({name: str(value)}, {}).sampling(), name) == value
+        assert getattr(page_settings([f"{spec(name).flags[0]}={value}"]), name) == value
+        assert getattr(asked_of_endpoint(name, value), name) == value
+        assert getattr(set_on_page(name, value), name) == value
+    for value in (found.low - 1, found.high + 1, math.nan, math.inf):
+        with pytest.raises(InvalidRequest) as caught:
+            GenerationParams(**{name: value})  # type: ignore[arg-type]
+        assert caught.value.fields["field"] == name
+        with pytest.raises(ConfigError):
+            load_settings({name: value}, {})
+        with pytest.raises(ValidationError):
+            asked_of_endpoint(name, value)
+        with pytest.raises(InvalidRequest):
+            set_on_page(name, value)
+        assert main(["generate", f"{spec(name).flags[-1]}={value}"]) == 2
+        assert name.split("_")[0] in capsys.readouterr().err.replace("n-predict", name)
+
+
+@every_number
+def test_whole_numbers_are_whole(found: SamplingField) -> None:
+    """Half of a token is refused; a switch is no number."""
+    for value in (True, "1", *([1.5] if found.kind == "int" else [])):
+        with pytest.raises(InvalidRequest):
+            GenerationParams(**{found.name: value})  # type: ignore[arg-type]
+
+
+@every_number
+def test_the_terminal_and_the_page_explain_it(found: SamplingField, capsys: pytest.CaptureFixture[str]) -> None:
+    """One help text, one default; a label in every language; a slider within the bounds."""
+    for command in ("generate", "chat"):
+        main([command, "--help"])
+        out = " ".join(capsys.readouterr().out.split())
+        assert all(flag in out for flag in spec(found.name).flags)
+        assert f"{found.help} " in out
+    assert (spec(found.name).default, spec(found.name).help) == (found.default, found.help)
+    assert all(load_texts(language)(found.label) for language in LANGUAGES)
+    if found.slider:
+        low, high, step = found.slider
+        assert found.low <= low < low + step <= high <= found.high
+
+
+def test_chat_states_one_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    """A conversation's default, and not the other commands' beside it."""
+    main(["chat", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Most tokens of an answer. Default: 512." in out
+    assert out.count("512") == 1
+    assert "Default: 32." not in out
+
+
+def test_an_untouched_page_asks_for_what_is_set() -> None:
+    """Every setting arrives, also one beyond the slider's usual range; a control may start elsewhere."""
+    settings = Settings(max_new_tokens=4000, temperature=3.5, top_p=0.5, top_k=300, min_p=0.1, seed=7)
+    controls = controls_of(settings)
+    assert controls.params([component.value for component in controls.components]) == settings.sampling()
+    assert controls_of(settings, temperature=0.8).components[1].value == 0.8
+
+
+def test_what_has_no_control_is_as_set() -> None:
+    """A page with fewer controls keeps the settings for the rest; an empty seed is a new one each time."""
+    controls = SamplingControls(load_texts("zh"), Settings(top_k=9, seed=7), "cg-{}", prefix="A: ")
+    controls.add("temperature")
+    controls.add("seed")
+    assert [component.label[:3] for component in controls.components] == ["A: ", "A: "]
+    assert asdict(controls.params([1.0, None])) == asdict(GenerationParams(temperature=1, top_k=9, seed=None))
+    assert controls.params([None, 3.0]).seed == 3
