@@ -70,7 +70,7 @@ def build_page(
             with gr.Tab(t("tab.speed"), id="speed", elem_id="cg-tab-speed"):
                 build_speed_page(tools.speed)
             with gr.Tab(t("tab.model"), id="model", elem_id="cg-tab-model"):
-                model = build_model_page(presenter, tools.models, shared=tools.shared)
+                model = build_model_page(page, presenter, tools.models, shared=tools.shared)
         gr.HTML(f'<p class="cg-foot">{t("footer.note")}</p>')
         follow_model(page, presenter, card, examples, system, model)
         stop_when_closed(page, presenter, chat, tools.compare, tools.speed)
@@ -85,7 +85,6 @@ def create_app(
 
     ``links``: how others get in, for whoever sits at this computer; found out where the policy shares the page.
     """
-    import gradio as gr
     from fastapi import FastAPI
 
     from chatglm_backend.access.guard import Guard
@@ -93,15 +92,13 @@ def create_app(
     from chatglm_backend.api import openai_router, operations_router
     from chatglm_backend.store.transfer import MAX_IMPORT_BYTES
     from chatglm_backend.ui.chat import ChatPresenter
+    from chatglm_backend.ui.gradio_insides.mounting import mount_pages
     from chatglm_backend.ui.history import History, Kept
     from chatglm_backend.ui.history_routes import history_router
     from chatglm_backend.ui.i18n import LANGUAGES, load_texts
-    from chatglm_backend.ui.languages import LanguageRoot
     from chatglm_backend.ui.live import LiveAnswers
     from chatglm_backend.ui.presenter import Presenter, PromptView
     from chatglm_backend.ui.runner import AnswerRunner
-    from chatglm_backend.ui.sessions import Sessions
-    from chatglm_backend.ui.theme import page_script, page_styles, page_theme
     from chatglm_backend.ui.tools import PageWorkshop
     from chatglm_backend.ui.visitor import VisitorLayer
 
@@ -112,7 +109,7 @@ def create_app(
 
     app = FastAPI(title="ChatGLM", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=lifespan)
     policy = policy or policy_from(settings)
-    runner, pages, titles = AnswerRunner(service), {}, {}
+    runner, pages = AnswerRunner(service), {}
     workshop = PageWorkshop(service, runner, settings, shared=policy.shared)
     if links is None and policy.listening:
         links = partial(share_links, policy)
@@ -121,24 +118,14 @@ def create_app(
     chats: LiveAnswers[Kept] = LiveAnswers(settings.disconnect_grace)
     for language, texts in catalogues.items():
         presenter, chat = Presenter(service, runner, texts, prompts), ChatPresenter(service, runner, texts, chats)
-        page = build_page(presenter, chat, history, workshop.tools(texts), settings, links).queue(
-            default_concurrency_limit=None, api_open=False
-        )
-        gr.mount_gradio_app(
-            app, page, path=f"/{language}", theme=page_theme(), css=page_styles(), footer_links=[], run_history=False,
-            show_error=False, max_file_size="1mb", ssr_mode=False, pwa=False, enable_monitoring=False,
-        )  # fmt: skip
-        pages[language] = mounted = app.router.routes.pop().app  # type: ignore[attr-defined]
-        mounted.state_holder = Sessions()
-        mounted.state_holder.set_blocks(page)
-        titles[language] = texts("app.title")
+        pages[language] = build_page(presenter, chat, history, workshop.tools(texts), settings, links)
     app.include_router(openai_router(service, settings))
     app.include_router(operations_router(service, getattr(service, "metrics", lambda: None)))
     app.include_router(history_router(history, catalogues))
     app.add_middleware(VisitorLayer, signer=history.signer)
     app.add_middleware(Guard, policy=policy, body_limits={"/history/import": MAX_IMPORT_BYTES})
     app.add_middleware(RequestLog)
-    app.mount("/", LanguageRoot(pages, page_script(), titles))
+    mount_pages(app, pages)
     return app
 
 

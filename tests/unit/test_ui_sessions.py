@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from chatglm_backend.ui.sessions import Sessions
+    from chatglm_backend.ui.gradio_insides.sessions import Sessions
 
 gr = pytest.importorskip("gradio")
 
 
 def sessions(open_kept: int, closed_kept: int, quiet_s: float = 0) -> Sessions:
     """For a small page with a state."""
-    from chatglm_backend.ui.sessions import Sessions
+    from chatglm_backend.ui.gradio_insides.sessions import Sessions
 
     async def build() -> Sessions:  # without a running loop, Gradio makes some of its own and leaves them open
         with gr.Blocks() as page:

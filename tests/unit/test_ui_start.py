@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from chatglm_backend.errors import ConfigError, PortInUse
-from chatglm_backend.ui.languages import LanguageRoot, polish_html
+from chatglm_backend.ui.gradio_insides.html import polish_html
+from chatglm_backend.ui.gradio_insides.languages import LanguageRoot
 from chatglm_backend.ui.listen import take_port
 from chatglm_backend.ui.options import page_settings, slider_start
 
@@ -103,7 +104,7 @@ def test_the_served_document_names_its_language_and_no_foreign_picture() -> None
     """Language and title are set, our script comes first, preview pictures from elsewhere are gone."""
     picture = '<meta\nproperty="og:image"\ncontent="https://elsewhere/x.jpg" />'
     html = f'<html\n lang="en">\n<head>\n{picture}\n<script>1</script>'
-    shown = polish_html(html, "zh", "A & B", "ours()")
+    shown = polish_html(html, "zh-CN", "A & B", "ours()")
     assert 'lang="zh-CN"' in shown
     assert "<title>A &amp; B</title>" in shown
     assert "elsewhere" not in shown

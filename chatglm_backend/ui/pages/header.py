@@ -10,7 +10,7 @@ import gradio as gr
 
 from chatglm_backend.ui.chat import ChatPresenter
 from chatglm_backend.ui.compare import ComparePresenter
-from chatglm_backend.ui.i18n import Texts, load_texts
+from chatglm_backend.ui.gradio_insides.labels import own_labels
 from chatglm_backend.ui.pages.model import ModelPage
 from chatglm_backend.ui.presenter import HeaderView, Presenter
 from chatglm_backend.ui.speed import SpeedPresenter
@@ -33,7 +33,7 @@ def build_header(presenter: Presenter) -> gr.HTML:
     t = presenter.texts
     other = "en" if t.language == "zh" else "zh"
     keys = {"lost": "page.lost", "no": "page.no", "save": "page.save", "delete": "page.delete"}
-    labels = escape(json.dumps(_gradio_labels(t), ensure_ascii=False), quote=True)
+    labels = escape(json.dumps(own_labels(t), ensure_ascii=False), quote=True)
     words = "".join(f' data-{name}="{escape(t(key), quote=True)}"' for name, key in keys.items())
     gr.HTML(
         f'<header class="cg-head" id="cg-words"{words} data-labels="{labels}">'
@@ -45,12 +45,6 @@ def build_header(presenter: Presenter) -> gr.HTML:
         f'aria-label="{escape(t("app.theme_hint"))}">{_CONTRAST}</button></nav></header>'
     )
     return gr.HTML(presenter.header().card, elem_id="cg-model-card")
-
-
-def _gradio_labels(t: Texts) -> dict[str, str]:
-    """Gradio's own labels that no setting of its changes, and what they should be; the page's script puts them in."""
-    theirs = load_texts("en")
-    return {theirs(key): t(key) for key in sorted(theirs.codes) if key.startswith("gradio.") and theirs(key) != t(key)}
 
 
 def follow_model(

@@ -34,7 +34,7 @@ class ModelPage:
         return may_manage(client.host if client else None, request.headers, shared=self.shared)
 
 
-def build_model_page(presenter: Presenter, models: ModelsPresenter, *, shared: bool) -> ModelPage:
+def build_model_page(page: gr.Blocks, presenter: Presenter, models: ModelsPresenter, *, shared: bool) -> ModelPage:
     """Lay the page out in the current Blocks."""
     t = presenter.texts
     with gr.Row(equal_height=False):
@@ -52,15 +52,8 @@ def build_model_page(presenter: Presenter, models: ModelsPresenter, *, shared: b
             with gr.Row(elem_classes="cg-actions"):
                 load = gr.Button(t("model.load"), variant="primary", elem_id="cg-model-load", scale=2)
                 cancel = gr.Button(t("model.cancel"), elem_id="cg-model-cancel", interactive=False, scale=1)
-            kept = gr.HTML("", elem_id="cg-kept")
-            with gr.Row(elem_classes="cg-actions", elem_id="cg-kept-actions", visible=False) as actions:
-                name = gr.Dropdown([], label=t("kept.choose"), elem_id="cg-kept-name", scale=2, filterable=False)
-                delete = gr.Button(t("kept.delete"), elem_id="cg-kept-delete", scale=1)
-            question = gr.HTML("", elem_id="cg-kept-question")
-            with gr.Row(elem_classes="cg-actions", visible=False) as confirm:
-                yes = gr.Button(t("kept.yes"), variant="stop", elem_id="cg-kept-yes")
-                no = gr.Button(t("kept.no"), elem_id="cg-kept-no")
-    made = ModelPage(facts, source, load, cancel, notice, shared, models.refusal())
+            made = ModelPage(facts, source, load, cancel, notice, shared, models.refusal())
+            _build_deletion(page, models, made)
 
     def tell_needs(model: str, request: gr.Request) -> str:
         return models.needs(model or "", allowed=made.allowed(request))
@@ -70,41 +63,44 @@ def build_model_page(presenter: Presenter, models: ModelsPresenter, *, shared: b
 
     source.change(tell_needs, source, needs, trigger_mode="always_last", **_QUIET)
     check.click(tell_report, None, report, show_progress="minimal", api_visibility="private")
-    _wire_deletion(models, made, (kept, name, delete, question, confirm, actions), yes, no)
     return made
 
 
-def _wire_deletion(
-    models: ModelsPresenter, page: ModelPage, parts: tuple[Any, ...], yes: gr.Button, no: gr.Button
-) -> None:
-    _, name, delete, question, confirm, _ = parts
+def _build_deletion(page: gr.Blocks, models: ModelsPresenter, made: ModelPage) -> None:
+    """What is kept on the disk, and its deletion, which is asked about first."""
+    t = models.texts
+    table = gr.HTML("", elem_id="cg-kept")
+    with gr.Row(elem_classes="cg-actions", elem_id="cg-kept-actions", visible=False) as actions:
+        name = gr.Dropdown([], label=t("kept.choose"), elem_id="cg-kept-name", scale=2, filterable=False)
+        delete = gr.Button(t("kept.delete"), elem_id="cg-kept-delete", scale=1)
+    question = gr.HTML("", elem_id="cg-kept-question")
+    with gr.Row(elem_classes="cg-actions", visible=False) as confirm:
+        yes = gr.Button(t("kept.yes"), variant="stop", elem_id="cg-kept-yes")
+        no = gr.Button(t("kept.no"), elem_id="cg-kept-no")
 
     def show(view: KeptView, allowed: bool) -> tuple[Any, ...]:  # noqa: FBT001
-        choice = gr.Dropdown(choices=list(view.names), value=None, interactive=allowed)
         return (
             view.table,
-            choice,
-            gr.Button(models.texts("kept.delete"), interactive=allowed and bool(view.names)),
+            gr.Dropdown(choices=list(view.names), value=None, interactive=allowed),
+            gr.Button(t("kept.delete"), interactive=allowed and bool(view.names)),
+            gr.Row(visible=bool(view.names)),
             view.said,
             gr.Row(visible=False),
-            gr.Row(visible=bool(view.names)),
         )
 
     def refresh(request: gr.Request) -> tuple[Any, ...]:
-        return show(models.kept(), page.allowed(request))
+        return show(models.kept(), made.allowed(request))
 
     def ask(chosen: str | None) -> tuple[Any, ...]:
         text = models.ask(chosen)
         return text, gr.Row(visible=bool(text))
 
     def remove(chosen: str | None, request: gr.Request) -> tuple[Any, ...]:
-        allowed = page.allowed(request)
+        allowed = made.allowed(request)
         return show(models.delete(chosen or "", allowed=allowed), allowed)
 
-    page.facts.change(refresh, None, list(parts), **_QUIET)
+    parts = [table, name, delete, actions, question, confirm]
+    gr.on([page.load, made.facts.change], refresh, None, parts, **_QUIET)
     delete.click(ask, name, [question, confirm], **_QUIET)
-    yes.click(remove, name, list(parts), **_QUIET)
+    yes.click(remove, name, parts, **_QUIET)
     no.click(lambda: ("", gr.Row(visible=False)), None, [question, confirm], **_QUIET)
-    blocks = gr.context.Context.root_block
-    if blocks is not None:
-        blocks.load(refresh, None, list(parts), **_QUIET)

@@ -1,0 +1,35 @@
+"""Mounts the pages, one application for each language, behind one address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from chatglm_backend.ui.gradio_insides.languages import ASGIApp, LanguageRoot
+from chatglm_backend.ui.gradio_insides.sessions import Sessions
+from chatglm_backend.ui.theme import page_script, page_styles, page_theme
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from chatglm_backend.ui.i18n import Language
+
+__all__ = ["mount_pages"]
+
+
+def mount_pages(app: FastAPI, pages: Mapping[Language, gr.Blocks]) -> None:
+    """Serve each page in its language. Call it last: it answers whatever no other route of ``app`` does."""
+    served: dict[Language, ASGIApp] = {}
+    for language, page in pages.items():
+        page.queue(default_concurrency_limit=None, api_open=False)
+        gr.mount_gradio_app(
+            app, page, path=f"/{language}", theme=page_theme(), css=page_styles(), footer_links=[], run_history=False,
+            show_error=False, max_file_size="1mb", ssr_mode=False, pwa=False, enable_monitoring=False,
+        )  # fmt: skip
+        # Requests reach it through the root below only, which rewrites its HTML.
+        served[language] = mounted = app.router.routes.pop().app  # type: ignore[attr-defined]
+        mounted.state_holder = Sessions()
+        mounted.state_holder.set_blocks(page)
+    app.mount("/", LanguageRoot(served, page_script(), {language: page.title for language, page in pages.items()}))

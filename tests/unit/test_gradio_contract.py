@@ -1,0 +1,196 @@
+"""What ``ui/gradio_insides`` and the page's scripts and styles take for granted of Gradio, as read in Gradio 6.31.0.
+
+A failure here means that a newer Gradio does something else: its message says what to look at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import re
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from chatglm_backend.ui.gradio_insides.labels import own_labels
+from chatglm_backend.ui.i18n import load_texts
+
+gr = pytest.importorskip("gradio")
+pytest.importorskip("fastapi")
+
+if TYPE_CHECKING:
+    from starlette.testclient import TestClient
+
+READ_IN = "6.31.0"
+
+
+def changed(what: str) -> str:
+    """The sentence of a failure."""
+    return f"Gradio {gr.__version__} is not as {READ_IN} was: {what}"
+
+
+def small_page(echo: Callable[[str], str] = str) -> Any:
+    """Two components and one queued event."""
+    with gr.Blocks(title="A & B", analytics_enabled=False) as page:
+        box, answer = gr.Textbox(), gr.HTML("")
+        box.submit(echo, box, answer, api_name="echo")
+    return page
+
+
+def served(echo: Callable[[str], str] = str) -> TestClient:
+    """A page, mounted as ours are, in Chinese."""
+    from fastapi import FastAPI
+    from starlette.testclient import TestClient
+
+    from chatglm_backend.ui.gradio_insides.mounting import mount_pages
+
+    app = FastAPI()
+
+    async def build() -> None:  # without a running loop, Gradio makes some of its own and leaves them open
+        mount_pages(app, {"zh": small_page(echo)})
+
+    asyncio.run(build())
+    return TestClient(app, headers={"accept-language": "zh"})
+
+
+@cache
+def frontend() -> str:
+    """All scripts and style sheets that Gradio's page may load, one after the other."""
+    folder = Path(gr.__file__).parent / "templates" / "frontend"
+    found = [*sorted((folder / "assets").glob("*.js")), *sorted((folder / "assets").glob("*.css"))]
+    return "\n".join(path.read_text(encoding="utf-8") for path in found)
+
+
+def asset(name: str) -> str:
+    """One of our own scripts or style sheets."""
+    return (files("chatglm_backend.ui") / "assets" / name).read_text(encoding="utf-8")
+
+
+def test_mounting_ends_with_a_route_that_can_be_taken_out() -> None:
+    """``mounting``: the last route is the mounted application; it shares its holder of sessions with the page."""
+    from fastapi import FastAPI
+
+    app = FastAPI()
+
+    async def build() -> Any:
+        page = small_page()
+        gr.mount_gradio_app(app, page, path="/zh", ssr_mode=False)
+        return page
+
+    page = asyncio.run(build())
+    mounted = getattr(app.router.routes[-1], "app", None)
+    told = "mount_gradio_app no longer appends one Mount with the application in `app`; see mounting.py"
+    assert hasattr(mounted, "state_holder"), changed(told)
+    assert mounted.state_holder is page.state_holder, changed("page and application hold different sessions")
+
+
+def test_the_session_holder_is_as_its_replacement_expects() -> None:
+    """``sessions``: the attributes that it reads and writes, and that every access calls ``update``."""
+    from gradio.state_holder import StateHolder
+
+    called: list[str] = []
+
+    class Watched(StateHolder):  # type: ignore[misc]
+        def update(self, session_id: str) -> None:
+            called.append(session_id)
+
+    async def build() -> Any:
+        holder = Watched()
+        holder.set_blocks(small_page())
+        return holder
+
+    holder = asyncio.run(build())
+    session = holder["a"]
+    assert called == ["a"], changed("StateHolder.__getitem__ no longer calls update(); see sessions.py")
+    assert session.is_closed is False, changed("a session no longer says is_closed")
+    assert list(holder.session_data) == ["a"], changed("sessions are no longer kept in session_data")
+    assert isinstance(holder.time_last_used["a"], dt.datetime), changed("time_last_used holds no datetimes")
+    assert holder.time_last_used["a"].tzinfo is None, changed("time_last_used has a zone now; see Sessions._closed")
+    with holder.lock:
+        holder.session_data.move_to_end("a")
+
+
+def test_the_served_html_can_be_rewritten() -> None:
+    """``html``: what is replaced is there; then the document has our language, title and script, nothing foreign."""
+    page = (Path(gr.__file__).parent / "templates" / "frontend" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<head>") == 1, changed("<head> does not stand once in its HTML; see polish_html")
+    assert page.find('lang="en"') in range(page.find("<head>")), changed('<html> has no lang="en"; see polish_html')
+    reply = served().get("/", headers={"accept-encoding": "gzip, br", "accept": "text/html"})
+    assert "content-encoding" not in reply.headers, changed(
+        "it compresses its HTML; HtmlReply would pass it on as it is"
+    )
+    html = reply.text
+    assert 'lang="zh-CN"' in html
+    assert html.index("<title>A &amp; B</title>") < html.index("<script>Object.defineProperty(navigator")
+    assert html.index("Object.defineProperty(navigator") == html.index("<script") + len("<script>")
+    foreign = re.findall(r"<(?:meta|link|script)[^>]*(?:https?:)?//[^>]*>", html)
+    assert foreign == [], changed("its HTML names other hosts; see _PREVIEW in html.py")
+    assert "default-src 'self'" in reply.headers["content-security-policy"]
+
+
+def test_the_page_and_its_requests_stay_under_its_language() -> None:
+    """``languages``: the page at ``/`` sends its own requests to ``/zh``, whatever the browser asks for then."""
+    client = served()
+    assert '"root":"http://testserver/zh"' in client.get("/").text, changed("it reads root_path otherwise now")
+    assert client.get("/zh/config", headers={"accept-language": "en"}).json()["root"] == "http://testserver/zh"
+
+
+@pytest.mark.parametrize("path", ["api/echo", "run/echo"])
+def test_events_are_not_carried_out_without_the_queue(path: str) -> None:
+    """``mounting``: ``api_open=False`` closes the routes that go past the queue and its sessions."""
+    called: list[str] = []
+
+    def echo(text: str) -> str:
+        called.append(text)
+        return text
+
+    reply = served(echo).post(f"/zh/gradio_api/{path}", json={"data": ["x"]})
+    assert (reply.is_success, called) == (False, []), changed("api_open=False no longer closes the direct routes")
+
+
+@pytest.mark.parametrize("path", ["monitoring", "monitoring/summary", "monitoring/x"])
+def test_nobody_can_look_at_the_monitoring(path: str) -> None:
+    """``mounting``: ``enable_monitoring=False`` closes the pages about all visitors' events."""
+    assert served().get(f"/zh/{path}").status_code == 403, changed(f"/{path} is open; see mounting.py")
+
+
+def test_gradios_own_labels_are_still_the_ones_that_are_replaced() -> None:
+    """``labels``: each of the English labels stands in Gradio's scripts."""
+    theirs = [*own_labels(load_texts("zh"))]
+    # Before the colon of "bot's message: " stands a name that is put in there.
+    gone = [label for label in theirs if label.removeprefix("bot").removeprefix("user") not in frontend()]
+    assert gone == [], changed("these labels have other words now; see gradio.* in the catalogues")
+
+
+@pytest.mark.parametrize(
+    ("needed", "by"),
+    [
+        ("window.navigator.language", "polish_html, which sets it, so that Gradio speaks the page's language"),
+        ("window.gradio_config", "connection.js, which reads root, api_prefix and app_id of it"),
+        ("__theme", "page.js, which chooses light or dark by it while the page starts"),
+        ("toast-body", "connection.js, which hides the English notice"),
+        ("Connection Lost", "connection.js, which knows the English notice by it"),
+    ],
+)
+def test_the_frontend_still_has_what_our_scripts_build_on(needed: str, by: str) -> None:
+    """The page's own scripts use a few of Gradio's."""
+    assert needed in frontend(), changed(f"`{needed}` is gone from its scripts; needed by {by}")
+
+
+def test_our_page_can_ask_which_process_answers() -> None:
+    """``connection.js``: the address of ``app_id``, and the same number in the page."""
+    client = served()
+    number = client.get("/zh/gradio_api/app_id").json().get("app_id")
+    assert f'"app_id":{number}' in client.get("/").text, changed("app_id is not in the page; see connection.js")
+
+
+def test_our_style_sheet_names_classes_that_gradio_has() -> None:
+    """``page.css``: each class that is not ours stands in Gradio's scripts or styles."""
+    rules = re.sub(r"\{[^{}]*\}", " ", re.sub(r"/\*.*?\*/", "", asset("page.css"), flags=re.DOTALL))
+    names = {name for name in re.findall(r"\.([a-z][\w-]*)", rules) if not name.startswith("cg-")}
+    gone = sorted(name for name in names if name not in frontend())
+    assert gone == [], changed("these classes are gone; rules of page.css do nothing now")
