@@ -139,6 +139,17 @@ def test_the_page_and_its_requests_stay_under_its_language() -> None:
     assert client.get("/zh/config", headers={"accept-language": "en"}).json()["root"] == "http://testserver/zh"
 
 
+def test_handlers_can_be_wrapped() -> None:
+    """``handlers``: a page's events are in ``fns``, each with its function and its outputs."""
+
+    async def build() -> Any:
+        return small_page()
+
+    events = [*asyncio.run(build()).fns.values()]
+    assert [callable(event.fn) for event in events] == [True], changed("Blocks.fns holds no events; see handlers.py")
+    assert len(events[0].outputs) == 1, changed("an event's outputs are not in `outputs`; see handlers.py")
+
+
 @pytest.mark.parametrize("path", ["api/echo", "run/echo"])
 def test_events_are_not_carried_out_without_the_queue(path: str) -> None:
     """``mounting``: ``api_open=False`` closes the routes that go past the queue and its sessions."""

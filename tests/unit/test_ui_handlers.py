@@ -13,7 +13,7 @@ gr = pytest.importorskip("gradio")
 
 def test_a_generator_that_yields_nothing_leaves_its_outputs_as_they_are() -> None:
     """Gradio would empty them; one that yields is untouched, and both still say which request they were for."""
-    from chatglm_backend.ui.pages.handlers import keep_outputs
+    from chatglm_backend.ui.gradio_insides.handlers import keep_outputs
 
     async def says(text: str, request: gr.Request) -> AsyncGenerator[str, None]:
         for word in text.split():
