@@ -46,9 +46,9 @@ def build_page(
     """The page in the presenter's language; ``links`` are shown to whoever sits at this computer."""
     import gradio as gr
 
+    from chatglm_backend.ui.gradio_insides.handlers import keep_outputs
     from chatglm_backend.ui.pages.chat import build_chat_page
     from chatglm_backend.ui.pages.compare import build_compare_page
-    from chatglm_backend.ui.gradio_insides.handlers import keep_outputs
     from chatglm_backend.ui.pages.header import build_header, follow_model, stop_when_closed
     from chatglm_backend.ui.pages.model import build_model_page
     from chatglm_backend.ui.pages.prompt import build_prompt_page
