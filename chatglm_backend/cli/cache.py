@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from chatglm_backend.cli import options
-from chatglm_backend.cli.output import emit_error, emit_json, guarded, note, plain_size, say
+from chatglm_backend.cli.output import emit_error, emit_json, guarded, note, say
 from chatglm_backend.cli.session import read_settings
 from chatglm_backend.settings import with_cache
+from chatglm_backend.units import size
 
 __all__ = ["build_cache_app"]
 
@@ -50,7 +51,7 @@ def list_command(*, json_output: options.Json = False) -> None:
         note("Nothing is kept on this machine.")
     for entry in entries:
         state = "" if entry.complete else "  (incomplete)"
-        say(f"{entry.name}  {entry.kind}  {plain_size(entry.nbytes)}  {entry.path}{state}")
+        say(f"{entry.name}  {entry.kind}  {size(entry.nbytes)}  {entry.path}{state}")
 
 
 @guarded
@@ -72,7 +73,7 @@ def delete_command(
             emit_error("not_kept", missing)
         return 1
     asked = not yes and sys.stdin.isatty()
-    if asked and not typer.confirm(f"Delete {found.path} ({plain_size(found.nbytes)})?", err=True):
+    if asked and not typer.confirm(f"Delete {found.path} ({size(found.nbytes)})?", err=True):
         note("Nothing was deleted.")
         if json_output:
             emit_json({"ok": False, "name": name, "path": str(found.path), "bytes": 0})
@@ -81,7 +82,7 @@ def delete_command(
     if json_output:
         emit_json({"ok": True, "name": entry.name, "path": str(entry.path), "bytes": entry.nbytes})
     else:
-        say(f"Deleted {entry.path} ({plain_size(entry.nbytes)}).")
+        say(f"Deleted {entry.path} ({size(entry.nbytes)}).")
     return 0
 
 

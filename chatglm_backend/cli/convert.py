@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from chatglm_backend.cli import options
-from chatglm_backend.cli.output import emit_json, guarded, note, plain_size, say
+from chatglm_backend.cli.output import emit_json, guarded, note, say
 from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.cli.session import read_settings
 from chatglm_backend.core import monotonic_clock
 from chatglm_backend.errors import CheckpointError, ConfigError
 from chatglm_backend.settings import AUTO
+from chatglm_backend.units import seconds, size
 
 if TYPE_CHECKING:
     from chatglm_backend.checkpoint.source import CheckpointFolder
@@ -61,14 +62,14 @@ def convert_command(
         _tell_of_tokenizer(source)
         count = None if settings.threads == AUTO else int(settings.threads)
         target = convert(source, expanded(out), progress=bar, options=ConvertOptions(threads=count))
-    seconds = monotonic_clock() - began
+    took = monotonic_clock() - began
     manifest = read_manifest(target)
     if json_output:
         document = {"ok": True, "model": manifest.name, "family": manifest.family, "path": str(target.resolve())}
-        emit_json({**document, "bytes": manifest.nbytes, "seconds": seconds, "reason": source.reason})
+        emit_json({**document, "bytes": manifest.nbytes, "seconds": took, "reason": source.reason})
         return
     say(str(target.resolve()))
-    note(f"{manifest.name} ({manifest.family}) in {plain_size(manifest.nbytes)}, {seconds:.1f} s.")
+    note(f"{manifest.name} ({manifest.family}) in {size(manifest.nbytes)}, {seconds(took)}.")
 
 
 def _tell_of_tokenizer(source: CheckpointFolder) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from chatglm_backend.cli import options
-from chatglm_backend.cli.output import emit_json, guarded, plain_size, say
+from chatglm_backend.cli.output import emit_json, guarded, say
 from chatglm_backend.cli.session import read_settings
 from chatglm_backend.service.report import Findings, look_at_everything
+from chatglm_backend.units import size
 
 __all__ = ["doctor"]
 
@@ -30,14 +31,14 @@ def doctor(*, json_output: options.Json = False, flags: options.Flags) -> None:
 def _text(found: Findings) -> str:
     hardware, int4, plan = found.hardware, found.int4, found.hardware["plan"]
     features = ", ".join(hardware["features"]) or "unknown"
-    memory = f"{plain_size(hardware['memory_available'])} free of {plain_size(hardware['memory_total'])}"
+    memory = f"{size(hardware['memory_available'])} free of {size(hardware['memory_total'])}"
     if hardware["memory_limit"]:
-        memory += f", limited to {plain_size(hardware['memory_limit'])}"
+        memory += f", limited to {size(hardware['memory_limit'])}"
     per_token = (f"{name} {nbytes / 1024:.0f} KiB" for name, nbytes in int4["kv_bytes_per_token"].items())
     cores = (
         f"{hardware['sockets']} socket(s), {hardware['physical_cores']} cores, {hardware['logical_cpus']} logical CPUs"
     )
-    kept = [f"{e['name']} ({e['kind']}, {plain_size(e['bytes'])})" for e in found.cache]
+    kept = [f"{e['name']} ({e['kind']}, {size(e['bytes'])})" for e in found.cache]
     rows: list[tuple[str, list[str]]] = [
         ("CPU", [f"{hardware['cpu'] or 'unknown'} ({hardware['system']}, {hardware['architecture']})"]),
         ("", [f"{cores}, {len(hardware['allowed_cpus'])} allowed", features]),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from chatglm_backend.cli import options
-from chatglm_backend.cli.output import emit_json, guarded, note, plain_size, say
+from chatglm_backend.cli.output import emit_json, guarded, note, say
 from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.cli.session import read_settings
+from chatglm_backend.units import size
 
 __all__ = ["download"]
 
@@ -35,4 +36,4 @@ def download(*, flags: options.Flags, json_output: options.Json = False) -> None
         emit_json({"ok": True, "model": wanted, "path": str(path), "bytes": nbytes})
         return
     say(str(path))
-    note(f"{wanted} is here ({plain_size(nbytes)}). Use it with: python -m chatglm_backend generate --model {wanted}")
+    note(f"{wanted} is here ({size(nbytes)}). Use it with: python -m chatglm_backend generate --model {wanted}")

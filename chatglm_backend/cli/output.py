@@ -26,7 +26,6 @@ __all__ = [
     "emit_json",
     "guarded",
     "note",
-    "plain_size",
     "prepare_streams",
     "read_input",
     "say",
@@ -135,14 +134,6 @@ def guarded(command: Callable[P, object]) -> Callable[P, None]:
 def file_sentence(error: OSError) -> str:
     """What the system did not allow, as a sentence."""
     return f"{error.filename or 'The output or a file'} cannot be used: {error.strerror or error}."
-
-
-def plain_size(nbytes: int) -> str:
-    """Bytes for people; GB are 10⁹ bytes."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if nbytes >= size:
-            return f"{nbytes / size:.1f} {unit}"
-    return f"{nbytes} bytes"
 
 
 def _flush(stream: TextIO | None) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
-from chatglm_backend.cli.output import note, plain_size
+from chatglm_backend.cli.output import note
 from chatglm_backend.core import Clock, LoadProgress, monotonic_clock
+from chatglm_backend.units import size
 
 __all__ = ["STAGES", "LoadBar"]
 
@@ -75,10 +76,10 @@ class LoadBar:
             return f"{text} ..."
         full = min(_WIDTH, _WIDTH * progress.done // progress.total)
         bar = "#" * full + "-" * (_WIDTH - full)
-        line = f"{text} [{bar}] {plain_size(progress.done)} of {plain_size(progress.total)}"
+        line = f"{text} [{bar}] {size(progress.done)} of {size(progress.total)}"
         elapsed, moved = now - self._began, progress.done - self._first
         if elapsed > 0.5 and moved > 0:
             rate = moved / elapsed
             left = (progress.total - progress.done) / rate
-            line += f", {plain_size(int(rate))}/s, {int(left) // 60}:{int(left) % 60:02d} left"
+            line += f", {size(int(rate))}/s, {int(left) // 60}:{int(left) % 60:02d} left"
         return line

@@ -13,10 +13,9 @@ from chatglm_backend.service.report import Findings
 from chatglm_backend.store.folder import shown_path
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.ports import PageService
+from chatglm_backend.units import size
 
 __all__ = ["KeptView", "ModelKeeper", "ModelsPresenter"]
-
-_GB, _MB = 1_000_000_000, 1_000_000
 
 
 class ModelKeeper(Protocol):
@@ -71,7 +70,7 @@ class ModelsPresenter:
         entry = next((entry for entry in self._keeper.entries() if entry.name == name), None)
         if entry is None:
             return ""
-        question = self.texts("kept.ask", name=entry.name, size=_size(entry.nbytes))
+        question = self.texts("kept.ask", name=entry.name, size=size(entry.nbytes))
         return f'<p class="cg-demo" role="alert">{escape(question)}</p>'
 
     def delete(self, name: str, *, allowed: bool) -> KeptView:
@@ -83,7 +82,7 @@ class ModelsPresenter:
             entry = self._keeper.delete(name, None if info is None else info.name)
         except (ChatGLMError, OSError) as error:
             return self.kept(self._alert(error))
-        said = self.texts("kept.deleted", name=entry.name, size=_size(entry.nbytes))
+        said = self.texts("kept.deleted", name=entry.name, size=size(entry.nbytes))
         return self.kept(f'<p class="cg-status" role="status">{escape(said)}</p>')
 
     def needs(self, model: str, *, allowed: bool = True) -> str:
@@ -100,8 +99,8 @@ class ModelsPresenter:
         if needs is None:
             return ""
         text = self.texts(
-            "needs.line", disk=_size(needs.disk), free_disk=_size(needs.free_disk), memory=_size(needs.memory),
-            free_memory=_size(needs.free_memory),
+            "needs.line", disk=size(needs.disk), free_disk=size(needs.free_disk), memory=size(needs.memory),
+            free_memory=size(needs.free_memory),
         )  # fmt: skip
         if needs.enough:
             return f'<p class="cg-facts" role="status">{escape(text)}</p>'
@@ -113,7 +112,7 @@ class ModelsPresenter:
             return self.refusal()
         found, said = self._keeper.report(), self.texts.said
         hardware, plan = found.hardware, found.hardware["plan"]
-        memory = f"{_size(hardware['memory_available'])} / {_size(hardware['memory_total'])}"
+        memory = f"{size(hardware['memory_available'])} / {size(hardware['memory_total'])}"
         rows = [
             ("cpu", [f"{hardware['cpu'] or '–'} ({hardware['system']}, {hardware['architecture']})"]),
             ("cores", [f"{hardware['physical_cores']} / {hardware['logical_cpus']}"]),
@@ -140,7 +139,7 @@ class ModelsPresenter:
         rows = ""
         for entry in entries:
             kind = t(f"kept.kind.{entry.kind}") + ("" if entry.complete else f" ({t('kept.incomplete')})")
-            rows += f"<tr><td>{escape(entry.name)}</td><td>{escape(kind)}</td><td>{_size(entry.nbytes)}</td></tr>"
+            rows += f"<tr><td>{escape(entry.name)}</td><td>{escape(kind)}</td><td>{size(entry.nbytes)}</td></tr>"
         return (
             f'<div class="cg-scroll" tabindex="0" role="region" aria-label="{escape(t("kept.title"))}">'
             f'<table class="cg-grid-table"><caption>{escape(t("kept.title"))}</caption><thead><tr>{head}</tr></thead>'
@@ -153,7 +152,3 @@ class ModelsPresenter:
 
 def _lines(lines: list[str]) -> str:
     return "<br>".join(escape(line) for line in lines if line)
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / _GB:.1f} GB" if nbytes >= _GB // 10 else f"{nbytes / _MB:.1f} MB"

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from chatglm_backend.units import digits
+
 __all__ = ["bar_plot", "line_plot", "sparkline"]
 
 _W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 460, 260, 66, 18, 34, 44
@@ -26,7 +28,7 @@ def bar_plot(title: str, bars: Sequence[tuple[str, float]], x_label: str, y_labe
             f'height="{_H - _BOTTOM - y:.1f}" rx="4"/>{_text(x + width / 2, y - 6, _tick(value), strong=True)}'
             f"{_text(x + width / 2, _H - _BOTTOM + 17, label)}"
         )
-    return _frame(title, _grid(top) + body, x_label, y_label, [f"{label}: {value:.1f}" for label, value in bars])
+    return _frame(title, _grid(top) + body, x_label, y_label, [f"{label}: {digits(value)}" for label, value in bars])
 
 
 def line_plot(title: str, points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
@@ -39,8 +41,8 @@ def line_plot(title: str, points: Sequence[tuple[float, float]], x_label: str, y
     body = f'<polyline class="cg-line" fill="none" stroke="{_ACCENT}" stroke-width="2.5" points="{path}"/>'
     for px, py, x, y in placed:
         body += f'<circle class="cg-mark" fill="{_ACCENT}" cx="{px:.1f}" cy="{py:.1f}" r="4"/>'
-        body += _text(px, py - 10, f"{y:.2f}", strong=True) + _text(px, _H - _BOTTOM + 17, f"{x:.0f}")
-    return _frame(title, _grid(top) + body, x_label, y_label, [f"{x:.0f}: {y:.2f}" for x, y in points])
+        body += _text(px, py - 10, digits(y), strong=True) + _text(px, _H - _BOTTOM + 17, f"{x:.0f}")
+    return _frame(title, _grid(top) + body, x_label, y_label, [f"{x:.0f}: {digits(y)}" for x, y in points])
 
 
 def sparkline(values: Sequence[float], label: str) -> str:

@@ -5,10 +5,12 @@ It knows the catalogue and the style sheet's class names, and no components.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 
 import psutil
 
+from chatglm_backend import units
 from chatglm_backend.core import FinishReason, LoadProgress, ModelInfo, ModelState, ModelStatus
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.plots import sparkline
@@ -26,8 +28,6 @@ __all__ = [
     "used_memory",
 ]
 
-_GB = 1_000_000_000
-_MEGA = 1_000_000
 _NONE = "–"
 _FAMILIES = {"chatglm": "ChatGLM-6B", "chatglm2": "ChatGLM2-6B", "chatglm3": "ChatGLM3-6B"}
 
@@ -48,17 +48,18 @@ def empty_prompt(texts: Texts) -> str:
 
 def timing_panel(texts: Texts, answer: Answer | None, info: ModelInfo | None, memory_bytes: int) -> str:
     """The figures of one answer and of the machine, as a list of terms."""
+    of = Answer() if answer is None else answer
     figures = [
-        ("inference_time", _seconds(None if answer is None else answer.elapsed_s)),
-        ("ttft", _seconds(None if answer is None else answer.ttft_s)),
-        ("prefill", _rate(None if answer is None else answer.prefill_tok_s)),
-        ("decode", _rate(None if answer is None else answer.decode_tok_s)),
-        ("prompt_tokens", _count(0 if answer is None else answer.prompt_tokens)),
-        ("cached_tokens", _count(0 if answer is None else answer.cached_tokens)),
-        ("completion_tokens", _count(0 if answer is None else answer.tokens)),
+        ("inference_time", _known(None if answer is None else of.elapsed_s, units.seconds)),
+        ("ttft", _known(of.ttft_s, units.seconds)),
+        ("prefill", _known(of.prefill_tok_s, units.rate)),
+        ("decode", _known(of.decode_tok_s, units.rate)),
+        ("prompt_tokens", _known(of.prompt_tokens or None, str)),
+        ("cached_tokens", _known(of.cached_tokens or None, str)),
+        ("completion_tokens", _known(of.tokens or None, str)),
         ("guessed_tokens", _guessed(texts, answer)),
         ("queue", _queue(texts, answer)),
-        ("memory", f"{memory_bytes / _GB:.2f} GB"),
+        ("memory", units.size(memory_bytes)),
         ("threads", _NONE if info is None else str(info.threads)),
         ("kernel", _NONE if info is None else info.kernel),
     ]
@@ -90,13 +91,13 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
     """All that is known of the loaded model, as a list of terms."""
     if info is None:
         return f'<p class="cg-facts">{escape(texts("model.no_facts"))}</p>'
-    kv = texts("model.per_token", kib=round(info.kv_bytes_per_token / 1024, 1), dtype=info.kv_dtype)
+    kv = texts("model.per_token", kib=units.digits(info.kv_bytes_per_token / 1024), dtype=info.kv_dtype)
     rows = (
         ("name", info.name),
         ("family", _family(texts, info)),
         ("parameters", f"{info.parameters:,}"),
         ("context", texts("model.tokens", tokens=info.context_limit)),
-        ("weights", f"{_size(info.weight_bytes)}, INT4"),
+        ("weights", f"{units.size(info.weight_bytes)}, INT4"),
         ("kv", kv),
         ("kernel", info.kernel),
         ("why", texts.said(info.kernel_reason)),
@@ -159,7 +160,7 @@ def _latency(texts: Texts, answer: Answer | None) -> str:
     if answer is None or len(answer.gaps_s) < 2:
         return ""
     gaps = sorted(answer.gaps_s)
-    label = texts("timing.latency", milliseconds=f"{gaps[len(gaps) // 2] * 1000:.0f}")
+    label = texts("timing.latency", time=units.seconds(gaps[len(gaps) // 2]))
     line = sparkline(tuple(answer.gaps_s), label)
     return f'<div class="cg-latency"><span>{escape(label)}</span>{line}</div>'
 
@@ -192,15 +193,15 @@ def _status_line(state: str, text: str, *, busy: bool = False) -> str:
 
 def _ready_card(texts: Texts, info: ModelInfo) -> str:
     facts = [
-        texts("model.parameters", millions=round(info.parameters / _MEGA))
-        if info.parameters < 1000 * _MEGA
+        texts("model.parameters", millions=round(info.parameters / 1e6))
+        if info.parameters < 999.5e6
         else texts("model.parameters_b", billions=f"{info.parameters / 1e9:.1f}"),
         texts("model.context", tokens=info.context_limit),
     ]
     line = " · ".join(escape(fact) for fact in facts)
     demo = ""
     if info.is_demo:
-        text = texts("model.demo", millions=round(info.parameters / _MEGA))
+        text = texts("model.demo", millions=round(info.parameters / 1e6))
         how = texts("model.demo_how")
         demo = f'<p class="cg-demo" role="note">{escape(text)} {escape(how)} <code>{_DEMO_COMMAND}</code></p>'
     return (
@@ -224,20 +225,9 @@ def _loading_card(texts: Texts, progress: LoadProgress | None) -> str:
     )
 
 
-def _size(nbytes: int) -> str:
-    return f"{nbytes / _GB:.2f} GB" if nbytes >= _GB // 10 else f"{nbytes / _MEGA:.1f} MB"
-
-
-def _seconds(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.2f} s"
-
-
-def _rate(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.1f} tok/s"
-
-
-def _count(value: int) -> str:
-    return str(value) if value else _NONE
+def _known(value: float | None, form: Callable[[float], str]) -> str:
+    """A figure in words, as ``form`` has it; a dash while it is not known."""
+    return _NONE if value is None else form(value)
 
 
 def _queue(texts: Texts, answer: Answer | None) -> str:
@@ -246,7 +236,7 @@ def _queue(texts: Texts, answer: Answer | None) -> str:
         return _NONE
     if answer.phase is Phase.QUEUED and answer.queued is not None:
         return texts("timing.queue_position", position=answer.queued.position)
-    return _NONE if answer.timing is None else _seconds(answer.timing.queue_wait_s)
+    return _NONE if answer.timing is None else units.seconds(answer.timing.queue_wait_s)
 
 
 def _guessed(texts: Texts, answer: Answer | None) -> str:

@@ -20,6 +20,7 @@ from chatglm_backend.errors import ChatGLMError, ModelNotReady
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.plots import bar_plot, line_plot
 from chatglm_backend.ui.ports import PageService
+from chatglm_backend.units import digits, seconds
 
 __all__ = ["SpeedDesk", "SpeedPresenter", "SpeedView"]
 
@@ -166,8 +167,8 @@ class SpeedPresenter:
         for run in results:
             mark = " *" if run.disturbed else ""
             cells = (
-                str(run.prompt_tokens), str(run.batch), f"{run.ttft_s:.2f} s", f"{run.prefill_tok_s:.1f}",
-                f"{run.decode_tok_s:.1f}{mark}",
+                str(run.prompt_tokens), str(run.batch), seconds(run.ttft_s), digits(run.prefill_tok_s),
+                f"{digits(run.decode_tok_s)}{mark}",
             )  # fmt: skip
             rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
         note = f'<p class="cg-keys">{escape(t("speed.disturbed"))}</p>' if any(r.disturbed for r in results) else ""

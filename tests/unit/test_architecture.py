@@ -19,6 +19,7 @@ FLOORS: dict[str, int] = {
     "errors": -1,
     "installed": 0,
     "sampling": 0,
+    "units": 0,
     "core": 1,
     "network": 1,
     "textfile": 1,

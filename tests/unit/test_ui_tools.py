@@ -272,11 +272,11 @@ def test_what_is_kept_is_listed_and_deleted() -> None:
     """The list shows the size; deleting names the model in use to the keeper and empties the list."""
     keeper, service = _Keeper(), scripted_service()
     presenter = ModelsPresenter(service, keeper, TEXTS)
-    assert "3.9 GB" in presenter.kept().table
+    assert "3.90 GB" in presenter.kept().table
     assert "a-1234" in presenter.ask("a-1234")
     after = presenter.delete("a-1234", allowed=True)
     assert (after.names, keeper.in_use) == ((), [ScriptedModel().info.name])
-    assert "3.9 GB are free again" in after.said
+    assert "3.90 GB are free again" in after.said
 
 
 def test_a_visitor_who_may_not_delete_reads_why() -> None:
@@ -345,7 +345,7 @@ def test_plots_escape_and_name_their_figures() -> None:
     """Screen readers get the numbers, and text never becomes markup."""
     line = line_plot("<x>", [(1, 0.5), (2, 1.0)], "tokens", "s")
     assert "<x>" not in line
-    assert "1: 0.50, 2: 1.00" in line
+    assert "1: 0.500, 2: 1.00" in line
     assert bar_plot("t", [("1", 3.0), ("2", 5.0)], "x", "y").count("<rect") == 2
     assert sparkline([1.0], "one") == ""
     assert sparkline([1.0, 2.0, 1.0], "three").count(",") == 3
