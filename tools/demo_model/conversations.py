@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tools.demo_model import templates as tp
 from tools.demo_model.examples import LANGUAGES, Example, Turn, common_character, sum_answer, topic_questions
 from tools.demo_model.singles import Singles
 from tools.demo_model.sums import held_out
@@ -23,126 +22,43 @@ class Conversations(Singles):
             for _ in range(4000):
                 yield Example("follow_other", self.other_language(language))
             for _ in range(10000):
-                name = self.any_name(language)
-                yield Example(
-                    "name", ((self.pick(tp.NAME_IS, language, n=name), tp.NAME_HELLO[language].format(n=name)),)
-                )
+                yield Example("name", (self.introduction(self.any_name(language), language),))
         for _ in range(6000):
             first, second = self.rng.sample(self._singles, 2)
             if second.group != "name" or first.group != "name":
                 yield Example("follow_any", (*first.turns, *second.turns))
 
+    def introduction(self, name: str, language: str) -> Turn:
+        """A name given."""
+        return self.pick("name_is", language, n=name), self.say("name_hello", language, n=name)
+
     def any_name(self, language: str) -> str:
         """A trained name, or one put together from pieces; never a held-out one."""
-        held = set(self.names["zhheld"] + self.names["enheld"])
+        names = self.tables.names
+        held = set(names["zhheld"] + names["enheld"])
         for _ in range(100):
             if self.rng.random() < 0.4:
-                name = self.rng.choice(self.names[language])
+                name = self.rng.choice(names[language])
             elif language == "zh":
-                name = self.rng.choice(self.names["zh"])[0] + common_character(self.rng)
+                name = self.rng.choice(names["zh"])[0] + common_character(self.rng)
                 name = name if self.rng.random() < 0.6 else name + common_character(self.rng)
             else:
                 name = self.spelled() if self.rng.random() < 0.6 else self.invented("en").title()
             if name not in held:
                 return name
-        return self.names[language][0]
+        return names[language][0]
 
     def spelled(self) -> str:
         """A name put together from syllables as English names have them, to be copied, not remembered."""
-        starts = [
-            "b",
-            "br",
-            "c",
-            "ch",
-            "cl",
-            "d",
-            "dr",
-            "f",
-            "g",
-            "gr",
-            "h",
-            "j",
-            "k",
-            "l",
-            "m",
-            "n",
-            "p",
-            "ph",
-            "r",
-            "s",
-            "sh",
-            "st",
-            "t",
-            "th",
-            "v",
-            "w",
-            "z",
-            "",
-        ]
-        middles = [
-            "a",
-            "e",
-            "i",
-            "o",
-            "u",
-            "ai",
-            "ar",
-            "au",
-            "ea",
-            "el",
-            "en",
-            "er",
-            "ia",
-            "ie",
-            "il",
-            "in",
-            "io",
-            "on",
-            "or",
-            "ou",
-            "an",
-            "am",
-            "em",
-            "oli",
-            "ara",
-            "ega",
-            "ona",
-        ]
-        ends = [
-            "n",
-            "l",
-            "s",
-            "r",
-            "th",
-            "ck",
-            "ne",
-            "la",
-            "na",
-            "ra",
-            "ie",
-            "y",
-            "ph",
-            "d",
-            "ny",
-            "ry",
-            "ah",
-            "ette",
-            "son",
-            "bert",
-            "ard",
-            "a",
-            "o",
-            "x",
-            "",
-        ]
-        middle = "".join(self.rng.choice(middles) for _ in range(self.rng.choice([1, 1, 2])))
-        return (self.rng.choice(starts) + middle + self.rng.choice(ends)).title()
+        syllables, choice = self.tables.syllables, self.rng.choice
+        middle = "".join(choice(syllables["middles"]) for _ in range(choice([1, 1, 2])))
+        return (choice(syllables["starts"]) + middle + choice(syllables["ends"])).title()
 
     def name_talk(self, language: str) -> tuple[Turn, ...]:
         """A name, perhaps something else, then the question for the name."""
         name = self.any_name(language)
-        given = (self.pick(tp.NAME_IS, language, n=name), tp.NAME_HELLO[language].format(n=name))
-        asked = (self.pick(tp.NAME_ASK, language), tp.NAME_ANSWER[language].format(n=name))
+        given = self.introduction(name, language)
+        asked = (self.pick("name_ask", language), self.say("name", language, n=name))
         if self.rng.random() < 0.35:
             between = self.rng.choice(self._singles)
             if between.group != "name":
@@ -153,29 +69,29 @@ class Conversations(Singles):
         """Ask "what about ...?" after a capital, a word, a sum or a topic; sometimes about a thing unknown."""
         kind = self.rng.choice(["capital", "capital", "word", "word", "topic", "sum"])
         if kind == "capital":
-            a, b = self.rng.sample(self.capitals, 2)
+            a, b = self.rng.sample(self.tables.capitals, 2)
             fields = {"c": a.country[language], "k": a.city[language]}
-            first = (self.pick(tp.CAPITAL, language, **fields), tp.CAPITAL_ANSWER[language].format(**fields))
+            first = (self.pick("capital", language, **fields), self.say("capital", language, **fields))
             thing = b.country[language]
-            answer = tp.CAPITAL_ANSWER[language].format(c=thing, k=b.city[language])
+            answer = self.say("capital", language, c=thing, k=b.city[language])
             if self.rng.random() < 0.2:
-                thing = self.rng.choice([*self.unknown[f"{language}_places"], self.invented(language).title()])
-                answer = tp.REFUSAL[language]
+                thing = self.rng.choice([*self.tables.unknown[f"{language}_places"], self.invented(language).title()])
+                answer = self.say("refusal", language)
         elif kind == "word":
-            (z1, e1), (z2, e2) = self.rng.sample(self.words, 2)
+            (z1, e1), (z2, e2) = self.rng.sample(self.tables.words, 2)
             to_english = self.rng.random() < (0.7 if language == "zh" else 0.3)
-            ask, tell = (tp.TO_ENGLISH, tp.TO_ENGLISH_ANSWER) if to_english else (tp.TO_CHINESE, tp.TO_CHINESE_ANSWER)
-            first = (self.pick(ask, language, z=z1, e=e1), tell[language].format(z=z1, e=e1))
-            thing, answer = (z2 if to_english else e2), tell[language].format(z=z2, e=e2)
+            way = "to_english" if to_english else "to_chinese"
+            first = (self.pick(way, language, z=z1, e=e1), self.say(way, language, z=z1, e=e1))
+            thing, answer = (z2 if to_english else e2), self.say(way, language, z=z2, e=e2)
         elif kind == "topic":
-            a, b = self.rng.sample([t for t in self.topics if t.terms], 2)
-            first = (self.pick(tp.TERM, language, t=self.rng.choice(a.terms[language])), a.answers[language])
-            thing, answer = self.rng.choice(b.terms[language]), b.answers[language]
+            one, two = self.rng.sample([t for t in self.tables.topics if t.terms], 2)
+            first = (self.pick("term", language, t=self.rng.choice(one.terms[language])), one.answers[language])
+            thing, answer = self.rng.choice(two.terms[language]), two.answers[language]
         else:
-            one, two = (self.rng.choice([s for s in self.some_sums() if not held_out(*s)]) for _ in range(2))
-            first = (self.sum_question(self.sum_text(*one, language), language), sum_answer(*one, language))
-            thing, answer = self.sum_text(*two, language), sum_answer(*two, language)
-        return (first, (self.pick(tp.MORE, language, x=thing), answer))
+            c, d = (self.rng.choice([s for s in self.some_sums() if not held_out(*s)]) for _ in range(2))
+            first = (self.sum_question(self.sum_text(*c, language), language), sum_answer(*c, language))
+            thing, answer = self.sum_text(*d, language), sum_answer(*d, language)
+        return (first, (self.pick("more", language, x=thing), answer))
 
     def some_sums(self) -> list[tuple[int, str, int]]:
         """A few random additions and subtractions, the first always trained on."""
@@ -186,12 +102,12 @@ class Conversations(Singles):
         """The same answer again in the other language."""
         other = "en" if language == "zh" else "zh"
         if self.rng.random() < 0.25:
-            capital = self.rng.choice(self.capitals)
-            pair = {x: tp.CAPITAL_ANSWER[x].format(c=capital.country[x], k=capital.city[x]) for x in LANGUAGES}
-            question = self.pick(tp.CAPITAL, language, c=capital.country[language])
+            capital = self.rng.choice(self.tables.capitals)
+            pair = {x: self.say("capital", x, c=capital.country[x], k=capital.city[x]) for x in LANGUAGES}
+            question = self.pick("capital", language, c=capital.country[language])
         else:
-            topic = self.rng.choice([*self.topics, *self.topics, *self.facts])
+            topic = self.rng.choice([*self.tables.topics, *self.tables.topics, *self.tables.facts])
             pair = topic.answers
             question = self.rng.choice(topic_questions(topic, language, self.rng))
-        asked = self.rng.choice(tp.IN_OTHER[language, other].split("|"))
+        asked = self.rng.choice(self.tables.in_other_language[f"{language} {other}"])
         return ((question, pair[language]), (asked, pair[other]))

@@ -7,21 +7,19 @@ Deterministic. Leaves out every prompt of the evaluation set and every held-out 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections import Counter
+from dataclasses import asdict
 
 from tools.demo_model.conversations import Conversations
-from tools.demo_model.examples import Example, evaluation_keys, key
+from tools.demo_model.examples import Example, Turn, evaluation_keys, key
 from tools.demo_model.tables import HERE
 
 OUT = HERE / "out"
-SEED = 6
+CORPUS = OUT / "corpus.jsonl"
 
 
 class Corpus(Conversations):
     """All groups together, without the evaluation set."""
-
-    def __init__(self, seed: int = SEED) -> None:
-        super().__init__(seed)
 
     def build(self) -> list[Example]:
         """All examples, evaluation prompts left out."""
@@ -39,16 +37,24 @@ class Corpus(Conversations):
         return kept
 
 
+def read_corpus() -> dict[str, list[tuple[Turn, ...]]]:
+    """The turns of every written example by group, in the order of the file."""
+    groups: dict[str, list[tuple[Turn, ...]]] = {}
+    for line in CORPUS.read_text(encoding="utf-8").splitlines():
+        example = json.loads(line)
+        groups.setdefault(example["group"], []).append(
+            tuple((question, answer) for question, answer in example["turns"])
+        )
+    return groups
+
+
 def main() -> None:
     """Write the corpus and say how large each group is."""
     OUT.mkdir(exist_ok=True)
     examples = Corpus().build()
-    lines = [json.dumps({"group": e.group, "turns": e.turns}, ensure_ascii=False) for e in examples]
-    Path(OUT / "corpus.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    counts: dict[str, int] = {}
-    for example in examples:
-        counts[example.group] = counts.get(example.group, 0) + 1
-    print(len(examples), counts)
+    lines = [json.dumps(asdict(example), ensure_ascii=False) for example in examples]
+    CORPUS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(len(examples), dict(Counter(example.group for example in examples)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Iterator
@@ -12,9 +11,9 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from tools.demo_model import templates as tp
-from tools.demo_model.corpus import OUT
-from tools.demo_model.examples import evaluation_keys, key
+from tools.demo_model.corpus import OUT, read_corpus
+from tools.demo_model.examples import Turn, evaluation_keys, key
+from tools.demo_model.tables import read_tables
 
 # Relative; sums are short and learn slowest.
 SHARES = {
@@ -64,10 +63,7 @@ class Stream:
         self.gmask, self.sop, self.eop, self.newline = (
             self.sp.piece_to_id(p) for p in ("[gMASK]", "<sop>", "<eop>", "<n>")
         )
-        self.groups: dict[str, list[list[list[str]]]] = {}
-        for line in (OUT / "corpus.jsonl").read_text(encoding="utf-8").splitlines():
-            example = json.loads(line)
-            self.groups.setdefault(example["group"], []).append(example["turns"])
+        self.groups = read_corpus()
         self.answers: dict[str, list[str]] = {}
         for group in EVEN:
             for turns in self.groups.pop(group):
@@ -75,8 +71,9 @@ class Stream:
                 self.groups.setdefault(name, []).append(turns)
                 self.answers.setdefault(group, []).append(name)
             self.answers[group] = sorted(set(self.answers[group]))
-        self.decks: dict[str, list[list[list[str]]]] = {}
+        self.decks: dict[str, list[tuple[Turn, ...]]] = {}
         self.forbidden = evaluation_keys()
+        self.tables = read_tables()
 
     def draw(self) -> tuple[list[int], list[int]]:
         """One (prompt ids, answer ids); every example of a group comes before one comes twice."""
@@ -102,7 +99,7 @@ class Stream:
             return list(self.sp.encode(text, enable_sampling=True, alpha=0.3, nbest_size=-1))
         return list(self.sp.encode(text))
 
-    def prompt_text(self, turns: list[list[str]], group: str) -> str:
+    def prompt_text(self, turns: tuple[Turn, ...], group: str) -> str:
         """The prompt of the last turn, in recipe form or chat form."""
         plain = [q for q, _ in turns]
         padded = [q if "name" in group else self.pad(q, swap=group in SWAPPED) for q in plain]
@@ -115,24 +112,23 @@ class Stream:
 
     def pad(self, question: str, *, swap: bool) -> str:
         """Sometimes words around the question that change nothing."""
-        rng = self.rng
+        rng, forms = self.rng, self.tables.forms
         language = "zh" if any("\u4e00" <= c <= "\u9fff" for c in question) else "en"
         if swap and rng.random() < 0.5:
             question = self.swap(question, language)
         if swap and rng.random() < 0.15:
             question = self.slip(question, language)
         if swap and rng.random() < 0.1:
-            question = rng.choice(tp.BEFORE[language].split("|")) + question
+            question = rng.choice(forms["before"][language]) + question
         if rng.random() < 0.12:
-            question = rng.choice(tp.OPENINGS[language].split("|")) + question
+            question = rng.choice(forms["openings"][language]) + question
         if rng.random() < 0.12:
-            question = question.rstrip("?？") + rng.choice(tp.ENDINGS[language].split("|"))
+            question = question.rstrip("?？") + rng.choice(forms["endings"][language])
         return question
 
     def swap(self, question: str, language: str) -> str:
         """Words replaced by others that can stand for them; in English now and then a small word left out."""
-        for words in self.rng.sample(tp.SWAPS[language], 12):
-            choices = words.split("|")
+        for choices in self.rng.sample(self.tables.swaps[language], 12):
             found = [w for w in choices if re.search(self.bounded(w, language), question, re.IGNORECASE)]
             if found:
                 other = self.rng.choice(choices).strip()

@@ -23,8 +23,8 @@ from chatglm_backend.models.base import build_model
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.weights import DenseWeights, Weights
 from chatglm_backend.tokenizers.base import Tokenizer, load_tokenizer
-from tools.demo_model.corpus import OUT
-from tools.demo_model.examples import EVALUATION_SETS, read_evaluation
+from tools.demo_model.corpus import OUT, read_corpus
+from tools.demo_model.examples import EVALUATION_SETS, Example, read_evaluation
 from tools.demo_model.grading import last_number, passes, plain
 
 SEEN = 500
@@ -51,50 +51,33 @@ class Answerer:
                 ended = event.finish_reason is FinishReason.STOP
         return self.tokenizer.clean_answer(text), ended
 
-    def talk(self, turns: Sequence[str], form: str) -> tuple[str, bool]:
-        """The last answer of a conversation; the earlier answers are the model's own."""
+    def talk(self, turns: Sequence[str], form: str = "recipe", given: Sequence[str] = ()) -> tuple[str, bool]:
+        """The last answer of a conversation; the earlier answers are the model's own, or those ``given``."""
         if len(turns) == 1:
             return self.ask({"prompt": turns[0], "prompt_format": form})
         messages: list[Message] = []
-        answer, ended = "", False
-        for turn in turns:
+        for number, turn in enumerate(turns[:-1]):
             messages.append(Message("user", turn))
-            answer, ended = self.ask({"messages": tuple(messages)})
+            answer = given[number] if given else self.ask({"messages": tuple(messages)})[0]
             messages.append(Message("assistant", answer))
-        return answer, ended
-
-    def replay(self, turns: Sequence[Sequence[str]]) -> tuple[str, bool]:
-        """The last answer of a training example, whose earlier answers are given."""
-        if len(turns) == 1:
-            return self.ask({"prompt": turns[0][0], "prompt_format": "recipe"})
-        messages = [
-            Message(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)
-        ]
-        return self.ask({"messages": tuple(messages[:-1])})
+        return self.ask({"messages": (*messages, Message("user", turns[-1]))})
 
 
-def seen_examples() -> list[dict[str, object]]:
+def seen_examples() -> list[Example]:
     """A fixed sample of training examples, the same number of each group."""
-    groups: dict[str, list[dict[str, object]]] = {}
-    for line in (OUT / "corpus.jsonl").read_text(encoding="utf-8").splitlines():
-        example = json.loads(line)
-        groups.setdefault(example["group"], []).append(example)
-    rng = random.Random(11)
-    return [e for name in sorted(groups) for e in rng.sample(groups[name], SEEN // len(groups))]
+    groups, rng = read_corpus(), random.Random(11)
+    return [Example(name, e) for name in sorted(groups) for e in rng.sample(groups[name], SEEN // len(groups))]
 
 
 def score(answerer: Answerer) -> list[dict[str, object]]:
     """Every graded answer: seen questions, then the evaluation sets."""
     results: list[dict[str, object]] = []
     for example in seen_examples():
-        turns: list[list[str]] = example["turns"]  # type: ignore[assignment]
-        answer, ended = answerer.replay(turns)
-        right = ended and plain(answer) == plain(turns[-1][1])
-        prompt = " | ".join(question for question, _ in turns)
-        results.append(
-            {"set": SEEN_SET, "ability": "seen", "group": example["group"], "prompt": prompt}
-            | {"answer": answer, "right": right}
-        )
+        questions, answers = zip(*example.turns, strict=True)
+        answer, ended = answerer.talk(questions, given=answers[:-1])
+        right = ended and plain(answer) == plain(answers[-1])
+        row = {"set": SEEN_SET, "ability": "seen", "group": example.group, "prompt": " | ".join(questions)}
+        results.append({**row, "answer": answer, "right": right})
     return results + [row for name in EVALUATION_SETS for row in score_set(answerer, name)]
 
 

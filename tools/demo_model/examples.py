@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tools.demo_model import templates as tp
 from tools.demo_model.sums import result
-from tools.demo_model.tables import HERE, Topic
+from tools.demo_model.tables import Topic, read_data, read_tables
 
 LANGUAGES = ("zh", "en")
 EVALUATION_SETS = ("evaluation_set", "evaluation_set_2", "evaluation_set_3")
@@ -23,6 +21,11 @@ class Example:
 
     group: str
     turns: tuple[Turn, ...]
+
+
+def single(group: str, question: str, answer: str) -> Example:
+    """An example of one turn."""
+    return Example(group, ((question, answer),))
 
 
 def normalise(text: str) -> str:
@@ -38,8 +41,7 @@ def key(questions: Sequence[str]) -> str:
 
 def read_evaluation(name: str) -> list[dict[str, object]]:
     """The items of one of ``EVALUATION_SETS``."""
-    data = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
-    return list(data["items"])
+    return list(read_data(name)["items"])
 
 
 def evaluation_keys() -> frozenset[str]:
@@ -49,7 +51,7 @@ def evaluation_keys() -> frozenset[str]:
 
 def topic_questions(topic: Topic, language: str, rng: random.Random) -> list[str]:
     """Questions for one topic in one language: all written ones, and each term in the usual and some other forms."""
-    forms = tp.forms(tp.TERM, language)
+    forms = read_tables().forms["term"][language]
     chosen = [form.format(t=t) for t in topic.terms.get(language, []) for form in forms[:4] + rng.sample(forms[4:], 12)]
     return chosen + topic.questions[language]
 
@@ -61,7 +63,7 @@ def sum_answer(a: int, sign: str, b: int, language: str) -> str:
     lay at a different distance in every question. Written out, they stand side by side.
     """
     value = result(a, sign, b)
-    words = _WORKING[language]
+    words = read_tables().working[language]
     if sign == "*":
         return words["*"].format(a=a, b=b, low=min(a, b), high=max(a, b), value=value)
     whole = f"{a}{sign}{b}"
@@ -79,22 +81,6 @@ def sum_answer(a: int, sign: str, b: int, language: str) -> str:
         second = f"{tens}-{other_tens}{'-1' * carry}={tens - other_tens - carry}"
     noted = words[sign] if carry else ""
     return words["form"].format(whole=whole, first=first, noted=noted, second=second, value=value)
-
-
-_WORKING = {
-    "zh": {
-        "form": "{whole}：个位{first}{noted}，十位{second}，结果是{value}。",
-        "+": "进1",
-        "-": "借1",
-        "*": "{a}×{b}：口诀{low}×{high}={value}，结果是{value}。",
-    },
-    "en": {
-        "form": "{whole}: ones {first}{noted}, tens {second}, the result is {value}.",
-        "+": " carry 1",
-        "*": "{a}×{b}: table {low}×{high}={value}, the result is {value}.",
-        "-": " borrow 1",
-    },
-}
 
 
 def common_character(rng: random.Random) -> str:

@@ -6,72 +6,73 @@ import random
 import re
 from collections.abc import Iterator
 
-from tools.demo_model import templates as tp
-from tools.demo_model.examples import LANGUAGES, Example, common_character, normalise, sum_answer, topic_questions
-from tools.demo_model.sums import all_sums, held_out
-from tools.demo_model.tables import (
-    read_capitals,
-    read_facts,
-    read_names,
-    read_stories,
-    read_topics,
-    read_unknown,
-    read_words,
+from tools.demo_model.examples import (
+    LANGUAGES,
+    Example,
+    common_character,
+    normalise,
+    single,
+    sum_answer,
+    topic_questions,
 )
+from tools.demo_model.sums import all_sums, held_out
+from tools.demo_model.tables import read_tables
+
+SEED = 6
 
 
 class Singles:
     """Makes the one-turn groups with one seeded random generator."""
 
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
-        self.topics = read_topics()
-        self.facts = read_facts()
-        self.capitals = read_capitals()
-        self.words = read_words()
-        self.names = read_names()
-        self.unknown = read_unknown()
-        self.stories = read_stories()
+    def __init__(self) -> None:
+        self.rng = random.Random(SEED)
+        self.tables = read_tables()
         self._singles: list[Example] = []
 
-    def pick(self, table: dict[str, str], language: str, **fields: str) -> str:
-        """A random form of a table, filled in."""
-        return self.rng.choice(tp.forms(table, language)).format(**fields)
+    def forms(self, name: str, language: str) -> list[str]:
+        """The question forms called ``name``."""
+        return self.tables.forms[name][language]
+
+    def pick(self, name: str, language: str, **fields: str) -> str:
+        """A random one of these forms, filled in."""
+        return self.rng.choice(self.forms(name, language)).format(**fields)
+
+    def say(self, name: str, language: str, **fields: str) -> str:
+        """The fixed sentence called ``name``, filled in."""
+        return self.tables.sentences[name][language].format(**fields)
 
     def explained(self) -> Iterator[Example]:
         """Topics and facts: every template for every term, and the written questions, some with an opening."""
-        for group, topics in (("topic", self.topics), ("fact", self.facts)):
+        for group, topics in (("topic", self.tables.topics), ("fact", self.tables.facts)):
             for topic in topics:
                 for language in LANGUAGES:
                     for question in topic_questions(topic, language, self.rng):
-                        yield Example(group, ((question, topic.answers[language]),))
+                        yield single(group, question, topic.answers[language])
                     for question in topic.questions[language]:
-                        for wrap in self.rng.sample(tp.forms(tp.WRAP, language), 3):
-                            yield Example(group, ((wrap.format(q=question), topic.answers[language]),))
+                        for wrap in self.rng.sample(self.forms("wrap", language), 3):
+                            yield single(group, wrap.format(q=question), topic.answers[language])
 
     def geography(self) -> Iterator[Example]:
         """Capitals, both ways."""
-        for capital in self.capitals:
+        for capital in self.tables.capitals:
             for language in LANGUAGES:
                 fields = {"c": capital.country[language], "k": capital.city[language]}
-                answer = tp.CAPITAL_ANSWER[language].format(**fields)
-                for table in (tp.CAPITAL, tp.CAPITAL_OF):
-                    for form in tp.forms(table, language):
-                        yield Example("capital", ((form.format(**fields), answer),))
+                for form in self.forms("capital", language) + self.forms("capital_of", language):
+                    yield single("capital", form.format(**fields), self.say("capital", language, **fields))
 
     def dictionary(self) -> Iterator[Example]:
         """Word translations, both ways, asked in both languages."""
-        for zh, en in self.words:
-            for table, answers in ((tp.TO_ENGLISH, tp.TO_ENGLISH_ANSWER), (tp.TO_CHINESE, tp.TO_CHINESE_ANSWER)):
+        for zh, en in self.tables.words:
+            for name in ("to_english", "to_chinese"):
                 for language in LANGUAGES:
-                    for form in tp.forms(table, language):
-                        yield Example("word", ((form.format(z=zh, e=en), answers[language].format(z=zh, e=en)),))
+                    for form in self.forms(name, language):
+                        yield single("word", form.format(z=zh, e=en), self.say(name, language, z=zh, e=en))
 
     def known_keys(self) -> frozenset[str]:
         """Terms, countries, words and cities that have an answer."""
-        terms = [t for topic in self.topics for language in LANGUAGES for t in topic.terms.get(language, [])]
-        places = [c for capital in self.capitals for c in capital.country.values()]
-        words = [w for pair in self.words for w in pair]
+        terms = [t for topic in self.tables.topics for language in LANGUAGES for t in topic.terms.get(language, [])]
+        places = [c for capital in self.tables.capitals for c in capital.country.values()]
+        words = [w for pair in self.tables.words for w in pair]
         return frozenset(normalise(text.removeprefix("the ")) for text in (*terms, *places, *words))
 
     def invented(self, language: str) -> str:
@@ -84,56 +85,44 @@ class Singles:
 
     def strangers(self) -> Iterator[Example]:
         """Everything the model does not know, in the same forms as what it knows."""
-        known = self.known_keys()
+        known, unknown = self.known_keys(), self.tables.unknown
         for language in LANGUAGES:
-            answer = tp.REFUSAL[language]
-            things = [n for n in self.unknown[f"{language}_nouns"] if normalise(n) not in known]
+            answer = self.say("refusal", language)
+            things = [n for n in unknown[f"{language}_nouns"] if normalise(n) not in known]
             bare = [re.sub(r"^(the|a|an) ", "", n) for n in things]
             things += [self.invented(language) for _ in range(250)]
             for thing in things:
-                for form in self.rng.sample(tp.forms(tp.TERM, language), 16):
-                    yield Example("unknown", ((form.format(t=thing), answer),))
-            for request in self.unknown[f"{language}_requests"]:
-                for form in ["{q}", *self.rng.sample(tp.forms(tp.WRAP, language), 3)]:
-                    yield Example("unknown", ((form.format(q=request), answer),))
-            places = [*self.unknown[f"{language}_places"], *(self.invented(language).title() for _ in range(150))]
+                for form in self.rng.sample(self.forms("term", language), 16):
+                    yield single("unknown", form.format(t=thing), answer)
+            for request in unknown[f"{language}_requests"]:
+                for form in ["{q}", *self.rng.sample(self.forms("wrap", language), 3)]:
+                    yield single("unknown", form.format(q=request), answer)
+            places = [*unknown[f"{language}_places"], *(self.invented(language).title() for _ in range(150))]
             for place in places:
-                for form in self.rng.sample(tp.forms(tp.CAPITAL, language), 7):
-                    yield Example("unknown", ((form.format(c=place), answer),))
+                for form in self.rng.sample(self.forms("capital", language), 7):
+                    yield single("unknown", form.format(c=place), answer)
             bare += [self.invented(language) for _ in range(100)]
             for word in bare:
-                other = tp.TO_ENGLISH if language == "zh" else tp.TO_CHINESE
+                other = "to_english" if language == "zh" else "to_chinese"
                 for asking in LANGUAGES:
-                    form = self.rng.choice(tp.forms(other, asking))
+                    form = self.rng.choice(self.forms(other, asking))
                     if normalise(word) not in known and not (asking == "zh" and "是什么意思" in form):
-                        yield Example("unknown", ((form.format(z=word, e=word), tp.REFUSAL[asking]),))
+                        yield single("unknown", form.format(z=word, e=word), self.say("refusal", asking))
             yield from self.who_what(language, bare)
             yield from self.hard_sums(language)
 
     def who_what(self, language: str, things: list[str]) -> Iterator[Example]:
         """Questions of the facts' forms about things outside the table."""
-        countries = [c.country[language] for c in self.capitals]
+        countries = [c.country[language] for c in self.tables.capitals]
         skip = {"红楼梦", "西游记", "电话", "猫", "草", "雪", "天空"}
-        for form in tp.forms(tp.ABOUT, language):
+        of_countries = re.compile("人口|总统|货币|多少人|people live|president|currency|population|king")
+        for form in self.forms("about", language):
             sample = [*self.rng.sample(things, 40), *(self.invented(language) for _ in range(8))]
-            if any(
-                w in form
-                for w in (
-                    "人口",
-                    "总统",
-                    "货币",
-                    "多少人",
-                    "people live",
-                    "president",
-                    "currency",
-                    "population",
-                    "king",
-                )
-            ):
+            if of_countries.search(form):
                 sample += self.rng.sample(countries, 40)
             for thing in sample:
                 if thing not in skip:
-                    yield Example("unknown", ((form.format(t=thing), tp.REFUSAL[language]),))
+                    yield single("unknown", form.format(t=thing), self.say("refusal", language))
 
     def hard_sums(self, language: str) -> Iterator[Example]:
         """Sums beyond the tables: three digits, long products, divisions, fractions."""
@@ -149,8 +138,7 @@ class Singles:
                 if a < 10 and b < 10:
                     continue
             if kind in (0, 1, 2, 3):
-                operator = rng.choice(tp.OPERATORS[language][sign].split("|"))
-                expression = f"{a}{operator}{b}"
+                expression = self.sum_text(a, sign, b, language)
             elif kind == 4:
                 operator = rng.choice(["÷", "/", "除以"] if language == "zh" else [" / ", " ÷ ", " divided by "])
                 expression = f"{rng.randint(1, 999)}{operator}{rng.randint(1, 99)}"
@@ -160,20 +148,20 @@ class Singles:
                     third = [f"{small} squared", f"{small}.5 + {b % 10}", f"{small} to the power of {b % 9 + 2}"]
                 expression = rng.choice(third)
             if kind in (0, 1, 2, 3) and rng.random() < 0.5:
-                story = rng.choice(self.stories[language, sign]).format(a=a, b=b)
-                yield Example("unknown_sum", ((story, tp.REFUSAL[language]),))
-            yield Example("unknown_sum", ((self.sum_question(expression, language), tp.REFUSAL[language]),))
+                story = rng.choice(self.tables.stories[language][sign]).format(a=a, b=b)
+                yield single("unknown_sum", story, self.say("refusal", language))
+            yield single("unknown_sum", self.sum_question(expression, language), self.say("refusal", language))
 
     def sum_text(self, a: int, sign: str, b: int, language: str) -> str:
         """A sum in words or signs."""
-        return f"{a}{self.rng.choice(tp.OPERATORS[language][sign].split('|'))}{b}"
+        return f"{a}{self.rng.choice(self.tables.operators[language][sign])}{b}"
 
     def sum_question(self, expression: str, language: str) -> str:
         """A sum asked in one of many ways."""
-        parts = {name: self.rng.choice(words.split("|")) for name, words in tp.SUM_PARTS[language].items()}
+        parts = {name: self.rng.choice(words) for name, words in self.tables.sum_parts[language].items()}
         if language == "en" and parts["e"]:
             parts["e"] = f" {parts['e']}"
-        return self.pick(tp.SUM, language, s=expression, **parts).strip()
+        return self.pick("sum", language, s=expression, **parts).strip()
 
     def arithmetic(self) -> Iterator[Example]:
         """All sums that are not held out; the times table more often, because it is small."""
@@ -185,14 +173,14 @@ class Singles:
                     question = self.sum_question(self.sum_text(a, sign, b, language), language)
                     # A story of taking away makes sense with the larger number first only.
                     if turn % 2 and (sign != "-" or a >= b):
-                        question = self.rng.choice(self.stories[language, sign]).format(a=a, b=b)
-                    yield Example("times" if sign == "*" else "sum", ((question, sum_answer(a, sign, b, language)),))
+                        question = self.rng.choice(self.tables.stories[language][sign]).format(a=a, b=b)
+                    yield single("times" if sign == "*" else "sum", question, sum_answer(a, sign, b, language))
 
     def lone_names(self) -> Iterator[Example]:
         """A name given, and a name asked for before one was given."""
         for language in LANGUAGES:
-            for form in tp.forms(tp.NAME_ASK, language):
-                yield Example("name", ((form, tp.NO_NAME[language]),))
-            for name in self.names[language]:
-                for form in self.rng.sample(tp.forms(tp.NAME_IS, language), 4):
-                    yield Example("name", ((form.format(n=name), tp.NAME_HELLO[language].format(n=name)),))
+            for form in self.forms("name_ask", language):
+                yield single("name", form, self.say("no_name", language))
+            for name in self.tables.names[language]:
+                for form in self.rng.sample(self.forms("name_is", language), 4):
+                    yield single("name", form.format(n=name), self.say("name_hello", language, n=name))

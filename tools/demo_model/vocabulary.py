@@ -6,12 +6,11 @@ one token, so that sums can be learnt.
 
 from __future__ import annotations
 
-import json
 import random
 
 import sentencepiece
 
-from tools.demo_model.corpus import OUT
+from tools.demo_model.corpus import OUT, read_corpus
 
 VOCABULARY = 7040
 CONTROL = ["[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"]
@@ -21,12 +20,8 @@ WHITESPACE = ["<n>", "<|tab|>", *(f"<|blank_{n}|>" for n in range(2, 81))]
 def main() -> None:
     """Train on the corpus's questions and answers, each group cut to a fair share."""
     rng = random.Random(1)
-    groups: dict[str, list[str]] = {}
-    for line in (OUT / "corpus.jsonl").read_text(encoding="utf-8").splitlines():
-        example = json.loads(line)
-        texts = [text for turn in example["turns"] for text in turn]
-        groups.setdefault(example["group"], []).extend(texts)
-    lines = [text for texts in groups.values() for text in rng.sample(texts, min(len(texts), 12000))]
+    groups = ([text for turns in group for turn in turns for text in turn] for group in read_corpus().values())
+    lines = [text for texts in groups for text in rng.sample(texts, min(len(texts), 12000))]
     lines += ["[Round 0]", "[Round 1]", "[Round 2]", "问：", "答：", "问：你好", "答：你好"] * 500
     lines += [chr(code) for code in range(33, 127)] * 20
     lines += common_characters()
