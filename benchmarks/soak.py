@@ -2,7 +2,7 @@
 
 A server of its own runs on 127.0.0.1 with a token and the bundled model (or ``--model``). Nine clients use the
 endpoint and seven the page's queue, each from an address of its own. They read answers whole, streamed, slowly or in
-part, press Stop, reload, close, vanish without goodbye, are killed, and send too much, too long and too many requests.
+part, press Stop, reload, close, vanish without goodbye, and send too much, too long and too many requests.
 Prompts carry their visitor's mark; half of the answers are sampled with a seed. So each has one right text, which was
 asked for alone before.
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import random
 import secrets
 import sys
@@ -27,21 +28,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.soaking.account import (
-    check_counters,
-    check_log,
-    check_marks,
-    check_texts,
-    count_visitors,
-    freed_after,
-    growth,
-)
-from benchmarks.soaking.endpoint import ENDPOINT_VISITS, EndpointClient
-from benchmarks.soaking.page import PAGE_VISITS, PageClient, read_functions
-from benchmarks.soaking.questions import MARKS, Question, questions_for, too_long
-from benchmarks.soaking.records import Record
+from benchmarks.soaking.account import check_counters, check_log, check_marks, check_texts, freed_after, growth
+from benchmarks.soaking.endpoint import EndpointClient
+from benchmarks.soaking.line import Client
+from benchmarks.soaking.page import PageClient, read_functions
+from benchmarks.soaking.questions import MARKS, Question, Record, questions_for, too_long
 from benchmarks.soaking.server import Sample, Server
-from benchmarks.soaking.victim import kill_in_the_middle
 
 __all__ = ["Account", "Soak", "main"]
 
@@ -49,8 +41,6 @@ _PAGES = 7
 _ASKER = "127.0.0.1"  # asks for the texts alone
 _IDLE_S = 60.0
 _MAX_GROWTH = 0.03
-
-Client = EndpointClient | PageClient
 
 
 @dataclass
@@ -79,7 +69,7 @@ class Soak:
         self._server, self._context = server, context
         self._random = random.Random(seed)  # noqa: S311
         pages = max(1, clients * _PAGES // len(MARKS)) if pages is None else pages
-        functions = read_functions(server.get_json("/en/config"))
+        functions = read_functions(json.loads(server.get("/en/config")))
         self._clients: list[Client] = []
         for number in range(clients):
             own = random.Random(f"{seed}/{number}")  # noqa: S311
@@ -136,9 +126,9 @@ class Soak:
     def one_of_each(self) -> dict[str, set[str]]:
         """Let the first and the last client make each of their visits once, in turn; how each kind ended."""
         for client, questions in ((self._clients[0], self._questions[0]), (self._clients[-1], self._questions[-1])):
-            for visit in self._visits(client):
+            for visit in client.ways():
                 self._records += visit(questions[0])
-            self._records += self._visits(client)[0](too_long(questions[0], self._context))
+            self._records += client.ways()[0](too_long(questions[0], self._context))
         ends: dict[str, set[str]] = {}
         for record in self._records:
             ends.setdefault(record.kind, set()).add(record.end.split(":")[0])
@@ -153,7 +143,6 @@ class Soak:
         memory = None if warm_s is None else growth(samples, warm_s)
         checks = {
             "every accepted request ended once, as its client was told": check_log(records, log),
-            "as many were accepted of each visitor as it knows of": count_visitors(records, log, [f"api:{_ASKER}"]),
             "texts are those of the same requests alone": check_texts(records, self._alone),
             "nobody received another visitor's mark": check_marks(records),
             "the engine is idle and all is counted once": check_counters(counters, log),
@@ -165,18 +154,13 @@ class Soak:
             checks["memory grew by at most 3 % after warming up"] = [f"it grew by {memory[2]:.1%}"] if grown else []
         return Account(records, seconds, checks, samples, memory, freed_after(records, log), code, self._failures)
 
-    def _visits(self, client: Client) -> list[Callable[[Question], list[Record]]]:
-        names = PAGE_VISITS if isinstance(client, PageClient) else ENDPOINT_VISITS
-        visits: list[Callable[[Question], list[Record]]] = [getattr(client, name) for name in names]
-        return [*visits, lambda question: kill_in_the_middle(client, self._server.token, question)]
-
     def _visit(self, client: Client, questions: Sequence[Question], more: Callable[[], bool]) -> None:
-        visits = self._visits(client)
+        visits = client.ways()
         usual = visits[:2]
         while more():
-            question = client.random.choice(questions)
-            visit = client.random.choice(usual if client.random.random() < 0.4 else visits)
-            if client.random.random() < 0.04:
+            question = client.chance.choice(questions)
+            visit = client.chance.choice(usual if client.chance.random() < 0.4 else visits)
+            if client.chance.random() < 0.04:
                 visit, question = usual[0], too_long(question, self._context)
             try:
                 found = visit(question)
@@ -186,7 +170,7 @@ class Soak:
                 continue
             with self._lock:
                 self._records += found
-            time.sleep(client.random.expovariate(4.0))
+            time.sleep(client.chance.expovariate(4.0))
 
 
 def report(account: Account) -> Iterator[str]:

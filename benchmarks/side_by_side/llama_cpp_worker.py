@@ -1,19 +1,19 @@
-"""Runs llama.cpp on orders from standard input: one JSON object a line, one JSON answer a line.
+"""Runs llama.cpp on orders: ``{"prompt_tokens": 128, "new_tokens": 32}`` -> ``{"ttft_s": …, "decode_tok_s": …}``.
 
-Order: ``{"prompt_tokens": 128, "new_tokens": 32}``; answer: ``{"ttft_s": …, "decode_tok_s": …}``.
 Run with the interpreter of the llama.cpp environment: ``python llama_cpp_worker.py FILE THREADS``.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from functools import partial
 
 from llama_cpp import Llama
+from orders import serve
 
 
-def measure(model: Llama, prompt_tokens: int, new_tokens: int) -> dict[str, float]:
+def measure(model: Llama, prompt_tokens: int, new_tokens: int) -> dict[str, object]:
     """Time one greedy answer of a fresh prompt."""
     ids = [(i * 7919) % 60000 + 10 for i in range(prompt_tokens)]
     model.reset()
@@ -33,10 +33,7 @@ def main(path: str, threads: int) -> None:
     model = Llama(
         path, n_ctx=2048, n_batch=512, n_threads=threads, n_threads_batch=threads, verbose=False, logits_all=False
     )
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        order = json.loads(line)
-        print(json.dumps(measure(model, order["prompt_tokens"], order["new_tokens"])), flush=True)
+    serve(partial(measure, model))
 
 
 if __name__ == "__main__":

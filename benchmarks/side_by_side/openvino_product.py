@@ -1,19 +1,19 @@
-"""Times OpenVINO's compressed INT4 product for one matrix shape, on orders from standard input.
+"""Times OpenVINO's compressed INT4 product for one matrix shape: ``{"rows": 128}`` -> ``{"seconds": […]}``.
 
-Order: ``{"rows": 128}``; answer: ``{"seconds": […]}``, one number for each of several matrices taken in turn.
+One number for each of several matrices taken in turn.
 Run with the interpreter of the OpenVINO environment: ``python openvino_product.py THREADS OUT IN``. Weights
 are u4 in groups of 64 with fp16 scales and zero points, the form its own compression tool writes.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
 import numpy as np
 import openvino as ov
 from openvino import opset13 as op
+from orders import serve
 
 GROUP = 64
 COPIES = 6
@@ -42,9 +42,9 @@ def main(threads: int, out: int, width: int) -> None:
     requests = [
         core.compile_model(build(out, width, seed), "CPU", options).create_infer_request() for seed in range(COPIES)
     ]
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        x = np.random.default_rng(1).standard_normal((json.loads(line)["rows"], width)).astype(np.float32)
+
+    def measure(rows: int) -> dict[str, object]:
+        x = np.random.default_rng(1).standard_normal((rows, width)).astype(np.float32)
         for request in requests:  # a new shape is prepared for at its first run
             request.infer({"x": x}, share_inputs=True, share_outputs=True)
         seconds = []
@@ -52,7 +52,9 @@ def main(threads: int, out: int, width: int) -> None:
             start = time.perf_counter()
             request.infer({"x": x}, share_inputs=True, share_outputs=True)
             seconds.append(time.perf_counter() - start)
-        print(json.dumps({"seconds": seconds}), flush=True)
+        return {"seconds": seconds}
+
+    serve(measure)
 
 
 if __name__ == "__main__":

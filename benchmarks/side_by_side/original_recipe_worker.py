@@ -1,4 +1,4 @@
-"""Runs the original recipe on orders from standard input, in its own environment of 2023.
+"""Runs the original recipe in its own environment of 2023, on orders as llama.cpp's worker takes them.
 
 Run with the interpreter of that environment: ``python original_recipe_worker.py FOLDER THREADS``. The folder
 needs THUDM's modelling code beside the weights; where it is missing the comparison says 'not run'.
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import torch
+from orders import serve
 
 
 def main(folder: str, threads: int) -> None:
@@ -23,20 +24,18 @@ def main(folder: str, threads: int) -> None:
 
     torch.set_num_threads(threads)
     model = AutoModel.from_pretrained(folder, load_in_4bit=True, trust_remote_code=True)
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        order = json.loads(line)
-        ids = [(i * 7919) % 60000 + 10 for i in range(order["prompt_tokens"] - 2)] + [130001, 130004]
-        inputs = torch.tensor([ids])
-        with torch.inference_mode():
-            start = time.perf_counter()
-            model.generate(inputs, max_new_tokens=1, min_new_tokens=1)
-            first = time.perf_counter() - start
-            start = time.perf_counter()
-            model.generate(inputs, max_new_tokens=order["new_tokens"], min_new_tokens=order["new_tokens"])
-            whole = time.perf_counter() - start
-        decode = (order["new_tokens"] - 1) / (whole - first)
-        print(json.dumps({"ttft_s": first, "decode_tok_s": decode}), flush=True)
+
+    def measure(prompt_tokens: int, new_tokens: int) -> dict[str, object]:
+        ids = [(i * 7919) % 60000 + 10 for i in range(prompt_tokens - 2)] + [130001, 130004]
+        inputs, ended = torch.tensor([ids]), [time.perf_counter()]
+        for count in (1, new_tokens):
+            with torch.inference_mode():
+                model.generate(inputs, max_new_tokens=count, min_new_tokens=count)
+            ended.append(time.perf_counter())
+        first, whole = ended[1] - ended[0], ended[2] - ended[1]
+        return {"ttft_s": first, "decode_tok_s": (new_tokens - 1) / (whole - first)}
+
+    serve(measure)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Ours against its peers, interleaved in one run; prints Markdown tables with ratios.
 
 Rounds alternate between the systems, and medians are compared. Whole models: llama.cpp and the original
-recipe. Single INT4 products: OpenVINO. A peer whose interpreter is not named says 'not run'; the original
-recipe's ratios are then taken to figures noted earlier on another machine, and marked as across runs.
+recipe. Single INT4 products: OpenVINO. A peer whose interpreter is not named is left out.
 
     python -m benchmarks.side_by_side.run --family chatglm3-6b --threads 2 --rounds 3 \
         --llama-cpp ENV/bin/python --gguf FILE --openvino ENV/bin/python [--original ENV/bin/python --folder DIR]
@@ -17,6 +16,8 @@ from benchmarks.side_by_side.tables import model_table, product_table
 from benchmarks.side_by_side.worker import HERE, Worker
 
 __all__ = ["main"]
+
+OURS = (sys.executable, "-m", "benchmarks.side_by_side.ours")
 
 
 def numbers(text: str) -> list[int]:
@@ -47,8 +48,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def model_workers(args: argparse.Namespace) -> list[Worker]:
     """Start ours and the peers that run whole models."""
     threads = str(args.threads)
-    ours = [sys.executable, "-m", "benchmarks.side_by_side.ours_worker", args.family, threads, args.kernel]
-    workers = [Worker("ours", ours)]
+    workers = [Worker("ours", [*OURS, threads, args.kernel, args.family])]
     if args.llama_cpp:
         workers.append(Worker("llama.cpp", [args.llama_cpp, str(HERE / "llama_cpp_worker.py"), args.gguf, threads]))
     if args.original:
@@ -59,11 +59,10 @@ def model_workers(args: argparse.Namespace) -> list[Worker]:
 
 def product_workers(args: argparse.Namespace, out: int, in_: int) -> list[Worker]:
     """Start ours and OpenVINO with matrices of one shape."""
-    shape = [str(args.threads), str(out), str(in_)]
-    ours = [sys.executable, "-m", "benchmarks.side_by_side.ours_product", *shape, args.kernel]
+    threads, shape = str(args.threads), [str(out), str(in_)]
     return [
-        Worker("ours", ours),
-        Worker("OpenVINO", [args.openvino, str(HERE / "openvino_product.py"), *shape]),
+        Worker("ours", [*OURS, threads, args.kernel, *shape]),
+        Worker("OpenVINO", [args.openvino, str(HERE / "openvino_product.py"), threads, *shape]),
     ]
 
 

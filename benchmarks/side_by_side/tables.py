@@ -10,12 +10,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-__all__ = ["ORIGINAL_RECIPE", "Asked", "model_table", "product_table"]
-
-ORIGINAL_RECIPE: dict[int, tuple[float, float]] = {32: (15.9, 1.9), 128: (23.8, 1.9), 512: (512 / 7.6, 1.9)}
-"""Seconds to the first token and decode tok/s by prompt tokens: bigdl-llm 2.4.0 with transformers 4.31,
-ChatGLM-6B, 2 threads of a Zen 4 EPYC. Noted earlier on another machine."""
-_NAME = "original recipe"
+__all__ = ["Asked", "model_table", "product_table"]
 
 
 class Asked(Protocol):
@@ -51,21 +46,11 @@ def model_table(systems: Sequence[Asked], prompts: Sequence[int], new_tokens: in
                 f"| {length} | {name} | {ttft:.2f} | {ttft_ratio:.2f} | {length / ttft:.0f} "
                 f"| {decode:.2f} | {decode_ratio:.2f} | {min(spread):.2f}-{max(spread):.2f} |"
             )
-        if _NAME not in found and length in ORIGINAL_RECIPE:
-            yield _not_run(length, ours)
-
-
-def _not_run(length: int, ours: Sequence[dict[str, Any]]) -> str:
-    """The original recipe's line where it is not at hand."""
-    ttft, decode = ORIGINAL_RECIPE[length]
-    our_ttft, our_decode = (statistics.median(o[key] for o in ours) for key in ("ttft_s", "decode_tok_s"))
-    ratios = f"{our_ttft / ttft:.3f} (across runs)", f"{our_decode / decode:.1f} (across runs)"
-    return f"| {length} | {_NAME} | not run | {ratios[0]} | | not run | {ratios[1]} | |"
 
 
 def product_table(systems: Sequence[Asked], rows: Sequence[int], flop_per_row: int, rounds: int) -> Iterator[str]:
     """One matrix's product by activation rows. An answer's ``seconds`` hold one number a matrix."""
-    yield "| rows | system | ms | GFLOP/s | ours is faster by | spread, ms |"
+    yield "| rows | system | ms | GFLOP/s | the first is faster by | spread, ms |"
     yield "|---|---|---|---|---|---|"
     for count in rows:
         found: dict[str, list[float]] = {system.name: [] for system in systems}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import statistics
 from collections import Counter
@@ -10,28 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from benchmarks.soaking.questions import MARKS, Question
-from benchmarks.soaking.records import Record
+from benchmarks.soaking.questions import MARKS, Question, Record
 from benchmarks.soaking.server import Sample
 
-__all__ = [
-    "check_counters",
-    "check_log",
-    "check_marks",
-    "check_texts",
-    "count_visitors",
-    "freed_after",
-    "growth",
-    "visitor_hash",
-]
+__all__ = ["check_counters", "check_log", "check_marks", "check_texts", "freed_after", "growth"]
 
 _FINISHED = ("stop", "length")
 _ENDS_OF_THE_LEFT = {"cancelled", "stop", "length"}
-
-
-def visitor_hash(visitor: str) -> str:
-    """A visitor's name as the server's log has it."""
-    return hashlib.sha256(visitor.encode()).hexdigest()[:12]
 
 
 def check_texts(records: Iterable[Record], alone: Mapping[Question, str]) -> list[str]:
@@ -82,24 +66,6 @@ def check_log(records: Sequence[Record], log: Sequence[Mapping[str, Any]]) -> li
     return problems
 
 
-def count_visitors(records: Sequence[Record], log: Sequence[Mapping[str, Any]], others: Iterable[str]) -> list[str]:
-    """As many requests were accepted of each visitor as its client knows of, give or take those it left too early.
-
-    ``others`` are visitors that are no client's, such as whoever asked for the texts alone.
-    """
-    logged = Counter(line["visitor"] for line in log if line["message"] == "request accepted")
-    sure: Counter[str] = Counter()
-    perhaps: Counter[str] = Counter()
-    for record in records:
-        (sure if record.accepted else perhaps)[visitor_hash(record.visitor)] += record.accepted is not False
-    problems = []
-    for visitor in sure.keys() | perhaps.keys() | logged.keys() - {visitor_hash(name) for name in others}:
-        least, most = sure[visitor], sure[visitor] + perhaps[visitor]
-        if not least <= logged[visitor] <= most:
-            problems.append(f"visitor {visitor}: {logged[visitor]} accepted, its client knows of {least} to {most}")
-    return problems
-
-
 def check_counters(counters: Mapping[str, float], log: Sequence[Mapping[str, Any]]) -> list[str]:
     """The engine is idle, and everything that was accepted is counted once as finished or failed."""
     problems = [
@@ -137,7 +103,7 @@ def growth(samples: Sequence[Sample], warm_s: float, window_s: float = 60.0) -> 
 
 
 def _name(record: Record) -> str:
-    return f"client {record.client}, {record.kind}, {record.request_id or record.visitor}"
+    return f"client {record.client}, {record.kind}, {record.request_id or record.question.mark}"
 
 
 def _difference(found: str, wanted: str) -> str:

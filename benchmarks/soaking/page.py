@@ -8,18 +8,16 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from html import unescape
 from typing import Any
 
-from benchmarks.soaking.line import Line, events_of
-from benchmarks.soaking.manners import enough_after, stalling
-from benchmarks.soaking.questions import Question
-from benchmarks.soaking.records import Record
+from benchmarks.soaking.line import Client, Leave, Line, events_of, to_the_end
+from benchmarks.soaking.questions import Question, Record
 
-__all__ = ["PAGE_VISITS", "Functions", "PageClient", "Tab", "read_functions"]
+__all__ = ["PageClient", "read_functions"]
 
+_PIECES = (0, 1, 3, 8)
 _STATUS, _OUTPUT = 2, 3  # among what Generate sets
 _ENDS = {
     "Finished after": "stop",
@@ -77,7 +75,7 @@ class Tab:
         with self._client.line() as line:
             line.ask("/en/gradio_api/run/predict", body).read()
 
-    def watch(self, record: Record, leave: Callable[[Record], bool], *, narrow: bool = False) -> None:
+    def watch(self, record: Record, leave: Leave, *, narrow: bool = False) -> None:
         """Read the stream into the record, until the answer's end or until ``leave`` says so after a message."""
         self._stream = self._client.line(narrow=narrow)
         shown: list[Any] = []
@@ -101,31 +99,26 @@ class Tab:
         """Close the tab, or lose its network."""
         for line in (self._stream, self._heartbeat):
             if line is not None:
-                (line.tear if tear else line.close)()
+                line.close(tear=tear)
 
 
-class PageClient:
+class PageClient(Client):
     """One browser: an address and the cookies that it was given."""
 
-    def __init__(self, number: int, port: int, token: str, functions: Functions, random_: random.Random) -> None:
-        self.number, self.port, self.functions, self.random = number, port, functions, random_
-        self.address = f"127.0.1.{number + 1}"
-        self._cookies: dict[str, str] = {}
-        self._token = token
-        self._arrive()
+    visits = ("page", "page_stalls", "page_stops", "page_closes", "page_torn", "page_reloads")
 
-    def line(self, *, narrow: bool = False) -> Line:
-        """A new connection."""
-        cookies = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
-        return Line(self.port, self.address, {"cookie": cookies} if cookies else {}, narrow=narrow)
+    def __init__(self, number: int, port: int, token: str, functions: Functions, chance: random.Random) -> None:
+        super().__init__(number, port, chance)
+        self.functions, self._token = functions, token
+        self._arrive()
 
     def page(self, question: Question) -> list[Record]:
         """Watch an answer to its end."""
-        return [self._visit("page", question, lambda _: False)]
+        return self._visit("page", question, to_the_end)
 
     def page_stalls(self, question: Question) -> list[Record]:
         """Stop reading for some seconds, then read on."""
-        return [self._visit("page stalls", question, stalling(self.random), narrow=True)]
+        return self._visit("page stalls", question, self.stalling(), narrow=True)
 
     def page_stops(self, question: Question) -> list[Record]:
         """Press Stop in the middle."""
@@ -143,68 +136,52 @@ class PageClient:
 
     def page_closes(self, question: Question) -> list[Record]:
         """Close the tab in the middle."""
-        return [self._visit("page closes", question, self._enough())]
+        return self._visit("page closes", question, self.enough(_PIECES))
 
     def page_torn(self, question: Question) -> list[Record]:
         """Lose the network in the middle, for good."""
-        return [self._visit("page torn", question, self._enough(), tear=True)]
+        return self._visit("page torn", question, self.enough(_PIECES), tear=True)
 
     def page_reloads(self, question: Question) -> list[Record]:
         """Reload in the middle: a new session of the same visitor takes the answer up."""
         self._arrive()  # as somebody else, so that what was left before is not taken up instead
         record, tab = self._begin("page reloads", question)
         tab.watch(record, lambda found: bool(found.text))
-        tab.close(tear=self.random.random() < 0.5)
+        tab.close(tear=self.chance.random() < 0.5)
         if record.end != "left":
             return [record]
-        time.sleep(self.random.uniform(0.5, 2.0))  # a browser is no faster
+        time.sleep(self.chance.uniform(0.5, 2.0))  # a browser is no faster
         again = Tab(self)
         again.press(self.functions.resume, [])
-        again.watch(record, lambda _: False)
+        again.watch(record, to_the_end)
         again.close()
         return [record]
 
     def _arrive(self) -> None:
-        """As a new visitor, by the link with the token."""
-        self._cookies.clear()
-        self._load(f"/?token={self._token}")
-        self._load("/en/")
-
-    def _load(self, path: str) -> None:
-        with self.line() as line:
-            reply = line.ask(path, accept="text/html")
-            for header in reply.headers.get_all("set-cookie") or ():
-                name, _, value = header.split(";")[0].partition("=")
-                self._cookies[name] = value
-            reply.read()
-            if reply.status not in (200, 303):
-                raise RuntimeError(f"{path} answered {reply.status}")
+        """As a new visitor, by the link with the token; cookies go with everything that follows."""
+        self.headers, cookies = {}, {}
+        for path in (f"/?token={self._token}", "/en/"):
+            with self.line() as line:
+                reply = line.ask(path, accept="text/html")
+                if reply.status not in (200, 303):
+                    raise RuntimeError(f"{path} answered {reply.status}")
+                given = (header.split(";")[0].partition("=") for header in reply.headers.get_all("set-cookie") or ())
+                cookies |= {name: value for name, _, value in given}
+                reply.read()
+            self.headers = {"cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
 
     def _begin(self, kind: str, question: Question) -> tuple[Record, Tab]:
         tab = Tab(self)
-        record = Record(self.number, kind, tab.session, question)
         tab.press(self.functions.generate, question.fields())
-        return record, tab
+        return Record(self.number, kind, question), tab
 
     def _visit(
-        self,
-        kind: str,
-        question: Question,
-        leave: Callable[[Record], bool],
-        *,
-        narrow: bool = False,
-        tear: bool = False,
-    ) -> Record:
+        self, kind: str, question: Question, leave: Leave, *, narrow: bool = False, tear: bool = False
+    ) -> list[Record]:
         record, tab = self._begin(kind, question)
         tab.watch(record, leave, narrow=narrow)
         tab.close(tear=tear)
-        return record
-
-    def _enough(self) -> Callable[[Record], bool]:
-        return enough_after(self.random, (0, 1, 3, 8))
-
-
-PAGE_VISITS = ("page", "page_stalls", "page_stops", "page_closes", "page_torn", "page_reloads")
+        return [record]
 
 
 def _shown(before: list[Any], data: list[Any], *, final: bool) -> list[Any]:
@@ -222,11 +199,8 @@ def _take(record: Record, shown: list[Any]) -> None:
     status = unescape(str(shown[_STATUS]))
     record.text = shown[_OUTPUT] if isinstance(shown[_OUTPUT], str) else record.text
     if 'role="alert"' in status:
-        record.end, record.accepted = "told: " + re.sub(r"<[^>]*>", "", status), bool(record.accepted)
-        return
-    if any(f'data-phase="{phase}"' in status for phase in ("queued", "reading", "writing", "done")):
-        record.accepted = True
-    if 'data-phase="done"' in status:
+        record.end = "told: " + re.sub(r"<[^>]*>", "", status)
+    elif 'data-phase="done"' in status:
         record.end = next(end for words, end in _ENDS.items() if words in status)
         tokens = re.search(r"(\d+)(?: new)? tokens", status)
         record.tokens = int(tokens[1]) if tokens else None

@@ -1,12 +1,15 @@
-"""What visitors ask: prompts of all sizes that carry their visitor's mark, with settings that repeat an answer."""
+"""What visitors ask, and what they know of one request when it is over.
+
+Prompts of all sizes carry their visitor's mark, with settings that repeat an answer.
+"""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-__all__ = ["MARKS", "Question", "questions_for", "too_long"]
+__all__ = ["MARKS", "Question", "Record", "questions_for", "too_long"]
 
 MARKS = (
     "Zorbalin", "Quexley", "Vintarro", "Hobblund", "Jaskemi", "Wuffeld", "Yandrik", "Kezimbo", "Plimfor", "Drastan",
@@ -38,14 +41,10 @@ class Question:
 
     def body(self, *, stream: bool) -> dict[str, Any]:
         """As the endpoint takes it."""
-        settings: dict[str, Any] = {
-            "max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed, "stream": stream,
-        }  # fmt: skip
-        if stream:
-            settings["stream_options"] = {"include_usage": True}
-        if self.chat:
-            return {**settings, "messages": [{"role": "user", "content": self.text}]}
-        return {**settings, "prompt": self.text}
+        asked = {"messages": [{"role": "user", "content": self.text}]} if self.chat else {"prompt": self.text}
+        usage = {"stream_options": {"include_usage": True}} if stream else {}
+        settings = {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed}
+        return {**settings, **asked, **usage, "stream": stream}
 
     def fields(self) -> list[Any]:
         """As the page's Generate button takes it."""
@@ -57,21 +56,33 @@ class Question:
         return replace(self, text=" ".join(words[: max(2, len(words) // 2)]))
 
 
+@dataclass
+class Record:
+    """``end`` is how the client saw it end: ``stop``, ``length`` or ``cancelled`` as told by the server; an error's
+    code when it told one; ``left`` when the client went away of its own accord; ``lost`` when a reply broke off.
+
+    ``seen`` is everything that it received, as text. ``left_at`` is when it hung up in the middle of an answer, in
+    seconds of the system's clock.
+    """
+
+    client: int
+    kind: str
+    question: Question
+    request_id: str | None = None
+    end: str = "lost"
+    text: str = ""
+    tokens: int | None = None
+    left_at: float | None = None
+    seen: list[str] = field(default_factory=list)
+
+
 def questions_for(number: int, context: int, random_: random.Random) -> list[Question]:
     """One visitor's questions: from a few words to most of the context, greedy and sampled, short answers and long."""
     mark, found = MARKS[number], []
-    for turn, share in enumerate((0.0, 0.02, 0.1, 0.25, 0.5, 0.6)):
-        words = [random_.choice(_WORDS) for _ in range(int(context * share) + 3)]
-        found.append(
-            Question(
-                mark=mark,
-                text=f"{mark}: {' '.join(words)} {mark}",
-                max_tokens=context // (4, 8, 32, 4, 8, 4)[turn],
-                temperature=(1.5, 0.0)[turn % 2],
-                seed=random_.randrange(2**31),
-                chat=turn in (2, 3),
-            )
-        )
+    for turn, (share, part) in enumerate(zip((0.0, 0.02, 0.1, 0.25, 0.5, 0.6), (4, 8, 32, 4, 8, 4), strict=True)):
+        words = " ".join(random_.choice(_WORDS) for _ in range(int(context * share) + 3))
+        text, temperature, seed = f"{mark}: {words} {mark}", (1.5, 0.0)[turn % 2], random_.randrange(2**31)
+        found.append(Question(mark, text, context // part, temperature, seed, chat=turn in (2, 3)))
     return found
 
 

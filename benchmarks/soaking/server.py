@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import socket
 import subprocess
@@ -42,18 +40,20 @@ class Server:
     """``webui.py`` on 127.0.0.1 with a token, its log in ``folder``. A context, at whose end it is gone."""
 
     def __init__(self, folder: Path, token: str, flags: Sequence[str] = ()) -> None:
-        self.token, self.port = token, _free_port()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.token, self.port = token, int(probe.getsockname()[1])
         self.samples: list[Sample] = []
         self._log = folder / "log.jsonl"
         command = [
             sys.executable, str(_ROOT / "webui.py"), "--listen", "--host", "127.0.0.1", "--port", str(self.port),
             "--token", token, "--log-format", "json", "--log-level", "info", "--data", str(folder), *flags,
         ]  # fmt: skip
+        self._began = time.monotonic()
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=_ROOT, env={**os.environ})
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=_ROOT)
         self._watched = psutil.Process(self._process.pid)
         self._end = threading.Event()
-        self._ready_at = 0.0
 
     def __enter__(self) -> Server:
         return self
@@ -64,27 +64,37 @@ class Server:
             self._process.kill()
         self._process.wait(20)
 
-    def wait_ready(self) -> None:
-        """Until the model answers. Raises RuntimeError with the log's end when it does not."""
-        until = time.monotonic() + _START_S
-        while time.monotonic() < until and self._process.poll() is None:
+    def seconds_until(self, path: str) -> float:
+        """Wait for a route to answer 200; seconds since the process began. Raises RuntimeError with the log's end."""
+        while self._process.poll() is None and time.monotonic() - self._began < _START_S:
             try:
-                self._get("/ready")
+                self.get(path)
             except OSError:
-                time.sleep(0.2)
+                time.sleep(0.02)
                 continue
-            self._ready_at = time.monotonic()
-            threading.Thread(target=self._sample, daemon=True).start()
-            return
-        raise RuntimeError(f"the server does not get ready: {self._log.read_text(encoding='utf-8')[-2000:]}")
+            return time.monotonic() - self._began
+        raise RuntimeError(f"{path} never answered: {self.raw_log()[-2000:]}")
 
-    def get_json(self, path: str) -> Any:  # noqa: ANN401  whatever the route gives
-        """A route's reply."""
-        return json.loads(self._get(path))
+    def wait_ready(self) -> None:
+        """Until the model answers; from then on a sample is taken every second."""
+        self.seconds_until("/ready")
+        threading.Thread(target=self._sample, args=(time.monotonic(),), daemon=True).start()
+
+    def open(self, path: str, body: object = None) -> Any:  # noqa: ANN401  urllib's reply
+        """Ask a route, past any proxy: GET without a body, POST with one."""
+        headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
+        raw = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", raw, headers)
+        return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60)
+
+    def get(self, path: str) -> str:
+        """A route's whole reply."""
+        with self.open(path) as reply:
+            return str(reply.read().decode())
 
     def counters(self) -> dict[str, float]:
         """All of ``/metrics``, by name and labels as they are written there."""
-        lines = (line.rpartition(" ") for line in self._get("/metrics").splitlines() if not line.startswith("#"))
+        lines = (line.rpartition(" ") for line in self.get("/metrics").splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in lines}
 
     def wait_idle(self, seconds: float) -> dict[str, float]:
@@ -98,7 +108,7 @@ class Server:
 
     def log(self) -> list[dict[str, Any]]:
         """Everything logged so far. Raises ValueError for a line that is no JSON."""
-        return [json.loads(line) for line in self._log.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in self.raw_log().splitlines()]
 
     def raw_log(self) -> str:
         """The log as it was written."""
@@ -110,33 +120,12 @@ class Server:
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(seconds)
 
-    def _get(self, path: str) -> str:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", headers={"authorization": f"Bearer {self.token}"}
-        )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=30) as reply:
-            return str(reply.read().decode())
-
-    def _sample(self) -> None:
+    def _sample(self, ready_at: float) -> None:
         while not self._end.wait(_SAMPLE_S):
             try:
-                text = self._get("/metrics")
-                with self._watched.oneshot():
-                    memory, threads, files = (
-                        self._watched.memory_info().rss, self._watched.num_threads(), self._watched.num_fds(),
-                    )  # fmt: skip
+                found, seen = self.counters(), self._watched
+                sizes = seen.memory_info().rss, seen.num_threads(), seen.num_fds()
             except (OSError, psutil.Error):
                 continue
-            running, waiting = (
-                int(float(found[1])) if (found := re.search(rf"^chatglm_{name} (\S+)$", text, re.MULTILINE)) else 0
-                for name in ("running", "waiting")
-            )
-            at = time.monotonic() - self._ready_at
-            self.samples.append(Sample(at, memory, threads, files, running, waiting))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+            counts = (int(found.get(f"chatglm_{name}", 0)) for name in ("running", "waiting"))
+            self.samples.append(Sample(time.monotonic() - ready_at, *sizes, *counts))

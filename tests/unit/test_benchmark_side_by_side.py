@@ -45,15 +45,6 @@ def test_ratios_are_ours_over_theirs() -> None:
     assert [row[6] for row in rows] == ["1.00", "3.00"]
 
 
-def test_the_original_recipe_that_is_not_at_hand_says_so() -> None:
-    """Its figures are not run, and its ratios marked as across runs; at hand, it is like any other."""
-    ours = Known("ours", [], ttft_s=2.38, decode_tok_s=19.0)
-    left_out = cells(list(model_table([ours], [128], 8, 1))[-1])
-    assert left_out[1:7] == ["original recipe", "not run", "0.100 (across runs)", "", "not run", "10.0 (across runs)"]
-    at_hand = Known("original recipe", [], ttft_s=23.8, decode_tok_s=1.9)
-    assert not any("not run" in line for line in model_table([ours, at_hand], [128], 8, 1))
-
-
 def test_products_are_compared_by_rows() -> None:
     """Medians over all matrices and rounds; 2e9 operations a row in 2 ms are 1000 GFLOP/s."""
     systems = [Known("ours", [], seconds=[0.002, 0.002, 0.9]), Known("OpenVINO", [], seconds=[0.004])]

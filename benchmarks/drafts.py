@@ -1,0 +1,143 @@
+"""What guessed tokens gain: at a scripted acceptance on full-size random weights, or on the bundled model's own texts.
+
+    python -m benchmarks.drafts --model chatglm2-6b --new-tokens 48  # speed, in turn with answers without guesses
+    python -m benchmarks.drafts                                      # how many guesses are right: work, not time
+
+Scripted: an answer is recorded, then made again while a script guesses each next token right with the given
+probability. Own texts: each question is asked once, and again in the same conversation; the engine's clock ticks as
+often in every step, as if further rows cost nothing, which is nearly so for a large model that waits for memory.
+Either way the answers must be the same as without guesses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import random
+from collections.abc import Iterator
+from functools import partial
+from statistics import median
+from typing import Any
+
+from chatglm_backend.benchmark.counted_prompts import CountedPrompts
+from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, open_existing, open_synthetic
+from chatglm_backend.checkpoint.default import bundled_folder
+from chatglm_backend.checkpoint.lowbit import open_low_bit
+from chatglm_backend.core import Completed, GenerationParams, GenerationRequest, Message, TokenEvent
+from chatglm_backend.engine.engine import Engine, EngineOptions
+from chatglm_backend.hardware import plan_threads, read_machine
+from chatglm_backend.models.base import ChatModel
+from chatglm_backend.service.kernels import kernel_cache
+from chatglm_backend.settings import Settings
+from chatglm_backend.tokenizers.base import Tokenizer, load_tokenizer
+
+__all__ = ["main"]
+
+PROMPT = "32/1"
+QUESTIONS = ("什么是INT4量化？", "What is INT4 quantization?", "怎么加载ChatGLM-6B？", "What can you do?", "37+85=?")
+
+
+class ScriptedGuesses:
+    """Knows the answer, and guesses each token of it right with probability ``acceptance``."""
+
+    def __init__(self, answer: list[int], acceptance: float, seed: int) -> None:
+        self._answer = answer
+        self._acceptance = acceptance
+        self._random = random.Random(seed)  # noqa: S311 - no secret
+        self._place = 0
+
+    def append(self, token: int) -> None:
+        """The answer goes on."""
+        del token
+        self._place += 1
+
+    def guess(self, size: int) -> tuple[int, ...]:
+        """The next tokens of the answer, some of them spoilt."""
+        right = self._answer[self._place : self._place + size]
+        return tuple(token if self._random.random() < self._acceptance else token ^ 1 for token in right)
+
+
+def answer(engine: Engine, new_tokens: int, **asked: Any) -> tuple[list[int], str, Completed]:  # noqa: ANN401
+    """One greedy answer: its tokens, its text and its last event."""
+    request = GenerationRequest("drafts", params=GenerationParams(max_new_tokens=new_tokens), **asked)
+    events = list(engine.generate(request))
+    last = events[-1]
+    if not isinstance(last, Completed):
+        raise TypeError("an answer must end with its last event")
+    tokens = [event for event in events if isinstance(event, TokenEvent)]
+    return [event.token_id for event in tokens], "".join(event.text for event in tokens) + last.text, last
+
+
+def scripted(model: ChatModel, new_tokens: int, draft_tokens: int, repeats: int) -> Iterator[str]:
+    """A line for each acceptance: the speed against the run without guesses beside it."""
+    yield "| right | tok/s | without | ratio | guessed | right | same tokens |"
+    yield "|---|---|---|---|---|---|---|"
+    words = CountedPrompts(model.config)
+    make = partial(Engine, model, words)
+    ask = partial(answer, new_tokens=new_tokens, prompt=PROMPT, prompt_format="raw", ignore_stop_ids=True)
+    plain = EngineOptions(draft_tokens=0, prefix_cache_bytes=0)
+    guessing = EngineOptions(draft_tokens=draft_tokens, prefix_cache_bytes=0)
+    expected = ask(make(plain))[0]
+    for acceptance in (0.0, 0.5, 0.8, 1.0):
+        speeds, same, usage = [], True, None
+        for repeat in range(repeats):
+            without = ask(make(plain))[2].timing.decode_tok_s or 0.0
+            source = ScriptedGuesses(expected, acceptance, repeat)
+            tokens, _, last = ask(make(guessing, guesses=lambda _, source=source: source))
+            speeds.append((last.timing.decode_tok_s or 0.0, without))
+            same, usage = same and tokens == expected, last.usage
+        found, without = (median(column) for column in zip(*speeds, strict=True))
+        ratio = median(a / b for a, b in speeds)
+        counts = f"{usage.draft_tokens} | {usage.accepted_draft_tokens}" if usage else "|"
+        yield f"| {acceptance:.0%} | {found:.2f} | {without:.2f} | {ratio:.3f} | {counts} | {'yes' if same else 'NO'} |"
+
+
+def own_texts(model: ChatModel, words: Tokenizer, draft_tokens: int) -> Iterator[str]:
+    """A line for each question, asked once and asked again."""
+    yield "| question | asked | tokens | guessed | right | steps a token | same text |"
+    yield "|---|---|---|---|---|---|---|"
+    for question in QUESTIONS:
+        first = (Message("user", question),)
+
+        def ask(guesses: int, messages: tuple[Message, ...]) -> tuple[list[int], str, Completed]:
+            ticks = itertools.count(1.0, 0.01)
+            options = EngineOptions(draft_tokens=guesses, prefix_cache_bytes=0)
+            return answer(Engine(model, words, options, clock=lambda: next(ticks)), 200, messages=messages)
+
+        again = (*first, Message("assistant", ask(0, first)[1]), *first)
+        for name, messages in (("once", first), ("again", again)):
+            plain, (_, text, last) = ask(0, messages)[1], ask(draft_tokens, messages)
+            tokens, right = last.usage.completion_tokens, last.usage.accepted_draft_tokens
+            yield (
+                f"| {question} | {name} | {tokens} | {last.usage.draft_tokens} | {right} "
+                f"| {(tokens - right) / max(1, tokens):.2f} | {'yes' if text == plain else 'NO'} |"
+            )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=sorted(SYNTHETIC_MODELS), help="random weights; without it, own texts")
+    parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("--draft-tokens", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--kernel", default="auto")
+    options = parser.parse_args()
+    threads = options.threads or plan_threads(read_machine()).threads
+    if options.model:
+        bench = open_synthetic(options.model, threads=threads, kernel=options.kernel, cache=kernel_cache(Settings()))
+        lines = scripted(bench.model, options.new_tokens, options.draft_tokens, options.repeats)
+    else:
+        settings = Settings(threads=threads)
+        folder = bundled_folder()
+        bench = open_existing(str(folder), settings, progress=lambda _: None, note=print, env=os.environ)
+        words = load_tokenizer(open_low_bit(folder).tokenizer_folder, "chatglm")
+        lines = own_texts(bench.model, words, options.draft_tokens)
+    for line in lines:
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
