@@ -11,11 +11,14 @@ import typer
 
 from chatglm_backend.cli.app import build_app
 from chatglm_backend.launcher.options import HELP
+from tools.interfaces import documents
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
     "README.md", "CONTRIBUTING.md", "docs/models.md", "docs/threads.md", "docs/architecture.md", "docs/api.md",
-    "docs/operations.md", "docs/reliability.md",
+    "docs/operations.md", "docs/reliability.md", "docs/guide.md", "docs/performance-log.md", "docs/settings.md",
+    *(f"docs/log/{file.name}" for file in sorted((ROOT / "docs" / "log").glob("*.md"))),
+    "tools/demo_model/README.md", "tools/demo_model/data/README.md",
 )  # fmt: skip
 
 
@@ -56,6 +59,12 @@ def test_every_file_that_is_linked_is_there(document: str) -> None:
         assert target.startswith(("http:", "https:")) or (path.parent / target).exists(), target
 
 
+def test_signatures_and_settings_are_those_of_the_code() -> None:
+    """Written by a command; run ``python -m tools.interfaces`` after a change of either."""
+    stale = [str(path.relative_to(ROOT)) for path, text in documents().items() if text != path.read_text("utf-8")]
+    assert stale == []
+
+
 def test_every_test_that_is_named_is_there() -> None:
     """The quirks of the models are pinned by tests that exist under those names."""
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs/models.md").read_text(encoding="utf-8"))
@@ -65,9 +74,9 @@ def test_every_test_that_is_named_is_there() -> None:
 
 
 def test_the_launchers_flags_are_its_own() -> None:
-    """What the README says of the launcher's flags is in its help."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split("## Servers and clients", 1)[1].split("\n## ", 1)[0]
+    """What is said of the launcher's flags is in its help."""
+    operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = operations.split("## Servers and clients", 1)[1].split("\n## ", 1)[0]
     flags = set(re.findall(r"--[a-z-]+", section))
     assert flags
     assert flags <= set(re.findall(r"--[a-z-]+", HELP))
