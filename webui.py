@@ -22,6 +22,7 @@ from chatglm_backend.errors import ChatGLMError, ConfigError
 from chatglm_backend.logs import Say, catch_prints, start_logging
 from chatglm_backend.network import quiet_environment
 from chatglm_backend.settings import Settings
+from chatglm_backend.ui.gradio_insides.environment import gradio_environment
 from chatglm_backend.ui.listen import take_port
 from chatglm_backend.ui.options import page_settings
 
@@ -175,7 +176,7 @@ def run_page(
 
     allow_open_files()
     try:
-        with catch_prints(settings):
+        with catch_prints(settings), gradio_environment(os.environ):
             app = create_app(service, settings, policy)
             for line in announcement(policy, picture=sys.stderr.isatty()):
                 say(line)

@@ -9,7 +9,7 @@ Standard library only, so that any room may raise these.
     │   ├── InvalidRequest, ContextLimitExceeded, QueueFull, TooManyRequests
     │   └── ModelNotReady, EngineFailure, ShuttingDown
     ├── ModelError             no usable model
-    │   ├── ModelNotFound, ModelNotCached (ModelOffline), HubUnreachable, DownloadFailed
+    │   ├── ModelNotFound, ModelNotCached (ModelOffline), HubUnreachable, UnusableVariable, DownloadFailed
     │   ├── LoadCancelled      the user stopped a download or conversion
     │   ├── CheckpointError: LfsPointerFile, MissingFile, DamagedFile, DamagedLowBit, WrongShape,
     │   │                    UnsafeCheckpoint, UnsupportedFamily, UnsupportedQuantization, UnusableReference
@@ -102,6 +102,10 @@ class ModelOffline(ModelNotCached, code="model_offline"):
 
 class HubUnreachable(ModelError, code="hub_unreachable"):
     """The hub cannot be reached."""
+
+
+class UnusableVariable(ModelError, code="unusable_variable"):
+    """The environment says how the hub is reached, but it cannot be done like that."""
 
 
 class DownloadFailed(ModelError, code="download_failed"):

@@ -182,6 +182,8 @@ def server_options(policy: AccessPolicy, settings: Settings) -> dict[str, Any]:
         "http": ImpatientH11,
         "ws": "none",
         "root_path": policy.root_path,
+        "workers": 1,  # else uvicorn reads WEB_CONCURRENCY
+        "forwarded_allow_ips": "127.0.0.1,::1",  # else FORWARDED_ALLOW_IPS
         "ssl_certfile": settings.tls_cert,
         "ssl_keyfile": settings.tls_key,
         "h11_max_incomplete_event_size": 2 * policy.max_head,

@@ -25,7 +25,7 @@ from chatglm_backend.checkpoint.places import aliases, hub_folder_name
 from chatglm_backend.checkpoint.preflight import Room
 from chatglm_backend.checkpoint.progress import Progress, check_cancel, silent
 from chatglm_backend.core import CancelToken, LoadProgress
-from chatglm_backend.errors import DownloadFailed, HubUnreachable
+from chatglm_backend.errors import DownloadFailed
 
 __all__ = ["download"]
 
@@ -47,15 +47,11 @@ def download(
     """Fetch config, tokenizer and weights, and return the snapshot's folder; what is there is not fetched again.
 
     ``look`` is shown the folder once config.json lies there, and may refuse the model before its weights come.
-    Raises HubUnreachable, DownloadFailed, NotEnoughDisk, LoadCancelled, and what ``look`` raises.
+    Raises UnusableVariable, HubUnreachable, DownloadFailed, NotEnoughDisk, LoadCancelled, and what ``look`` raises.
     """
-    try:
-        with HubApi(access.endpoint, access.token, route=access.route) as api:
-            model = _find(api, model_id, revision)
-            return _Download(api, model, access.cache, progress, cancel, look, sleep).run(revision, room or Room())
-    except (ValueError, ImportError, httpx.InvalidURL) as error:
-        # A proxy variable that no HTTP client understands.
-        raise HubUnreachable(model=model_id, endpoint=access.route) from error
+    with HubApi(access) as api:
+        model = _find(api, model_id, revision)
+        return _Download(api, model, access.cache, progress, cancel, look, sleep).run(revision, room or Room())
 
 
 def _find(api: HubApi, model_id: str, revision: str | None) -> RemoteModel:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from chatglm_backend.checkpoint.places import aliases, expanded, hub_cache, hub_folder_name
 from chatglm_backend.checkpoint.source import has_complete_weights
+from chatglm_backend.network import proxy_of
 
 __all__ = ["HubAccess", "find_cached", "hub_access"]
 
@@ -22,25 +22,26 @@ _TRUE = {"1", "true", "yes", "on"}
 
 @dataclass(frozen=True, slots=True)
 class HubAccess:
-    """Where the hub is and how it may be used. ``proxy`` names the variable that sends requests elsewhere."""
+    """Where the hub is and how it may be used. ``env`` says which way requests take."""
 
     endpoint: str
     cache: Path
     offline: bool
     token: str | None
-    proxy: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def route(self) -> str:
         """The hub and the proxy before it, in words."""
-        return f"{self.endpoint} (through the proxy in {self.proxy})" if self.proxy else self.endpoint
+        proxy = proxy_of(self.env, self.endpoint)
+        return f"{self.endpoint} (through the proxy in {proxy[0]})" if proxy else self.endpoint
 
 
 def hub_access(env: Mapping[str, str] = os.environ) -> HubAccess:
     """Read ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_TOKEN`` and the cache's place from the environment."""
     offline = any(env.get(name, "").strip().lower() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
     endpoint = env.get("HF_ENDPOINT", "").strip().rstrip("/") or _DEFAULT_ENDPOINT
-    return HubAccess(endpoint, hub_cache(env), offline, _token(env), _proxy(env, endpoint))
+    return HubAccess(endpoint, hub_cache(env), offline, _token(env), env)
 
 
 def find_cached(model_id: str, *, revision: str | None = None, cache: Path) -> Path | None:
@@ -67,16 +68,6 @@ def _snapshots(repo: Path, revision: str | None) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda p: p.stat().st_mtime, reverse=True)
-
-
-def _proxy(env: Mapping[str, str], endpoint: str) -> str | None:
-    """The variable whose proxy a request to the endpoint goes through."""
-    host = urlsplit(endpoint).hostname or ""
-    spared = [entry.strip().lstrip(".") for entry in (env.get("no_proxy") or env.get("NO_PROXY", "")).split(",")]
-    if "*" in spared or any(entry and (host == entry or host.endswith(f".{entry}")) for entry in spared):
-        return None
-    names = ("https_proxy" if endpoint.startswith("https") else "http_proxy", "all_proxy")
-    return next((n for name in names for n in (name, name.upper()) if env.get(n, "").strip()), None)
 
 
 def _token(env: Mapping[str, str]) -> str | None:

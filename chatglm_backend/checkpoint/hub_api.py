@@ -1,6 +1,6 @@
 """The hub's answers that a download needs: which files a model has, and one file's bytes from an offset.
 
-Plain HTTP through httpx (proxies of the environment are honoured, Xet is never used, so mirrors work).
+Plain HTTP through httpx (Xet is never used, so mirrors work), the way that :mod:`hub_client` chooses.
 Knows nothing of caches and folders.
 """
 
@@ -14,6 +14,8 @@ from urllib.parse import quote
 
 import httpx
 
+from chatglm_backend.checkpoint.hub import HubAccess
+from chatglm_backend.checkpoint.hub_client import Ways, check_way
 from chatglm_backend.errors import DownloadFailed, HubUnreachable
 
 __all__ = ["CONFIG", "HubApi", "RemoteFile", "RemoteModel", "Transfer", "wanted_files"]
@@ -51,16 +53,19 @@ class Transfer:
 
 
 class HubApi:
-    """A connection to one hub or mirror, called ``route`` in errors. Use as a context manager."""
+    """A connection to one hub or mirror. Use as a context manager. Raises UnusableVariable at once."""
 
-    def __init__(self, endpoint: str, token: str | None, *, route: str = "") -> None:
+    def __init__(self, access: HubAccess) -> None:
+        check_way(access)
         headers = {"user-agent": "chatglm-cpu", "accept-encoding": "identity"}
-        if token:
-            headers["authorization"] = f"Bearer {token}"
+        if access.token:
+            headers["authorization"] = f"Bearer {access.token}"
         timeout = httpx.Timeout(_READ_S, connect=_CONNECT_S)
-        self.endpoint = endpoint
-        self._route = route or endpoint
-        self._client = httpx.Client(headers=headers, timeout=timeout, follow_redirects=True)
+        self.endpoint = access.endpoint
+        self._route = access.route
+        self._client = httpx.Client(
+            headers=headers, timeout=timeout, follow_redirects=True, trust_env=False, transport=Ways(access.env)
+        )
 
     def __enter__(self) -> HubApi:
         return self

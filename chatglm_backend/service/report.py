@@ -60,6 +60,7 @@ def look_at_everything(settings: Settings) -> Findings:
     _look_at_model(found, settings)
     found.versions = {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
     _look_at_folders(found, settings)
+    _look_at_network(found, settings)
     return found
 
 
@@ -172,6 +173,17 @@ def _look_at_folders(found: Findings, settings: Settings) -> None:
                 f"{entry.name} is not complete: run the same command again, or python -m chatglm_backend cache delete "
                 f"{entry.name}."
             )
+
+
+def _look_at_network(found: Findings, settings: Settings) -> None:
+    """What a download would stumble over."""
+    from chatglm_backend.checkpoint.hub import hub_access
+    from chatglm_backend.checkpoint.hub_client import check_way
+
+    try:
+        check_way(hub_access(with_cache(settings, os.environ)))
+    except ChatGLMError as error:
+        found.fixes.append(str(error))
 
 
 def _may_write(folder: Path) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +30,7 @@ from chatglm_backend.errors import (
     NotEnoughDisk,
     UnsupportedFamily,
     UnsupportedQuantization,
+    UnusableVariable,
 )
 from tests.tiny import build_checkpoint
 from tests.unit.checkpoint_helpers import COMMIT, FakeHub, quantize, serve
@@ -213,7 +217,8 @@ def test_unreachable_hub_is_said_at_once(env: dict[str, str]) -> None:
     ("variables", "words"),
     [
         ({"ALL_PROXY": "socks5://127.0.0.1:1"}, "through the proxy in ALL_PROXY"),
-        ({"https_proxy": "gibberish://x"}, "through the proxy in https_proxy"),
+        ({"HTTPS_PROXY": "http://x:1", "all_proxy": "http://y:1"}, "through the proxy in HTTPS_PROXY"),
+        ({"https_proxy": "http://127.0.0.1:1", "no_proxy": "*"}, "https://hub.test cannot"),
         ({"https_proxy": "http://127.0.0.1:1", "NO_PROXY": "hub.test"}, "https://hub.test cannot"),
         ({"http_proxy": "http://127.0.0.1:1"}, "https://hub.test cannot"),
     ],
@@ -224,14 +229,60 @@ def test_a_proxy_in_the_way_is_named(variables: dict[str, str], words: str, env:
     assert words in str(HubUnreachable(model=MODEL, endpoint=access.route))
 
 
-@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "gibberish://x"])
-def test_a_useless_proxy_is_one_sentence(proxy: str, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that is not there, or that nobody understands, ends like a missing network."""
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ALL_PROXY", proxy)
-    with pytest.raises(HubUnreachable, match="ALL_PROXY"):
-        fetch(MODEL, env={**env, "ALL_PROXY": proxy, "HF_ENDPOINT": "https://hub.test"})
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"ALL_PROXY": "gibberish://user:secret@x"}, "ALL_PROXY=gibberish://x cannot"),
+        ({"https_proxy": "http://[::1", "all_proxy": "http://127.0.0.1:1"}, "https_proxy=http://[::1 cannot"),
+        ({"SSL_CERT_FILE": "/no/such.pem"}, "SSL_CERT_FILE=/no/such.pem cannot"),
+        ({"SSL_CERT_DIR": "/no/such"}, "SSL_CERT_DIR=/no/such cannot"),
+        ({"HF_ENDPOINT": "hub.test"}, "HF_ENDPOINT=hub.test cannot"),
+        ({"HF_TOKEN": "тайна"}, "HF_TOKEN=… cannot"),
+    ],
+)
+def test_a_variable_that_no_download_can_use_is_named(
+    variables: dict[str, str], words: str, env: dict[str, str]
+) -> None:
+    """One sentence with its value, without passwords, before anything is asked."""
+    with pytest.raises(UnusableVariable, match=re.escape(words)):
+        fetch(MODEL, env={**env, "HF_ENDPOINT": "https://hub.test", **variables})
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"all_proxy": "gibberish://x", "no_proxy": "localhost,[::1],fd00::/8"},
+        {"http_proxy": "gibberish://x", "NO_PROXY": " .local, 127.0.0.0/8"},
+        {"https_proxy": "gibberish://x", "SSL_CERT_FILE": "/no/such.pem", "REQUESTS_CA_BUNDLE": "/no/such.pem"},
+    ],
+)
+def test_what_a_download_does_not_need_does_not_matter(variables: dict[str, str], env: dict[str, str]) -> None:
+    """A hub on this machine, over http: no proxy and no certificates, whatever the variables hold."""
+    assert (fetch(MODEL, env={**env, **variables}) / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("variable", "first"),
+    [("{}", b"GET http://hub.test/api/"), ("http://{}", b"GET http://hub.test/api/"), ("socks://{}/", b"\x05")],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # socksio's caller leaves a socket open
+def test_proxies_are_spelled_in_several_ways(variable: str, first: bytes, env: dict[str, str]) -> None:
+    """Without a scheme, with one, and as desktops write a SOCKS 5 proxy: each is asked."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def listen() -> None:
+            connection = proxy.accept()[0]
+            heard.append(connection.recv(1000))
+            connection.close()
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{proxy.getsockname()[1]}"
+        with pytest.raises(HubUnreachable, match="through the proxy in all_proxy"):
+            fetch(MODEL, env={**env, "HF_ENDPOINT": "http://hub.test", "all_proxy": variable.format(address)})
+        thread.join(10)
+    assert heard[0].startswith(first)
 
 
 @pytest.mark.parametrize(

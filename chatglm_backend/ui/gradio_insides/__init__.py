@@ -4,6 +4,7 @@
 - ``languages`` and ``html``: one address for several languages; the served HTML is rewritten.
 - ``sessions``: replaces the holder of what Gradio remembers of each page.
 - ``labels``: Gradio's own English labels, which the page's script replaces.
+- ``environment``: what its import reads of the environment, and where it keeps files.
 - ``handlers``: wraps generators, because one that yields nothing would empty the page.
 
 ``tests/unit/test_gradio_contract.py`` checks each of these habits of Gradio's and says what must be looked at when one
