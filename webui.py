@@ -50,7 +50,7 @@ def build_page(
     from chatglm_backend.ui.gradio_insides.handlers import keep_outputs
     from chatglm_backend.ui.pages.chat import build_chat_page
     from chatglm_backend.ui.pages.compare import build_compare_page
-    from chatglm_backend.ui.pages.header import build_header, follow_model, stop_when_closed
+    from chatglm_backend.ui.pages.header import build_header, follow_model, leave_when_closed
     from chatglm_backend.ui.pages.model import build_model_page
     from chatglm_backend.ui.pages.prompt import build_prompt_page
     from chatglm_backend.ui.pages.share import build_share
@@ -67,14 +67,14 @@ def build_page(
             with gr.Tab(t("tab.chat"), id="chat", elem_id="cg-tab-chat"):
                 system = build_chat_page(page, chat, history, settings)
             with gr.Tab(t("tab.compare"), id="compare", elem_id="cg-tab-compare"):
-                build_compare_page(tools.compare, settings)
+                build_compare_page(tools.compare, history, settings)
             with gr.Tab(t("tab.speed"), id="speed", elem_id="cg-tab-speed"):
                 build_speed_page(tools.speed)
             with gr.Tab(t("tab.model"), id="model", elem_id="cg-tab-model"):
                 model = build_model_page(page, presenter, tools.models, shared=tools.shared)
         gr.HTML(f'<p class="cg-foot">{t("footer.note")}</p>')
         follow_model(page, presenter, card, examples, system, model)
-        stop_when_closed(page, presenter, chat, tools.compare, tools.speed)
+        leave_when_closed(page, presenter.answers, tools.speed)
     keep_outputs(page)
     return page
 
@@ -92,14 +92,14 @@ def create_app(
     from chatglm_backend.access.request_log import RequestLog
     from chatglm_backend.api import openai_router, operations_router
     from chatglm_backend.store.transfer import MAX_IMPORT_BYTES
+    from chatglm_backend.ui.answers import PageAnswers
     from chatglm_backend.ui.chat import ChatPresenter
     from chatglm_backend.ui.gradio_insides.mounting import mount_pages
-    from chatglm_backend.ui.history import History, Kept
+    from chatglm_backend.ui.gradio_insides.session_owner import SessionOwner
+    from chatglm_backend.ui.history import History
     from chatglm_backend.ui.history_routes import history_router
     from chatglm_backend.ui.i18n import LANGUAGES, load_texts
-    from chatglm_backend.ui.live import LiveAnswers
-    from chatglm_backend.ui.presenter import Presenter, PromptView
-    from chatglm_backend.ui.runner import AnswerRunner
+    from chatglm_backend.ui.presenter import Presenter
     from chatglm_backend.ui.tools import PageWorkshop
     from chatglm_backend.ui.visitor import VisitorLayer
 
@@ -110,19 +110,18 @@ def create_app(
 
     app = FastAPI(title="ChatGLM", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=lifespan)
     policy = policy or policy_from(settings)
-    runner, pages = AnswerRunner(service), {}
-    workshop = PageWorkshop(service, runner, settings, shared=policy.shared)
+    answers, pages = PageAnswers(service, settings), {}
+    workshop = PageWorkshop(service, answers, settings, shared=policy.shared)
     if links is None and policy.listening:
         links = partial(share_links, policy)
     history, catalogues = History(settings), {language: load_texts(language) for language in LANGUAGES}
-    prompts: LiveAnswers[PromptView] = LiveAnswers(settings.disconnect_grace)
-    chats: LiveAnswers[Kept] = LiveAnswers(settings.disconnect_grace)
     for language, texts in catalogues.items():
-        presenter, chat = Presenter(service, runner, texts, prompts), ChatPresenter(service, runner, texts, chats)
+        presenter, chat = Presenter(service, answers, texts), ChatPresenter(service, answers, history, texts)
         pages[language] = build_page(presenter, chat, history, workshop.tools(texts), settings, links)
     app.include_router(openai_router(service, settings))
     app.include_router(operations_router(service, getattr(service, "metrics", lambda: None)))
     app.include_router(history_router(history, catalogues))
+    app.add_middleware(SessionOwner, visitor=history.visitor_of)
     app.add_middleware(VisitorLayer, signer=history.signer)
     app.add_middleware(Guard, policy=policy, body_limits={"/history/import": MAX_IMPORT_BYTES})
     app.add_middleware(RequestLog)

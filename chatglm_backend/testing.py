@@ -28,7 +28,7 @@ from chatglm_backend.core import (
     Usage,
     monotonic_clock,
 )
-from chatglm_backend.errors import ChatGLMError, EngineFailure, LoadCancelled, RequestError
+from chatglm_backend.errors import EngineFailure, LoadCancelled, RequestError
 from chatglm_backend.service import LoadedModel, Service
 from chatglm_backend.service.loading import Note, Progress
 from chatglm_backend.serving.worker import Worker, WorkerOptions
@@ -152,7 +152,7 @@ class ScriptedModel:
     fallback: Script = field(default_factory=lambda: Script(("An", " answer", " from", " the", " script", ".")))
     info: ModelInfo = field(default_factory=scripted_info)
     load_seconds: float = 0.0
-    load_error: ChatGLMError | None = None
+    load_error: Exception | None = None
     hold: bool = False
     answers: list[ScriptedAnswer] = field(default_factory=list)
     loaded: list[str | None] = field(default_factory=list)

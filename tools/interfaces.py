@@ -20,11 +20,12 @@ BEGIN, END = "<!-- python -m tools.interfaces: begin -->\n", "<!-- end -->"
 SHOWN = (
     "GenerationParams", "GenerationRequest", "load_settings", "policy_from", "Weights", "Feed", "Prefill", "ChatModel",
     "build_model", "Tokenizer", "load_tokenizer", "Kernel", "select_kernel", "inspect_folder", "Preparation", "prepare",
-    "Engine", "Worker", "serving/Ticket", "ConversationStore", "Service",
+    "Engine", "Worker", "serving/Ticket", "ConversationStore", "Service", "PageAnswers",
 )  # fmt: skip
 """The interfaces that hold the rooms together, from below to above; with a room where others use the name as well."""
 _LARGE = 1e12  # bounds beyond it say nothing to a reader
-Named = ast.ClassDef | ast.FunctionDef
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Named = ast.ClassDef | Function
 
 
 def definitions() -> Iterator[tuple[str, Named]]:
@@ -65,14 +66,15 @@ def _class(node: ast.ClassDef) -> Iterator[str]:
     if fields:
         yield f"    {', '.join(fields)}"
     for part in node.body:
-        if isinstance(part, ast.FunctionDef) and (not part.name.startswith("_") or part.name == "__init__"):
+        if isinstance(part, Function) and (not part.name.startswith("_") or part.name == "__init__"):
             plain = {ast.unparse(decorator) for decorator in part.decorator_list}
             yield f"    {'property ' if 'property' in plain else ''}{_signature(part)}"
 
 
-def _signature(node: ast.FunctionDef) -> str:
+def _signature(node: Function) -> str:
     returned = f" -> {ast.unparse(node.returns)}" if node.returns and node.name != "__init__" else ""
-    return f"def {node.name}({ast.unparse(node.args)}){returned}"
+    word = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
+    return f"{word} {node.name}({ast.unparse(node.args)}){returned}"
 
 
 def _remark(node: ast.ClassDef) -> str:

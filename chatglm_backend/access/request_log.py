@@ -1,4 +1,5 @@
-"""One log line for every request: method, path, status, duration, address. Never a query, a header or a body.
+"""One log line for every request: method, path, status, duration, address. Never a query, a header, a body,
+or the number of a page's session.
 
 Knows no policy and no application.
 """
@@ -6,6 +7,7 @@ Knows no policy and no application.
 from __future__ import annotations
 
 import logging
+import re
 
 from chatglm_backend.access.asgi import ASGIApp, Message, Receive, Scope, Send
 from chatglm_backend.core import Clock, monotonic_clock
@@ -14,6 +16,7 @@ __all__ = ["RequestLog"]
 
 _log = logging.getLogger(__name__)
 _LONGEST_PATH = 200
+_NUMBER = re.compile(r"(/gradio_api/+(?:heartbeat|call/+(?:v2/+)?[^/]+)/+)[^/]+")  # of a session or an event
 
 
 class RequestLog:
@@ -42,7 +45,7 @@ class RequestLog:
             client = scope.get("client")
             facts = {
                 "method": scope["method"],
-                "path": str(scope["path"])[:_LONGEST_PATH],
+                "path": _NUMBER.sub(r"\1-", str(scope["path"]))[:_LONGEST_PATH],
                 "status": status,
                 "seconds": round(self._clock() - began, 4),
                 "client": str(client[0]) if client else "local",

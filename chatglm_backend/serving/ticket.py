@@ -29,6 +29,8 @@ from chatglm_backend.errors import ChatGLMError
 
 __all__ = ["Logged", "Ticket"]
 
+_FIRST_READ_S = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Logged:
@@ -64,7 +66,7 @@ class Ticket:
         self._completed = False
         self._error: ChatGLMError | None = None
         self._readers = 0
-        self._last_read = self.submitted_at
+        self._last_read, self._was_read = self.submitted_at, False
         self._listeners: list[Callable[[], object]] = []
 
     @property
@@ -76,11 +78,6 @@ class Ticket:
     def done(self) -> bool:
         """Whether the last event, or an error, is there."""
         return self._completed or self._error is not None
-
-    @property
-    def watched(self) -> bool:
-        """Whether anybody reads it now."""
-        return self._readers > 0
 
     @property
     def text(self) -> str:
@@ -119,13 +116,17 @@ class Ticket:
                 start += len(found)
 
     async def follow(
-        self, *, pace_s: float = 0.0, heartbeat_s: float | None = None
+        self, *, pace_s: float = 0.0, heartbeat_s: float | None = None, reading: bool = True
     ) -> AsyncGenerator[list[Logged], None]:
         """The log from its beginning, in lists at least ``pace_s`` apart; an empty one when nothing came for
-        ``heartbeat_s``. Raises the ticket's error after the events before it.
+        ``heartbeat_s``. Raises the ticket's error after the events before it. With ``reading`` false it does not
+        count as somebody who reads.
         """
         loop, changed, start = asyncio.get_running_loop(), asyncio.Event(), 0
-        with self._attached(), self._listening(lambda: changed.is_set() or loop.call_soon_threadsafe(changed.set)):
+        with (
+            self._attached(int(reading)),
+            self._listening(lambda: changed.is_set() or loop.call_soon_threadsafe(changed.set)),
+        ):
             while True:
                 changed.clear()
                 with self._changed:
@@ -173,7 +174,8 @@ class Ticket:
             self.cancel_token.cancel(FinishReason.TIMEOUT)
         elif self._grace_s is not None:
             with self._changed:
-                abandoned = self._readers == 0 and now - self._last_read > self._grace_s
+                grace_s = self._grace_s if self._was_read else max(self._grace_s, _FIRST_READ_S)
+                abandoned = self._readers == 0 and now - self._last_read > grace_s
             if abandoned:
                 self.cancel_token.cancel(FinishReason.CANCELLED)
 
@@ -184,15 +186,16 @@ class Ticket:
         return found
 
     @contextmanager
-    def _attached(self) -> Iterator[None]:
+    def _attached(self, readers: int = 1) -> Iterator[None]:
         with self._changed:
-            self._readers += 1
+            self._readers += readers
         try:
             yield
         finally:
             with self._changed:
-                self._readers -= 1
-                self._last_read = self._clock()
+                self._readers -= readers
+                if readers:
+                    self._last_read, self._was_read = self._clock(), True
 
     @contextmanager
     def _listening(self, listener: Callable[[], object]) -> Iterator[None]:

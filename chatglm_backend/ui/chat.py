@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, Message, ModelInfo, ModelState
-from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.errors import ChatGLMError, HistoryError
+from chatglm_backend.store.records import Place
+from chatglm_backend.ui.answers import Caller, PageAnswer, PageAnswers, Watch
 from chatglm_backend.ui.conversation import SYSTEM_FAMILIES, Fitted, Interrupted, Turns, back_to_user, fit, unfinished
+from chatglm_backend.ui.history import History, Moved
 from chatglm_backend.ui.i18n import Texts
-from chatglm_backend.ui.live import LiveAnswers
 from chatglm_backend.ui.ports import PageService
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import answer_status, context_bar, empty_prompt, timing_panel, used_memory
-from chatglm_backend.ui.runner import AnswerRunner
-
-if TYPE_CHECKING:
-    from chatglm_backend.ui.history import Kept
 
 __all__ = ["ChatForm", "ChatPresenter", "ChatView"]
 
 
 @dataclass(frozen=True, slots=True)
 class ChatForm:
-    """What the visitor set beside the conversation."""
+    """What the visitor set beside the conversation. ``params`` raises InvalidRequest for bad numbers."""
 
+    params: Callable[[], GenerationParams]
     system: str = ""
-    max_new_tokens: float = 512
-    temperature: float = 0.0
-    top_p: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ChatView:
     """The Chat page at a moment. ``box`` is ``None`` where what is typed stays as it is.
 
-    ``answer`` is the one in the making or just ended, ``None`` where the view shows no new one.
+    ``id`` names the answer that is being written, empty where there is none. ``place`` is where the conversation
+    is kept; ``changed`` says that place and list are to be shown anew.
     """
 
     turns: Turns
@@ -48,8 +43,10 @@ class ChatView:
     context: str
     timing: str
     box: str | None = None
-    answer: Answer | None = None
-    fitted: Fitted | None = None
+    id: str = ""
+    place: Place | None = None
+    changed: bool = False
+    problem: HistoryError | None = None
 
     @property
     def resumable(self) -> bool:
@@ -58,128 +55,125 @@ class ChatView:
 
 
 class ChatPresenter:
-    """The Chat page's logic in one language. ``live`` holds the running answers of all languages' pages.
+    """The Chat page's logic in one language."""
 
-    ``run`` names one answer among those of a page, for stopping it.
-    """
-
-    def __init__(
-        self, service: PageService, runner: AnswerRunner, texts: Texts, live: LiveAnswers[Kept] | None = None
-    ) -> None:
+    def __init__(self, service: PageService, answers: PageAnswers, history: History, texts: Texts) -> None:
         self.texts = texts
-        self.live: LiveAnswers[Kept] = LiveAnswers() if live is None else live
+        self.answers = answers
+        self._history = history
         self._service = service
-        self._runner = runner
 
     def blank(self) -> ChatView:
         """The page before a conversation."""
-        return self._view((), None, None, box="")
+        return self._view((), box="")
 
-    async def send(
-        self, session: str, turns: Turns, text: str, form: ChatForm, run: str = ""
+    def asked(self, action: str, turns: Turns, index: int, text: str) -> Turns:
+        """The turns to be answered after ``send``, ``edit``, ``regenerate`` or ``go_on``; empty for nothing.
+
+        ``edit`` replaces the question at or before ``index``, ``regenerate`` answers it again: later turns are gone.
+        What follows an interrupted answer is a round of its own; a question without an answer is asked again.
+        """
+        last = bool(turns) and turns[-1].role == "user"
+        if action == "regenerate" or (action == "go_on" and last):
+            return back_to_user(turns, len(turns) if action == "go_on" else index)
+        if action == "edit":
+            turns = back_to_user(turns, index)[:-1]
+        elif action == "go_on":
+            text = self.texts("chat.go_on_text") if turns else ""
+        return (*turns, Message("user", text)) if text.strip() else ()
+
+    async def answer(
+        self, caller: Caller, place: Place | None, turns: Turns, asked: Turns, form: ChatForm
     ) -> AsyncGenerator[ChatView, None]:
-        """Views of the answer to a new question."""
-        if not text.strip():
-            view = self._view(turns, None, None)
-            yield ChatView(
-                turns, running=False, status=empty_prompt(self.texts), context=view.context, timing=view.timing
-            )
+        """Views of the answer to ``asked``; without it, ``turns`` as they are."""
+        if not asked:
+            yield replace(self._view(turns), status=empty_prompt(self.texts))
             return
-        async with aclosing(self._answer(session, (*turns, Message("user", text)), form, run)) as views:
-            async for view in views:
-                yield view
-
-    async def regenerate(
-        self, session: str, turns: Turns, index: int, form: ChatForm, run: str = ""
-    ) -> AsyncGenerator[ChatView, None]:
-        """Views of another answer to the question at or before ``index``; later turns are gone."""
-        kept = back_to_user(turns, index)
-        if not kept:
-            yield self._view(turns, None, None)
-            return
-        async with aclosing(self._answer(session, kept, form, run)) as views:
-            async for view in views:
-                yield view
-
-    async def edit(
-        self, session: str, turns: Turns, index: int, text: str, form: ChatForm, run: str = ""
-    ) -> AsyncGenerator[ChatView, None]:
-        """Replace the question at ``index`` and go on from there."""
-        kept = back_to_user(turns, index)
-        async with aclosing(self.send(session, kept[:-1], text, form, run)) as views:
-            async for view in views:
-                yield view
-
-    async def go_on(self, session: str, turns: Turns, form: ChatForm, run: str = "") -> AsyncGenerator[ChatView, None]:
-        """Views of what follows an interrupted answer, in a round of its own; or of the answer never begun."""
-        if turns and turns[-1].role == "user":
-            views = self.regenerate(session, turns, len(turns) - 1, form, run)
-        else:
-            views = self.send(session, turns, self.texts("chat.go_on_text") if turns else "", form, run)
-        async with aclosing(views):
-            async for view in views:
-                yield view
-
-    def undo(self, turns: Turns, index: int) -> ChatView:
-        """Take the question at or before ``index`` back into the box; it and all after it are gone."""
-        kept = back_to_user(turns, index)
-        return self._view(kept[:-1], None, None, box=kept[-1].content if kept else "")
-
-    def stop(self, session: str, run: str = "") -> None:
-        """Stop the answer; its text stays."""
-        self._runner.stop(_key(session, run))
-
-    def show(self, turns: Turns) -> ChatView:
-        """Another conversation; an empty one is a new one."""
-        return self._view(turns, None, self._estimate(turns), box="")
-
-    def again(self, view: ChatView) -> ChatView:
-        """The same moment for a page that was just opened, in this presenter's language."""
-        return self._view(view.turns, view.answer, view.fitted)
-
-    async def _answer(self, session: str, turns: Turns, form: ChatForm, run: str) -> AsyncGenerator[ChatView, None]:
-        yield self._view(turns, Answer(), None, box="")
+        watch = self.answers.open("chat", caller)
+        answer = watch.answer
+        answer.turns = asked
+        if caller.keeper is not None:
+            opened, answer.problem = await asyncio.to_thread(self._history.begin, caller.keeper, place, asked)
+            answer.place, answer.keeping = None if opened is None else opened.place, self._history.keeper(opened)
+        yield self._of(answer, Answer(), box="", changed=True)
         try:
-            fitted = await asyncio.to_thread(self._fit, turns, form)
-            request = self._request(session, fitted, form)
+            params = form.params()
+            answer.fitted = await asyncio.to_thread(self._fit, asked, form.system, params.max_new_tokens)
+            await self.answers.submit(answer, self._request(answer, params))
         except (ChatGLMError, ValueError, OverflowError) as error:
             failed = Answer()
             failed.fail(error)
-            yield self._view(turns, failed, None)
+            yield watch.instead or self._of(answer, failed)
             return
-        async with aclosing(self._runner.run(_key(session, run), request)) as answers:
-            async for answer in answers:
-                yield self._view((*turns, *_turn(answer)), answer, fitted)
+        async with aclosing(self._follow(watch)) as views:
+            async for view in views:
+                yield view
 
-    def _fit(self, turns: Turns, form: ChatForm) -> Fitted:
+    async def show(self, caller: Caller, moved: Moved, problem: HistoryError | None) -> AsyncGenerator[ChatView, None]:
+        """Another conversation, and the answer that is being written in it, if there is one."""
+        still = self._view(moved.turns, None, await asyncio.to_thread(self._estimate, moved.turns), moved.box)
+        still = replace(still, place=moved.place, changed=True, problem=problem)
+        self.answers.turn("chat", caller, still)
+        watch = None
+        if moved.place is not None:
+            name = moved.place.conversation_id
+            watch = self.answers.resume(
+                "chat", caller, lambda one: one.place is not None and one.place.conversation_id == name
+            )
+        if watch is None:
+            yield still
+            return
+        async with aclosing(self._follow(watch, changed=True)) as views:
+            async for view in views:
+                yield view
+
+    def undo(self, turns: Turns, index: int) -> tuple[Turns, str]:
+        """The turns without the question at or before ``index`` and all after it, and that question."""
+        kept = back_to_user(turns, index)
+        return kept[:-1], kept[-1].content if kept else ""
+
+    async def _follow(self, watch: Watch, *, changed: bool = False) -> AsyncGenerator[ChatView, None]:
+        async with aclosing(self.answers.follow(watch)) as answers:
+            async for answer in answers:
+                yield self._of(watch.answer, answer, changed=changed or not answer.running)
+                changed = False
+        if watch.instead is not None:
+            yield watch.instead
+
+    def _fit(self, turns: Turns, system: str, max_new_tokens: int) -> Fitted:
         info = self._service.status().info
-        system = form.system.strip()
-        if system and info is not None and info.family in SYSTEM_FAMILIES:
-            turns = (Message("system", system), *turns)
+        if system.strip() and info is not None and info.family in SYSTEM_FAMILIES:
+            turns = (Message("system", system.strip()), *turns)
         if info is None:
             return Fitted(turns, 0, 0)
-        reserve = min(int(form.max_new_tokens), info.context_limit // 4)
-        return fit(turns, self._count, info.context_limit, reserve)
+        return fit(turns, self._count, info.context_limit, min(max_new_tokens, info.context_limit // 4))
 
     def _estimate(self, turns: Turns) -> Fitted | None:
         """How full the context is before the next question."""
         try:
-            return self._fit((*turns, Message("user", "")), ChatForm()) if turns else None
+            return self._fit((*turns, Message("user", "")), "", 512) if turns else None
         except (ChatGLMError, ValueError):
             return None
 
     def _count(self, turns: Turns) -> int:
         return len(self._service.preview_prompt(GenerationRequest("count", messages=turns)).ids)
 
-    def _request(self, session: str, fitted: Fitted, form: ChatForm) -> GenerationRequest:
-        tokens = int(form.max_new_tokens)
-        info = self._service.status().info
+    def _request(self, answer: PageAnswer, params: GenerationParams) -> GenerationRequest:
+        info, fitted = self._service.status().info, answer.fitted or Fitted(answer.turns, 0, 0)
         if info is not None and fitted.used:
-            tokens = max(1, min(tokens, info.context_limit - fitted.used))
-        params = GenerationParams(max_new_tokens=tokens, temperature=float(form.temperature), top_p=float(form.top_p))
-        return GenerationRequest(secrets.token_hex(8), session, messages=fitted.messages, params=params)
+            room = max(1, min(params.max_new_tokens, info.context_limit - fitted.used))
+            params = replace(params, max_new_tokens=room)
+        return GenerationRequest(answer.id, answer.visitor, messages=fitted.messages, params=params)
 
-    def _view(self, turns: Turns, answer: Answer | None, fitted: Fitted | None, box: str | None = None) -> ChatView:
+    def _of(self, one: PageAnswer, answer: Answer, *, box: str | None = None, changed: bool = False) -> ChatView:
+        """The page with an answer."""
+        problem, one.problem = one.problem, None
+        view = self._view((*one.turns, *_turn(answer)), answer, one.fitted, box)
+        return replace(view, id=one.id, place=one.place, changed=changed or problem is not None, problem=problem)
+
+    def _view(
+        self, turns: Turns, answer: Answer | None = None, fitted: Fitted | None = None, box: str | None = None
+    ) -> ChatView:
         status = self._service.status()
         info = status.info if status.state is ModelState.READY else None
         return ChatView(
@@ -189,8 +183,6 @@ class ChatPresenter:
             context=self._context(turns, answer, fitted, info),
             timing=timing_panel(self.texts, answer, info, used_memory()),
             box=box,
-            answer=answer,
-            fitted=fitted,
         )
 
     def _context(self, turns: Turns, answer: Answer | None, fitted: Fitted | None, info: ModelInfo | None) -> str:
@@ -207,7 +199,3 @@ def _turn(answer: Answer) -> Turns:
         return ()
     whole = answer.running or answer.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
     return (Message("assistant", text) if whole else Interrupted("assistant", text),)
-
-
-def _key(session: str, run: str) -> str:
-    return f"{session}/chat{run}"

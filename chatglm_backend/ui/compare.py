@@ -8,14 +8,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from chatglm_backend.core import GenerationRequest, ModelInfo
+from chatglm_backend.core import ModelInfo
 from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.ui.answers import Caller, PageAnswers, Watch
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.ports import PageService
 from chatglm_backend.ui.presenter import PromptForm
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import answer_status, empty_prompt, timing_panel, used_memory
-from chatglm_backend.ui.runner import AnswerRunner
 
 __all__ = ["ComparePresenter", "CompareView", "SideView"]
 
@@ -33,63 +33,62 @@ class SideView:
 
 @dataclass(frozen=True, slots=True)
 class CompareView:
-    """The page at a moment."""
+    """The page at a moment. ``ids`` name both answers."""
 
     running: bool
     left: SideView
     right: SideView
+    ids: tuple[str, ...] = ()
 
 
 class ComparePresenter:
     """The Compare page's logic in one language."""
 
-    def __init__(self, service: PageService, runner: AnswerRunner, texts: Texts) -> None:
+    def __init__(self, service: PageService, answers: PageAnswers, texts: Texts) -> None:
         self.texts = texts
+        self.answers = answers
         self._service = service
-        self._runner = runner
 
     def blank(self) -> CompareView:
         """The page before an answer."""
         return self._view(None, None)
 
-    async def generate(self, session: str, left: PromptForm, right: PromptForm) -> AsyncGenerator[CompareView, None]:
-        """Views of both answers until both have ended. Leaving early stops both."""
+    async def generate(self, caller: Caller, left: PromptForm, right: PromptForm) -> AsyncGenerator[CompareView, None]:
+        """Views of both answers until both have ended."""
         if not left.prompt.strip():
             empty = SideView(empty_prompt(self.texts), "", self._timing(None))
             yield CompareView(running=False, left=empty, right=empty)
             return
         answers = [Answer(), Answer()]
         kernels = (left.kernel, right.kernel)
+        watches = (self.answers.open("compare a", caller), self.answers.open("compare b", caller))
+        ids = tuple(watch.answer.id for watch in watches)
         changed = asyncio.Event()
         tasks = [
-            asyncio.create_task(self._follow(session, form, answers, side, changed))
-            for side, form in enumerate((left, right))
+            asyncio.create_task(self._follow(watch, form, answers, side, changed))
+            for side, (watch, form) in enumerate(zip(watches, (left, right), strict=True))
         ]
         try:
+            changed.set()
             while True:
                 await changed.wait()
                 changed.clear()
                 ended = all(task.done() for task in tasks)
-                yield self._view(*answers, running=not ended, kernels=kernels)
+                yield replace(self._view(*answers, running=not ended, kernels=kernels), ids=ids)
                 if ended:
                     return
                 await _pace(tasks)
         finally:
-            self.stop(session)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def stop(self, session: str) -> None:
-        """Stop both answers; their texts stay."""
-        self._runner.stop(_key(session))
-
     async def _follow(
-        self, session: str, form: PromptForm, answers: list[Answer], side: int, changed: asyncio.Event
+        self, watch: Watch, form: PromptForm, answers: list[Answer], side: int, changed: asyncio.Event
     ) -> None:
         try:
-            request: GenerationRequest = form.request(session)
-            async with aclosing(self._runner.run(_key(session), request)) as stream:
+            await self.answers.submit(watch.answer, form.request(watch.answer))
+            async with aclosing(self.answers.follow(watch)) as stream:
                 async for answers[side] in stream:
                     changed.set()
         except (ChatGLMError, ValueError, OverflowError) as error:
@@ -126,7 +125,3 @@ async def _pace(tasks: list[asyncio.Task[None]]) -> None:
     left = 0.01 - (time.monotonic() - began)
     if left > 0:
         await asyncio.sleep(left)
-
-
-def _key(session: str) -> str:
-    return f"{session}/compare"

@@ -1,20 +1,20 @@
 """Keeps what happens on the Chat page: saves answers while they are written, finds conversations again.
 
-One per process. Where nothing can be kept, the page goes on and the visitor is told once per view.
+One per process. Where nothing can be kept, the page goes on and the visitor is told.
 It knows no components.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
+import secrets
 import threading
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from chatglm_backend.core import Clock, FinishReason, monotonic_clock
+from chatglm_backend.core import FinishReason
 from chatglm_backend.errors import (
     ConversationChanged,
     ConversationGone,
@@ -25,52 +25,39 @@ from chatglm_backend.errors import (
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.conversations import ConversationStore
 from chatglm_backend.store.folder import data_folder, visitor_key
-from chatglm_backend.store.records import Conversation, Opened, Place
-from chatglm_backend.ui.chat import ChatView
+from chatglm_backend.store.records import Conversation, MessageState, Opened, Place
 from chatglm_backend.ui.conversation import Interrupted, Turns
 from chatglm_backend.ui.progress import Answer
-from chatglm_backend.ui.visitor import VisitorSigner
+from chatglm_backend.ui.visitor import VisitorSigner, cookies_of, visitor_name
 
-__all__ = ["History", "Kept", "Moved"]
-
-_SAVE_S = 0.0  # what was shown is on the disk: a killed server loses only what nobody has seen
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A view and where it is kept. ``changed`` says that place and list are to be shown anew."""
-
-    view: ChatView
-    place: Place | None
-    changed: bool = False
-    problem: HistoryError | None = None
+__all__ = ["AnswerKeeper", "History", "Moved"]
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Another conversation to show, or none."""
+    """Another conversation to show, or none; ``box`` is what is to be typed on, ``None`` for what is typed."""
 
     turns: Turns = ()
     place: Place | None = None
+    box: str | None = ""
 
 
 class History:
     """Conversations for the page; with ``settings.history`` off, nothing is ever written or read."""
 
-    def __init__(self, settings: Settings, *, clock: Clock = monotonic_clock, save_s: float = _SAVE_S) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.enabled = settings.history
         self.folder: Path = data_folder(settings)
         self.store = ConversationStore(self.folder / "history.sqlite3", retention_days=settings.history_days)
-        self._clock = clock
-        self._save_s = save_s
         self._lock = threading.Lock()
         self._signer: VisitorSigner | None = None
+        self._stand_in = VisitorSigner(secrets.token_bytes(32), lasting=False)
         self._problem: HistoryUnavailable | None = None
 
-    def signer(self) -> VisitorSigner | None:
-        """What signs visitors' cookies; ``None`` where nothing is kept."""
+    def signer(self) -> VisitorSigner:
+        """What signs visitors' cookies; where nothing can be kept, with a key of this process only."""
         if not self.enabled:
-            return None
+            return self._stand_in
         with self._lock:
             if self._signer is None:
                 try:
@@ -78,44 +65,39 @@ class History:
                     self._problem = None
                 except HistoryUnavailable as error:
                     self._problem = error
-            return self._signer
+            return self._signer or self._stand_in
 
     def visitor(self, cookies: Mapping[str, str]) -> str | None:
-        """Who asks; ``None`` where nothing is kept for them."""
+        """Whose conversations are kept; ``None`` where nothing is."""
         signer = self.signer()
-        return None if signer is None else signer.read(cookies)
+        return signer.read(cookies) if signer.lasting else None
+
+    def visitor_of(self, scope: Mapping[str, Any]) -> str:
+        """The name of whoever sends a request, also where nothing is kept."""
+        client = scope.get("client")
+        return visitor_name(self.signer(), cookies_of(scope), client[0] if client else None)
 
     @property
     def problem(self) -> HistoryError | None:
         """Why nothing is kept, or what was set aside."""
         return self._problem or self.store.take_notice()
 
-    async def keep(
-        self, visitor: str | None, place: Place | None, views: AsyncGenerator[ChatView, None]
-    ) -> AsyncGenerator[Kept, None]:
-        """Pass an answer's views on and save it: its question at once, its text before it is shown, its end."""
-        writer: _Writer | None = None
-        begun = False
+    def begin(self, visitor: str, place: Place | None, turns: Turns) -> tuple[Opened | None, HistoryError | None]:
+        """Keep a question; the answer is kept at ``answer_id``."""
         try:
-            async with aclosing(views):
-                async for view in views:
-                    changed, problem = False, None
-                    if visitor is not None and not begun and view.answer is not None and view.turns:
-                        begun = changed = True
-                        opened, problem = await asyncio.to_thread(self._begin, visitor, place, view.turns)
-                        place = None if opened is None else opened.place
-                        writer = None if opened is None else _Writer(self.store, opened.answer_id)
-                    if writer is not None and view.answer is not None:
-                        writer.see(view)
-                        ended = not view.answer.running
-                        if ended or self._clock() - writer.saved_at >= self._save_s:
-                            problem = await asyncio.to_thread(writer.save) or problem
-                            writer.saved_at = self._clock()
-                            changed = changed or ended
-                    yield Kept(view, place, changed or problem is not None, problem)
-        finally:
-            if writer is not None:
-                writer.save()  # at once: a closed page's task may not wait any more
+            try:
+                return self.store.begin(visitor, place, turns), None
+            except (ConversationChanged, ConversationGone):
+                # Another tab was faster: what this tab shows goes on as a conversation of its own.
+                return self.store.begin(visitor, None, turns), None
+            except HistoryDamaged:
+                return self.store.begin(visitor, None, turns), self.store.take_notice()
+        except HistoryError as error:
+            return None, error
+
+    def keeper(self, opened: Opened | None) -> AnswerKeeper | None:
+        """What keeps the answer to a kept question."""
+        return None if opened is None else AnswerKeeper(self.store, opened.answer_id)
 
     def last_open(self, visitor: str | None) -> tuple[Moved | None, HistoryError | None]:
         """What to show on a page that was just opened."""
@@ -169,18 +151,6 @@ class History:
             return None, error
         return None, None
 
-    def _begin(self, visitor: str, place: Place | None, turns: Turns) -> tuple[Opened | None, HistoryError | None]:
-        try:
-            try:
-                return self.store.begin(visitor, place, turns), None
-            except (ConversationChanged, ConversationGone):
-                # Another tab was faster: what this tab shows goes on as a conversation of its own.
-                return self.store.begin(visitor, None, turns), None
-            except HistoryDamaged:
-                return self.store.begin(visitor, None, turns), self.store.take_notice()
-        except HistoryError as error:
-            return None, error
-
 
 def _moved(found: Conversation) -> Moved:
     turns = (
@@ -190,41 +160,32 @@ def _moved(found: Conversation) -> Moved:
     return Moved(tuple(turns), found.place)
 
 
-class _Writer:
-    """The row of one answer."""
+class AnswerKeeper:
+    """The row of one answer. Thread-safe: all who read the answer save it, before they show it."""
 
     def __init__(self, store: ConversationStore, answer_id: int) -> None:
-        self.saved_at = float("-inf")
         self._store = store
         self._answer_id = answer_id
-        self._text = ""
-        self._answer: Answer | None = None
-        self._saved: tuple[str, bool] = ("", False)
+        self._lock = threading.Lock()
+        self._saved = (0, False)
 
-    def see(self, view: ChatView) -> None:
-        """Remember the newest text."""
-        self._answer = view.answer
-        if view.turns and view.turns[-1].role == "assistant":
-            self._text = view.turns[-1].content
-
-    def save(self) -> HistoryError | None:
+    def save(self, answer: Answer) -> HistoryError | None:
         """Write what is new; returns why it could not be written."""
-        answer = self._answer
-        ended = answer is not None and answer.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
-        if not self._text or self._saved == (self._text, ended):
-            return None
-        try:
-            self._store.save_answer(
-                self._answer_id, self._text, "complete" if ended else "interrupted", _figures(answer)
-            )
-        except HistoryError as error:
-            return error
-        self._saved = (self._text, ended)
+        text, ended = answer.text, answer.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+        with self._lock:
+            if not text or (len(text), ended) <= self._saved:
+                return None
+            state: MessageState = "complete" if ended else "interrupted"
+            try:
+                self._store.save_answer(self._answer_id, text, state, _figures(answer))
+            except HistoryError as error:
+                return error
+            self._saved = (len(text), ended)
         return None
 
 
-def _figures(answer: Answer | None) -> dict[str, float] | None:
-    if answer is None or answer.timing is None:
+def _figures(answer: Answer) -> dict[str, float] | None:
+    if answer.timing is None:
         return None
     figures = {name: float(v) for name, v in dataclasses.asdict(answer.timing).items() if v is not None}
     return {**figures, "prompt_tokens": float(answer.prompt_tokens), "completion_tokens": float(answer.tokens)}

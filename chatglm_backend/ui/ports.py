@@ -5,10 +5,10 @@ Standard library and our shared words only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
-from chatglm_backend.core import Event, FinishReason, GenerationRequest, ModelStatus
+from chatglm_backend.core import GenerationRequest, ModelStatus
+from chatglm_backend.serving.ticket import Ticket
 
 
 class ExactPrompt(Protocol):
@@ -22,18 +22,6 @@ class ExactPrompt(Protocol):
     @property
     def text(self) -> str:
         """The same, for people."""
-        ...
-
-
-class Ticket(Protocol):
-    """One answer on its way."""
-
-    def events(self) -> Iterator[Event]:
-        """Events as they happen, :class:`~chatglm_backend.core.Completed` last; blocks between them."""
-        ...
-
-    def cancel(self, reason: FinishReason = ...) -> None:
-        """Ask for the end, from any thread, more than once."""
         ...
 
 
@@ -56,8 +44,15 @@ class PageService(Protocol):
         """The exact prompt of a request."""
         ...
 
-    def submit(self, request: GenerationRequest) -> Ticket:
-        """Queue a request."""
+    def submit(
+        self,
+        request: GenerationRequest,
+        *,
+        wait: bool = False,
+        disconnect_grace_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Ticket:
+        """Queue a request; with ``wait`` also while its model is loading."""
         ...
 
 

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 
 from chatglm_backend.core import GenerationParams, GenerationRequest, ModelState, PromptFormat
 from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.ui.answers import Caller, PageAnswer, PageAnswers, Watch
 from chatglm_backend.ui.conversation import SYSTEM_FAMILIES
 from chatglm_backend.ui.i18n import Texts
-from chatglm_backend.ui.live import LiveAnswers
 from chatglm_backend.ui.ports import PageService
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import (
@@ -29,45 +28,28 @@ from chatglm_backend.ui.render import (
     timing_panel,
     used_memory,
 )
-from chatglm_backend.ui.runner import AnswerRunner
 
 __all__ = ["HeaderView", "Presenter", "PromptForm", "PromptView"]
 
 
 @dataclass(frozen=True, slots=True)
 class PromptForm:
-    """What the visitor set. Numbers come as the components give them; ``seed`` ``None`` means a new one each time."""
+    """What the visitor set. ``params`` raises InvalidRequest for bad numbers."""
 
     prompt: str
-    max_new_tokens: float = 128
+    params: Callable[[], GenerationParams] = GenerationParams
     prompt_format: PromptFormat = "recipe"
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: float = 0
-    repetition_penalty: float = 1.0
-    seed: float | None = None
     kernel: str = ""
 
-    def request(self, session: str) -> GenerationRequest:
-        """The request for the engine.
-
-        Raises:
-            InvalidRequest: if a value is out of range.
-        """
+    def request(self, answer: PageAnswer) -> GenerationRequest:
+        """The request for an answer. Raises InvalidRequest if a value is out of range."""
         return GenerationRequest(
-            request_id=secrets.token_hex(8),
-            visitor=session,
+            answer.id,
+            answer.visitor,
             prompt=self.prompt,
             prompt_format=self.prompt_format,
+            params=self.params(),
             kernel=self.kernel,
-            params=GenerationParams(
-                max_new_tokens=int(self.max_new_tokens),
-                temperature=float(self.temperature),
-                top_p=float(self.top_p),
-                top_k=int(self.top_k),
-                repetition_penalty=float(self.repetition_penalty),
-                seed=None if self.seed is None else int(self.seed),
-            ),
         )
 
 
@@ -75,7 +57,7 @@ class PromptForm:
 class PromptView:
     """The Prompt page at a moment. ``sent`` is ``None`` while the exact prompt has not changed.
 
-    ``answer`` and ``request`` are what it shows, ``None`` where it shows no answer.
+    ``id`` names the answer that it shows, empty where it shows none.
     """
 
     running: bool
@@ -83,8 +65,7 @@ class PromptView:
     output: str
     timing: str
     sent: str | None = None
-    answer: Answer | None = None
-    request: GenerationRequest | None = None
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +83,12 @@ class HeaderView:
 
 
 class Presenter:
-    """The page's logic in one language. ``live`` holds the running answers of all languages' pages.
+    """The page's logic in one language."""
 
-    ``run`` names one answer among those of a page, for stopping it.
-    """
-
-    def __init__(
-        self, service: PageService, runner: AnswerRunner, texts: Texts, live: LiveAnswers[PromptView] | None = None
-    ) -> None:
+    def __init__(self, service: PageService, answers: PageAnswers, texts: Texts) -> None:
         self.texts = texts
-        self.live: LiveAnswers[PromptView] = LiveAnswers() if live is None else live
+        self.answers = answers
         self._service = service
-        self._runner = runner
 
     def header(self) -> HeaderView:
         """The top of the page as it is now."""
@@ -143,42 +118,49 @@ class Presenter:
         """The Prompt page before an answer."""
         return self._view(None, sent="")
 
-    async def generate(self, session: str, form: PromptForm, run: str = "") -> AsyncGenerator[PromptView, None]:
+    async def generate(self, caller: Caller, form: PromptForm) -> AsyncGenerator[PromptView, None]:
         """Views of one answer, from the click to its end."""
         if not form.prompt.strip():
-            yield PromptView(
-                running=False, status=empty_prompt(self.texts), output="", timing=self._timing(None), sent=""
-            )
+            yield replace(self.blank(), status=empty_prompt(self.texts))
             return
+        watch = self.answers.open("prompt", caller)
+        yield self._view(Answer(), sent="", id=watch.answer.id)
         try:
-            request = form.request(session)
+            await self.answers.submit(watch.answer, form.request(watch.answer))
         except (ChatGLMError, ValueError, OverflowError) as error:
-            answer = Answer()
-            answer.fail(error)
-            yield self._view(answer)
+            failed = Answer()
+            failed.fail(error)
+            yield watch.instead or self._view(failed)
             return
+        async with aclosing(self._follow(watch)) as views:
+            async for view in views:
+                yield view
+
+    async def resume(self, caller: Caller) -> AsyncGenerator[PromptView, None]:
+        """Go on with the answer that this visitor's page lost a moment ago; nothing if there is none."""
+        watch = self.answers.resume("prompt", caller, left=True)
+        if watch is not None:
+            async with aclosing(self._follow(watch)) as views:
+                async for view in views:
+                    yield view
+
+    def clear(self, caller: Caller) -> PromptView:
+        """An empty page; an answer that nobody else watches is stopped."""
+        blank = self.blank()
+        self.answers.turn("prompt", caller, blank)
+        return blank
+
+    async def _follow(self, watch: Watch) -> AsyncGenerator[PromptView, None]:
         sent: str | None = ""
-        async with aclosing(self._runner.run(session + run, request)) as answers:
+        async with aclosing(self.answers.follow(watch)) as answers:
             async for answer in answers:
-                if not sent and self._service.status().state is ModelState.READY:
-                    sent = await self._exact_prompt(request)
-                    yield self._view(answer, request, sent)
+                if not sent and watch.answer.ticket and self._service.status().state is ModelState.READY:
+                    sent = await self._exact_prompt(watch.answer.ticket.request)
+                    yield self._view(answer, sent, watch.answer.id)
                 else:
-                    yield self._view(answer, request)
-
-    def stop(self, session: str, run: str = "") -> None:
-        """Stop an answer; its text stays."""
-        self._runner.stop(session + run)
-
-    async def again(self, view: PromptView) -> PromptView:
-        """The same moment for a page that was just opened, in this presenter's language."""
-        if view.request is None:
-            return view
-        return self._view(view.answer, view.request, await self._exact_prompt(view.request))
-
-    def follow(self, view: PromptView) -> PromptView:
-        """A later moment of what :meth:`again` showed."""
-        return self._view(view.answer, view.request)
+                    yield self._view(answer, id=watch.answer.id)
+        if watch.instead is not None:
+            yield watch.instead
 
     async def _exact_prompt(self, request: GenerationRequest) -> str:
         try:
@@ -186,18 +168,14 @@ class Presenter:
         except ChatGLMError:
             return ""  # the answer itself says what is wrong
 
-    def _view(
-        self, answer: Answer | None, request: GenerationRequest | None = None, sent: str | None = None
-    ) -> PromptView:
-        status = self._service.status()
+    def _view(self, answer: Answer | None, sent: str | None = None, id: str = "") -> PromptView:  # noqa: A002
         return PromptView(
             running=answer is not None and answer.running,
-            status=answer_status(self.texts, answer, status),
+            status=answer_status(self.texts, answer, self._service.status()),
             output="" if answer is None else answer.text,
             timing=self._timing(answer),
             sent=sent,
-            answer=answer,
-            request=request,
+            id=id,
         )
 
     def _timing(self, answer: Answer | None) -> str:

@@ -13,7 +13,6 @@ from enum import Enum
 from chatglm_backend.core import (
     Clock,
     Completed,
-    Event,
     FinishReason,
     PrefillProgress,
     Queued,
@@ -22,6 +21,7 @@ from chatglm_backend.core import (
     Usage,
     monotonic_clock,
 )
+from chatglm_backend.serving.ticket import Logged
 
 __all__ = ["Answer", "Phase"]
 
@@ -30,7 +30,6 @@ class Phase(str, Enum):
     """What is happening to an answer."""
 
     WAITING = "waiting"
-    LOADING = "loading"
     QUEUED = "queued"
     READING = "reading"
     WRITING = "writing"
@@ -101,13 +100,9 @@ class Answer:
         """Prompt tokens read per second; known once the engine has measured it."""
         return None if self.timing is None else self.timing.prefill_tok_s
 
-    def take(self, events: Iterable[Event]) -> None:
-        """Follow events that came just now."""
-        self.take_arrivals((self.clock(), event) for event in events)
-
-    def take_arrivals(self, arrivals: Iterable[tuple[float, Event]]) -> None:
-        """Follow events, each with the time when it came."""
-        for at, event in arrivals:
+    def take(self, log: Iterable[Logged]) -> None:
+        """Follow what came."""
+        for at, event in ((one.at, one.event) for one in log):
             if isinstance(event, Queued):
                 self.phase, self.queued = Phase.QUEUED, event
             elif isinstance(event, PrefillProgress):

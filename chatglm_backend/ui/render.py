@@ -38,7 +38,10 @@ def answer_status(texts: Texts, answer: Answer | None, status: ModelStatus) -> s
         return _status_line("idle", texts("status.idle"))
     if answer.error is not None:
         return f'<div class="cg-alert" role="alert">{escape(texts.error(answer.error))}</div>'
-    return _status_line(answer.phase.value, _phase_text(texts, answer, status), busy=answer.running)
+    if answer.phase is Phase.WAITING and status.state is ModelState.LOADING:
+        what = load_line(texts, status.progress)[0]
+        return _status_line("loading", texts("status.loading", what=what), busy=True)
+    return _status_line(answer.phase.value, _phase_text(texts, answer), busy=answer.running)
 
 
 def empty_prompt(texts: Texts) -> str:
@@ -165,9 +168,7 @@ def _latency(texts: Texts, answer: Answer | None) -> str:
     return f'<div class="cg-latency"><span>{escape(label)}</span>{line}</div>'
 
 
-def _phase_text(texts: Texts, answer: Answer, status: ModelStatus) -> str:
-    if answer.phase is Phase.LOADING:
-        return texts("status.loading", what=load_line(texts, status.progress)[0])
+def _phase_text(texts: Texts, answer: Answer) -> str:
     if answer.phase is Phase.QUEUED and answer.queued is not None:
         if answer.queued.eta_s is None:
             return texts("status.queued", position=answer.queued.position)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from chatglm_backend.service.keeping import Keeper
 from chatglm_backend.settings import Settings
+from chatglm_backend.ui.answers import PageAnswers
 from chatglm_backend.ui.compare import ComparePresenter
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.models import ModelsPresenter
 from chatglm_backend.ui.ports import PageService
-from chatglm_backend.ui.runner import AnswerRunner
 from chatglm_backend.ui.speed import SpeedDesk, SpeedPresenter
 
 __all__ = ["PageTools", "PageWorkshop"]
@@ -32,9 +32,9 @@ class PageTools:
 class PageWorkshop:
     """What the pages of all languages have in common: one speed test at a time, one cache."""
 
-    def __init__(self, service: PageService, runner: AnswerRunner, settings: Settings, *, shared: bool) -> None:
+    def __init__(self, service: PageService, answers: PageAnswers, settings: Settings, *, shared: bool) -> None:
         self._service = service
-        self._runner = runner
+        self._answers = answers
         self._desk = SpeedDesk()
         self._keeper = Keeper(settings)
         self._shared = shared
@@ -42,7 +42,7 @@ class PageWorkshop:
     def tools(self, texts: Texts) -> PageTools:
         """The presenters in one language."""
         return PageTools(
-            compare=ComparePresenter(self._service, self._runner, texts),
+            compare=ComparePresenter(self._service, self._answers, texts),
             speed=SpeedPresenter(self._service, self._desk, texts),
             models=ModelsPresenter(self._service, self._keeper, texts),
             shared=self._shared,

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
-__all__ = ["VisitorLayer", "VisitorSigner", "cookies_of"]
+__all__ = ["VisitorLayer", "VisitorSigner", "cookies_of", "visitor_name"]
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -28,7 +28,9 @@ _NAME = re.compile(r"[0-9a-f]{32}")
 class VisitorSigner:
     """Makes and checks the cookie's value: a name, a dot, its signature."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, *, lasting: bool = True) -> None:
+        """``lasting``: the key is kept, so that the cookie may be, too."""
+        self.lasting = lasting
         self._key = key
         self.cookie_name = f"chatglm_visitor_{hmac.new(key, b'cookie', hashlib.sha256).hexdigest()[:12]}"
 
@@ -51,7 +53,7 @@ class VisitorSigner:
 class VisitorLayer:
     """ASGI middleware: gives whoever opens a page without a valid cookie a new one."""
 
-    def __init__(self, app: ASGIApp, signer: Callable[[], VisitorSigner | None]) -> None:
+    def __init__(self, app: ASGIApp, signer: Callable[[], VisitorSigner]) -> None:
         self._app = app
         self._signer = signer
 
@@ -62,8 +64,9 @@ class VisitorLayer:
             await self._app(scope, receive, send)
             return
         secure = "; Secure" if scope.get("scheme") == "https" else ""
+        age = f"; Max-Age={_YEAR_S}" if signer.lasting else ""
         path = str(scope.get("root_path", "")) or "/"
-        line = f"{signer.cookie_name}={signer.issue()}; Path={path}; Max-Age={_YEAR_S}; HttpOnly; SameSite=Lax{secure}"
+        line = f"{signer.cookie_name}={signer.issue()}; Path={path}; HttpOnly; SameSite=Lax{age}{secure}"
 
         async def send_with_cookie(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start" and _is_page(message):
@@ -71,6 +74,11 @@ class VisitorLayer:
             await send(message)
 
         await self._app(scope, receive, send_with_cookie)
+
+
+def visitor_name(signer: VisitorSigner, cookies: Mapping[str, str], address: str | None) -> str:
+    """The name of whoever asks; those without a cookie share their address's."""
+    return signer.read(cookies) or f"page:{address or 'local'}"
 
 
 def cookies_of(scope: Mapping[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import pytest
 from chatglm_backend.access.guard import route_closed
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import scripted_service
+from chatglm_backend.ui.gradio_insides.session_owner import SessionOwner
 
 TOKEN = "a-token-for-tests"  # noqa: S105
 KEY = {"authorization": f"Bearer {TOKEN}"}
@@ -99,6 +100,29 @@ def test_every_route_of_gradio_is_needed_or_closed(gradio_paths: list[str]) -> N
     """A new version's new routes must be looked at before they are let through."""
     open_paths = {path.rstrip("/") or "/" for path in gradio_paths if not route_closed(path)}
     assert open_paths - {path.rstrip("/") or "/" for path in NEEDED} == set()
+
+
+def test_every_open_route_that_takes_a_number_asks_whose_it_is(gradio_paths: list[str]) -> None:
+    """Gradio itself answers whoever knows a session's or an event's number."""
+    passed: list[str] = []
+
+    async def through(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
+        passed.append(scope["path"])
+
+    async def drop(message: Any) -> None:
+        """Nobody looks at the refusal."""
+
+    async def ask(owner: SessionOwner, visitor: str, path: str) -> None:
+        scope = {"type": "http", "method": "GET", "headers": [], "visitor": visitor, "path": path}
+        await owner(scope, None, drop)  # type: ignore[arg-type]
+
+    numbered = {path for path in gradio_paths if re.search("session_hash|event_id", path) and not route_closed(path)}
+    assert len(numbered) >= 3
+    for path in numbered:
+        owner = SessionOwner(through, lambda scope: str(scope["visitor"]))
+        asyncio.run(ask(owner, "ann", "/zh/gradio_api/heartbeat/x"))
+        asyncio.run(ask(owner, "bob", "/zh" + re.sub(r"\{[^}]*\}", "x", path)))
+    assert set(passed) == {"/zh/gradio_api/heartbeat/x"}
 
 
 @pytest.mark.parametrize(

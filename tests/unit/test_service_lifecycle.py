@@ -1,78 +1,27 @@
-"""The service's life with a scripted loader: states, cancelling, changing models, failing."""
+"""The service's life with a scripted model: states, cancelling, changing models, failing."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from chatglm_backend.core import (
-    CancelToken,
-    Completed,
-    FinishReason,
-    GenerationRequest,
-    LoadProgress,
-    ModelInfo,
-    ModelState,
+from chatglm_backend.core import Completed, FinishReason, GenerationParams, GenerationRequest, ModelInfo, ModelState
+from chatglm_backend.errors import (
+    EngineFailure,
+    LoadCancelled,
+    ModelError,
+    ModelNotFound,
+    ModelNotReady,
+    QueueFull,
+    ShuttingDown,
 )
-from chatglm_backend.errors import LoadCancelled, ModelError, ModelNotFound, ModelNotReady, QueueFull, ShuttingDown
-from chatglm_backend.service import LoadedModel, Service
+from chatglm_backend.service import Service
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
-from chatglm_backend.testing import ScriptedModel, scripted_info
-
-
-class ScriptedWorker:
-    """Records that it was closed."""
-
-    def __init__(self) -> None:
-        self.healthy = True
-        self.drained: list[float] = []
-
-    def close(self, drain_s: float = 0.0) -> None:
-        """Remember how long it was given."""
-        self.healthy = False
-        self.drained.append(drain_s)
-
-
-class ScriptedLoader:
-    """Loads at once, or waits for ``go``; raises ``error`` if there is one."""
-
-    def __init__(self, error: Exception | None = None, *, waits: bool = False) -> None:
-        self.error = error
-        self.models: list[str | None] = []
-        self.workers: list[ScriptedWorker] = []
-        self.alive_at_start: list[bool] = []
-        self.started = threading.Event()
-        self.go = threading.Event()
-        if not waits:
-            self.go.set()
-
-    def __call__(
-        self,
-        model: str | None,
-        settings: Settings,  # noqa: ARG002
-        *,
-        progress: Callable[[LoadProgress], None],
-        cancel: CancelToken,
-        note: Callable[[str], None],  # noqa: ARG002
-        env: Mapping[str, str],  # noqa: ARG002
-    ) -> LoadedModel:
-        """Play one loading."""
-        self.models.append(model)
-        self.alive_at_start.append(any(worker.healthy for worker in self.workers))
-        progress(LoadProgress("convert", 1, 2))
-        self.started.set()
-        while not self.go.wait(0.01):
-            if cancel.cancelled:
-                raise LoadCancelled(model=str(model))
-        if self.error is not None:
-            raise self.error
-        worker = ScriptedWorker()
-        self.workers.append(worker)
-        return LoadedModel(scripted_info(), cast("Any", None), cast("Any", None), cast("Any", worker))
+from chatglm_backend.testing import Script, ScriptedModel, scripted_info
 
 
 def ready(service: Service) -> ModelInfo:
@@ -80,79 +29,69 @@ def ready(service: Service) -> ModelInfo:
     return service.wait_ready(10)
 
 
+def held() -> ScriptedModel:
+    """A model whose loading stays half done."""
+    return ScriptedModel(load_seconds=0.2, hold=True)
+
+
+def half_loaded(service: Service) -> None:
+    """Wait until a loading shows its bytes."""
+    while (progress := service.status().progress) is None or not progress.done:
+        threading.Event().wait(0.01)
+
+
 def test_nothing_is_loaded_before_it_is_asked_for() -> None:
     """A new service has no model and refuses requests by name."""
-    service = Service(Settings(), loader=ScriptedLoader())
+    service = Service(Settings(), loader=ScriptedModel())
     assert service.status().state is ModelState.NONE
     with pytest.raises(ModelNotReady):
-        service.submit(GenerationRequest("a", prompt="hi"))
+        service.submit(ask())
 
 
 def test_loading_returns_at_once_and_shows_its_stage() -> None:
-    """The status tells the stage and bytes while the thread works, and then what is loaded."""
-    loader = ScriptedLoader(waits=True)
-    service = Service(Settings(model="m"), loader=loader)
+    """The status tells the stage and bytes while the thread works, and then what is loaded; waiting has a limit."""
+    model = held()
+    service = Service(Settings(model="m"), loader=model)
     service.load()
-    assert loader.started.wait(10)
-    status = service.status()
-    assert (status.state, status.progress) == (ModelState.LOADING, LoadProgress("convert", 1, 2))
-    loader.go.set()
-    assert ready(service) == scripted_info()
-    assert loader.models == ["m"]
-    service.close()
-
-
-def test_waiting_has_a_limit() -> None:
-    """wait_ready gives up when time is up, and loading goes on."""
-    loader = ScriptedLoader(waits=True)
-    service = Service(Settings(), loader=loader)
-    service.load()
+    half_loaded(service)
+    assert service.status().state is ModelState.LOADING
     with pytest.raises(ModelNotReady):
         service.wait_ready(0.05)
-    loader.go.set()
-    ready(service)
+    model.hold = False
+    assert ready(service) == scripted_info()
+    assert model.loaded == ["m"]
     service.close()
 
 
-def test_a_failure_can_be_read_in_the_status() -> None:
-    """The loading error stays readable, and is what wait_ready raises."""
+def test_a_failure_can_be_read_in_the_status_and_loading_works_again() -> None:
+    """The loading error stays readable, is what wait_ready raises, and does not stand in the way of the next model."""
     error = ModelNotFound(path="/nowhere")
-    service = Service(Settings(), loader=ScriptedLoader(error))
-    service.load()
+    model = ScriptedModel(load_error=error)
+    service = Service(Settings(), loader=model)
+    service.load("x")
     with pytest.raises(ModelNotFound):
         ready(service)
     assert (service.status().state, service.status().error) == (ModelState.FAILED, error)
+    model.load_error = None
+    service.load("y")
+    assert ready(service) == scripted_info()
     service.close()
 
 
 def test_an_unexpected_exception_becomes_a_sentence() -> None:
     """Whatever a library raises ends as one of our errors, the original attached to the log."""
-    service = Service(Settings(), loader=ScriptedLoader(ValueError("odd")))
+    service = Service(Settings(), loader=ScriptedModel(load_error=ValueError("odd")))
     service.load()
     with pytest.raises(ModelError, match="ValueError: odd"):
         ready(service)
     service.close()
 
 
-def test_loading_works_again_after_a_failure() -> None:
-    """A failed model does not stand in the way of the next."""
-    loader = ScriptedLoader(ModelNotFound(path="x"))
-    service = Service(Settings(), loader=loader)
-    service.load("x")
-    with pytest.raises(ModelNotFound):
-        ready(service)
-    loader.error = None
-    service.load("y")
-    assert ready(service) == scripted_info()
-    service.close()
-
-
 def test_cancelled_loading_leaves_no_model() -> None:
     """After cancelling there is no model, and the reason is told."""
-    loader = ScriptedLoader(waits=True)
-    service = Service(Settings(), loader=loader)
+    service = Service(Settings(), loader=held())
     service.load()
-    assert loader.started.wait(10)
+    half_loaded(service)
     service.cancel_load()
     with pytest.raises(LoadCancelled):
         ready(service)
@@ -162,62 +101,71 @@ def test_cancelled_loading_leaves_no_model() -> None:
 
 def test_another_model_waits_until_the_first_is_given_up() -> None:
     """Two models never lie in memory together, and the first one's answers get their time."""
-    loader = ScriptedLoader()
-    service = Service(Settings(drain_seconds=7), loader=loader)
+    model = ScriptedModel({}, Script(("w ",) * 20, delay_s=0.02))
+    service = Service(Settings(drain_seconds=30), loader=model)
     service.load("first")
     ready(service)
+    ticket = service.submit(ask())
+    ticket.read()
     service.load("second")
+    loaded_meanwhile = [tuple(model.loaded) for _ in ticket.events()]
+    assert set(loaded_meanwhile[:-1]) == {("first",)}
+    assert ticket.text == "w " * 20
     ready(service)
-    assert loader.models == ["first", "second"]
-    assert loader.alive_at_start == [False, False]
-    assert loader.workers[0].drained == [7]
+    assert model.loaded == ["first", "second"]
     service.close()
 
 
 def test_a_second_load_replaces_one_in_progress() -> None:
     """The newest wish wins; the older loading is cancelled and its result never shown."""
-    loader = ScriptedLoader(waits=True)
-    service = Service(Settings(), loader=loader)
+    model = held()
+    service = Service(Settings(), loader=model)
     service.load("first")
-    assert loader.started.wait(10)
+    half_loaded(service)
     service.load("second")
-    loader.go.set()
+    model.hold = False
     ready(service)
-    assert loader.models[-1] == "second"
-    assert sum(worker.healthy for worker in loader.workers) == 1
+    assert model.loaded[-1] == "second"
+    assert isinstance(list(service.submit(ask()).events())[-1], Completed)
     service.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_worker_turns_the_status_red() -> None:
     """A model that can no longer answer is not shown as ready."""
-    loader = ScriptedLoader()
-    service = Service(Settings(), loader=loader)
+
+    class Dying(ScriptedModel):
+        def step(self) -> Sequence[Any]:
+            raise RuntimeError
+
+    service = Service(Settings(), loader=Dying())
     service.load()
     ready(service)
-    loader.workers[0].healthy = False
+    with pytest.raises(EngineFailure):
+        list(service.submit(ask()).events())
     assert service.status().state is ModelState.FAILED
     service.close()
 
 
 def test_close_ends_loading_and_refuses_more() -> None:
     """Closing during a loading ends its thread; loading afterwards does nothing."""
-    loader = ScriptedLoader(waits=True)
-    service = Service(Settings(), loader=loader)
+    model = held()
+    service = Service(Settings(), loader=model)
     service.load()
     service.close()
     service.load()
     assert service.status().state is ModelState.NONE
-    assert len(loader.models) <= 1
+    assert len(model.loaded) <= 1
 
 
 def ask() -> GenerationRequest:
     """A short question."""
-    return GenerationRequest("a", prompt="What is AI")
+    return GenerationRequest("a", prompt="What is AI", params=GenerationParams(max_new_tokens=500))
 
 
 def test_a_request_may_come_before_its_model() -> None:
     """It waits, unless it may not, and is answered once the model is there; its time is counted from then."""
-    model = ScriptedModel(load_seconds=0.2, hold=True)
+    model = held()
     service = Service(Settings(), loader=model, env={})
     service.load()
     with pytest.raises(ModelNotReady):
@@ -233,7 +181,7 @@ def test_a_request_may_come_before_its_model() -> None:
 
 def test_a_request_that_waits_for_its_model_can_be_stopped() -> None:
     """Its only event is the end, and the model never hears of it."""
-    model = ScriptedModel(load_seconds=0.2, hold=True)
+    model = held()
     service = Service(Settings(), loader=model, env={})
     service.load()
     ticket = service.submit(ask(), wait=True)
@@ -276,7 +224,7 @@ def test_a_request_that_waits_hears_why_no_model_came() -> None:
 
 def test_no_more_wait_for_a_model_than_for_an_answer() -> None:
     """The queue's limit holds there too."""
-    model = ScriptedModel(load_seconds=0.2, hold=True)
+    model = held()
     service = Service(Settings(queue_limit=1), loader=model, env={})
     service.load()
     service.submit(ask(), wait=True)

@@ -5,30 +5,44 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from chatglm_backend.core import Message
+from chatglm_backend.core import GenerationParams, Message
+from chatglm_backend.settings import Settings
 from chatglm_backend.testing import ScriptedModel, scripted_info, scripted_service
+from chatglm_backend.ui.answers import Caller, PageAnswers
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Interrupted, Turns, back_to_user, fit, shown
+from chatglm_backend.ui.history import History, Moved
 from chatglm_backend.ui.i18n import load_texts
 from chatglm_backend.ui.markdown import as_typed
 from chatglm_backend.ui.presenter import Presenter
-from chatglm_backend.ui.runner import AnswerRunner
 
+ANN = Caller("ann", "tab", "ann")
 _TALK: Turns = (Message("user", "one"), Message("assistant", "1"), Message("user", "two"), Message("assistant", "2"))
 
 
 def _chat(**info: object) -> tuple[ScriptedModel, ChatPresenter]:
     model = ScriptedModel(info=replace(scripted_info(), **info))  # type: ignore[arg-type]
-    service = scripted_service(model)
-    return model, ChatPresenter(service, AnswerRunner(service), load_texts("en"))
+    service, settings = scripted_service(model), Settings(history=False)
+    return model, ChatPresenter(service, PageAnswers(service, settings), History(settings), load_texts("en"))
 
 
-def _send(presenter: ChatPresenter, turns: Turns, text: str, form: ChatForm | None = None) -> list[ChatView]:
+def _ask(
+    presenter: ChatPresenter, action: str, turns: Turns, index: int = 0, text: str = "", tokens: int = 512,
+    system: str = "",
+) -> list[ChatView]:  # fmt: skip
     async def collect() -> list[ChatView]:
-        return [view async for view in presenter.send("visitor", turns, text, form or ChatForm())]
+        asked = presenter.asked(action, turns, index, text)
+        form = ChatForm(lambda: GenerationParams(max_new_tokens=tokens), system)
+        return [view async for view in presenter.answer(ANN, None, turns, asked, form)]
 
     return asyncio.run(collect())
+
+
+def _send(presenter: ChatPresenter, turns: Turns, text: str, **how: Any) -> list[ChatView]:
+    return _ask(presenter, "send", turns, text=text, **how)
 
 
 def _length(messages: Turns) -> int:
@@ -54,12 +68,11 @@ def test_a_system_prompt_goes_only_to_the_family_that_reads_it() -> None:
     """ChatGLM3 gets it first, and its box is shown; ChatGLM does not get it at all."""
     for family, expected in (("chatglm3", "system"), ("chatglm", "user")):
         model, presenter = _chat(family=family)
-        _send(presenter, (), "hello", ChatForm(system="Be brief."))
+        _send(presenter, (), "hello", system="Be brief.")
         service = scripted_service(model)
         assert model.requests[0].messages[0].role == expected
-        assert Presenter(service, AnswerRunner(service), load_texts("en")).header().takes_system is (
-            family == "chatglm3"
-        )
+        header = Presenter(service, PageAnswers(service), load_texts("en")).header()
+        assert header.takes_system is (family == "chatglm3")
 
 
 def test_rounds_are_dropped_whole_and_from_the_front() -> None:
@@ -87,7 +100,7 @@ def test_dropped_rounds_are_said_on_the_page() -> None:
 def test_an_answer_is_asked_no_longer_than_the_context_allows() -> None:
     """Prompt and new tokens together stay within the limit."""
     model, presenter = _chat(context_limit=100)
-    _send(presenter, (), "hello", ChatForm(max_new_tokens=500))
+    _send(presenter, (), "hello", tokens=500)
     assert model.requests[0].params.max_new_tokens == 100 - len("user: hello")
 
 
@@ -101,18 +114,13 @@ def test_going_back_finds_the_question() -> None:
 def test_undo_brings_the_question_back_into_the_box() -> None:
     """The last round is gone, its question can be typed on."""
     _, presenter = _chat()
-    view = presenter.undo(_TALK, 3)
-    assert (view.turns, view.box) == (_TALK[:2], "two")
+    assert presenter.undo(_TALK, 3) == (_TALK[:2], "two")
 
 
 def test_an_edited_question_replaces_what_followed() -> None:
     """The conversation goes on from the new wording."""
     model, presenter = _chat()
-
-    async def edit() -> list[ChatView]:
-        return [view async for view in presenter.edit("visitor", _TALK, 0, "uno", ChatForm())]
-
-    views = asyncio.run(edit())
+    views = _ask(presenter, "edit", _TALK, 0, "uno")
     assert model.requests[0].messages == (Message("user", "uno"),)
     assert [turn.role for turn in views[-1].turns] == ["user", "assistant"]
 
@@ -124,13 +132,6 @@ def test_an_empty_message_changes_nothing() -> None:
     assert model.answers == []
 
 
-def _collect(views: AsyncGenerator[ChatView, None]) -> list[ChatView]:
-    async def collect() -> list[ChatView]:
-        return [view async for view in views]
-
-    return asyncio.run(collect())
-
-
 def test_a_stopped_answer_is_marked_and_can_be_gone_on_with() -> None:
     """Only once it has ended; a whole answer is not marked."""
     model, presenter = _chat()
@@ -138,17 +139,17 @@ def test_a_stopped_answer_is_marked_and_can_be_gone_on_with() -> None:
     assert (type(whole.turns[-1]), whole.resumable) == (Message, False)
 
     async def stop() -> list[ChatView]:
-        views = []
-        async for view in presenter.send("visitor", (), "slow", ChatForm(), "r1"):
+        views, form = [], ChatForm(lambda: GenerationParams(max_new_tokens=5000))
+        async for view in presenter.answer(ANN, None, (), presenter.asked("send", (), 0, "slow"), form):
             views.append(view)
             if len(view.turns) == 2:
-                presenter.stop("visitor", "r1")
+                presenter.answers.stop("ann", view.id)
         return views
 
     views = asyncio.run(stop())
     assert [view.resumable for view in views[:-1]] == [False] * (len(views) - 1)
     assert (type(views[-1].turns[-1]), views[-1].resumable) == (Interrupted, True)
-    after = _collect(presenter.go_on("visitor", views[-1].turns, ChatForm()))[-1]
+    after = _ask(presenter, "go_on", views[-1].turns)[-1]
     assert model.requests[-1].messages[-1] == Message("user", "Please go on from where you stopped.")
     assert len(after.turns) == 4
 
@@ -157,8 +158,8 @@ def test_a_question_without_an_answer_is_asked_again() -> None:
     """Going on after a crash before the first word adds no second question."""
     model, presenter = _chat()
     turns = (Message("user", "What is AI?"),)
-    assert presenter.show(turns).resumable
-    assert len(_collect(presenter.go_on("visitor", turns, ChatForm()))[-1].turns) == 2
+    assert _shown(presenter, turns).resumable
+    assert len(_ask(presenter, "go_on", turns)[-1].turns) == 2
     assert model.requests[-1].messages == turns
 
 
@@ -186,11 +187,39 @@ def test_a_long_answer_is_shown_in_pieces_and_a_question_in_one() -> None:
     assert as_typed("\n".join(part["text"] for part in answer["content"])) == text
 
 
-def test_a_page_in_another_language_shows_the_same_moment_in_its_own() -> None:
-    """What runs in English is told in Chinese to a page that was opened in Chinese."""
-    _, presenter = _chat()
-    service = scripted_service()
-    view = _send(presenter, (), "What is AI?")[-1]
-    other = ChatPresenter(service, AnswerRunner(service), load_texts("zh")).again(view)
-    assert other.turns == view.turns
-    assert "9 个 token" in other.status
+def _shown(presenter: ChatPresenter, turns: Turns) -> ChatView:
+    async def collect() -> list[ChatView]:
+        return [view async for view in presenter.show(ANN, Moved(turns), None)]
+
+    return asyncio.run(collect())[-1]
+
+
+def test_an_answer_that_goes_on_is_shown_where_its_conversation_is_opened(tmp_path: Path) -> None:
+    """From its beginning to its end, in the language of the page that opens it; the first tab shows its own."""
+    model, settings = ScriptedModel(), Settings(data=str(tmp_path))
+    service, history = scripted_service(model), History(settings)
+    answers = PageAnswers(service, settings)
+    english, chinese = (ChatPresenter(service, answers, history, load_texts(one)) for one in ("en", "zh"))
+
+    async def scene() -> tuple[ChatView, list[ChatView]]:
+        form, other, views = ChatForm(lambda: GenerationParams(max_new_tokens=40)), Caller("ann", "other", "ann"), []
+        asked = english.asked("send", (), 0, "slow")
+        async for last in english.answer(ANN, None, (), asked, form):
+            if len(last.turns) == 2 and not views:
+                moved, _ = history.last_open("ann")
+                assert moved is not None
+                views.append(last)
+                following = asyncio.create_task(_all(chinese.show(other, moved, None)))
+                await asyncio.sleep(0.5)
+                assert [view.turns async for view in english.show(ANN, Moved(), None)] == [()]
+        return last, await following
+
+    last, found = asyncio.run(scene())
+    assert (last.turns, last.running) == ((), False)
+    assert found[0].changed
+    assert found[-1].turns[-1].content == "".join(f"word{n} " for n in range(40))
+    assert "40 个 token" in found[-1].status
+
+
+async def _all(views: AsyncGenerator[ChatView, None]) -> list[ChatView]:
+    return [view async for view in views]

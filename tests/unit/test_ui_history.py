@@ -4,44 +4,61 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from chatglm_backend.core import Completed, FinishReason, Message, Timing, TokenEvent, Usage
+from chatglm_backend.core import GenerationParams, Message
 from chatglm_backend.settings import Settings
-from chatglm_backend.store.records import Place
-from chatglm_backend.testing import scripted_service
+from chatglm_backend.store.records import Place, StoredMessage
+from chatglm_backend.testing import SCENES, Script, ScriptedModel, scripted_service
+from chatglm_backend.ui.answers import Caller, PageAnswers
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Interrupted, Turns
-from chatglm_backend.ui.history import History, Kept
+from chatglm_backend.ui.history import History
 from chatglm_backend.ui.history_list import Command, conversation_list, read_command
 from chatglm_backend.ui.history_routes import history_router
 from chatglm_backend.ui.i18n import load_texts
-from chatglm_backend.ui.progress import Answer
-from chatglm_backend.ui.runner import AnswerRunner
 from chatglm_backend.ui.visitor import VisitorLayer, VisitorSigner
 
 _QUESTION: Turns = (Message("user", "What is AI?"),)
 
 
 def _history(folder: Path) -> History:
-    return History(Settings(data=str(folder)), save_s=0.0)
+    return History(Settings(data=str(folder)))
 
 
-def _presenter() -> ChatPresenter:
-    service = scripted_service()
-    return ChatPresenter(service, AnswerRunner(service), load_texts("en"))
+class Site:
+    """The Chat page over a scripted model and a history."""
+
+    def __init__(self, history: History, grace: float = 30.0, **scenes: Script) -> None:
+        self.history = history
+        self.model = ScriptedModel({**SCENES, **scenes})
+        service = scripted_service(self.model)
+        answers = PageAnswers(service, Settings(disconnect_grace=grace))
+        self.presenter = ChatPresenter(service, answers, history, load_texts("en"))
+
+    def answer(
+        self, place: Place | None, turns: Turns, text: str, keeper: str | None = "ann"
+    ) -> AsyncGenerator[ChatView, None]:
+        """What the page shows after sending."""
+        asked = self.presenter.asked("send", turns, 0, text)
+        form = ChatForm(lambda: GenerationParams(max_new_tokens=512))
+        return self.presenter.answer(Caller("ann", "tab", keeper), place, turns, asked, form)
+
+    def read(self) -> StoredMessage:
+        """The last message of the newest conversation, as another process reads it."""
+        store = _history(self.history.folder).store
+        return store.read("ann", store.list("ann")[0].id).messages[-1]
 
 
-def _ask(history: History, place: Place | None, turns: Turns, text: str, visitor: str | None = "ann") -> list[Kept]:
-    views = _presenter().send("tab", turns, text, ChatForm())
-
-    async def collect() -> list[Kept]:
-        return [kept async for kept in history.keep(visitor, place, views)]
+def _ask(history: History, place: Place | None, turns: Turns, text: str, keeper: str | None = "ann") -> list[ChatView]:
+    async def collect() -> list[ChatView]:
+        return [view async for view in Site(history).answer(place, turns, text, keeper)]
 
     return asyncio.run(collect())
 
@@ -69,7 +86,7 @@ def test_rounds_go_to_one_conversation(tmp_path: Path) -> None:
     """The second question follows the first, under its title."""
     history = _history(tmp_path)
     first = _ask(history, None, (), "What is AI?")[-1]
-    _ask(history, first.place, first.view.turns, "and then")
+    _ask(history, first.place, first.turns, "and then")
     assert [len(one) for one in _contents(history)] == [4]
     assert [one.title for one in history.store.list("ann")] == ["What is AI?"]
 
@@ -78,66 +95,69 @@ def test_a_tab_that_fell_behind_goes_on_by_itself(tmp_path: Path) -> None:
     """Two tabs answer the same conversation: both rounds are kept, in two conversations."""
     history = _history(tmp_path)
     start = _ask(history, None, (), "What is AI?")[-1]
-    _ask(history, start.place, start.view.turns, "tab one")
-    _ask(history, start.place, start.view.turns, "tab two")
+    _ask(history, start.place, start.turns, "tab one")
+    _ask(history, start.place, start.turns, "tab two")
     kept = _contents(history)
     assert sorted(len(one) for one in kept) == [4, 4]
     assert sorted(one[2] for one in kept) == ["tab one", "tab two"]
 
 
-async def _scripted(stop_after: Callable[[int], bool]) -> AsyncGenerator[ChatView, None]:
-    answer = Answer()
-    yield ChatView(_QUESTION, True, "", "", "", answer=answer)
-    for index in range(5):
-        answer.take([TokenEvent(index, index, f"w{index} ")])
-        yield ChatView((*_QUESTION, Message("assistant", answer.text)), True, "", "", "", answer=answer)
-        if stop_after(index):
-            answer.take([Completed(FinishReason.CANCELLED, Usage(1, index + 1), Timing())])
-            yield ChatView((*_QUESTION, Message("assistant", answer.text)), False, "", "", "", answer=answer)
-            return
+WORDS = Script(tuple(f"w{n} " for n in range(400)), delay_s=0.02)
 
 
-def test_words_are_saved_while_they_are_written(tmp_path: Path) -> None:
-    """In the middle of an answer another reader finds the words so far, marked as interrupted."""
-    history = _history(tmp_path)
+def test_words_are_saved_before_they_are_shown(tmp_path: Path) -> None:
+    """In the middle of an answer another reader finds all that the page shows, marked as interrupted."""
+    site = Site(_history(tmp_path), words=WORDS)
 
-    async def follow() -> list[str]:
-        reader = _history(tmp_path).store
-        return [
-            reader.read("ann", kept.place.conversation_id).messages[-1].content
-            async for kept in history.keep("ann", None, _scripted(lambda _: False))
-            if kept.place is not None
-        ]
+    async def follow() -> None:
+        shown = 0
+        async for view in site.answer(None, (), "words"):
+            found = await asyncio.to_thread(site.read)
+            assert found.content.startswith(view.turns[-1].content)
+            shown += len(view.turns) == 2
+            if shown:
+                assert found.state == "interrupted"
+            if shown == 3:
+                break
 
-    assert asyncio.run(follow())[:3] == ["What is AI?", "w0 ", "w0 w1 "]
+    asyncio.run(follow())
 
 
-def test_a_page_that_closes_leaves_its_words(tmp_path: Path) -> None:
-    """Closed between two saves, the text shown last is kept."""
-    history = History(Settings(data=str(tmp_path)), save_s=1000.0)
+def test_an_answer_is_kept_when_its_page_has_gone(tmp_path: Path) -> None:
+    """What is written until the grace is over, marked as interrupted; a short one whole."""
+    for grace, words, state in ((0.5, 400, "interrupted"), (30.0, 40, "complete")):
+        script = Script(WORDS.pieces[:words], delay_s=0.02)
+        site = Site(_history(tmp_path), grace, words=script)
 
-    async def leave() -> None:
-        views = history.keep("ann", None, _scripted(lambda _: False))
-        for _ in range(4):
-            await anext(views)
-        await views.aclose()
+        async def leave(site: Site = site) -> tuple[int, int]:
+            async with aclosing(site.answer(None, (), "words")) as views:
+                async for view in views:
+                    if len(view.turns) == 2:
+                        break
+            shown = len(view.turns[-1].content)
+            await asyncio.to_thread(site.model.answers[0].ended.wait, 20)
+            await asyncio.sleep(0.6)
+            return shown, site.model.answers[0].made
 
-    asyncio.run(leave())
-    assert _contents(history) == [["What is AI?", "w0 w1 w2 "]]
+        shown, made = asyncio.run(leave())
+        found = site.read()
+        assert len(found.content) > shown
+        assert (found.content, found.state) == ("".join(script.pieces[:made]), state)
 
 
 def test_a_stopped_answer_is_interrupted(tmp_path: Path) -> None:
     """Its text is kept and it does not count as whole."""
-    history = _history(tmp_path)
+    site = Site(_history(tmp_path), words=WORDS)
 
-    async def follow() -> None:
-        async for _ in history.keep("ann", None, _scripted(lambda index: index == 1)):
-            pass
+    async def follow() -> ChatView:
+        async for view in site.answer(None, (), "words"):
+            if len(view.turns) == 2:
+                site.presenter.answers.stop("ann", view.id)
+        return view
 
-    asyncio.run(follow())
-    (one,) = history.store.list("ann")
-    last = history.store.read("ann", one.id).messages[-1]
-    assert (last.content, last.state) == ("w0 w1 ", "interrupted")
+    last = asyncio.run(follow())
+    found = site.read()
+    assert (found.content, found.state) == (last.turns[-1].content, "interrupted")
 
 
 def test_without_a_place_to_write_the_page_goes_on(tmp_path: Path) -> None:
@@ -145,18 +165,19 @@ def test_without_a_place_to_write_the_page_goes_on(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     history = _history(tmp_path / "file")
     kept = _ask(history, None, (), "What is AI?")
-    assert kept[-1].view.turns[-1].content == "AI is the study of machines that learn."
+    assert kept[-1].turns[-1].content == "AI is the study of machines that learn."
     assert next(str(k.problem) for k in kept if k.problem is not None).count("--data") == 1
     listing = conversation_list(load_texts("en"), history, history.visitor({}), "", None)
     assert "--data" in listing
 
 
 def test_switched_off_nothing_is_written(tmp_path: Path) -> None:
-    """No file, no key, no cookie; the page says that nothing is kept."""
+    """No file, no key, no cookie that stays; the page says that nothing is kept."""
     history = History(Settings(data=str(tmp_path / "none"), history=False))
-    assert history.signer() is None
-    visitor = history.visitor({"a": "b"})
-    assert _ask(history, None, (), "What is AI?", visitor)[-1].view.turns[-1].role == "assistant"
+    assert not history.signer().lasting
+    visitor = history.visitor({history.signer().cookie_name: history.signer().issue()})
+    assert visitor is None
+    assert _ask(history, None, (), "What is AI?", visitor)[-1].turns[-1].role == "assistant"
     assert "not kept" in conversation_list(load_texts("en"), history, visitor, "", None)
     assert not (tmp_path / "none").exists()
 
@@ -165,7 +186,7 @@ def test_undo_is_kept_and_an_emptied_conversation_goes(tmp_path: Path) -> None:
     """Cut to one round, then to nothing: then it is not listed any more."""
     history = _history(tmp_path)
     first = _ask(history, None, (), "What is AI?")[-1]
-    second = _ask(history, first.place, first.view.turns, "two")[-1]
+    second = _ask(history, first.place, first.turns, "two")[-1]
     assert second.place is not None
     place, problem = history.cut("ann", second.place, 2)
     assert problem is None
@@ -183,7 +204,7 @@ def test_commands_of_the_list(tmp_path: Path) -> None:
     name = last.place.conversation_id
     moved, _ = history.carry_out("ann", "open", name, "", None)
     assert moved is not None
-    assert moved.turns == last.view.turns
+    assert moved.turns == last.turns
     assert history.carry_out("ann", "rename", name, "Other", last.place) == (None, None)
     assert [one.title for one in history.store.list("ann")] == ["Other"]
     assert history.carry_out("bob", "open", name, "", None)[0] is None

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 from chatglm_backend.core import Completed, FinishReason, PrefillProgress, Queued, Timing, Usage
+from chatglm_backend.serving.ticket import Logged
 from chatglm_backend.testing import scripted_info
 from chatglm_backend.ui.i18n import load_texts
 from chatglm_backend.ui.progress import Answer
@@ -24,7 +25,7 @@ def test_the_panel_shows_every_figure_of_an_answer_that_has_ended() -> None:
     answer = Answer()
     usage = Usage(prompt_tokens=300, completion_tokens=40, cached_tokens=256, draft_tokens=20, accepted_draft_tokens=12)
     timing = Timing(queue_wait_s=1.5, ttft_s=2.25, prefill_tok_s=88.0, decode_tok_s=7.25, total_s=9.0)
-    answer.take([Completed(FinishReason.STOP, usage, timing)])
+    answer.take([Logged(0.0, Completed(FinishReason.STOP, usage, timing))])
     assert _figures(answer) == {
         "inference_time": "9.00 s",
         "ttft": "2.25 s",
@@ -44,9 +45,9 @@ def test_the_panel_shows_every_figure_of_an_answer_that_has_ended() -> None:
 def test_the_panel_follows_the_queue_and_the_reused_tokens_while_an_answer_is_made() -> None:
     """The position while it waits; the tokens of the prompt that need not be read again."""
     answer = Answer()
-    answer.take([Queued(3, 20.0)])
+    answer.take([Logged(0.0, Queued(3, 20.0))])
     assert _figures(answer)["queue"] == "position 3"
-    answer.take([PrefillProgress(280, 300, cached=256)])
+    answer.take([Logged(0.0, PrefillProgress(280, 300, cached=256))])
     assert (_figures(answer)["queue"], _figures(answer)["cached_tokens"]) == ("–", "256")
 
 

@@ -17,13 +17,15 @@ import pytest
 
 from chatglm_backend.benchmark.quick import QuickItem, wait_until_idle
 from chatglm_backend.checkpoint.cache import CacheEntry
-from chatglm_backend.core import CancelToken, TokenEvent
+from chatglm_backend.core import CancelToken, GenerationParams, TokenEvent
 from chatglm_backend.errors import ModelInUse
 from chatglm_backend.service import Service
 from chatglm_backend.service.keeping import Keeper, Needs
 from chatglm_backend.service.report import Findings
+from chatglm_backend.serving.ticket import Logged
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import ScriptedModel, scripted_service
+from chatglm_backend.ui.answers import Caller, PageAnswers
 from chatglm_backend.ui.compare import ComparePresenter, CompareView
 from chatglm_backend.ui.i18n import load_texts
 from chatglm_backend.ui.models import ModelsPresenter
@@ -31,11 +33,14 @@ from chatglm_backend.ui.permission import may_manage
 from chatglm_backend.ui.plots import bar_plot, line_plot, sparkline
 from chatglm_backend.ui.presenter import PromptForm
 from chatglm_backend.ui.progress import Answer
-from chatglm_backend.ui.runner import AnswerRunner
 from chatglm_backend.ui.speed import SpeedDesk, SpeedPresenter, SpeedView
 
 TEXTS = load_texts("en")
 PLAN = (QuickItem(8, 1, 4), QuickItem(16, 1, 4), QuickItem(8, 2, 4))
+
+
+def _params(tokens: int, temperature: float = 0.0) -> Callable[[], GenerationParams]:
+    return lambda: GenerationParams(max_new_tokens=tokens, temperature=temperature)
 
 
 def _compare(
@@ -44,9 +49,9 @@ def _compare(
     service = scripted_service(model)
 
     async def collect() -> list[CompareView]:
-        presenter = ComparePresenter(service, AnswerRunner(service, poll_s=0.01), TEXTS)
+        presenter = ComparePresenter(service, PageAnswers(service), TEXTS)
         views = []
-        async with aclosing(presenter.generate("me", left, right)) as stream:
+        async with aclosing(presenter.generate(Caller("me", "tab"), left, right)) as stream:
             async for view in stream:
                 views.append(view)
                 act(presenter, view)
@@ -72,7 +77,7 @@ def _measure(model: ScriptedModel, act: Callable[[SpeedPresenter], None] = lambd
 def test_both_answers_get_their_own_settings_and_are_whole() -> None:
     """The two sides differ in what they were asked, and both end."""
     model = ScriptedModel()
-    left, right = PromptForm("What is AI?", 3, "raw", 0.0), PromptForm("What is AI?", 64, "recipe", 0.8)
+    left, right = PromptForm("What is AI?", _params(3), "raw"), PromptForm("What is AI?", _params(64, 0.8))
     last = _compare(model, left, right, lambda *_: None)[-1]
     asked = {(r.params.max_new_tokens, r.prompt_format, r.params.temperature) for r in model.requests}
     assert asked == {(3, "raw", 0.0), (64, "recipe", 0.8)}
@@ -86,9 +91,9 @@ def test_one_stop_ends_both_answers() -> None:
 
     def stop(presenter: ComparePresenter, view: CompareView) -> None:
         if "word1" in view.left.output and "word1" in view.right.output:
-            presenter.stop("me")
+            presenter.answers.stop("me", *view.ids)
 
-    last = _compare(model, PromptForm("slow", 2000), PromptForm("slow", 2000), stop)[-1]
+    last = _compare(model, PromptForm("slow", _params(2000)), PromptForm("slow", _params(2000)), stop)[-1]
     assert [ticket.cancelled for ticket in model.answers] == [True, True]
     assert not last.running
     assert "Stopped" in last.left.status
@@ -98,7 +103,7 @@ def test_one_stop_ends_both_answers() -> None:
 def test_a_bad_value_on_one_side_leaves_the_other_alone() -> None:
     """An error is shown where it belongs."""
     last = _compare(
-        ScriptedModel(), PromptForm("What is AI?", temperature=-1), PromptForm("What is AI?"), lambda *_: None
+        ScriptedModel(), PromptForm("What is AI?", _params(9, -1)), PromptForm("What is AI?"), lambda *_: None
     )[-1]
     assert "temperature" in last.left.status
     assert last.right.output.startswith("AI is")
@@ -337,7 +342,7 @@ def test_needs_count_only_what_is_not_here_yet(tmp_path: Path) -> None:
 def test_times_between_tokens_are_those_of_their_arrival() -> None:
     """A batch that is shown late does not look like one long pause."""
     answer = Answer(clock=lambda: 9.0)
-    answer.take_arrivals((at, TokenEvent(i, 5, "x")) for i, at in enumerate((1.0, 1.5, 1.75)))
+    answer.take(Logged(at, TokenEvent(i, 5, "x")) for i, at in enumerate((1.0, 1.5, 1.75)))
     assert list(answer.gaps_s) == [0.5, 0.25]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-__all__ = ["keep_outputs"]
+__all__ = ["event_about", "keep_outputs"]
 
 _Handler = Callable[..., AsyncGenerator[Any, None]]
 
@@ -34,3 +34,10 @@ def _or_nothing_new(handler: _Handler, outputs: int) -> _Handler:
             yield tuple(gr.skip() for _ in range(outputs)) if outputs > 1 else gr.skip()
 
     return run
+
+
+def event_about(event: gr.EventData) -> tuple[int, str]:
+    """Which message of a conversation an event is about, and what was typed there; 0 and nothing for a click."""
+    data = event._data if isinstance(event._data, dict) else {}
+    index, value = data.get("index", 0), data.get("value")
+    return (index if isinstance(index, int) else index[0]), value if isinstance(value, str) else ""

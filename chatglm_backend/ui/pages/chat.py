@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -15,19 +15,22 @@ import gradio as gr
 from chatglm_backend.errors import HistoryError
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.records import Place
+from chatglm_backend.ui.answers import Caller
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
-from chatglm_backend.ui.conversation import Turns, shown
-from chatglm_backend.ui.history import History, Kept, Moved
+from chatglm_backend.ui.conversation import Turns
+from chatglm_backend.ui.conversation import shown as shown_turns
+from chatglm_backend.ui.gradio_insides.handlers import event_about
+from chatglm_backend.ui.history import History, Moved
 from chatglm_backend.ui.history_list import conversation_list, read_command
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.markdown import as_typed
 from chatglm_backend.ui.pages.buttons import start_and_stop
 from chatglm_backend.ui.pages.history import build_history
+from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
+from chatglm_backend.ui.sampling import SamplingControls
 
 __all__ = ["build_chat_page"]
 
-_COUNT = 11  # what an update sets
-_Update = tuple[Any, ...]
 _PRESETS = ("translate", "summarise", "explain", "email")
 _LATEX = [
     {"left": "$$", "right": "$$", "display": True},
@@ -37,10 +40,41 @@ _LATEX = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What every handler is given; then come the values of the sampling controls."""
+
+    turns: Turns
+    place: Place | None
+    id: str
+    search: str
+    system: str
+    box: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Outputs(Outputs):
+    """What every handler may set. ``turns``, ``place`` and ``id``, of the request that is shown, are states."""
+
+    turns: Any = KEPT
+    chat: Any = KEPT
+    box: Any = KEPT
+    status: Any = KEPT
+    context: Any = KEPT
+    timing: Any = KEPT
+    send: Any = KEPT
+    stop: Any = KEPT
+    more: Any = KEPT
+    place: Any = KEPT
+    listing: Any = KEPT
+    id: Any = KEPT
+
+
 def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History, settings: Settings) -> gr.Textbox:
     """Lay the page out in the current Blocks; returns the system prompt's box, shown to families that read one."""
     t, blank = presenter.texts, presenter.blank()
-    turns, place = gr.State(()), gr.State(None)
+    turns, place, name = gr.State(()), gr.State(None), gr.State("")
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=300):
             chat = gr.Chatbot(
@@ -62,38 +96,34 @@ def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History,
                 clear = gr.Button(t("chat.new"), elem_id="cg-chat-clear", scale=1)
             gr.HTML(f'<p class="cg-keys">{escape(t("chat.keys"))}</p>')
         with gr.Column(scale=4, min_width=300):
-            kept = build_history(history, t)
+            panel = build_history(history, t)
             system = gr.Textbox(
                 label=t("chat.system"), info=t("chat.system_info"), lines=2, max_lines=6, visible=False,
                 elem_id="cg-chat-system",
             )  # fmt: skip
-            tokens = gr.Slider(
-                1, 2048, value=max(settings.max_new_tokens, 512), step=1, label=t("prompt.max_new_tokens"),
-                elem_id="cg-chat-max-new-tokens",
-            )  # fmt: skip
+            sampling = SamplingControls(
+                t, settings, "cg-chat-{}", {"max_new_tokens": max(settings.max_new_tokens, 512)}
+            )
+            sampling.add("max_new_tokens")
             with gr.Accordion(t("prompt.sampling"), open=False, elem_id="cg-chat-sampling"):
-                temperature = gr.Slider(0, 2, value=settings.temperature, step=0.05, label=t("prompt.temperature"))
-                top_p = gr.Slider(0, 1, value=settings.top_p, step=0.01, label=t("prompt.top_p"))
+                sampling.add()
             timing = gr.HTML(blank.timing, elem_id="cg-chat-timing")
 
-    inputs = [turns, place, kept.search, system, tokens, temperature, top_p]
-    outputs = [turns, chat, box, status, context, timing, send, stop, more, place, kept.listing]
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    at_once = {**quiet, "queue": False}
-    handlers = _Handlers(presenter, history)
-    send.click(handlers.send(), [box, *inputs], outputs, **quiet)
-    more.click(handlers.go_on(), inputs, outputs, **quiet)
-    chat.retry(handlers.regenerate(), inputs, outputs, **quiet)
-    chat.edit(handlers.edit(), inputs, outputs, **quiet)
-    chat.undo(handlers.undo(), [turns, place, kept.search], outputs, **at_once)
-    stop.click(handlers.stop(), **at_once)
-    clear.click(handlers.clear(), kept.search, outputs, **at_once)
+    components = _Inputs(turns, place, name, panel.search, system, box, panel.command)
+    inputs = [*(getattr(components, one.name) for one in fields(components)), *sampling.components]
+    outputs = _Outputs(turns, chat, box, status, context, timing, send, stop, more, place, panel.listing, name).all()
+    handlers = _Handlers(presenter, history, sampling)
+    answered = {"send": send.click, "go_on": more.click, "regenerate": chat.retry, "edit": chat.edit}
+    for action, event in answered.items():
+        event(handlers.answering(action), inputs, outputs, **QUIET)
+    chat.undo(handlers.turning("undo"), inputs, outputs, **QUIET)
+    clear.click(handlers.turning("clear"), inputs, outputs, **QUIET)
+    stop.click(handlers.stop, name, **AT_ONCE)
     if history.enabled:
-        kept.search.change(handlers.search(), [kept.search, place], kept.listing, trigger_mode="always_last", **at_once)
-        kept.command.change(
-            handlers.command(), [kept.command, kept.search, place], outputs, trigger_mode="multiple", **quiet
-        )
-        page.load(handlers.restore(), None, outputs, **quiet)
+        searched = [panel.search, place]
+        panel.search.change(handlers.search, searched, panel.listing, trigger_mode="always_last", **AT_ONCE)
+        panel.command.change(handlers.turning("command"), inputs, outputs, trigger_mode="multiple", **QUIET)
+        page.load(handlers.turning("restore"), inputs, outputs, **QUIET)
     return system
 
 
@@ -107,213 +137,110 @@ def _presets(t: Texts) -> str:
 
 
 class _Handlers:
-    """What Gradio calls, one method for each event: the visitor from the cookie, the logic from the presenter."""
+    """What Gradio calls: one handler for all that is answered, one for all that shows other turns."""
 
-    def __init__(self, presenter: ChatPresenter, history: History) -> None:
+    def __init__(self, presenter: ChatPresenter, history: History, sampling: SamplingControls) -> None:
         self._presenter = presenter
         self._history = history
-        self._live = presenter.live
+        self._sampling = sampling
 
-    def send(self) -> Any:  # noqa: ANN401  a handler, in Gradio's eyes any function
-        async def send(
-            text: str, turns: Turns, place: Place | None, search: str, system: str, tokens: float,
-            temperature: float, top_p: float, request: gr.Request,
-        ) -> AsyncGenerator[_Update, None]:  # fmt: skip
-            form = ChatForm(system or "", tokens, temperature, top_p)
+    def answering(self, action: str) -> Any:  # noqa: ANN401  a handler, in Gradio's eyes any function
+        """``send``, ``go_on``, ``regenerate`` and ``edit``."""
 
-            def views(session: str, run: str) -> AsyncGenerator[ChatView, None]:
-                return self._presenter.send(session, turns, text or "", form, run)
-
-            async with aclosing(self._answer(request, place, search, views)) as updates:
+        async def answer(
+            request: gr.Request,
+            event: gr.EventData,
+            *values: Any,  # noqa: ANN401
+        ) -> AsyncGenerator[tuple[Any, ...], None]:
+            given, numbers = self._given(values)
+            index, typed = event_about(event)
+            text = as_typed(typed) if action == "edit" else given.box or ""
+            form = ChatForm(partial(self._sampling.params, numbers), given.system or "")
+            caller, asked = self._caller(request), self._presenter.asked(action, given.turns, index, text)
+            views = self._presenter.answer(caller, given.place, given.turns, asked, form)
+            async with aclosing(shown(views, partial(self._show, caller, given.search))) as updates:
                 async for update in updates:
                     yield update
 
-        return send
+        return answer
 
-    def go_on(self) -> Any:  # noqa: ANN401
-        async def go_on(
-            turns: Turns, place: Place | None, search: str, system: str, tokens: float, temperature: float,
-            top_p: float, request: gr.Request,
-        ) -> AsyncGenerator[_Update, None]:  # fmt: skip
-            form = ChatForm(system or "", tokens, temperature, top_p)
+    def turning(self, action: str) -> Any:  # noqa: ANN401
+        """``undo``, ``clear``, ``command`` of the list, and ``restore`` of a page that was just opened."""
 
-            def views(session: str, run: str) -> AsyncGenerator[ChatView, None]:
-                return self._presenter.go_on(session, turns, form, run)
-
-            async with aclosing(self._answer(request, place, search, views)) as updates:
-                async for update in updates:
-                    yield update
-
-        return go_on
-
-    def regenerate(self) -> Any:  # noqa: ANN401
-        async def regenerate(
-            turns: Turns, place: Place | None, search: str, system: str, tokens: float, temperature: float,
-            top_p: float, request: gr.Request, data: gr.RetryData,
-        ) -> AsyncGenerator[_Update, None]:  # fmt: skip
-            form = ChatForm(system or "", tokens, temperature, top_p)
-
-            def views(session: str, run: str) -> AsyncGenerator[ChatView, None]:
-                return self._presenter.regenerate(session, turns, _index(data.index), form, run)
-
-            async with aclosing(self._answer(request, place, search, views)) as updates:
-                async for update in updates:
-                    yield update
-
-        return regenerate
-
-    def edit(self) -> Any:  # noqa: ANN401
-        async def edit(
-            turns: Turns, place: Place | None, search: str, system: str, tokens: float, temperature: float,
-            top_p: float, request: gr.Request, data: gr.EditData,
-        ) -> AsyncGenerator[_Update, None]:  # fmt: skip
-            form = ChatForm(system or "", tokens, temperature, top_p)
-            text = as_typed(data.value) if isinstance(data.value, str) else ""
-
-            def views(session: str, run: str) -> AsyncGenerator[ChatView, None]:
-                return self._presenter.edit(session, turns, _index(data.index), text, form, run)
-
-            async with aclosing(self._answer(request, place, search, views)) as updates:
-                async for update in updates:
-                    yield update
-
-        return edit
-
-    def undo(self) -> Any:  # noqa: ANN401
-        def undo(turns: Turns, place: Place | None, search: str, request: gr.Request, data: gr.UndoData) -> _Update:
-            view = self._presenter.undo(turns, _index(data.index))
-            visitor, problem = self._visitor(request), None
-            if visitor is not None and place is not None:
-                place, problem = self._history.cut(visitor, place, len(view.turns))
-            return self._turned(request, Kept(view, place, changed=True, problem=problem), search)
-
-        return undo
-
-    def stop(self) -> Any:  # noqa: ANN401
-        def stop(request: gr.Request) -> None:
-            self._live.stop(request.session_hash or "")
-
-        return stop
-
-    def clear(self) -> Any:  # noqa: ANN401
-        def clear(search: str, request: gr.Request) -> _Update:
-            problem = self._history.leave(self._visitor(request))
-            return self._turned(request, Kept(self._presenter.show(()), None, changed=True, problem=problem), search)
-
-        return clear
-
-    def search(self) -> Any:  # noqa: ANN401
-        def search(text: str, place: Place | None, request: gr.Request) -> str:
-            return self._list(self._visitor(request), text, place)
-
-        return search
-
-    def command(self) -> Any:  # noqa: ANN401
-        async def command(
-            source: str, search: str, place: Place | None, request: gr.Request
-        ) -> AsyncGenerator[_Update, None]:
-            visitor, asked = self._visitor(request), read_command(source)
-            if visitor is None or not asked.action:
-                yield (gr.skip(),) * _COUNT
-                return
-            moved, problem = await asyncio.to_thread(
-                self._history.carry_out, visitor, asked.action, asked.id, asked.text, place
-            )
+        async def turn(
+            request: gr.Request,
+            event: gr.EventData,
+            *values: Any,  # noqa: ANN401
+        ) -> AsyncGenerator[tuple[Any, ...], None]:
+            given, caller = self._given(values)[0], self._caller(request)
+            moved, problem = await asyncio.to_thread(self._moved, action, caller, given, event_about(event)[0])
             if moved is None:
-                yield *((gr.skip(),) * (_COUNT - 1)), self._list(visitor, search, place, problem)
+                if action in ("command", "restore"):
+                    listing = self._list(caller, given.search, given.place, problem)
+                    yield tuple(_Outputs(listing=listing).all())
                 return
-            async with aclosing(self._show(request, moved, search, problem)) as updates:
+            views = self._presenter.show(caller, moved, problem)
+            async with aclosing(shown(views, partial(self._show, caller, given.search))) as updates:
                 async for update in updates:
                     yield update
 
-        return command
+        return turn
 
-    def restore(self) -> Any:  # noqa: ANN401
-        async def restore(request: gr.Request) -> AsyncGenerator[_Update, None]:
-            visitor = self._visitor(request)
-            moved, problem = await asyncio.to_thread(self._history.last_open, visitor)
-            if moved is None:
-                yield *((gr.skip(),) * (_COUNT - 1)), self._list(visitor, "", None, problem)
-                return
-            async with aclosing(self._show(request, moved, "", problem, keep_box=True)) as updates:
-                async for update in updates:
-                    yield update
+    def stop(self, request: gr.Request, name: str) -> None:
+        """End the answer; its text stays."""
+        self._presenter.answers.stop(self._caller(request).visitor, name)
 
-        return restore
+    def search(self, request: gr.Request, text: str, place: Place | None) -> str:
+        """The list of those that hold the text."""
+        return self._list(self._caller(request), text, place)
 
-    async def _answer(
-        self,
-        request: gr.Request,
-        place: Place | None,
-        search: str,
-        views: Callable[[str, str], AsyncGenerator[ChatView, None]],
-    ) -> AsyncGenerator[_Update, None]:
-        """Begin an answer and show it; it goes on for a while without this page."""
-        session, run, visitor = request.session_hash or "", secrets.token_hex(4), self._visitor(request)
-        kept = self._history.keep(visitor, place, views(session, run))
-        watched = self._live.begin(session, visitor, kept, lambda: self._presenter.stop(session, run))
-        running = False
-        async with aclosing(watched):
-            async for one in watched:
-                yield self._update(one, visitor, search, sent=running and one.view.running)
-                running = one.view.running
+    def _moved(
+        self, action: str, caller: Caller, given: _Inputs, index: int
+    ) -> tuple[Moved | None, HistoryError | None]:
+        """What to show instead of what is there."""
+        if action == "clear":
+            return Moved(box=""), self._history.leave(caller.keeper)
+        if action == "restore":
+            moved, problem = self._history.last_open(caller.keeper)
+            return (None if moved is None else replace(moved, box=None)), problem
+        if action == "undo":
+            turns, box = self._presenter.undo(given.turns, index)
+            place, problem = given.place, None
+            if caller.keeper is not None and place is not None:
+                place, problem = self._history.cut(caller.keeper, place, len(turns))
+            return Moved(turns, place, box), problem
+        asked = read_command(given.command)
+        if caller.keeper is None or not asked.action:
+            return None, None
+        return self._history.carry_out(caller.keeper, asked.action, asked.id, asked.text, given.place)
 
-    async def _show(
-        self, request: gr.Request, moved: Moved, search: str, problem: HistoryError | None, *, keep_box: bool = False
-    ) -> AsyncGenerator[_Update, None]:
-        """Show a conversation, and the answer that is being written in it, if there is one."""
-        visitor, name = self._visitor(request), "" if moved.place is None else moved.place.conversation_id
+    def _given(self, values: Sequence[Any]) -> tuple[_Inputs, Sequence[Any]]:
+        count = len(fields(_Inputs))
+        return _Inputs(*values[:count]), values[count:]
 
-        def same(kept: Kept) -> bool:
-            return kept.place is not None and kept.place.conversation_id == name
+    def _caller(self, request: gr.Request) -> Caller:
+        return caller_of(request, self._history)
 
-        first, running = True, False
-        view = await asyncio.to_thread(self._presenter.show, moved.turns)
-        view = replace(view, box=None) if keep_box else view
-        still = Kept(view, moved.place, changed=True, problem=problem)
-        session = request.session_hash or ""
-        self._live.detach(session, still)
-        async with aclosing(self._live.resume(session, visitor, same)) as watched:
-            async for kept in watched:
-                view = self._presenter.again(kept.view)
-                one = replace(kept, view=view, changed=first or kept.changed)
-                yield self._update(one, visitor, search, sent=running and view.running)
-                first, running = False, view.running
-        if first:
-            yield self._update(still, visitor, search)
-
-    def _turned(self, request: gr.Request, kept: Kept, search: str) -> _Update:
-        """Show something else than the answer that is being written."""
-        self._live.detach(request.session_hash or "", kept)
-        return self._update(kept, self._visitor(request), search)
-
-    def _visitor(self, request: gr.Request) -> str | None:
-        return self._history.visitor(dict(request.cookies))
-
-    def _update(self, kept: Kept, visitor: str | None, search: str, *, sent: bool = False) -> _Update:
+    def _show(self, caller: Caller, search: str, view: ChatView, sent: bool) -> _Outputs:  # noqa: FBT001
         """``sent``: an answer is being written, and the page's buttons are as they should be then already."""
-        t, view, mark = (
-            self._presenter.texts,
-            kept.view,
-            f'\n\n<span class="cg-cut">{escape(self._presenter.texts("chat.cut"))}</span>',
+        t = self._presenter.texts
+        start, stop = start_and_stop(t("chat.send"), t("prompt.stop"), running=view.running, sent=sent)
+        found = _Outputs(
+            turns=view.turns,
+            chat=shown_turns(view.turns, f'\n\n<span class="cg-cut">{escape(t("chat.cut"))}</span>'),
+            status=view.status,
+            context=view.context,
+            timing=view.timing,
+            send=start,
+            stop=stop,
+            more=gr.skip() if sent else gr.Button(t("chat.go_on"), visible=view.resumable),
+            id=view.id,
         )
-        values = (
-            view.turns,
-            shown(view.turns, mark),
-            gr.skip() if view.box is None else view.box,
-            view.status,
-            view.context,
-            view.timing,
-            *start_and_stop(t("chat.send"), t("prompt.stop"), running=view.running, sent=sent),
-            gr.skip() if sent else gr.Button(t("chat.go_on"), visible=view.resumable),
-        )
-        if not kept.changed:
-            return *values, gr.skip(), gr.skip()
-        return *values, kept.place, self._list(visitor, search, kept.place, kept.problem)
+        if view.box is not None:
+            found = replace(found, box=view.box)
+        if view.changed:
+            found = replace(found, place=view.place, listing=self._list(caller, search, view.place, view.problem))
+        return found
 
-    def _list(self, visitor: str | None, search: str, place: Place | None, problem: HistoryError | None = None) -> str:
-        return conversation_list(self._presenter.texts, self._history, visitor, search or "", place, problem)
-
-
-def _index(index: int | tuple[int, int] | list[int]) -> int:
-    return index if isinstance(index, int) else index[0]
+    def _list(self, caller: Caller, search: str, place: Place | None, problem: HistoryError | None = None) -> str:
+        return conversation_list(self._presenter.texts, self._history, caller.keeper, search or "", place, problem)

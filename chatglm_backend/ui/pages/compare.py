@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from chatglm_backend.core import PromptFormat
 from chatglm_backend.settings import Settings
 from chatglm_backend.ui.compare import ComparePresenter, CompareView, SideView
-from chatglm_backend.ui.i18n import Texts
+from chatglm_backend.ui.history import History
 from chatglm_backend.ui.options import slider_start
 from chatglm_backend.ui.pages.buttons import start_and_stop
+from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
 from chatglm_backend.ui.presenter import PromptForm
+from chatglm_backend.ui.sampling import SamplingControls
 
 __all__ = ["build_compare_page"]
 
 _SIDES = ("a", "b")
 
 
-def build_compare_page(presenter: ComparePresenter, settings: Settings) -> None:
+@dataclass(frozen=True, slots=True)
+class _Outputs(Outputs):
+    """``ids`` is a state: the two requests that the page shows."""
+
+    generate: Any = KEPT
+    stop: Any = KEPT
+    status_a: Any = KEPT
+    output_a: Any = KEPT
+    timing_a: Any = KEPT
+    status_b: Any = KEPT
+    output_b: Any = KEPT
+    timing_b: Any = KEPT
+    ids: Any = KEPT
+
+
+def build_compare_page(presenter: ComparePresenter, history: History, settings: Settings) -> None:
     """Lay the page out in the current Blocks."""
     t = presenter.texts
     prompt = gr.Textbox(
@@ -33,28 +51,46 @@ def build_compare_page(presenter: ComparePresenter, settings: Settings) -> None:
         stop = gr.Button(t("compare.stop"), elem_id="cg-compare-stop", interactive=False, scale=1)
     gr.HTML(f'<p class="cg-keys">{t("compare.note")}</p>')
     blank = presenter.blank()
-    choices: list[Any] = []
-    outputs: list[Any] = [generate, stop]
+    choices, parts, sampling = [], [], []
     with gr.Row(equal_height=False):
         for side, view in zip(_SIDES, (blank.left, blank.right), strict=True):
             with gr.Column(scale=1, min_width=290, elem_id=f"cg-compare-{side}"):
-                choices += _choices(presenter, settings, side)
-                outputs += _answer(presenter, view, side)
-    generate.click(_generate(presenter), [prompt, *choices], outputs, show_progress="hidden", api_visibility="private")
-    stop.click(_stop(presenter), queue=False, show_progress="hidden", api_visibility="private")
+                controls, others = _choices(presenter, settings, side)
+                sampling.append(controls)
+                choices += [*others, *controls.components]
+                parts += _answer(presenter, view, side)
+
+    def form(prompt: str, side: int, values: Sequence[Any]) -> PromptForm:
+        return PromptForm(prompt, partial(sampling[side].params, values[2:]), values[0], values[1] or "")
+
+    async def ask(request: gr.Request, prompt: str, *values: Any) -> AsyncGenerator[tuple[Any, ...], None]:  # noqa: ANN401
+        half = len(values) // 2
+        left, right = form(prompt or "", 0, values[:half]), form(prompt or "", 1, values[half:])
+        async with aclosing(shown(presenter.generate(caller_of(request, history), left, right), show)) as updates:
+            async for update in updates:
+                yield update
+
+    def end(request: gr.Request, names: tuple[str, ...]) -> None:
+        presenter.answers.stop(caller_of(request, history).visitor, *names)
+
+    def show(view: CompareView, sent: bool) -> _Outputs:  # noqa: FBT001
+        buttons = start_and_stop(t("compare.generate"), t("compare.stop"), running=view.running, sent=sent)
+        sides = [part for side in (view.left, view.right) for part in (side.status, side.output, side.timing)]
+        return _Outputs(*[*buttons, *sides, view.ids])
+
+    ids = gr.State(())
+    generate.click(ask, [prompt, *choices], _Outputs(*[generate, stop, *parts, ids]).all(), **QUIET)
+    stop.click(end, ids, **AT_ONCE)
 
 
-def _choices(presenter: ComparePresenter, settings: Settings, side: str) -> list[Any]:
+def _choices(
+    presenter: ComparePresenter, settings: Settings, side: str
+) -> tuple[SamplingControls, tuple[gr.Radio, gr.Radio]]:
     t = presenter.texts
     name = side.upper()
-    temperature = gr.Slider(
-        0, 2, value=settings.temperature if side == "a" else 0.8, step=0.05, label=f"{name}: {t('prompt.temperature')}",
-        elem_id=f"cg-compare-temperature-{side}",
-    )  # fmt: skip
-    tokens = gr.Slider(
-        1, 2048, value=slider_start(settings), step=1, label=f"{name}: {t('prompt.max_new_tokens')}",
-        elem_id=f"cg-compare-tokens-{side}",
-    )  # fmt: skip
+    starts = {"temperature": settings.temperature if side == "a" else 0.8, "max_new_tokens": slider_start(settings)}
+    sampling = SamplingControls(t, settings, f"cg-compare-{{}}-{side}", starts, prefix=f"{name}: ")
+    sampling.add("temperature", "max_new_tokens")
     form = gr.Radio(
         [(t(f"prompt.format.{kind}"), kind) for kind in ("recipe", "chat", "raw")], value="recipe",
         label=f"{name}: {t('prompt.format')}", elem_id=f"cg-compare-format-{side}",
@@ -63,7 +99,9 @@ def _choices(presenter: ComparePresenter, settings: Settings, side: str) -> list
         [(t("compare.kernel.own"), ""), (t("compare.kernel.bigdl"), "bigdl")], value="",
         label=f"{name}: {t('timing.kernel')}", elem_id=f"cg-compare-kernel-{side}",
     )  # fmt: skip
-    return [temperature, tokens, form, kernel]
+    with gr.Accordion(f"{name}: {t('prompt.sampling')}", open=False):
+        sampling.add()
+    return sampling, (form, kernel)
 
 
 def _answer(presenter: ComparePresenter, view: SideView, side: str) -> list[Any]:
@@ -75,37 +113,3 @@ def _answer(presenter: ComparePresenter, view: SideView, side: str) -> list[Any]
     status = gr.HTML(view.status, elem_id=f"cg-compare-status-{side}")
     timing = gr.HTML(view.timing, elem_id=f"cg-compare-timing-{side}")
     return [status, output, timing]
-
-
-def _generate(presenter: ComparePresenter) -> Any:  # noqa: ANN401  a handler, in Gradio's eyes any function
-    async def generate(
-        prompt: str,
-        temperature_a: float,
-        tokens_a: float,
-        format_a: PromptFormat,
-        kernel_a: str,
-        temperature_b: float,
-        tokens_b: float,
-        format_b: PromptFormat,
-        kernel_b: str,
-        request: gr.Request,
-    ) -> AsyncGenerator[tuple[Any, ...], None]:
-        left = PromptForm(prompt or "", tokens_a, format_a, temperature_a, kernel=kernel_a or "")
-        right = PromptForm(prompt or "", tokens_b, format_b, temperature_b, kernel=kernel_b or "")
-        async with aclosing(presenter.generate(request.session_hash or "", left, right)) as views:
-            async for view in views:
-                yield _updates(presenter.texts, view)
-
-    return generate
-
-
-def _stop(presenter: ComparePresenter) -> Any:  # noqa: ANN401
-    def stop(request: gr.Request) -> None:
-        presenter.stop(request.session_hash or "")
-
-    return stop
-
-
-def _updates(t: Texts, view: CompareView) -> tuple[Any, ...]:
-    sides = [part for side in (view.left, view.right) for part in (side.status, side.output, side.timing)]
-    return (*start_and_stop(t("compare.generate"), t("compare.stop"), running=view.running), *sides)

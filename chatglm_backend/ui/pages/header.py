@@ -8,14 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from chatglm_backend.ui.chat import ChatPresenter
-from chatglm_backend.ui.compare import ComparePresenter
+from chatglm_backend.ui.answers import PageAnswers
 from chatglm_backend.ui.gradio_insides.labels import own_labels
 from chatglm_backend.ui.pages.model import ModelPage
 from chatglm_backend.ui.presenter import HeaderView, Presenter
 from chatglm_backend.ui.speed import SpeedPresenter
 
-__all__ = ["build_header", "follow_model", "stop_when_closed"]
+__all__ = ["build_header", "follow_model", "leave_when_closed"]
 
 _LOGO = (
     '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round" '
@@ -88,16 +87,11 @@ def follow_model(
     model.cancel.click(cancel, None, outputs, **quiet)
 
 
-def stop_when_closed(
-    page: gr.Blocks, presenter: Presenter, chat: ChatPresenter, *others: ComparePresenter | SpeedPresenter
-) -> None:
-    """When a visitor closes or reloads the page, prompt and chat go on for a while, all else ends."""
+def leave_when_closed(page: gr.Blocks, answers: PageAnswers, speed: SpeedPresenter) -> None:
+    """When a visitor closes or reloads the page, answers go on for a while, a speed test ends."""
 
     def leave(request: gr.Request) -> None:
-        session = request.session_hash or ""
-        presenter.live.leave(session)
-        chat.live.leave(session)
-        for other in others:
-            other.stop(session)
+        answers.leave(request.session_hash or "")
+        speed.stop(request.session_hash or "")
 
     page.unload(leave)

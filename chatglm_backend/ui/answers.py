@@ -1,0 +1,193 @@
+"""The answers that pages show: which ticket belongs to which page, who may read it, and what it looks like now.
+
+Everything of an answer is in its ticket's log; here stands only what a page needs beside it. One per process,
+shared by all languages. It knows no components.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from chatglm_backend.core import GenerationRequest
+from chatglm_backend.errors import ChatGLMError, EngineFailure, HistoryError
+from chatglm_backend.serving.ticket import Ticket
+from chatglm_backend.settings import Settings
+from chatglm_backend.store.records import Place
+from chatglm_backend.ui.conversation import Fitted, Turns
+from chatglm_backend.ui.history import AnswerKeeper
+from chatglm_backend.ui.ports import PageService
+from chatglm_backend.ui.progress import Answer
+
+__all__ = ["Caller", "Page", "PageAnswer", "PageAnswers", "Watch"]
+
+Page = Literal["prompt", "chat", "compare a", "compare b"]
+
+_PACE_S = 0.2
+_HEARTBEAT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the visitor, in one of their tabs. ``keeper`` is the visitor where their conversations are kept."""
+
+    visitor: str
+    tab: str
+    keeper: str | None = None
+
+
+@dataclass(eq=False, slots=True)
+class PageAnswer:
+    """One answer of a page. ``turns``, ``fitted``, ``place`` and ``keeping`` are the Chat page's.
+
+    ``id`` is the request's; ``problem`` is why the history could not keep it, until a page has told.
+    """
+
+    id: str
+    page: Page
+    visitor: str
+    ticket: Ticket | None = None
+    turns: Turns = ()
+    fitted: Fitted | None = None
+    place: Place | None = None
+    keeping: AnswerKeeper | None = None
+    problem: HistoryError | None = None
+    stopped: bool = False
+    seen: bool = False
+    task: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """Ask for its end, also before it has a ticket. Safe from any thread."""
+        self.stopped = True
+        if self.ticket is not None:
+            self.ticket.cancel()
+
+    async def save(self, answer: Answer) -> None:
+        """Keep what there is of it."""
+        if self.keeping is not None:
+            self.problem = await asyncio.to_thread(self.keeping.save, answer) or self.problem
+
+
+@dataclass(eq=False, slots=True)
+class Watch:
+    """One tab that follows an answer, until it turns to something else, and then shows ``instead``."""
+
+    answer: PageAnswer
+    turned: bool = False
+    instead: Any = None
+
+
+@dataclass(slots=True)
+class PageAnswers:
+    """All answers that a page may still ask for."""
+
+    service: PageService
+    settings: Settings = field(default_factory=Settings)
+    _answers: dict[str, PageAnswer] = field(default_factory=dict)
+    _watches: dict[tuple[str, Page], Watch] = field(default_factory=dict)
+
+    def open(self, page: Page, caller: Caller) -> Watch:
+        """Begin an answer, and watch it; it replaces the one that the tab showed."""
+        self.turn(page, caller)
+        answer = PageAnswer(secrets.token_hex(8), page, caller.visitor)
+        self._answers[answer.id] = answer
+        return self._watch(answer, caller)
+
+    async def submit(self, answer: PageAnswer, request: GenerationRequest) -> None:
+        """Queue its request. Raises what the service raises, always as a :class:`ChatGLMError`."""
+        try:
+            answer.ticket = ticket = await asyncio.to_thread(
+                self.service.submit,
+                request,
+                wait=True,
+                disconnect_grace_s=self.settings.disconnect_grace,
+                timeout_s=self.settings.request_timeout,
+            )
+        except Exception as error:
+            self._answers.pop(answer.id, None)
+            raise error if isinstance(error, ChatGLMError) else EngineFailure(reason=type(error).__name__) from error
+        if answer.stopped:
+            ticket.cancel()
+        answer.task = asyncio.create_task(self._attend(answer, ticket))
+
+    def resume(
+        self, page: Page, caller: Caller, wanted: Callable[[PageAnswer], bool] = lambda _: True, *, left: bool = False
+    ) -> Watch | None:
+        """Watch the visitor's newest answer of this page that is ``wanted``; with ``left``, that no tab watches."""
+        watched = {id(watch.answer) for watch in self._watches.values()}
+        for answer in reversed(tuple(self._answers.values())):
+            mine = (answer.page, answer.visitor) == (page, caller.visitor) and answer.ticket is not None
+            if mine and wanted(answer) and not (left and id(answer) in watched):
+                return self._watch(answer, caller)
+        return None
+
+    def stop(self, visitor: str, *ids: str) -> None:
+        """Stop these answers, if they are the visitor's; their texts stay."""
+        for name in ids:
+            answer = self._answers.get(name)
+            if answer is not None and answer.visitor == visitor:
+                answer.stop()
+
+    def turn(self, page: Page, caller: Caller, instead: Any = None) -> None:  # noqa: ANN401 - what the page shows
+        """The tab turns to something else, ``instead``, at once: what no other tab watches is stopped."""
+        watch = self._watches.pop((caller.tab, page), None)
+        if watch is not None:
+            watch.instead, watch.turned = instead, True
+            if all(other.answer is not watch.answer for other in tuple(self._watches.values())):
+                watch.answer.stop()
+
+    def leave(self, tab: str) -> None:
+        """The tab has gone; its answers go on for the grace period."""
+        for key in [key for key in tuple(self._watches) if key[0] == tab]:
+            self._watches.pop(key).turned = True
+
+    async def follow(self, watch: Watch) -> AsyncGenerator[Answer, None]:
+        """The answer as it grows, from its beginning; kept before it is shown. Ends early when the tab turns."""
+        ticket, answer = watch.answer.ticket, Answer()
+        if ticket is None:
+            raise EngineFailure(reason="the answer was not begun")
+        try:
+            async with aclosing(ticket.follow(pace_s=_PACE_S, heartbeat_s=_HEARTBEAT_S)) as log:
+                async for batch in log:
+                    answer.started = ticket.submitted_at
+                    answer.take(batch)
+                    await watch.answer.save(answer)
+                    if watch.turned:
+                        return
+                    yield answer
+        except ChatGLMError as error:
+            answer.fail(error)
+            if not watch.turned:
+                yield answer
+        finally:
+            if not answer.running and not watch.turned:
+                watch.answer.seen = True
+                self._answers.pop(watch.answer.id, None)
+            self._forget(watch)
+
+    def _watch(self, answer: PageAnswer, caller: Caller) -> Watch:
+        watch = self._watches[(caller.tab, answer.page)] = Watch(answer)
+        return watch
+
+    def _forget(self, watch: Watch) -> None:
+        for key in [key for key, found in tuple(self._watches.items()) if found is watch]:
+            self._watches.pop(key, None)
+
+    async def _attend(self, answer: PageAnswer, ticket: Ticket) -> None:
+        """Keep the answer while nobody looks, and forget it some time after its end."""
+        grown = Answer()
+        try:
+            async with aclosing(ticket.follow(pace_s=_PACE_S, reading=False)) as log:
+                async for batch in log:
+                    grown.take(batch)
+                    await answer.save(grown)
+        except ChatGLMError as error:
+            grown.fail(error)
+            await answer.save(grown)
+        if not answer.seen:
+            await asyncio.sleep(self.settings.disconnect_grace)
+        self._answers.pop(answer.id, None)

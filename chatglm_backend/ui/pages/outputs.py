@@ -1,0 +1,59 @@
+"""What handlers set on a page, by name: the same fields hold the components when wired, and the updates when sent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeVar
+
+import gradio as gr
+
+from chatglm_backend.ui.answers import Caller
+from chatglm_backend.ui.history import History
+from chatglm_backend.ui.visitor import visitor_name
+
+__all__ = ["AT_ONCE", "KEPT", "QUIET", "Outputs", "caller_of", "shown"]
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+AT_ONCE: dict[str, Any] = {**QUIET, "queue": False}
+
+
+KEPT: Any = object()
+"""What is not named stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Base of a page's outputs: a field for each component, or its update."""
+
+    def all(self) -> list[Any]:
+        """The fields' values in their order, as Gradio takes them."""
+        values = [getattr(self, one.name) for one in fields(self)]
+        return [gr.skip() if value is KEPT else value for value in values]
+
+
+class _View(Protocol):
+    @property
+    def running(self) -> bool: ...
+
+
+V = TypeVar("V", bound=_View)
+
+
+async def shown(
+    views: AsyncGenerator[V, None], show: Callable[[V, bool], Outputs]
+) -> AsyncGenerator[tuple[Any, ...], None]:
+    """Updates of a page; ``show`` is told whether its buttons are as they should be while something runs already."""
+    running = False
+    async with aclosing(views):
+        async for view in views:
+            yield tuple(show(view, running and view.running).all())
+            running = view.running
+
+
+def caller_of(request: gr.Request, history: History) -> Caller:
+    """Who called a handler, and from which tab."""
+    cookies, client = dict(request.cookies), request.client
+    name = visitor_name(history.signer(), cookies, client.host if client else None)
+    return Caller(name, request.session_hash or "", history.visitor(cookies))
