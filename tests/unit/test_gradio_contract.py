@@ -163,6 +163,26 @@ def test_events_are_not_carried_out_without_the_queue(path: str) -> None:
     assert (reply.is_success, called) == (False, []), changed("api_open=False no longer closes the direct routes")
 
 
+def test_no_unknown_route_takes_the_number_of_a_session_or_an_event() -> None:
+    """Who checks whose a session or an event is must know every route that names one, in path, query or body."""
+    spec = served().get("/zh/openapi.json").json()
+    numbers = {"session_hash", "event_id"}
+
+    def fields(schema: dict[str, Any]) -> set[str]:
+        name = schema.get("$ref", "").rpartition("/")[2]
+        return set(spec["components"]["schemas"].get(name, {}).get("properties", {}))
+
+    found = set()
+    for path, methods in spec["paths"].items():
+        for method in methods.values():
+            named = {one["name"] for one in method.get("parameters", ())}
+            bodies = method.get("requestBody", {}).get("content", {}).values()
+            if numbers & named.union(*(fields(body["schema"]) for body in bodies)):
+                found.add(path.removeprefix("/gradio_api/").split("/")[0])
+    known = {"api", "run", "call", "cancel", "deep_link", "heartbeat", "queue", "reset", "stream"}
+    assert found == known, changed("other routes take session_hash or event_id now; see who may use them")
+
+
 @pytest.mark.parametrize("path", ["monitoring", "monitoring/summary", "monitoring/x"])
 def test_nobody_can_look_at_the_monitoring(path: str) -> None:
     """``mounting``: ``enable_monitoring=False`` closes the pages about all visitors' events."""

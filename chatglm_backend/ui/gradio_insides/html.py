@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from html import escape
 from typing import Any
+
+from chatglm_backend.ui.visitor import Send
 
 __all__ = ["HtmlReply", "polish_html"]
 
 Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
 
 # Whatever an answer contains, a picture's address included, the browser asks no other host for it.
 _POLICY = (

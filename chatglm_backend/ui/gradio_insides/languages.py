@@ -7,19 +7,16 @@ components.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
-from chatglm_backend.ui.gradio_insides.html import HtmlReply, Send, polish_html
+from chatglm_backend.ui.gradio_insides.html import HtmlReply, polish_html
 from chatglm_backend.ui.i18n import LANGUAGES, Language, choose_language
-from chatglm_backend.ui.visitor import cookies_of
+from chatglm_backend.ui.visitor import ASGIApp, Receive, Scope, Send, cookies_of
 
-__all__ = ["ASGIApp", "LanguageRoot"]
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-ASGIApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+__all__ = ["LanguageRoot"]
 
 _COOKIE = "chatglm_language"
 _TAGS = {"zh": "zh-CN"}
@@ -33,7 +30,7 @@ class LanguageRoot:
         self._script = script
         self._titles = titles
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1000})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from chatglm_backend.ui.gradio_insides.languages import ASGIApp, LanguageRoot
+from chatglm_backend.ui.gradio_insides.languages import LanguageRoot
 from chatglm_backend.ui.gradio_insides.sessions import Sessions
 from chatglm_backend.ui.theme import page_script, page_styles, page_theme
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from chatglm_backend.ui.i18n import Language
+    from chatglm_backend.ui.visitor import ASGIApp
 
 __all__ = ["mount_pages"]
 
