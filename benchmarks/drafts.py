@@ -1,12 +1,12 @@
-"""What guessed tokens gain: at a scripted acceptance on full-size random weights, or on the bundled model's own texts.
+"""What draft tokens gain: at a scripted acceptance on full-size random weights, or on the bundled model's own texts.
 
-    python -m benchmarks.drafts --model chatglm2-6b --new-tokens 48  # speed, in turn with answers without guesses
-    python -m benchmarks.drafts                                      # how many guesses are right: work, not time
+    python -m benchmarks.drafts --model chatglm2-6b --new-tokens 48  # speed, in turn with answers without them
+    python -m benchmarks.drafts                                      # how many of them are right: work, not time
 
-Scripted: an answer is recorded, then made again while a script guesses each next token right with the given
+Scripted: an answer is recorded, then made again while a script drafts each next token right with the given
 probability. Own texts: each question is asked once, and again in the same conversation; the engine's clock ticks as
 often in every step, as if further rows cost nothing, which is nearly so for a large model that waits for memory.
-Either way the answers must be the same as without guesses.
+Either way the answers must be the same as without.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ PROMPT = "32/1"
 QUESTIONS = ("什么是INT4量化？", "What is INT4 quantization?", "怎么加载ChatGLM-6B？", "What can you do?", "37+85=?")
 
 
-class ScriptedGuesses:
-    """Knows the answer, and guesses each token of it right with probability ``acceptance``."""
+class ScriptedDraft:
+    """Knows the answer, and drafts each token of it right with probability ``acceptance``."""
 
     def __init__(self, answer: list[int], acceptance: float, seed: int) -> None:
         self._answer = answer
@@ -52,7 +52,7 @@ class ScriptedGuesses:
         del token
         self._place += 1
 
-    def guess(self, size: int) -> tuple[int, ...]:
+    def propose(self, size: int) -> tuple[int, ...]:
         """The next tokens of the answer, some of them spoilt."""
         right = self._answer[self._place : self._place + size]
         return tuple(token if self._random.random() < self._acceptance else token ^ 1 for token in right)
@@ -70,21 +70,21 @@ def answer(engine: Engine, new_tokens: int, **asked: Any) -> tuple[list[int], st
 
 
 def scripted(model: ChatModel, new_tokens: int, draft_tokens: int, repeats: int) -> Iterator[str]:
-    """A line for each acceptance: the speed against the run without guesses beside it."""
-    yield "| right | tok/s | without | ratio | guessed | right | same tokens |"
+    """A line for each acceptance: the speed against the run without beside it."""
+    yield "| right | tok/s | without | ratio | drafted | right | same tokens |"
     yield "|---|---|---|---|---|---|---|"
     words = CountedPrompts(model.config)
     make = partial(Engine, model, words)
     ask = partial(answer, new_tokens=new_tokens, prompt=PROMPT, prompt_format="raw", ignore_stop_ids=True)
     plain = EngineOptions(draft_tokens=0, prefix_cache_bytes=0)
-    guessing = EngineOptions(draft_tokens=draft_tokens, prefix_cache_bytes=0)
+    drafting = EngineOptions(draft_tokens=draft_tokens, prefix_cache_bytes=0)
     expected = ask(make(plain))[0]
     for acceptance in (0.0, 0.5, 0.8, 1.0):
         speeds, same, usage = [], True, None
         for repeat in range(repeats):
             without = ask(make(plain))[2].timing.decode_tok_s or 0.0
-            source = ScriptedGuesses(expected, acceptance, repeat)
-            tokens, _, last = ask(make(guessing, guesses=lambda _, source=source: source))
+            source = ScriptedDraft(expected, acceptance, repeat)
+            tokens, _, last = ask(make(drafting, draft_source=lambda _, source=source: source))
             speeds.append((last.timing.decode_tok_s or 0.0, without))
             same, usage = same and tokens == expected, last.usage
         found, without = (median(column) for column in zip(*speeds, strict=True))
@@ -95,14 +95,14 @@ def scripted(model: ChatModel, new_tokens: int, draft_tokens: int, repeats: int)
 
 def own_texts(model: ChatModel, words: Tokenizer, draft_tokens: int) -> Iterator[str]:
     """A line for each question, asked once and asked again."""
-    yield "| question | asked | tokens | guessed | right | steps a token | same text |"
+    yield "| question | asked | tokens | drafted | right | steps a token | same text |"
     yield "|---|---|---|---|---|---|---|"
     for question in QUESTIONS:
         first = (Message("user", question),)
 
-        def ask(guesses: int, messages: tuple[Message, ...]) -> tuple[list[int], str, Completed]:
+        def ask(draft_tokens: int, messages: tuple[Message, ...]) -> tuple[list[int], str, Completed]:
             ticks = itertools.count(1.0, 0.01)
-            options = EngineOptions(draft_tokens=guesses, prefix_cache_bytes=0)
+            options = EngineOptions(draft_tokens=draft_tokens, prefix_cache_bytes=0)
             return answer(Engine(model, words, options, clock=lambda: next(ticks)), 200, messages=messages)
 
         again = (*first, Message("assistant", ask(0, first)[1]), *first)

@@ -70,7 +70,7 @@ class RememberingEngine(Engine):
     """Keeps the last answer's end, whoever asked for it."""
 
     def __init__(self, network: ChatModel, words: SpokenPrompts) -> None:
-        """Guesses nothing and reuses nothing."""
+        """Drafts nothing and reuses nothing."""
         super().__init__(network, words, EngineOptions(draft_tokens=0, prefix_cache_bytes=0))
         self.network, self.words = network, words
         self.last: Completed | None = None

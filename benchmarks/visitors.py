@@ -1,7 +1,7 @@
 """Many visitors on one machine: total speed, how evenly it is shared, and how long a stream waits for a prompt.
 
 One process holds the real engine and the real worker with full-size random weights; every visitor is a thread that
-reads a ticket of its own, as page and endpoint do. Guesses and kept prefixes are off, so that all do equal work.
+reads a ticket of its own, as page and endpoint do. Draft tokens and kept prefixes are off, so that all do equal work.
 
     python -m benchmarks.visitors --synthetic chatglm2-6b
 """

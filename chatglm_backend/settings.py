@@ -118,7 +118,7 @@ class Settings:
         "float16", "text", "Number format of the KV cache.", choices=("float16", "bfloat16", "float32")
     )
     draft_tokens: int | str = _setting(
-        AUTO, "int or auto", "Tokens guessed from the text so far and checked in one step; 0: off.", low=0, high=64
+        AUTO, "int or auto", "Draft tokens, taken from the text so far and checked in one step; 0: off.", low=0, high=64
     )
     prefix_cache_mb: int = _setting(
         512, "int", "Memory for the beginnings of conversations, in MB; 0: off.", low=0, high=1_000_000

@@ -18,7 +18,7 @@ class BenchmarkRun:
     ``ttft_s`` and ``prefill_tok_s`` are of one prompt alone; ``decode_tok_s`` is the total of
     the batch once all its sequences are writing; ``bandwidth_share`` = INT4 bytes read per
     token × ``decode_tok_s`` / read bandwidth, for batch 1 only. ``draft_tokens`` is the setting, 0 for off;
-    the two counts after it say how many tokens were guessed and how many of them were right.
+    the two counts after it say how many draft tokens were tried and how many of them were right.
     """
 
     model: str

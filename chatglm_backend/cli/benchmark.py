@@ -39,7 +39,7 @@ def benchmark(
     ] = 32,
     batch: Annotated[str, typer.Option("--batch", help="How many sequences at once.")] = "1",
     threads_sweep: Annotated[bool, typer.Option("--threads-sweep", help="Try 1, 2, 4, … threads.")] = False,
-    draft_tokens: Annotated[int, typer.Option("--draft-tokens", min=0, max=64, help="Guessed tokens; 0: off.")] = 0,
+    draft_tokens: Annotated[int, typer.Option("--draft-tokens", min=0, max=64, help="Draft tokens; 0: off.")] = 0,
     json_out: Annotated[Optional[Path], typer.Option("--json-out", help="Also write the JSON here.")] = None,  # noqa: UP045
     plot: Annotated[Optional[Path], typer.Option("--plot", help="Draw the figures into this PNG.")] = None,  # noqa: UP045
     json_output: options.Json = False,

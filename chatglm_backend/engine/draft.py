@@ -1,6 +1,6 @@
-"""Guessed tokens: where guesses come from, and how eagerly to make them.
+"""Draft tokens (speculative decoding): where they come from, and how many of them pay.
 
-Proposes only; the engine checks every guess against the model, so a guess changes speed and never text.
+Proposes only; the engine checks each against the model, so a draft token changes speed and never text.
 Knows token ids only.
 """
 
@@ -17,28 +17,28 @@ _MEMORY = 0.8
 _LEARNING = 0.3
 _WORTHWHILE = 1.1
 _SHARE = 0.025
-"""Of the time of plain steps, what wrong guesses may take in all, at any moment of an answer: a little less than the
+"""Of the time of plain steps, what wrong drafts may take in all, at any moment of an answer: a little less than the
 3 % that are promised, as looking up takes time too."""
 _MOST_CREDIT = 4.0
-"""Plain steps that a time of right guesses may save up for later wrong ones."""
+"""Plain steps that a time of right drafts may save up for later wrong ones."""
 _UNKNOWN_COST = 0.1
-"""What a guess is taken to cost, in plain steps, before one was measured."""
+"""What a draft token is taken to cost, in plain steps, before one was measured."""
 
 
-class GuessSource(Protocol):
+class DraftSource(Protocol):
     """Has an opinion on how a sequence goes on."""
 
     def append(self, token: int) -> None:
         """One more token of the sequence."""
         ...
 
-    def guess(self, size: int) -> tuple[int, ...]:
+    def propose(self, size: int) -> tuple[int, ...]:
         """At most ``size`` tokens that may follow; none without an opinion."""
         ...
 
 
 class PromptLookup:
-    """Guesses what followed the last few tokens when they occurred before, in the prompt or the answer."""
+    """Proposes what followed the last few tokens when they occurred before, in the prompt or the answer."""
 
     __slots__ = ("_ids", "_index")
 
@@ -49,7 +49,7 @@ class PromptLookup:
             self.append(token)
 
     def append(self, token: int) -> None:
-        """See :class:`GuessSource`."""
+        """See :class:`DraftSource`."""
         end = len(self._ids)
         # The n-gram that ends before this token is entered only now, so that a lookup never finds itself.
         for length in _NGRAMS:
@@ -57,8 +57,8 @@ class PromptLookup:
                 self._index[tuple(self._ids[end - length :])] = end
         self._ids.append(token)
 
-    def guess(self, size: int) -> tuple[int, ...]:
-        """See :class:`GuessSource`. A repetition is taken to go on repeating."""
+    def propose(self, size: int) -> tuple[int, ...]:
+        """See :class:`DraftSource`. A repetition is taken to go on repeating."""
         for length in _NGRAMS:
             start = self._index.get(tuple(self._ids[-length:]))
             if start is not None:
@@ -68,7 +68,7 @@ class PromptLookup:
 
 
 class StepCosts:
-    """How long a decode step takes by its rows, as measured: on some kernels guesses are almost free, on others not."""
+    """How long a decode step takes by its rows, as measured: draft tokens are almost free on some kernels only."""
 
     __slots__ = ("_seconds",)
 
@@ -76,20 +76,20 @@ class StepCosts:
         self._seconds: dict[int, dict[int, float]] = {}
 
     def record(self, sequences: int, rows: int, seconds: float) -> None:
-        """A step of so many ``sequences``, ``rows`` with their guesses, took ``seconds``."""
+        """A step of so many ``sequences``, ``rows`` with their draft tokens, took ``seconds``."""
         known = self._seconds.setdefault(sequences, {})
         extra = rows - sequences
         known[extra] = known[extra] + _LEARNING * (seconds - known[extra]) if extra in known else seconds
 
     def reach(self, sequences: int) -> int:
-        """How many guesses may be tried in one step: twice what was measured, so that surprises stay small."""
+        """How many draft tokens may be tried in one step: twice what was measured, so that surprises stay small."""
         known = self._seconds.get(sequences)
         return 0 if not known else max(_FIRST_SIZE, 2 * max(known))
 
     def ratio(self, sequences: int, extra: int) -> float:
-        """The time of a step with ``extra`` guesses over that of one without; from 1 to what ``extra`` steps would add.
+        """The time of a step with ``extra`` draft tokens over a plain one's; from 1 to what ``extra`` steps would add.
 
-        More than that is no cost of guesses: something else had the processor.
+        More than that is no cost of drafts: something else had the processor.
         """
         known = self._seconds.get(sequences, {})
         plain = known.get(0, 0.0)
@@ -104,16 +104,16 @@ class StepCosts:
 
 
 class Drafter:
-    """Asks a source for as many guesses as pay at the measured cost and acceptance of late.
+    """Asks a source for as many draft tokens as pay at the measured cost and acceptance of late.
 
     Where none pay, it tries again after a pause, each time twice as long, so that hopeless text
-    costs next to nothing. What is lost to wrong guesses comes out of a credit: a small share of every
-    token's time, and the time that right guesses saved. A guess that could overdraw it is not made.
+    costs next to nothing. What is lost to wrong drafts comes out of a credit: a small share of every
+    token's time, and the time that right ones saved. A draft that could overdraw it is not made.
     """
 
     __slots__ = ("_cost", "_credit", "_limit", "_next_pause", "_pause", "_right", "_source", "_wrong")
 
-    def __init__(self, source: GuessSource, *, max_tokens: int) -> None:
+    def __init__(self, source: DraftSource, *, max_tokens: int) -> None:
         self._source = source
         self._limit = max_tokens
         self._right = 1.0
@@ -129,7 +129,7 @@ class Drafter:
         self._source.append(token)
 
     def propose(self, room: int, cost: Callable[[int], float]) -> tuple[int, ...]:
-        """At most ``room`` guesses; ``cost`` is a step's relative time by guesses. Call once per decode step."""
+        """At most ``room`` draft tokens; ``cost`` is a step's relative time by their number. Once a decode step."""
         if self._pause:
             self._pause -= 1
             return ()
@@ -141,10 +141,10 @@ class Drafter:
         if size == 0:
             self._pause, self._next_pause = self._next_pause, min(_MAX_PAUSE, 2 * self._next_pause)
             size = 1 if self._pause > _FIRST_PAUSE and sizes[0] == 1 else 0
-        return self._source.guess(size) if size else ()
+        return self._source.propose(size) if size else ()
 
     def verdict(self, proposed: int, accepted: int) -> None:
-        """Of ``proposed`` guesses, the first ``accepted`` were right; the step's time is known to ``cost`` by now."""
+        """Of ``proposed`` draft tokens the first ``accepted`` were right; ``cost`` knows the step's time by now."""
         if proposed == 0:
             return
         self._credit = min(_MOST_CREDIT, self._credit + accepted - (self._cost(proposed) - 1.0))
@@ -154,7 +154,7 @@ class Drafter:
             self._pause, self._next_pause = 0, _FIRST_PAUSE
 
     def _best_size(self, sizes: Iterable[int], cost: Callable[[int], float]) -> int:
-        """The one of ``sizes`` with the most tokens per time, if that clearly beats no guesses."""
+        """The one of ``sizes`` with the most tokens per time, if that clearly beats no draft."""
         chance = self._right / (self._right + self._wrong)
         best, best_gain = 0, _WORTHWHILE
         for size in sizes:

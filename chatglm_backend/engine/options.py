@@ -11,8 +11,10 @@ __all__ = ["EngineOptions", "PreparedRequest"]
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """``draft_tokens`` 0 switches guessing off; ``prefill_share`` bounds a step's prefill to that
-    multiple of its decode time; ``idle_units`` are done at a stretch while nobody is decoding.
+    """Draft tokens: at most ``draft_tokens`` (0: none) a step, where at most ``draft_max_running`` sequences write.
+
+    ``prefill_share`` bounds a step's prefill to that multiple of its decode time; ``idle_units`` are done at a stretch
+    while nobody is decoding.
     """
 
     draft_tokens: int = 8

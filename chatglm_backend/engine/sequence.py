@@ -23,15 +23,21 @@ from chatglm_backend.engine.draft import Drafter
 from chatglm_backend.engine.sampler import Sampler
 from chatglm_backend.engine.stop import StopFilter
 from chatglm_backend.engine.timing import RequestTimer
+from chatglm_backend.errors import EngineFailure, RequestError
 from chatglm_backend.models.base import Prefill
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.tokenizers.streaming import StreamingDecoder
 
+__all__ = ["Sequence", "StepResult"]
+
+StepResult = Event | RequestError
+"""What a step says about a sequence; an error, like :class:`~chatglm_backend.core.Completed`, is the last word."""
+
 
 class Sequence:
-    """One request inside the engine: its KV cache, its tokens, its text.
+    """One request inside the engine: its KV cache, its tokens, its text, and what is to be told of it.
 
-    ``prefill`` is set until the prompt is read; ``finished`` once :class:`Completed` was made.
+    ``finished`` once the last word is among the results; ``failed`` where that is an error.
     Completion tokens are counted without the stop id that ends the answer, which is never shown either.
     """
 
@@ -54,11 +60,12 @@ class Sequence:
         self.cancel = cancel
         self.prompt_ids = prompt_ids
         self.cache = cache
-        self.prefill: Prefill | None = prefill
         self.cached_tokens = cached_tokens
         self.generated: list[int] = []
-        self.timer = timer
         self.finished = False
+        self.failed = False
+        self._prefill: Prefill | None = prefill
+        self._timer = timer
         self._max_new_tokens = max_new_tokens
         self._stop_ids = frozenset() if request.ignore_stop_ids else stop_ids
         self._decoder = decoder
@@ -68,19 +75,51 @@ class Sequence:
         self._draft_tokens = 0
         self._accepted_draft_tokens = 0
         self._progress_told = -1
+        self._results: list[StepResult] = []
 
-    def progress(self) -> list[Event]:
+    @property
+    def cancelled(self) -> bool:
+        """Whether its visitor wants no more of it."""
+        return self.cancel.cancelled
+
+    @property
+    def reading(self) -> bool:
+        """Whether its prompt is not yet in its cache."""
+        return self._prefill is not None
+
+    @property
+    def evaluated_ids(self) -> tuple[int, ...]:
+        """The ids whose K/V the cache holds, or should hold: all but the newest token."""
+        return (*self.prompt_ids, *self.generated[:-1])
+
+    def take_results(self) -> list[StepResult]:
+        """What has happened since the last call, in order."""
+        results, self._results = self._results, []
+        return results
+
+    def read_on(self) -> Tensor | None:
+        """One unit of the prompt; at its end the logits [1, vocab] behind its last token."""
+        if self._prefill is None:
+            raise EngineFailure(reason="a prompt that is read already was to be read again")
+        self._timer.work_begins()
+        if not self._prefill.advance():
+            return None
+        logits, self._prefill = self._prefill.logits, None
+        self._timer.prompt_read()
+        self.tell_progress()
+        return logits[-1:]
+
+    def tell_progress(self) -> None:
         """How far the prompt is read, unless that was told already."""
-        done = len(self.prompt_ids) if self.prefill is None else self.cached_tokens + self.prefill.done
-        if done == self._progress_told:
-            return []
-        self._progress_told = done
-        return [PrefillProgress(done, len(self.prompt_ids), self.cached_tokens)]
+        done = len(self.prompt_ids) if self._prefill is None else self.cached_tokens + self._prefill.done
+        if done != self._progress_told and not self.finished:
+            self._progress_told = done
+            self._results.append(PrefillProgress(done, len(self.prompt_ids), self.cached_tokens))
 
     def next_feed(self, room: int, cost: Callable[[int], float]) -> tuple[int, ...]:
-        """The ids to evaluate next: the last token, and up to ``room`` guesses that may follow it.
+        """The ids to evaluate next: the last token, and up to ``room`` draft tokens that may follow it.
 
-        ``cost`` is the relative time of a step by its guesses.
+        ``cost`` is the relative time of a step by its draft tokens.
         """
         last = self.generated[-1]
         room = min(room, self._max_new_tokens - len(self.generated) - 1)
@@ -88,37 +127,26 @@ class Sequence:
             return (last,)
         return (last, *self._draft.propose(room, cost))
 
-    def take(self, logits: Tensor, feed: tuple[int, ...] = ()) -> list[Event]:
+    def choose(self, logits: Tensor, feed: tuple[int, ...] = ()) -> None:
         """Choose from ``logits`` [rows, vocab]; row i follows ``feed[: i + 1]``, or the prompt if there is no feed.
 
-        Guesses that the model does not confirm end the walk. Raises EngineFailure for unusable logits.
+        Ends at the first draft token that the model does not confirm. Raises EngineFailure for unusable logits.
         """
-        events: list[Event] = []
-        guesses = feed[1:]
+        draft = feed[1:]
         accepted = 0
         for row in range(logits.shape[0]):
             token = self._sampler.choose(logits[row])
-            events += self._accept(token)
-            if self.finished or row >= len(guesses):
-                break
-            if token != guesses[row]:
+            self._accept(token)
+            if self.finished or row >= len(draft) or token != draft[row]:
                 break
             accepted += 1
-        if guesses:
-            self._draft_tokens += len(guesses)
+        if draft and self._draft is not None:
+            self._draft_tokens += len(draft)
             self._accepted_draft_tokens += accepted
-            if self._draft is not None:
-                self._draft.verdict(len(guesses), accepted)
-        return events
+            self._draft.verdict(len(draft), accepted)
 
-    @property
-    def evaluated_ids(self) -> tuple[int, ...]:
-        """The ids whose K/V the cache holds, or should hold: all but the newest token."""
-        return (*self.prompt_ids, *self.generated[:-1])
-
-    def finish(self, reason: FinishReason) -> Completed:
-        """The last event, with the text that was held back."""
-        self.finished = True
+    def finish(self, reason: FinishReason) -> None:
+        """Make the last event, with the text that was held back."""
         text = self._stop.feed(self._decoder.finish())
         if self._stop.stopped:
             reason = FinishReason.STOP
@@ -131,20 +159,26 @@ class Sequence:
             draft_tokens=self._draft_tokens,
             accepted_draft_tokens=self._accepted_draft_tokens,
         )
-        timing = self.timer.finish(evaluated_prompt_tokens=prompt - self.cached_tokens)
-        return Completed(reason, usage, timing, text)
+        timing = self._timer.finish(evaluated_prompt_tokens=prompt - self.cached_tokens)
+        self._results.append(Completed(reason, usage, timing, text))
+        self.finished = True
 
-    def _accept(self, token: int) -> list[Event]:
+    def fail(self, error: RequestError) -> None:
+        """End with an error."""
+        self._results.append(error)
+        self.finished = self.failed = True
+
+    def _accept(self, token: int) -> None:
         if token in self._stop_ids:
-            return [self.finish(FinishReason.STOP)]
-        self.timer.token()
+            self.finish(FinishReason.STOP)
+            return
+        self._timer.token()
         self.generated.append(token)
         if self._draft is not None:
             self._draft.append(token)
         text = self._stop.feed(self._decoder.add(token))
-        events: list[Event] = [TokenEvent(len(self.generated) - 1, token, text)]
+        self._results.append(TokenEvent(len(self.generated) - 1, token, text))
         if self._stop.stopped:
-            events.append(self.finish(FinishReason.STOP))
+            self.finish(FinishReason.STOP)
         elif len(self.generated) >= self._max_new_tokens:
-            events.append(self.finish(FinishReason.LENGTH))
-        return events
+            self.finish(FinishReason.LENGTH)

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatglm_backend.checkpoint.places import cache_root, kernels_root
+from chatglm_backend.core import CancelToken, GenerationRequest
 from chatglm_backend.settings import Settings, with_cache
 
 if TYPE_CHECKING:
     import torch
 
     from chatglm_backend.checkpoint.lowbit import Checkpoint
+    from chatglm_backend.engine.engine import Engine, PreparedRequest, StepResult
+    from chatglm_backend.engine.sequence import Sequence
     from chatglm_backend.int4.kernel import Kernel
     from chatglm_backend.models.base import ChatModel
+    from chatglm_backend.tokenizers.base import Tokenizer
 
-__all__ = ["kernel_cache", "other_kernels"]
+__all__ = ["ComparisonEngine", "kernel_cache", "other_kernels"]
 
 
 def kernel_cache(settings: Settings, env: Mapping[str, str] = os.environ) -> Path | None:
@@ -45,3 +50,35 @@ def other_kernels(
     if not isinstance(checkpoint, LowBitCheckpoint):
         return {}
     return {"bigdl": lambda: build_model(checkpoint.config, Int4Weights(checkpoint, "bigdl"), kv_dtype=kv_dtype)}
+
+
+class ComparisonEngine:
+    """The same weights on another kernel, as a second engine that is made when it is first wanted.
+
+    It keeps nothing from one request to the next: a comparison reads its whole prompt itself.
+    """
+
+    def __init__(self, own: Engine, tokenizer: Tokenizer, make: Callable[[], ChatModel]) -> None:
+        self._own = own
+        self._tokenizer = tokenizer
+        self._make = make
+        self._engine: Engine | None = None
+
+    def prepare(self, request: GenerationRequest) -> PreparedRequest:
+        """As on the model's own kernel; safe from any thread."""
+        return self._own.prepare(request)
+
+    def start(
+        self, request: GenerationRequest, cancel: CancelToken, submitted_at: float, prepared: PreparedRequest
+    ) -> Sequence:
+        """See :class:`~chatglm_backend.engine.engine.Engine`."""
+        if self._engine is None:
+            from chatglm_backend.engine.engine import Engine
+
+            options = replace(self._own.options, prefix_cache_bytes=0)
+            self._engine = Engine(self._make(), self._tokenizer, options)
+        return self._engine.start(request, cancel, submitted_at, prepared)
+
+    def step(self) -> list[tuple[Sequence, StepResult]]:
+        """See :class:`~chatglm_backend.engine.engine.Engine`."""
+        return [] if self._engine is None else self._engine.step()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, LoadProgress, ModelInfo
 from chatglm_backend.errors import LoadCancelled
-from chatglm_backend.service.kernels import kernel_cache, other_kernels
+from chatglm_backend.service.kernels import ComparisonEngine, kernel_cache, other_kernels
 from chatglm_backend.service.layouts import map_weights
 from chatglm_backend.settings import AUTO, Settings
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from chatglm_backend.checkpoint.lowbit import Checkpoint
     from chatglm_backend.engine.engine import Engine, PreparedRequest
     from chatglm_backend.models.base import ChatModel
+    from chatglm_backend.serving.ports import EnginePort
     from chatglm_backend.serving.worker import Worker
     from chatglm_backend.tokenizers.base import EncodedPrompt, Family, Tokenizer
 
@@ -154,7 +155,7 @@ def load_model(
     options = EngineOptions(prefix_cache_bytes=settings.prefix_cache_mb * 1_000_000)
     if settings.draft_tokens != AUTO:
         options = replace(options, draft_tokens=int(settings.draft_tokens))
-    engine = Engine(network, tokenizer, options, others=opened.others)
+    engine = Engine(network, tokenizer, options)
     progress(LoadProgress("warm_up"))
     _warm_up(engine, cancel, checkpoint.name)
     bytes_per_token = network.new_cache(1).bytes_per_token
@@ -173,11 +174,15 @@ def load_model(
         family_reason=opened.family_reason,
         other_kernels=tuple(opened.others),
     )
-    engines = dict.fromkeys(("", *opened.others), engine)
+    engines: dict[str, EnginePort[PreparedRequest]] = {"": engine}
+    for name, make in opened.others.items():
+        engines[name] = ComparisonEngine(engine, tokenizer, make)
     return LoadedModel(info, tokenizer, engine.encode, _start_worker(engines, settings, bytes_per_token))
 
 
-def _start_worker(engines: Mapping[str, Engine], settings: Settings, bytes_per_token: int) -> Worker[PreparedRequest]:
+def _start_worker(
+    engines: Mapping[str, EnginePort[PreparedRequest]], settings: Settings, bytes_per_token: int
+) -> Worker[PreparedRequest]:
     from chatglm_backend.checkpoint.preflight import available_memory
     from chatglm_backend.serving.admission import plan_admission
     from chatglm_backend.serving.worker import Worker, WorkerOptions
@@ -191,7 +196,7 @@ def _start_worker(engines: Mapping[str, Engine], settings: Settings, bytes_per_t
         visitor_limit=settings.visitor_limit,
         log_prompts=settings.log_prompts,
     )
-    return cast("Worker[PreparedRequest]", Worker(engines, options))
+    return Worker(engines, options)
 
 
 def _warm_up(engine: Engine, cancel: CancelToken, name: str) -> None:

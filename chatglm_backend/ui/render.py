@@ -60,7 +60,7 @@ def timing_panel(texts: Texts, answer: Answer | None, info: ModelInfo | None, me
         ("prompt_tokens", _known(of.prompt_tokens or None, str)),
         ("cached_tokens", _known(of.cached_tokens or None, str)),
         ("completion_tokens", _known(of.tokens or None, str)),
-        ("guessed_tokens", _guessed(texts, answer)),
+        ("draft_tokens", _draft_tokens(texts, answer)),
         ("queue", _queue(texts, answer)),
         ("memory", units.size(memory_bytes)),
         ("threads", _NONE if info is None else str(info.threads)),
@@ -240,9 +240,9 @@ def _queue(texts: Texts, answer: Answer | None) -> str:
     return _NONE if answer.timing is None else units.seconds(answer.timing.queue_wait_s)
 
 
-def _guessed(texts: Texts, answer: Answer | None) -> str:
-    """Tokens that were guessed from the text and proved right, of all that were tried."""
+def _draft_tokens(texts: Texts, answer: Answer | None) -> str:
+    """Draft tokens that proved right, of all that were tried."""
     usage = None if answer is None else answer.usage
     if usage is None or not usage.draft_tokens:
         return _NONE
-    return texts("timing.guessed", right=usage.accepted_draft_tokens, tried=usage.draft_tokens)
+    return texts("timing.draft_tokens.accepted", right=usage.accepted_draft_tokens, tried=usage.draft_tokens)

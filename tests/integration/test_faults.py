@@ -44,7 +44,12 @@ def site(folder: Path, tmp_path: Path) -> Iterator[Site]:
 
 def engine_of(site: Site) -> Any:
     """The engine at work."""
-    return site.service._loaded.worker._engine
+    return site.service._loaded.worker._engines[""]
+
+
+def writing(engine: Any) -> int:
+    """How many sequences have read their prompt."""
+    return sum(not sequence.reading for sequence in engine._sequences)
 
 
 def ask(site: Site, prompt: str, tokens: int = 60) -> str:
@@ -76,13 +81,13 @@ def gather(site: Site, prompts: list[str], before_they_go_on: Callable[[], objec
     engine, step, gate = engine_of(site), engine_of(site).step, threading.Event()
 
     def held() -> Any:
-        if len(engine._decoding) == len(prompts):
+        if writing(engine) == len(prompts):
             gate.wait(20)
         return step()
 
     engine.step = held
     asking = [Asking(site, prompt) for prompt in prompts]
-    assert wait_for(lambda: len(engine._decoding) == len(prompts), 20)
+    assert wait_for(lambda: writing(engine) == len(prompts), 20)
     engine.step = step
     before_they_go_on()
     gate.set()

@@ -245,16 +245,16 @@ DRAFTING = EngineOptions(draft_tokens=8, prefix_cache_bytes=0)
     "text", ["hello world hello world hello world " * 3, "no repeats: qwertyuiop", "aaaaaaaaaaaaaaaaaaaab"]
 )
 @pytest.mark.parametrize("stop", [(), ("world h",)])
-def test_guessed_tokens_change_no_text(text: str, stop: tuple[str, ...]) -> None:
-    """The same tokens, texts and end with guesses as without."""
-    with_guesses = answer(text, "hello world", DRAFTING, stop=stop)
+def test_draft_tokens_change_no_text(text: str, stop: tuple[str, ...]) -> None:
+    """The same tokens, texts and end with draft tokens as without."""
+    drafted = answer(text, "hello world", DRAFTING, stop=stop)
     without = answer(text, "hello world", stop=stop)
-    assert [e for e in without if isinstance(e, TokenEvent)] == [e for e in with_guesses if isinstance(e, TokenEvent)]
-    assert without[-1].finish_reason is with_guesses[-1].finish_reason
+    assert [e for e in without if isinstance(e, TokenEvent)] == [e for e in drafted if isinstance(e, TokenEvent)]
+    assert without[-1].finish_reason is drafted[-1].finish_reason
 
 
-def test_guesses_on_a_hashing_model_are_undone_exactly() -> None:
-    """Wrong guesses leave no trace in the KV cache."""
+def test_drafts_on_a_hashing_model_are_undone_exactly() -> None:
+    """Wrong draft tokens leave no trace in the KV cache."""
     prompt = "abcabcabcabcabc"
     expected = text_of(engine_of().generate(ask(prompt, max_new_tokens=100)))
     model = FakeModel()
@@ -262,7 +262,7 @@ def test_guesses_on_a_hashing_model_are_undone_exactly() -> None:
     assert expected == text_of(events)
 
 
-def test_right_guesses_save_steps() -> None:
+def test_right_drafts_save_steps() -> None:
     """Copied text takes far fewer decodes than tokens, and the counts are told."""
     text = "the quick brown fox jumps over the lazy dog. "
     model = FakeModel(row=script_row(text.encode(), len(text)))
@@ -271,23 +271,23 @@ def test_right_guesses_save_steps() -> None:
     assert 0 < last.usage.accepted_draft_tokens <= last.usage.draft_tokens
 
 
-class WrongGuesses:
+class WrongDraft:
     """Always has an opinion, never a right one: the models here never choose the token 257."""
 
     def append(self, token: int) -> None:
         """The answer goes on."""
 
-    def guess(self, size: int) -> tuple[int, ...]:
+    def propose(self, size: int) -> tuple[int, ...]:
         """As many as asked for."""
         return (257,) * size
 
 
 @pytest.mark.parametrize("row_s", [0.02, 0.1, 1.0])
 @pytest.mark.parametrize("tokens", [40, 200])
-def test_hopeless_guesses_cost_little_time(row_s: float, tokens: int) -> None:
+def test_hopeless_drafts_cost_little_time(row_s: float, tokens: int) -> None:
     """On the fake clock a step is a second and a further row ``row_s``: an answer takes 3 percent longer at most.
 
-    The engine's first guess ever tells it what rows cost; those two rows at most come on top.
+    The engine's first draft ever tells it what rows cost; those two rows at most come on top.
     """
     times = []
     for options in (OFF, DRAFTING):
@@ -298,15 +298,15 @@ def test_hopeless_guesses_cost_little_time(row_s: float, tokens: int) -> None:
             return script_row([65] * 256, 2)(ids)
 
         model = FakeModel(clock=clock, decode_s=1.0 - row_s, row=row)
-        engine = Engine(model, ByteTokenizer(), options, clock=clock, guesses=lambda _: WrongGuesses())
+        engine = Engine(model, ByteTokenizer(), options, clock=clock, draft_source=lambda _: WrongDraft())
         list(engine.generate(ask("hi", max_new_tokens=tokens)))
         times.append(clock.now)
     assert times[1] <= 1.03 * times[0] + 2 * row_s
     assert times[1] > times[0]
 
 
-def test_sampled_requests_are_never_guessed() -> None:
-    """Guessing is for greedy answers only."""
+def test_sampled_requests_get_no_draft() -> None:
+    """Draft tokens are for greedy answers only."""
     last = list(engine_of(None, DRAFTING).generate(ask("aaaaaaaa", temperature=0.5, seed=1)))[-1]
     assert last.usage.draft_tokens == 0
 

@@ -1,4 +1,4 @@
-"""Timing, guesses and the prefix cache."""
+"""Timing, draft tokens and the prefix cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cache_of(*ids: int) -> Any:
 
 
 def drafter(ids: list[int]) -> Drafter:
-    """Return a drafter that looks guesses up in these ids."""
+    """Return a drafter that looks drafts up in these ids."""
     return Drafter(PromptLookup(ids), max_tokens=8)
 
 
@@ -67,39 +67,39 @@ def test_percentiles_interpolate() -> None:
 
 
 def free(extra: int) -> float:
-    """Guesses that cost nothing."""
+    """Draft tokens that cost nothing."""
     del extra
     return 1.0
 
 
 def test_lookup_proposes_what_followed_before() -> None:
     """After '1 2' came '3 4' last time."""
-    assert PromptLookup([1, 2, 3, 4, 9, 1, 2]).guess(2) == (3, 4)
+    assert PromptLookup([1, 2, 3, 4, 9, 1, 2]).propose(2) == (3, 4)
 
 
 def test_lookup_continues_a_repetition() -> None:
-    """A run of one token is guessed to go on, longer than the run seen."""
-    assert PromptLookup([7, 7, 7, 7]).guess(6) == (7,) * 6
+    """A run of one token is taken to go on, longer than the run seen."""
+    assert PromptLookup([7, 7, 7, 7]).propose(6) == (7,) * 6
 
 
-def test_lookup_has_no_guess_without_a_precedent() -> None:
-    """Nothing seen, nothing guessed; no room, no guess."""
-    assert PromptLookup([1, 2, 3]).guess(8) == ()
-    assert PromptLookup([]).guess(8) == ()
+def test_lookup_has_no_draft_without_a_precedent() -> None:
+    """Nothing seen, nothing proposed; no room, no draft."""
+    assert PromptLookup([1, 2, 3]).propose(8) == ()
+    assert PromptLookup([]).propose(8) == ()
     assert drafter([1, 2, 3, 1, 2]).propose(0, free) == ()
 
 
 @pytest.mark.parametrize(("cost", "most"), [(0.0, 140), (0.05, 24), (1.0, 4)])
-def test_wrong_guesses_become_rare_where_they_cost(cost: float, most: int) -> None:
-    """Over 256 hopeless steps few guesses are made, and fewer where a row costs more."""
+def test_wrong_drafts_become_rare_where_they_cost(cost: float, most: int) -> None:
+    """Over 256 hopeless steps few are made, and fewer where a row costs more."""
     lookup = drafter([5] * 10)
-    guessed = 0
+    proposed = 0
     for _ in range(256):
         lookup.append(5)
-        guess = lookup.propose(8, lambda extra: 1.0 + cost * extra)
-        guessed += len(guess)
-        lookup.verdict(len(guess), 0)
-    assert guessed <= most
+        draft = lookup.propose(8, lambda extra: 1.0 + cost * extra)
+        proposed += len(draft)
+        lookup.verdict(len(draft), 0)
+    assert proposed <= most
 
 
 def even_tokens(token: int) -> bool:
@@ -109,32 +109,32 @@ def even_tokens(token: int) -> bool:
 
 @pytest.mark.parametrize("cost", [0.01, 0.05, 0.3, 1.0])
 @pytest.mark.parametrize("right", [lambda _: False, even_tokens, lambda token: token < 40, lambda token: token > 40])
-def test_guesses_never_cost_more_than_three_percent(cost: float, right: Callable[[int], bool]) -> None:
+def test_drafts_never_cost_more_than_three_percent(cost: float, right: Callable[[int], bool]) -> None:
     """At no moment of an answer have all steps taken 3 percent longer than a step a token, whatever turns out wrong."""
     lookup = drafter([5] * 10)
     tokens, spent = 0, 0.0
     while tokens < 300:
         lookup.append(5)
         tokens += 1
-        guess = lookup.propose(8, lambda extra: 1.0 + cost * extra)
-        accepted = len(guess) if guess and right(tokens) else 0
+        draft = lookup.propose(8, lambda extra: 1.0 + cost * extra)
+        accepted = len(draft) if draft and right(tokens) else 0
         for _ in range(accepted):
             lookup.append(5)
         tokens += accepted
-        lookup.verdict(len(guess), accepted)
-        spent += 1.0 + cost * len(guess)
+        lookup.verdict(len(draft), accepted)
+        spent += 1.0 + cost * len(draft)
         assert spent <= 1.03 * tokens + 1e-9
 
 
-def test_right_guesses_become_long() -> None:
+def test_right_drafts_become_long() -> None:
     """Where all are right and a row costs little, the limit is reached soon."""
     lookup = drafter([5] * 10)
     sizes = []
     for _ in range(12):
         lookup.append(5)
-        guess = lookup.propose(8, lambda extra: 1.0 + 0.05 * extra)
-        lookup.verdict(len(guess), len(guess))
-        sizes.append(len(guess))
+        draft = lookup.propose(8, lambda extra: 1.0 + 0.05 * extra)
+        lookup.verdict(len(draft), len(draft))
+        sizes.append(len(draft))
     assert sizes[-1] == 8
 
 
@@ -148,8 +148,8 @@ def test_costs_are_learnt_by_rows() -> None:
     assert costs.reach(2) == 0
 
 
-def test_a_disturbed_measurement_is_not_taken_for_the_cost_of_guesses() -> None:
-    """A step of two guesses cannot cost more than two steps more, nor less than a step without."""
+def test_a_disturbed_measurement_is_not_taken_for_the_cost_of_drafts() -> None:
+    """A step of two draft tokens cannot cost more than two steps more, nor less than a step without."""
     costs = StepCosts()
     costs.record(1, 1, 1.0)
     costs.record(1, 3, 50.0)

@@ -21,7 +21,7 @@ def _figures(answer: Answer | None) -> dict[str, str]:
 
 
 def test_the_panel_shows_every_figure_of_an_answer_that_has_ended() -> None:
-    """Times, rates, tokens, those reused and guessed, the wait, and what it ran on."""
+    """Times, rates, tokens, those reused and drafted, the wait, and what it ran on."""
     answer = Answer()
     usage = Usage(prompt_tokens=300, completion_tokens=40, cached_tokens=256, draft_tokens=20, accepted_draft_tokens=12)
     timing = Timing(queue_wait_s=1.5, ttft_s=2.25, prefill_tok_s=88.0, decode_tok_s=7.25, total_s=9.0)
@@ -34,7 +34,7 @@ def test_the_panel_shows_every_figure_of_an_answer_that_has_ended() -> None:
         "prompt_tokens": "300",
         "cached_tokens": "256",
         "completion_tokens": "40",
-        "guessed_tokens": "12 of 20",
+        "draft_tokens": "12 of 20",
         "queue": "1.50 s",
         "memory": "1.50 GB",
         "threads": "2",

@@ -122,7 +122,7 @@ def test_a_speed_test_fills_table_plots_and_download() -> None:
     model = ScriptedModel()
     last = _measure(model)[-1]
     assert [request.ignore_stop_ids for request in model.requests] == [True] * 4
-    assert not any(request.params.greedy for request in model.requests)  # greedy answers would be guessed
+    assert not any(request.params.greedy for request in model.requests)  # greedy answers get draft tokens
     assert len({request.prompt for request in model.requests}) == 4
     assert last.table.count("<tr>") == 1 + len(PLAN)
     assert last.plots.count("<svg") == 2
