@@ -14,9 +14,10 @@ from torch import Tensor
 from chatglm_backend.models.chatglm import build_chatglm
 from chatglm_backend.models.chatglm2 import build_chatglm2
 from chatglm_backend.models.config import ModelConfig
-from chatglm_backend.models.decoder import Feed, Prefill
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.ops import Ops, TorchOps
+from chatglm_backend.models.prefill import Prefill
+from chatglm_backend.models.rows import Feed
 from chatglm_backend.models.weights import Weights
 
 __all__ = ["ChatModel", "Feed", "Prefill", "build_model"]

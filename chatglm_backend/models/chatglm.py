@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.models.config import ModelConfig
-from chatglm_backend.models.decoder import Decoder, Projected, Rows
+from chatglm_backend.models.decoder import Decoder
 from chatglm_backend.models.kv_cache import KVCache
+from chatglm_backend.models.network import Network, Projected
 from chatglm_backend.models.ops import Ops, RotaryTable, rotary_table
 from chatglm_backend.models.positions import PositionPlan, prefix_plan
+from chatglm_backend.models.rows import Rows
 from chatglm_backend.models.weights import Weights
 
 __all__ = ["ChatGLMLayer", "build_chatglm"]
@@ -24,7 +26,7 @@ PlanFor = Callable[[Sequence[int], ModelConfig], PositionPlan]
 
 
 class ChatGLMLayer:
-    """One block; see :class:`~chatglm_backend.models.decoder.Layer`."""
+    """One block; see :class:`~chatglm_backend.models.network.Layer`."""
 
     def __init__(self, config: ModelConfig, weights: Weights, name: str, ops: Ops, rotary: RotaryTable) -> None:
         self._config = config
@@ -44,7 +46,7 @@ class ChatGLMLayer:
         self._down = weights.linear(f"{name}.mlp.dense_4h_to_h")
 
     def project(self, hidden: Tensor, rows: Rows) -> Projected:
-        """See :class:`~chatglm_backend.models.decoder.Layer`."""
+        """See :class:`~chatglm_backend.models.network.Layer`."""
         config = self._config
         normed = self._ops.layer_norm(hidden, *self._norm_in, config.layernorm_eps)
         # Per head: query, key, value.
@@ -58,7 +60,7 @@ class ChatGLMLayer:
         return Projected(normed, q, k, v)
 
     def finish(self, residual: Tensor, attended: Tensor) -> Tensor:
-        """See :class:`~chatglm_backend.models.decoder.Layer`."""
+        """See :class:`~chatglm_backend.models.network.Layer`."""
         ops = self._ops
         hidden = ops.add_scaled(residual, _RESIDUAL_SCALE, self._dense(attended))
         normed = ops.layer_norm(hidden, *self._norm_mlp, self._config.layernorm_eps)
@@ -77,8 +79,7 @@ def build_chatglm(
 
     rotary = rotary_table(dim=config.head_dim // 2, positions=config.context_limit + 1, fp16_frequencies=True)
     norm = (weights.vector("transformer.final_layernorm.weight"), weights.vector("transformer.final_layernorm.bias"))
-    return Decoder(
-        config,
+    network = Network(
         embedding=weights.embedding("transformer.word_embeddings"),
         layers=[
             ChatGLMLayer(config, weights, f"transformer.layers.{index}", ops, rotary)
@@ -86,7 +87,6 @@ def build_chatglm(
         ],
         final_norm=lambda hidden: ops.layer_norm(hidden, *norm, config.layernorm_eps),
         output=weights.linear("lm_head"),
-        planner=planner,
         ops=ops,
-        kv_dtype=kv_dtype,
     )
+    return Decoder(config, network, planner=planner, kv_dtype=kv_dtype)

@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.models.config import ModelConfig
-from chatglm_backend.models.decoder import Decoder, Projected, Rows
+from chatglm_backend.models.decoder import Decoder
 from chatglm_backend.models.kv_cache import KVCache
+from chatglm_backend.models.network import Network, Projected
 from chatglm_backend.models.ops import Ops, RotaryTable, rotary_table
 from chatglm_backend.models.positions import CausalPlan, PositionPlan
+from chatglm_backend.models.rows import Rows
 from chatglm_backend.models.weights import Weights
 
 __all__ = ["ChatGLM2Layer", "build_chatglm2"]
 
 
 class ChatGLM2Layer:
-    """One block; see :class:`~chatglm_backend.models.decoder.Layer`."""
+    """One block; see :class:`~chatglm_backend.models.network.Layer`."""
 
     def __init__(self, config: ModelConfig, weights: Weights, name: str, ops: Ops, rotary: RotaryTable) -> None:
         self._config = config
@@ -32,7 +34,7 @@ class ChatGLM2Layer:
         self._down = weights.linear(f"{name}.mlp.dense_4h_to_h")
 
     def project(self, hidden: Tensor, rows: Rows) -> Projected:
-        """See :class:`~chatglm_backend.models.decoder.Layer`."""
+        """See :class:`~chatglm_backend.models.network.Layer`."""
         config = self._config
         normed = self._ops.rms_norm(hidden, self._norm_in, config.layernorm_eps)
         qkv = self._qkv(normed).view(hidden.shape[0], -1, config.head_dim)
@@ -43,7 +45,7 @@ class ChatGLM2Layer:
         return Projected(hidden, q, k, v)
 
     def finish(self, residual: Tensor, attended: Tensor) -> Tensor:
-        """See :class:`~chatglm_backend.models.decoder.Layer`."""
+        """See :class:`~chatglm_backend.models.network.Layer`."""
         ops = self._ops
         hidden = ops.add_scaled(residual, 1.0, self._dense(attended))
         normed = ops.rms_norm(hidden, self._norm_mlp, self._config.layernorm_eps)
@@ -58,8 +60,7 @@ def build_chatglm2(config: ModelConfig, weights: Weights, *, ops: Ops, kv_dtype:
 
     rotary = rotary_table(dim=config.head_dim // 2, positions=config.context_limit, fp16_frequencies=False)
     norm = weights.vector("transformer.encoder.final_layernorm.weight")
-    return Decoder(
-        config,
+    network = Network(
         embedding=weights.embedding("transformer.embedding.word_embeddings"),
         layers=[
             ChatGLM2Layer(config, weights, f"transformer.encoder.layers.{index}", ops, rotary)
@@ -67,7 +68,6 @@ def build_chatglm2(config: ModelConfig, weights: Weights, *, ops: Ops, kv_dtype:
         ],
         final_norm=lambda hidden: ops.rms_norm(hidden, norm, config.layernorm_eps),
         output=weights.linear("transformer.output_layer"),
-        planner=planner,
         ops=ops,
-        kv_dtype=kv_dtype,
     )
+    return Decoder(config, network, planner=planner, kv_dtype=kv_dtype)

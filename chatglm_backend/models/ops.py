@@ -42,10 +42,10 @@ def rotary_table(*, dim: int, positions: int, fp16_frequencies: bool) -> RotaryT
 
 
 class Replay(Protocol):
-    """A walk of one row through all layers, ready to be done again for another token."""
+    """A recorded forward pass of one row, ready to be done again for another token."""
 
     def __call__(self, layers: Sequence[tuple[Tensor, Tensor]], identity: object, start: int, visible: int) -> Tensor:
-        """The result of the walk, valid until the next call; its other inputs are read from where they were.
+        """The logits, valid until the next call; its other inputs are read from where they were.
 
         ``layers`` are the whole keys and values [kv_heads, reserved, dim] of each layer, ``identity`` an object that
         is another one whenever they are. The row becomes token ``start`` and sees the first ``visible``.
@@ -99,10 +99,10 @@ class Ops(Protocol):
         """Put ``k`` and ``v`` [rows, kv_heads, dim] into a cache's ``keys`` and ``values`` [kv_heads, rows, dim]."""
         ...
 
-    def record(self, walk: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
-        """Do a walk of one row, and learn to repeat it where everything in it can be repeated.
+    def record(self, forward: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
+        """Do a forward pass of one row, and learn to replay it where everything in it can be replayed.
 
-        ``walk`` uses only these operations, the products that go with them, and views; the tensors that it starts
+        ``forward`` uses only these operations, the products that go with them, and views; the tensors that it starts
         from must stay where they are.
         """
         ...
@@ -160,9 +160,9 @@ class TorchOps:
         keys.copy_(k.transpose(0, 1))
         values.copy_(v.transpose(0, 1))
 
-    def record(self, walk: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
+    def record(self, forward: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
         """See :class:`Ops`; nothing is learned."""
-        return walk(), None
+        return forward(), None
 
 
 def _rotate(first: Tensor, second: Tensor, table: RotaryTable, positions: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""A recorded walk of one row gives the bits that the walk itself gives, whatever came between."""
+"""A replayed step of one row gives the bits that the forward pass itself gives, whatever came between."""
 
 from __future__ import annotations
 
@@ -76,26 +76,26 @@ def started(model: Decoder, ids: Sequence[int], capacity: int = 600) -> KVCache:
 
 
 def step(model: Decoder, token: int, cache: KVCache, *, replays: bool) -> Tensor:
-    """Decode one token, repeated from a recording or not."""
+    """Decode one token, replayed from a recording or not."""
     model.replays = replays
     return model.decode([Feed((token,), cache)])
 
 
-def test_repeated_tokens_have_the_same_bits(model: Decoder) -> None:
+def test_replayed_tokens_have_the_same_bits(model: Decoder) -> None:
     """Two sequences in turn, past the point where their memory grows and moves."""
     pairs = [(started(model, ids), started(model, ids)) for ids in (FIRST, OTHER)]
     for number in range(GROWTH_BLOCK + 10):
-        for plain, repeated in pairs if number < 5 or number > GROWTH_BLOCK - 10 else pairs[:1]:
+        for plain, replayed in pairs if number < 5 or number > GROWTH_BLOCK - 10 else pairs[:1]:
             token = (7 * number + 3) % 90
             expected = step(model, token, plain, replays=False)
-            assert torch.equal(step(model, token, repeated, replays=True), expected), number
+            assert torch.equal(step(model, token, replayed, replays=True), expected), number
     for layer in range(model.config.num_layers):
-        for plain, repeated in pairs:
-            for mine, theirs in zip(plain.read(layer, plain.length), repeated.read(layer, plain.length), strict=True):
+        for plain, replayed in pairs:
+            for mine, theirs in zip(plain.read(layer, plain.length), replayed.read(layer, plain.length), strict=True):
                 assert torch.equal(mine, theirs)
 
 
-def test_a_repeated_token_is_one_call(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replayed_token_is_one_call(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first token, the threads are called once a token: no step is done on its own."""
     calls: list[str] = []
     for name in ("_do", "play"):
@@ -112,12 +112,12 @@ def test_a_repeated_token_is_one_call(model: Decoder, monkeypatch: pytest.Monkey
 
 def test_prompts_and_batches_in_between_disturb_nothing(model: Decoder) -> None:
     """Larger work reuses and replaces the buffers of ordinary calls, never those of the recording."""
-    plain, repeated = started(model, FIRST), started(model, FIRST)
+    plain, replayed = started(model, FIRST), started(model, FIRST)
     for number in range(6):
         started(model, (*[10 + place % 60 for place in range(40 * number)], *FIRST))
         model.decode([Feed((8, 9), started(model, OTHER)), Feed((3,), started(model, FIRST))])
         expected = step(model, 20 + number, plain, replays=False)
-        assert torch.equal(step(model, 20 + number, repeated, replays=True), expected)
+        assert torch.equal(step(model, 20 + number, replayed, replays=True), expected)
 
 
 def test_truncated_sequences_go_on_from_where_they_were_cut(model: Decoder) -> None:
@@ -129,17 +129,17 @@ def test_truncated_sequences_go_on_from_where_they_were_cut(model: Decoder) -> N
     assert torch.equal(step(model, 11, cache, replays=True), first)
 
 
-def test_what_cannot_be_repeated_is_walked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A 32-bit cache is torch's business: nothing is recorded, and the result is the walk's."""
+def test_what_cannot_be_replayed_is_computed_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 32-bit cache is torch's business: nothing is recorded, and the result is the forward pass's."""
     model = built(config_of("chatglm2"), torch.float32)
-    monkeypatch.setattr(Team, "play", lambda *_: pytest.fail("repeated"))
+    monkeypatch.setattr(Team, "play", lambda *_: pytest.fail("replayed"))
     plain, other = started(model, FIRST), started(model, FIRST)
     for token in (3, 4, 5):
         expected = step(model, token, plain, replays=False)
         assert torch.equal(step(model, token, other, replays=True), expected)
 
 
-def test_products_of_other_kernels_are_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_of_other_kernels_are_computed_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recording holds the steps of one team of threads: with products from elsewhere it would lack them."""
     kernel = build_kernel(2)
     if kernel is None:
@@ -148,7 +148,7 @@ def test_products_of_other_kernels_are_walked(monkeypatch: pytest.MonkeyPatch) -
     ops = CompiledOps(kernel.team, usable_variants(host_cpu())[0])
     model = build_model(config, Int4Weights(SyntheticTensors(config), "exact"), ops=ops)
     assert isinstance(model, Decoder)
-    monkeypatch.setattr(Team, "play", lambda *_: pytest.fail("repeated"))
+    monkeypatch.setattr(Team, "play", lambda *_: pytest.fail("replayed"))
     plain, other = started(model, FIRST), started(model, FIRST)
     for token in (3, 4, 5):
         assert torch.equal(step(model, token, other, replays=True), step(model, token, plain, replays=False))
@@ -156,10 +156,10 @@ def test_products_of_other_kernels_are_walked(monkeypatch: pytest.MonkeyPatch) -
 
 def test_memory_that_moved_half_way_is_not_taken_for_the_old(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Growing fails in the middle; a token of the same sequence then reads and writes where its layers lie now."""
-    plain, repeated = started(model, FIRST), started(model, FIRST)
+    plain, replayed = started(model, FIRST), started(model, FIRST)
     step(model, 3, plain, replays=False)
-    step(model, 3, repeated, replays=True)
-    before, empty, left = repeated.identity, torch.empty, [3]
+    step(model, 3, replayed, replays=True)
+    before, empty, left = replayed.identity, torch.empty, [3]
 
     def failing(*args: object, **kwargs: object) -> Tensor:
         left[0] -= 1
@@ -170,9 +170,9 @@ def test_memory_that_moved_half_way_is_not_taken_for_the_old(model: Decoder, mon
     with monkeypatch.context() as patched:
         patched.setattr(torch, "empty", failing)
         with pytest.raises(MemoryError):
-            repeated.reserve(GROWTH_BLOCK + 1)
-    assert repeated.identity is not before
-    assert torch.equal(step(model, 4, repeated, replays=True), step(model, 4, plain, replays=False))
+            replayed.reserve(GROWTH_BLOCK + 1)
+    assert replayed.identity is not before
+    assert torch.equal(step(model, 4, replayed, replays=True), step(model, 4, plain, replays=False))
 
 
 def test_a_model_is_free_as_soon_as_nobody_holds_it() -> None:
@@ -190,7 +190,7 @@ def test_a_model_is_free_as_soon_as_nobody_holds_it() -> None:
         gc.enable()
 
 
-def test_odd_widths_are_walked() -> None:
+def test_odd_widths_are_computed_step_by_step() -> None:
     """Heads that the compiled attention does not take."""
     config = replace(config_of("chatglm2"), head_dim=24, num_heads=8)
     model = built(config)

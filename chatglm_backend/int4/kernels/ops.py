@@ -27,7 +27,7 @@ from chatglm_backend.int4.kernels.emit_ops import (
 )
 from chatglm_backend.int4.kernels.emit_rows import ROW_LANES, AddArg, NormArg, RotaryArg, StoreArg, build_rows
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
-from chatglm_backend.int4.kernels.replay import RecordedWalk, attention_work, scores_stride
+from chatglm_backend.int4.kernels.replay import RecordedStep, attention_work, scores_stride
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.models.ops import Replay, RotaryTable, TorchOps
@@ -131,11 +131,11 @@ class CompiledOps(TorchOps):
             )  # fmt: skip
             self._team.share(self._rows.addresses["store"], self._store_args, rows, work=rows * heads * dim)
 
-    def record(self, walk: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
+    def record(self, forward: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
         store = self._rows.addresses["store"]
         with self._team.recording() as recording:
-            result = walk()
+            result = forward()
         attends = {native.addresses["attend_1"] for native in self._attention.values()}
         kernels = [step[Word.KERNEL] for step in recording.steps]
         attend = next((kernel for kernel in kernels if kernel in attends), 0)
@@ -144,7 +144,7 @@ class CompiledOps(TorchOps):
         products = sum(step[Word.QUANTIZE] != 0 for step in recording.steps)
         if not recording.whole or not attend or kernels.count(attend) != layers or products <= layers:
             return result, None
-        return result, RecordedWalk(self._team, recording, result, attend=attend, store=store)
+        return result, RecordedStep(self._team, recording, result, attend=attend, store=store)
 
     def attention(self, q: Tensor, keys: Tensor, values: Tensor, visible: Sequence[int]) -> Tensor:
         """See :class:`~chatglm_backend.models.ops.Ops`."""

@@ -1,4 +1,4 @@
-"""A recorded walk of one row through all layers, done again for other tokens in a single call.
+"""A recorded decode step of one row, replayed for other tokens in a single call.
 
 One call instead of some 370: no Python between the steps, and the interpreter is free for other
 threads all the while. Knows which words of the steps depend on the token and on the cache; knows no layers' meaning.
@@ -17,7 +17,7 @@ from chatglm_backend.int4.kernels.emit_ops import ATTENTION_ROWS, LANES, Attenti
 from chatglm_backend.int4.kernels.emit_rows import StoreArg
 from chatglm_backend.int4.kernels.team import Recording, Team
 
-__all__ = ["RecordedWalk", "attention_work", "scores_stride"]
+__all__ = ["RecordedStep", "attention_work", "scores_stride"]
 
 _WEIGHTS_PER_FEATURE = 4
 """How many INT4 weights are multiplied in the time that one feature of a key and a value takes."""
@@ -33,7 +33,7 @@ def scores_stride(tokens: int) -> int:
     return (tokens + LANES) // LANES * LANES
 
 
-class RecordedWalk:
+class RecordedStep:
     """See :class:`~chatglm_backend.models.ops.Replay`."""
 
     def __init__(self, team: Team, recording: Recording, result: Tensor, *, attend: int, store: int) -> None:
