@@ -76,7 +76,7 @@ def test_no_name_is_a_synonym() -> None:
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_no_key_of_the_catalogue_is_a_synonym(language: str) -> None:
     """Texts are found by the same words."""
-    catalogue = json.loads((PACKAGE / "ui" / "locales" / f"{language}.json").read_text(encoding="utf-8"))
+    catalogue = json.loads((PACKAGE / "locales" / f"{language}.json").read_text(encoding="utf-8"))
     assert [key for key in catalogue if words_of(key) & set(WORDS)] == []
 
 
