@@ -29,7 +29,7 @@ def read_endpoint(address: str, prompt: str, new_tokens: int) -> None:
 
 def read_page(client: Client, prompt: str, new_tokens: int) -> None:
     """Press Generate as the page does, and follow the answer. Raises RuntimeError when it was cut short."""
-    job = client.submit(prompt, new_tokens, "raw", 0, 1, 0, 1, None, api_name="/generate")
+    job = client.submit(prompt, "raw", new_tokens, api_name="/generate")
     views = list(job)
     words = str(views[-1:]).count("word")
     if words < new_tokens:

@@ -29,25 +29,31 @@ _ENDS = {
 
 @dataclass(frozen=True, slots=True)
 class Functions:
-    """The numbers by which the page's script calls Generate, Stop, and taking up an answer after a reload."""
+    """The numbers by which the page's script calls Generate, Stop, and taking up an answer after a reload.
+
+    ``inputs`` are the controls that Generate reads, with what they hold at first.
+    """
 
     generate: int
     stop: int
     resume: int
+    inputs: dict[str, Any]
 
 
 def read_functions(config: dict[str, Any]) -> Functions:
     """From the page's ``/config``."""
-    names = {component["id"]: component["props"].get("elem_id") for component in config["components"]}
+    props = {component["id"]: component["props"] for component in config["components"]}
+    names = {number: found.get("elem_id") for number, found in props.items()}
     by_target = {
         (names.get(target[0]), target[1]): function["id"]
         for function in config["dependencies"]
         for target in function["targets"]
     }
     generate = by_target["cg-generate", "click"]
-    outputs = next(function["outputs"] for function in config["dependencies"] if function["id"] == generate)
-    resume = next(f["id"] for f in config["dependencies"] if f["outputs"] == outputs and f["id"] != generate)
-    return Functions(generate, by_target["cg-stop", "click"], resume)
+    asked = next(function for function in config["dependencies"] if function["id"] == generate)
+    same = (f["id"] for f in config["dependencies"] if f["outputs"] == asked["outputs"] and f["id"] != generate)
+    inputs = {names[number]: props[number].get("value") for number in asked["inputs"]}
+    return Functions(generate, by_target["cg-stop", "click"], next(same), inputs)
 
 
 class Tab:
@@ -71,7 +77,7 @@ class Tab:
 
     def stop(self) -> None:
         """Press Stop."""
-        body = {"data": [], "fn_index": self._client.functions.stop, "session_hash": self.session}
+        body = {"data": [None], "fn_index": self._client.functions.stop, "session_hash": self.session}
         with self._client.line() as line:
             line.ask("/en/gradio_api/run/predict", body).read()
 
@@ -172,7 +178,7 @@ class PageClient(Client):
 
     def _begin(self, kind: str, question: Question) -> tuple[Record, Tab]:
         tab = Tab(self)
-        tab.press(self.functions.generate, question.fields())
+        tab.press(self.functions.generate, list({**self.functions.inputs, **question.fields()}.values()))
         return Record(self.number, kind, question), tab
 
     def _visit(

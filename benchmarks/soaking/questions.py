@@ -46,9 +46,10 @@ class Question:
         settings = {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed}
         return {**settings, **asked, **usage, "stream": stream}
 
-    def fields(self) -> list[Any]:
-        """As the page's Generate button takes it."""
-        return [self.text, self.max_tokens, "raw", self.temperature, 1, 0, 1, self.seed]
+    def fields(self) -> dict[str, Any]:
+        """As the page's Generate button takes it, by the names of its controls."""
+        settings = {"cg-max-new-tokens": self.max_tokens, "cg-temperature": self.temperature, "cg-seed": self.seed}
+        return {"cg-prompt": self.text, "cg-format": "raw", **settings}
 
     def shorter(self) -> Question:
         """With half of its words."""

@@ -59,10 +59,7 @@ ALLOWED_THIRD_PARTY = {
 
 
 # Circles that are on their way out.
-KNOWN_CIRCLES = frozenset(
-    f"chatglm_backend.{name}"
-    for name in ("tokenizers.base", "tokenizers.chatglm", "tokenizers.chatglm2", "ui.chat", "ui.history")
-)
+KNOWN_CIRCLES = {f"chatglm_backend.tokenizers.{name}" for name in ("base", "chatglm", "chatglm2")}
 
 
 def sources() -> list[Path]:
