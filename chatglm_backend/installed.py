@@ -1,11 +1,17 @@
-"""What to say where a package is not installed. Standard library only."""
+"""Commands that can be typed as they stand, on this system. Standard library only."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-__all__ = ["missing_sentence"]
+__all__ = ["missing_sentence", "start_command"]
+
+
+def start_command(model: str = "THUDM/chatglm-6b") -> str:
+    """What starts the page with a model, fetching it first if need be, in the program's folder."""
+    script = "powershell -ExecutionPolicy Bypass -File .\\launch.ps1" if os.name == "nt" else "./launch.sh"
+    return f"{script} --model {model}"
 
 
 def missing_sentence(error: ModuleNotFoundError) -> str:

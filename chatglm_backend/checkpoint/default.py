@@ -15,6 +15,7 @@ from chatglm_backend.checkpoint.hub import find_cached, hub_access
 from chatglm_backend.checkpoint.manifest import MANIFEST
 from chatglm_backend.checkpoint.places import cache_root
 from chatglm_backend.errors import CheckpointError, ModelNotCached
+from chatglm_backend.installed import start_command
 
 __all__ = ["DEFAULT_MODEL", "DefaultModel", "bundled_folder", "default_model"]
 
@@ -42,8 +43,8 @@ def default_model(env: Mapping[str, str] = os.environ, *, bundled: Path | None =
     bundled = bundled or bundled_folder()
     if (bundled / MANIFEST).is_file():
         notice = (
-            f"{DEFAULT_MODEL} is not on this machine, so the small bundled demonstration model answers. Fetch the "
-            f"real one (about 13 GB) with: python -m chatglm_backend download --model {DEFAULT_MODEL}"
+            f"{DEFAULT_MODEL} is not on this machine, so the small bundled demonstration model answers. Get the "
+            f"real one (about 13 GB) with: {start_command(DEFAULT_MODEL)}"
         )
         return DefaultModel(str(bundled), is_demo=True, notice=notice)
     raise ModelNotCached(model=DEFAULT_MODEL)

@@ -12,6 +12,7 @@ import psutil
 
 from chatglm_backend import units
 from chatglm_backend.core import FinishReason, LoadProgress, ModelInfo, ModelState, ModelStatus
+from chatglm_backend.installed import start_command
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.plots import sparkline
 from chatglm_backend.ui.progress import Answer, Phase
@@ -204,14 +205,15 @@ def _ready_card(texts: Texts, info: ModelInfo) -> str:
     if info.is_demo:
         text = texts("model.demo", millions=round(info.parameters / 1e6))
         how = texts("model.demo_how")
-        demo = f'<p class="cg-demo" role="note">{escape(text)} {escape(how)} <code>{_DEMO_COMMAND}</code></p>'
+        command, go = escape(start_command()), escape(texts("model.demo_open"))
+        demo = (
+            f'<p class="cg-demo" role="note">{escape(text)} {escape(how)} <code>{command}</code> '
+            f'<button type="button" class="cg-chip" data-action="model">{go}</button></p>'
+        )
     return (
         f'<div class="cg-model" data-state="ready"><span class="cg-pill cg-ready">{escape(texts("model.ready"))}</span>'
         f'<strong class="cg-name">{escape(info.name)}</strong><span class="cg-facts">{line}</span></div>{demo}'
     )
-
-
-_DEMO_COMMAND = "python webui.py --model THUDM/chatglm-6b"
 
 
 def _loading_card(texts: Texts, progress: LoadProgress | None) -> str:

@@ -40,6 +40,10 @@ def _done(page: Page, selector: str) -> None:
     page.locator(f"{selector} .cg-status[data-phase=done]").wait_for()
 
 
+def _start(page: Page, language: str) -> None:
+    """The page as it is opened."""
+
+
 def _prompt(page: Page, language: str) -> None:
     page.fill("#cg-prompt textarea", _asked(language)[0])
     page.keyboard.press("Control+Enter")
@@ -76,7 +80,14 @@ def _model(page: Page, language: str) -> None:  # noqa: ARG001
     page.locator("#cg-model-needs p").wait_for()
 
 
-_VISITS = (("prompt", _prompt), ("chat", _chat), ("compare", _compare), ("speed", _speed), ("model", _model))
+_VISITS = (
+    ("start", _start),
+    ("prompt", _prompt),
+    ("chat", _chat),
+    ("compare", _compare),
+    ("speed", _speed),
+    ("model", _model),
+)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from browser_helpers import Serve, Site, Visitor, until
 
+from chatglm_backend.installed import start_command
+
 pytestmark = pytest.mark.browser
 
 _SOURCE = "#cg-model-source :is(input, textarea)"
@@ -35,6 +37,18 @@ def test_another_model_is_loaded_with_progress_and_the_conversation_stays(serve:
     assert site.state()["loaded"][before:] == ["/models/other", "/models/other"]
     visit.tab(0, "#cg-prompt")
     assert visit.output() == "AI is the study of machines that learn."
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_notice_of_the_demo_says_how_to_start_the_real_one_and_leads_to_the_model_page(
+    serve: Serve, visitor: Visitor, width: int
+) -> None:
+    """One command that can be typed as it stands, and a button."""
+    page = visitor(serve("demo"), width=width).page
+    assert page.inner_text(".cg-demo code") == start_command()
+    page.click(".cg-demo button")
+    page.locator("#cg-model-source").wait_for()
+    assert page.locator("[role=tab][aria-selected=true]").get_attribute("data-tab-id") == "model"
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from chatglm_backend.checkpoint.progress import Rate, RateMeter
 from chatglm_backend.checkpoint.source import inspect_folder
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import CacheLocked, LoadCancelled, ModelNotCached, ModelNotFound
+from chatglm_backend.installed import start_command
 from tests.tiny import build_checkpoint
 from tests.unit.checkpoint_helpers import quantize
 
@@ -91,7 +92,7 @@ def test_default_is_the_bundled_model_otherwise(env: dict[str, str], tmp_path: P
     convert(inspect_folder(build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")), bundled, quantize=quantize)
     found = default_model(env, bundled=bundled)
     assert (str(bundled), True) == (found.model, found.is_demo)
-    assert "download --model THUDM/chatglm-6b" in found.notice
+    assert found.notice.endswith(f": {start_command(DEFAULT_MODEL)}")
     assert "\n" not in found.notice
 
 

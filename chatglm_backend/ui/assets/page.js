@@ -109,6 +109,7 @@
       document.documentElement.style.colorScheme = dark ? "dark" : "light";
       store.set("chatglm_theme", dark ? "dark" : "light");
     }
+    if (target.dataset.action === "model") document.getElementById("cg-tab-model-button").click();
     if (target.dataset.action === "png") savePicture(target.dataset.from);
   });
 })();
