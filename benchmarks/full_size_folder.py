@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from chatglm_backend.models.config import ModelConfig
+from chatglm_backend.models.config import ModelConfig, family_named_in
 from chatglm_backend.models.layout import TensorSpec, tensor_specs
 
 COMMON: dict[str, object] = {
@@ -114,7 +114,7 @@ def write_folder(
     config_json = dict(SHAPES[shape])
     if layers:
         config_json["num_layers"] = layers
-    config = ModelConfig.from_json(config_json, path=shape)
+    config = ModelConfig.from_json(config_json, family=family_named_in(shape) or "chatglm")
     (folder / "config.json").write_text(json.dumps(config_json, indent=2) + "\n", encoding="utf-8")
     for name in TOKENIZER_FILES:
         if tokenizer and (tokenizer / name).is_file():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chatglm_backend.checkpoint.thudm import dequantize_rows, reencode_rows
 from chatglm_backend.int4.bigdl import quantize
-from chatglm_backend.models.config import ModelConfig
+from chatglm_backend.models.config import ModelConfig, family_named_in
 from chatglm_backend.models.layout import tensor_specs
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -34,7 +34,9 @@ class Case:
 
 def golden_config(name: str) -> ModelConfig:
     """Return the folder's config."""
-    return ModelConfig.from_json(json.loads((GOLDEN / name / "config.json").read_text()), path=name)
+    family = family_named_in(name)
+    assert family is not None
+    return ModelConfig.from_json(json.loads((GOLDEN / name / "config.json").read_text()), family=family)
 
 
 def golden_cases(name: str, *, int4: bool = False) -> list[Case]:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from chatglm_backend.checkpoint.lock import writer_lock
-from chatglm_backend.checkpoint.manifest import MANIFEST, Manifest, read_manifest
-from chatglm_backend.checkpoint.places import cache_root, canonical, hub_cache, low_bit_root, slug
+from chatglm_backend.checkpoint.manifest import MANIFEST, manifest_in
+from chatglm_backend.checkpoint.places import cache_root, canonical, hub_cache, hub_id, low_bit_root, slug
 from chatglm_backend.checkpoint.source import check_config, has_complete_weights
-from chatglm_backend.errors import CacheLocked, CheckpointError, MissingFile, ModelNotFound
+from chatglm_backend.errors import CacheLocked, CheckpointError, ModelNotFound
 from chatglm_backend.models.config import Family, family_named_in
 
-__all__ = ["CacheEntry", "delete_cached", "find_low_bit", "list_cache", "low_bit_folder"]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def find_low_bit(root: Path, name: str, *, family: Family | None = None) -> Path
     """The newest converted checkpoint of a hub model, whether or not its source is still here."""
     found: list[tuple[float, Path]] = []
     for folder in _folders(low_bit_root(root)):
-        manifest = _manifest(folder)
+        manifest = manifest_in(folder)
         if manifest and canonical(manifest.name) == canonical(name) and family in (None, manifest.family):
             found.append(((folder / MANIFEST).stat().st_mtime, folder))
     return max(found)[1] if found else None
@@ -77,7 +77,7 @@ def delete_cached(name: str, env: Mapping[str, str] = os.environ) -> CacheEntry:
 def _low_bit_entries(root: Path) -> list[CacheEntry]:
     entries = []
     for folder in _folders(low_bit_root(root)):
-        manifest = _manifest(folder)
+        manifest = manifest_in(folder)
         model = manifest.name if manifest else folder.name
         family = manifest.family if manifest else None
         size = _size(folder)
@@ -90,43 +90,29 @@ def _low_bit_entries(root: Path) -> list[CacheEntry]:
 def _hub_entries(cache: Path) -> list[CacheEntry]:
     entries = []
     for folder in _folders(cache):
-        owner, _, name = folder.name.removeprefix("models--").partition("--")
-        if not folder.name.startswith("models--"):
+        model = hub_id(folder)
+        if model is None:
             continue
         snapshots = _folders(folder / "snapshots")
-        family = family_named_in(name) or next(filter(None, map(_family, snapshots)), None)
+        family = family_named_in(model) or next(filter(None, (_try(check_config, one) for one in snapshots)), None)
         if family is None:
             continue
-        complete = not any(folder.glob("blobs/*.incomplete")) and any(map(_is_whole, snapshots))
-        model = f"{owner}/{name}"
+        complete = not any(folder.glob("blobs/*.incomplete"))
+        complete = complete and any(_try(has_complete_weights, one) for one in snapshots)
         entries.append(CacheEntry(model, model, "download", folder, _size(folder), family, complete))
     return entries
 
 
-def _family(snapshot: Path) -> Family | None:
-    """The family that a download's config tells of, where its name does not."""
+def _try(ask: Callable[[Path], _T], snapshot: Path) -> _T | None:
+    """What a download's files tell; ``None`` where they cannot be read."""
     try:
-        return check_config(snapshot)
+        return ask(snapshot)
     except (CheckpointError, OSError):
         return None
-
-
-def _is_whole(snapshot: Path) -> bool:
-    try:
-        return has_complete_weights(snapshot)
-    except (CheckpointError, OSError):
-        return False
 
 
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-
-
-def _manifest(folder: Path) -> Manifest | None:
-    try:
-        return read_manifest(folder)
-    except (CheckpointError, MissingFile, OSError):
-        return None
 
 
 def _size(folder: Path) -> int:

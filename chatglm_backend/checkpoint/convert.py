@@ -16,24 +16,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from chatglm_backend.checkpoint.encode import SLICE_BYTES, Job, Quantize, encode, plan, stored_layout, workers
+from chatglm_backend.checkpoint.encode import SLICE_BYTES, Quantize, encode, workers
 from chatglm_backend.checkpoint.generation import FILE_BYTES, TensorFiles, build_manifest, copy_small_files
 from chatglm_backend.checkpoint.lock import writer_lock
+from chatglm_backend.checkpoint.lowbit import Checkpoint, HeldTensors
 from chatglm_backend.checkpoint.manifest import fsync_folder, remember_verified, write_manifest
-from chatglm_backend.checkpoint.memory import MemoryCheckpoint
+from chatglm_backend.checkpoint.plan import Plan, make_plan
 from chatglm_backend.checkpoint.preflight import Room
 from chatglm_backend.checkpoint.progress import Progress, check_cancel, silent
-from chatglm_backend.checkpoint.readers import open_source
-from chatglm_backend.checkpoint.source import CheckpointFolder, fingerprint
+from chatglm_backend.checkpoint.source import CheckpointFolder
 from chatglm_backend.checkpoint.target import check_target, clean_leftovers, is_current, new_data_folder
-from chatglm_backend.checkpoint.writer import Opener, open_for_writing, tensor_bytes
+from chatglm_backend.checkpoint.writer import Opener, open_for_writing
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import CheckpointError, ConfigError
+from chatglm_backend.sentences import Sentence
 
-__all__ = ["ConvertOptions", "convert", "convert_in_memory"]
-
-_Take = Callable[[str, Tensor], None]
 _BASE_MEMORY = 256 << 20
+_SMALL_FILES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,14 @@ class ConvertOptions:
     room: Room = field(default_factory=Room)
     wait_s: float | None = None
 
+    @property
+    def memory(self) -> int:
+        """What a conversion needs besides its result, in bytes."""
+        return _BASE_MEMORY + 2 * workers(self.threads) * self.slice_bytes
+
+
+DEFAULTS = ConvertOptions()
+
 
 def convert(
     source: CheckpointFolder,
@@ -55,7 +62,7 @@ def convert(
     quantize: Quantize | None = None,
     progress: Progress = silent,
     cancel: CancelToken | None = None,
-    options: ConvertOptions | None = None,
+    options: ConvertOptions = DEFAULTS,
 ) -> Path:
     """Convert ``source`` into the low-bit folder ``target``, and return ``target``.
 
@@ -63,33 +70,29 @@ def convert(
     Raises CheckpointError, ConfigError for a target that holds other files, NotEnoughDisk, NotEnoughMemory,
     CacheLocked, LoadCancelled.
     """
-    options = options or ConvertOptions()
     if source.format == "lowbit":
-        raise CheckpointError(path=source.path, reason="it is a low-bit checkpoint already")
+        raise CheckpointError(path=source.path, reason=Sentence("folder.low_bit_already"))
     if target.resolve() == source.path.resolve():
-        raise ConfigError(name="out", value=target, reason="it is the checkpoint that is to be converted")
+        raise ConfigError(name="out", value=target, reason=Sentence("folder.same"))
     check_target(target)
-    identity = fingerprint(source)
     with writer_lock(target, cancel=cancel, wait_s=options.wait_s):
         clean_leftovers(target)
-        if is_current(target, identity):
+        if is_current(target, source.fingerprint):
             return target
-        tensors = open_source(source)
-        jobs = plan(tensors)
-        need = sum(tensor_bytes(stored_layout(spec)) for spec in tensors.specs) + (16 << 20)
-        options.room.need_disk(target, need)
-        options.room.need_memory(_working_memory(options))
+        plan = make_plan(source)
+        options.room.need_disk(target, plan.nbytes + _SMALL_FILES)
+        options.room.need_memory(options.memory)
         data = new_data_folder(target)
         try:
-            with TensorFiles(data, jobs, file_bytes=options.file_bytes, opener=options.opener) as sink:
-                _run(source, jobs, sink.take, quantize or _bigdl(), progress=progress, cancel=cancel, options=options)
-                files = {**sink.finish(), **copy_small_files(source, data)}
+            with TensorFiles(data, plan, file_bytes=options.file_bytes, opener=options.opener) as files:
+                _carry_out(plan, files.take, source.name, quantize, progress, cancel, options)
+                records = {**files.finish(), **copy_small_files(source, data)}
             fsync_folder(data)
             check_cancel(cancel, source.name)
         except BaseException:
             shutil.rmtree(data, ignore_errors=True)
             raise
-        manifest = build_manifest(source, tensors, data.name, identity, files)
+        manifest = build_manifest(source, data.name, records)
         write_manifest(target, manifest)
         remember_verified(target, manifest, source=source.path.resolve())
         clean_leftovers(target)
@@ -102,54 +105,44 @@ def convert_in_memory(
     quantize: Quantize | None = None,
     progress: Progress = silent,
     cancel: CancelToken | None = None,
-    options: ConvertOptions | None = None,
-) -> MemoryCheckpoint:
+    options: ConvertOptions = DEFAULTS,
+) -> Checkpoint:
     """Convert without writing anything. Raises as :func:`convert` does."""
-    options = options or ConvertOptions()
-    tensors = open_source(source)
-    layout = {spec.name: stored_layout(spec) for spec in tensors.specs}
-    options.room.need_memory(sum(map(tensor_bytes, layout.values())) + _working_memory(options))
-    made = {name: torch.empty(shape, dtype=dtype) for name, (dtype, shape) in layout.items()}
+    plan = make_plan(source)
+    options.room.need_memory(plan.nbytes + options.memory)
+    made = {name: torch.empty(shape, dtype=dtype) for name, (dtype, shape) in plan.layouts.items()}
     filled = dict.fromkeys(made, 0)
 
     def take(name: str, piece: Tensor) -> None:
         start = filled[name]
-        made[name][start : start + piece.shape[0]] = piece
-        filled[name] = start + piece.shape[0]
+        filled[name] += piece.shape[0]
+        made[name][start : filled[name]] = piece
 
-    _run(source, plan(tensors), take, quantize or _bigdl(), progress=progress, cancel=cancel, options=options)
-    return MemoryCheckpoint(source, made)
+    _carry_out(plan, take, source.name, quantize, progress, cancel, options)
+    return Checkpoint(source.name, source.config, source.path, HeldTensors(made))
 
 
-def _run(
-    source: CheckpointFolder,
-    jobs: tuple[Job, ...],
-    take: _Take,
-    quantize: Quantize,
-    *,
+def _carry_out(
+    plan: Plan,
+    take: Callable[[str, Tensor], None],
+    name: str,
+    quantize: Quantize | None,
     progress: Progress,
     cancel: CancelToken | None,
     options: ConvertOptions,
 ) -> None:
-    total, done = sum(job.nbytes for job in jobs), 0
+    if quantize is None:
+        # Loads bigdl's native library, so only when something is converted.
+        from chatglm_backend.int4 import bigdl
+
+        quantize = bigdl.quantize
+    total, done = sum(job.nbytes for job in plan.jobs), 0
     progress(LoadProgress("convert", 0, total))
-    with contextlib.closing(
-        encode(jobs, quantize, threads=options.threads, slice_bytes=options.slice_bytes)
-    ) as results:
+    results = encode(plan, quantize, threads=options.threads, slice_bytes=options.slice_bytes)
+    with contextlib.closing(results):
         for encoded in results:
-            check_cancel(cancel, source.name)
-            for name, piece in encoded.pieces:
-                take(name, piece)
+            check_cancel(cancel, name)
+            for target, piece in encoded.pieces:
+                take(target, piece)
             done += encoded.source_bytes
             progress(LoadProgress("convert", done, total))
-
-
-def _working_memory(options: ConvertOptions) -> int:
-    return _BASE_MEMORY + 2 * workers(options.threads) * options.slice_bytes
-
-
-def _bigdl() -> Quantize:
-    # Loads bigdl's native library, so only when something is converted.
-    from chatglm_backend.int4.bigdl import quantize
-
-    return quantize

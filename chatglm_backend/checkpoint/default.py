@@ -17,8 +17,6 @@ from chatglm_backend.checkpoint.places import cache_root
 from chatglm_backend.errors import CheckpointError, ModelNotCached
 from chatglm_backend.installed import start_command
 
-__all__ = ["DEFAULT_MODEL", "DefaultModel", "bundled_folder", "default_model"]
-
 DEFAULT_MODEL = "THUDM/chatglm-6b"
 
 

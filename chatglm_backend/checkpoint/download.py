@@ -27,8 +27,6 @@ from chatglm_backend.checkpoint.progress import Progress, check_cancel, silent
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import DownloadFailed
 
-__all__ = ["download"]
-
 _ATTEMPTS = 5
 _MARGIN = 64 << 20
 

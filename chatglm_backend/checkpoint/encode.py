@@ -6,6 +6,7 @@ a few slices exist in fp32 at a time, and their mapped pages are given back. Kno
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -16,12 +17,11 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.checkpoint.mapping import release_pages, will_read
-from chatglm_backend.checkpoint.readers import SourceTensor, SourceTensors
-from chatglm_backend.checkpoint.thudm import BLOCK, BLOCK_BYTES, reencode_rows
-from chatglm_backend.checkpoint.writer import TensorLayout
+from chatglm_backend.checkpoint.plan import Job, Plan
+from chatglm_backend.checkpoint.thudm import reencode_rows
+from chatglm_backend.errors import DamagedFile
 from chatglm_backend.models.layout import TensorSpec
-
-__all__ = ["SLICE_BYTES", "Encoded", "Job", "Quantize", "encode", "plan", "stored_layout", "workers"]
+from chatglm_backend.sentences import Sentence
 
 Quantize = Callable[[Tensor], Tensor]
 """fp32 [rows, in], contiguous -> ``sym_int4`` bytes, uint8 [rows, in // 64 * 34]. Called from several threads."""
@@ -33,45 +33,11 @@ _MOST_WORKERS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One stored tensor and what is made of it."""
-
-    source: SourceTensor
-    targets: tuple[TensorSpec, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes to read."""
-        return self.source.data.nbytes + (0 if self.source.scales is None else self.source.scales.nbytes)
-
-
-@dataclass(frozen=True, slots=True)
 class Encoded:
     """The next rows of each target, in the job's order; ``source_bytes`` were read for them."""
 
     pieces: tuple[tuple[str, Tensor], ...]
     source_bytes: int
-
-
-def plan(source: SourceTensors) -> tuple[Job, ...]:
-    """All jobs: vectors first (they share one file), then the matrices in the order in which they lie on disk."""
-    targets: dict[str, list[TensorSpec]] = {}
-    tensors: dict[str, SourceTensor] = {}
-    for spec in source.specs:
-        tensor = source.get(spec.name)
-        tensors[tensor.name] = tensor
-        targets.setdefault(tensor.name, []).append(spec)
-    jobs = [Job(tensors[name], tuple(specs)) for name, specs in targets.items()]
-    return tuple(sorted(jobs, key=lambda job: (job.targets[0].kind != "vector", job.source.position)))
-
-
-def stored_layout(spec: TensorSpec) -> TensorLayout:
-    """Dtype and shape of a tensor in a low-bit checkpoint: INT4 bytes, an fp16 embedding, fp32 vectors."""
-    if spec.kind == "vector":
-        return torch.float32, spec.shape
-    if spec.kind == "embedding":
-        return torch.float16, spec.shape
-    return torch.uint8, (spec.shape[0], spec.shape[1] // BLOCK * BLOCK_BYTES)
 
 
 def workers(threads: int | None) -> int:
@@ -85,17 +51,17 @@ def workers(threads: int | None) -> int:
 
 
 def encode(
-    jobs: tuple[Job, ...], quantize: Quantize, *, threads: int | None = None, slice_bytes: int = SLICE_BYTES
+    plan: Plan, quantize: Quantize, *, threads: int | None = None, slice_bytes: int = SLICE_BYTES
 ) -> Generator[Encoded, None, None]:
     """Work through all jobs in order; the order of the results is that of the jobs and their rows.
 
-    Closing the iterator early abandons the rest.
+    Closing the iterator early abandons the rest. Raises DamagedFile for a value that is no finite number.
     """
     count = workers(threads)
     waiting: deque[Future[Encoded]] = deque()
     pool = ThreadPoolExecutor(max_workers=count, thread_name_prefix="convert")
     try:
-        for job, start, end in _slices(jobs, slice_bytes):
+        for job, start, end in _slices(plan, slice_bytes):
             if job.source.mapped:
                 will_read(job.source.data[start:end])
             waiting.append(pool.submit(_encode_rows, job, start, end, quantize))
@@ -107,30 +73,36 @@ def encode(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _slices(jobs: tuple[Job, ...], slice_bytes: int) -> Iterator[tuple[Job, int, int]]:
-    for job in jobs:
-        shape = job.targets[0].shape
-        row_bytes = 4 * (shape[1] if len(shape) > 1 else 1)
-        step = max(1, slice_bytes // row_bytes)
-        for start in range(0, shape[0], step):
-            yield job, start, min(start + step, shape[0])
+def _slices(plan: Plan, slice_bytes: int) -> Iterator[tuple[Job, int, int]]:
+    for job in plan.jobs:
+        rows, *columns = job.targets[0].shape
+        step = max(1, slice_bytes // (4 * math.prod(columns)))
+        for start in range(0, rows, step):
+            yield job, start, min(start + step, rows)
 
 
 def _encode_rows(job: Job, start: int, end: int, quantize: Quantize) -> Encoded:
-    rows = job.source.data[start:end]
-    scales = None if job.source.scales is None else job.source.scales.reshape(-1)[start:end]
-    pieces = tuple((spec.name, _encode(spec, rows, scales, quantize)) for spec in job.targets)
+    rows = job.source.rows(start, end)
+    scales = None if job.scales is None else job.scales.reshape(-1)[start:end]
+    pieces = tuple((spec.name, _encode(job, spec, rows, scales, quantize)) for spec in job.targets)
     nbytes = rows.nbytes + (0 if scales is None else scales.nbytes)
-    if job.source.mapped and rows.is_contiguous():
-        release_pages(rows)
+    part = job.source.data[start:end]
+    if job.source.mapped and part.is_contiguous():
+        release_pages(part)
     return Encoded(pieces, nbytes)
 
 
-def _encode(spec: TensorSpec, rows: Tensor, scales: Tensor | None, quantize: Quantize) -> Tensor:
-    if spec.kind == "vector":
-        return rows.to(torch.float32, copy=True).contiguous()
-    if spec.kind == "embedding":
-        return rows.to(torch.float16, copy=True).contiguous()
+def _encode(job: Job, spec: TensorSpec, rows: Tensor, scales: Tensor | None, quantize: Quantize) -> Tensor:
     if scales is not None:
+        _finite(job, scales)
         return reencode_rows(rows, scales)
-    return quantize(rows.to(torch.float32).contiguous())
+    wide = rows.to(torch.float16 if spec.kind == "embedding" else torch.float32, copy=True).contiguous()
+    return quantize(_finite(job, wide)) if spec.kind in ("linear", "output") else _finite(job, wide)
+
+
+def _finite(job: Job, values: Tensor) -> Tensor:
+    """The values themselves; an infinity or something that is no number would spoil every answer in silence."""
+    low, high = torch.aminmax(values)
+    if not math.isfinite(float(low) + float(high)):
+        raise DamagedFile(path=job.source.file, reason=Sentence("folder.not_finite", tensor=job.source.name))
+    return values

@@ -16,14 +16,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from chatglm_backend.checkpoint.encode import Job, stored_layout
-from chatglm_backend.checkpoint.files import hash_file
 from chatglm_backend.checkpoint.manifest import FileRecord, Manifest
-from chatglm_backend.checkpoint.readers import SourceTensors
-from chatglm_backend.checkpoint.source import CheckpointFolder, tokenizer_files
+from chatglm_backend.checkpoint.plan import Plan
+from chatglm_backend.checkpoint.source import CheckpointFolder
+from chatglm_backend.checkpoint.weight_files import hash_file
 from chatglm_backend.checkpoint.writer import Opener, StreamWriter, TensorLayout, open_for_writing, tensor_bytes
-
-__all__ = ["FILE_BYTES", "TensorFiles", "build_manifest", "copy_small_files"]
+from chatglm_backend.models.layout import parameter_count
 
 FILE_BYTES = 1 << 30
 """About how large a file of matrices gets, in bytes."""
@@ -33,13 +31,12 @@ class TensorFiles:
     """Spreads tensors over files: vectors in one, matrices in files of about 1 GiB, a tied second use in its own."""
 
     def __init__(
-        self, folder: Path, jobs: tuple[Job, ...], *, file_bytes: int = FILE_BYTES, opener: Opener = open_for_writing
+        self, folder: Path, plan: Plan, *, file_bytes: int = FILE_BYTES, opener: Opener = open_for_writing
     ) -> None:
         self._folder = folder
         self._opener = opener
-        self._layouts = _assign(jobs, file_bytes)
+        self._layouts = _assign(plan, file_bytes)
         self._file_of = {name: file for file, layout in self._layouts.items() for name in layout}
-        self._left = {file: sum(map(tensor_bytes, layout.values())) for file, layout in self._layouts.items()}
         self._writers: dict[str, StreamWriter] = {}
         self._records: dict[str, FileRecord] = {}
 
@@ -55,10 +52,10 @@ class TensorFiles:
         file = self._file_of[name]
         if file not in self._writers:
             self._writers[file] = StreamWriter(self._folder / file, self._layouts[file], self._opener)
-        self._writers[file].write(piece)
-        self._left[file] -= piece.nbytes
-        if not self._left[file]:
-            self._records[file] = self._writers[file].finish()
+        writer = self._writers[file]
+        writer.write(piece)
+        if not writer.left:
+            self._records[file] = writer.finish()
 
     def finish(self) -> dict[str, FileRecord]:
         """The records of all files. Raises ValueError where rows are missing."""
@@ -73,30 +70,26 @@ def copy_small_files(source: CheckpointFolder, data: Path) -> dict[str, FileReco
     records = {}
     config = data / "config.json"
     config.write_text(json.dumps(source.config_json, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    copies = [config]
-    for file in tokenizer_files(source.path):
-        copies.append(data / file.name)
-        shutil.copyfile(file, copies[-1])
-    for file in copies:
-        with file.open("rb+") as opened:
+    for file in (config, *source.tokenizer_files):
+        copy = data / file.name
+        if file is not config:
+            shutil.copyfile(file, copy)
+        with copy.open("rb+") as opened:
             os.fsync(opened.fileno())
-        records[file.name] = FileRecord(file.stat().st_size, hash_file(file))
+        records[copy.name] = FileRecord(copy.stat().st_size, hash_file(copy))
     return records
 
 
-def build_manifest(
-    source: CheckpointFolder, tensors: SourceTensors, data: str, identity: str, files: Mapping[str, FileRecord]
-) -> Manifest:
+def build_manifest(source: CheckpointFolder, data: str, files: Mapping[str, FileRecord]) -> Manifest:
     """The manifest of the generation in the folder called ``data``."""
-    config = source.config
     return Manifest(
         name=source.name,
         family=source.family,
         data=data,
-        parameters=_parameters(tensors),
-        source_fingerprint=identity,
+        parameters=parameter_count(source.config),
+        source_fingerprint=source.fingerprint,
         config=source.config_json,
-        dims=json.loads(json.dumps(asdict(config))),
+        dims=json.loads(json.dumps(asdict(source.config))),
         versions={
             "python": platform.python_version(),
             **{name: _version(name) for name in ("chatglm-cpu", "torch", "bigdl-llm", "safetensors")},
@@ -105,34 +98,25 @@ def build_manifest(
     )
 
 
-def _assign(jobs: tuple[Job, ...], file_bytes: int) -> dict[str, dict[str, TensorLayout]]:
+def _assign(plan: Plan, file_bytes: int) -> dict[str, dict[str, TensorLayout]]:
+    """The tensors of each file, in the order in which they are made."""
     files: dict[str, dict[str, TensorLayout]] = {}
-    second: dict[str, dict[str, TensorLayout]] = {}
-    number, size = 1, 0
-    for job in jobs:
-        spec = job.targets[0]
-        layout = stored_layout(spec)
-        if spec.kind == "vector":
-            files.setdefault("vectors.safetensors", {})[spec.name] = layout
-        else:
-            if size and size + tensor_bytes(layout) > file_bytes:
-                number, size = number + 1, 0
-            size += tensor_bytes(layout)
-            files.setdefault(f"weights-{number:05}.safetensors", {})[spec.name] = layout
-        for extra in job.targets[1:]:
-            second[f"output-{len(second) + 1:05}.safetensors"] = {extra.name: stored_layout(extra)}
-    return {**files, **second}
-
-
-def _parameters(tensors: SourceTensors) -> int:
-    """The weights of the original model, a tied tensor counted once."""
-    counted: dict[str, int] = {}
-    for spec in tensors.specs:
-        size = 1
-        for n in spec.shape:
-            size *= n
-        counted[tensors.get(spec.name).name] = size
-    return sum(counted.values())
+    number, size, second = 1, 0, 0
+    for job in plan.jobs:
+        for place, spec in enumerate(job.targets):
+            layout = plan.layouts[spec.name]
+            if place:
+                second += 1
+                file = f"output-{second:05}.safetensors"
+            elif spec.kind == "vector":
+                file = "vectors.safetensors"
+            else:
+                if size and size + tensor_bytes(layout) > file_bytes:
+                    number, size = number + 1, 0
+                size += tensor_bytes(layout)
+                file = f"weights-{number:05}.safetensors"
+            files.setdefault(file, {})[spec.name] = layout
+    return files
 
 
 def _version(name: str) -> str:

@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chatglm_backend.checkpoint.places import aliases, expanded, hub_cache, hub_folder_name
+from chatglm_backend.checkpoint.places import aliases, expanded, hub_cache, hub_folder_name, snapshots
 from chatglm_backend.checkpoint.source import has_complete_weights
 from chatglm_backend.network import proxy_of
-
-__all__ = ["HubAccess", "find_cached", "hub_access"]
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "true", "yes", "on"}
@@ -51,23 +49,10 @@ def find_cached(model_id: str, *, revision: str | None = None, cache: Path) -> P
     Raises LfsPointerFile or DamagedFile for files that can never become whole by downloading on.
     """
     for name in aliases(model_id):
-        for snapshot in _snapshots(cache / hub_folder_name(name), revision):
+        for snapshot in snapshots(cache / hub_folder_name(name), revision):
             if has_complete_weights(snapshot):
                 return snapshot
     return None
-
-
-def _snapshots(repo: Path, revision: str | None) -> list[Path]:
-    folder = repo / "snapshots"
-    ref = repo.joinpath("refs", *(revision or "main").split("/"))
-    if ref.is_file():
-        named = folder / ref.read_text(encoding="utf-8").strip()
-        return [named] if named.is_dir() else []
-    if revision:
-        return [folder / revision] if (folder / revision).is_dir() else []
-    if not folder.is_dir():
-        return []
-    return sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda p: p.stat().st_mtime, reverse=True)
 
 
 def _token(env: Mapping[str, str]) -> str | None:

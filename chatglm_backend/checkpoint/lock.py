@@ -12,8 +12,6 @@ from chatglm_backend.checkpoint.progress import check_cancel
 from chatglm_backend.core import CancelToken, Clock, monotonic_clock
 from chatglm_backend.errors import CacheLocked
 
-__all__ = ["LOCK", "writer_lock"]
-
 LOCK = ".lock"
 _POLL_S = 0.2
 

@@ -1,43 +1,33 @@
-"""A low-bit checkpoint on disk, mapped: bigdl's own bytes, an fp16 embedding, fp32 vectors, a kernel's derived layouts.
+"""A checkpoint in INT4, ready to compute with: bigdl's own bytes, an fp16 embedding, fp32 vectors.
 
-Opening checks the manifest and the files, maps them and reads nothing more. Converting is
-``convert``'s business; what a derived layout means is its kernel's.
+In memory, or mapped from a low-bit folder: opening that checks the manifest and the files, maps them and
+reads nothing more. Converting is ``convert``'s business, a kernel's own layouts are ``derived``'s.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
-from chatglm_backend.checkpoint.lock import writer_lock
-from chatglm_backend.checkpoint.manifest import (
-    Manifest,
-    read_manifest,
-    verify_files,
-    write_json_atomic,
-)
+from chatglm_backend.checkpoint.derived import DERIVED, DerivedLayouts
+from chatglm_backend.checkpoint.manifest import Manifest, read_manifest, verify_files
 from chatglm_backend.checkpoint.mapping import MappedTensors
 from chatglm_backend.checkpoint.places import cache_root, slug
-from chatglm_backend.checkpoint.progress import check_cancel
-from chatglm_backend.checkpoint.writer import Opener, StreamWriter, TensorLayout, open_for_writing
-from chatglm_backend.core import CancelToken
-from chatglm_backend.errors import CheckpointError, MissingFile
+from chatglm_backend.errors import CheckpointError
 from chatglm_backend.models.config import ModelConfig
-from chatglm_backend.textfile import read_json
-
-__all__ = ["DERIVED", "Checkpoint", "LowBitCheckpoint", "Tensors", "open_low_bit"]
-
-DERIVED = "derived"
 
 
-class Tensors(Protocol):
-    """Tensors by name."""
+class TensorStore(Protocol):
+    """Tensors by name, each of which can be given up."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all, in bytes."""
+        ...
 
     def get(self, name: str) -> Tensor:
         """The tensor of that name. Raises KeyError."""
@@ -47,175 +37,69 @@ class Tensors(Protocol):
         """All names."""
         ...
 
-
-class Checkpoint(Tensors, Protocol):
-    """What the engine's room is given: INT4 tensors, the config, and where the tokenizer lies."""
-
-    @property
-    def name(self) -> str:
-        """The model's name for people."""
+    def release(self, name: str) -> None:
+        """Give back what a tensor occupies."""
         ...
 
-    @property
-    def config(self) -> ModelConfig:
-        """Sizes and special ids."""
-        ...
 
-    @property
-    def tokenizer_folder(self) -> Path:
-        """The folder with the tokenizer's file."""
-        ...
+class HeldTensors:
+    """Tensors in memory; one that is released is gone."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
+
+    def get(self, name: str) -> Tensor:
+        """The tensor of that name. Raises KeyError."""
+        return self._tensors[name]
+
+    def release(self, name: str) -> None:
+        """Forget a tensor."""
+        del self._tensors[name]
 
     @property
     def nbytes(self) -> int:
-        """The weights' size, in bytes."""
-        ...
+        """The size of all, in bytes."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
 
-    def derived(self, tag: str) -> Tensors | None:
-        """A kernel's own layout, where one was published under this tag."""
-        ...
-
-    def release(self, name: str) -> None:
-        """Give a tensor's resident pages back."""
-        ...
+    def names(self) -> frozenset[str]:
+        """All names."""
+        return frozenset(self._tensors)
 
 
-class LowBitCheckpoint:
-    """A mapped low-bit checkpoint."""
+class Checkpoint:
+    """What the engine's room is given: INT4 tensors by the authors' names, the config, and where the tokenizer lies.
 
-    def __init__(self, folder: Path, manifest: Manifest, tensors: MappedTensors, *, derived_folder: Path) -> None:
-        self.folder = folder
-        self.manifest = manifest
+    Linear and output weights are uint8 [out, in // 64 * 34], the embedding fp16, vectors fp32.
+    """
+
+    def __init__(self, name: str, config: ModelConfig, tokenizer_folder: Path, tensors: TensorStore) -> None:
+        self.name = name
+        self.config = config
+        self.tokenizer_folder = tokenizer_folder
+        self.get = tensors.get
+        self.names = tensors.names
+        self.release = tensors.release
         self._tensors = tensors
-        self._derived_folder = derived_folder
-        self._config = ModelConfig.from_json(manifest.config, family=manifest.family, path=str(folder))
-
-    @property
-    def name(self) -> str:
-        """The model's name for people."""
-        return self.manifest.name
-
-    @property
-    def config(self) -> ModelConfig:
-        """Sizes and special ids."""
-        return self._config
-
-    @property
-    def tokenizer_folder(self) -> Path:
-        """The folder with config.json and the tokenizer's file."""
-        return self.folder / self.manifest.data
-
-    @property
-    def parameters(self) -> int:
-        """How many weights the original model has."""
-        return self.manifest.parameters
 
     @property
     def nbytes(self) -> int:
         """The weights' size, in bytes."""
         return self._tensors.nbytes
 
-    def get(self, name: str) -> Tensor:
-        """Linear and output weights: uint8 [out, in // 64 * 34]; embedding fp16; vectors fp32. Raises KeyError."""
-        return self._tensors.get(name)
 
-    def names(self) -> frozenset[str]:
-        """The authors' names of all tensors."""
-        return self._tensors.names()
+class LowBitCheckpoint(Checkpoint):
+    """A mapped low-bit folder, with the layouts that kernels keep beside it."""
 
-    def release(self, name: str) -> None:
-        """Give a tensor's resident pages back to the system."""
-        self._tensors.release(name)
+    def __init__(self, folder: Path, manifest: Manifest, tensors: MappedTensors, layouts: DerivedLayouts) -> None:
+        config = ModelConfig.from_json(manifest.config, family=manifest.family, path=str(folder))
+        super().__init__(manifest.name, config, folder / manifest.data, tensors)
+        self.folder = folder
+        self.manifest = manifest
+        self.layouts = layouts
 
     def verify_files(self) -> None:
         """Hash every file. Raises DamagedLowBit, naming the first one that differs."""
         verify_files(self.folder, self.manifest, full=True)
-
-    def derived(self, tag: str) -> MappedTensors | None:
-        """The layout published under ``tag`` for exactly these weights, mapped; ``None`` where there is none.
-
-        The tag names layout and CPU features; an entry for other weights or one that was changed does not count.
-        """
-        try:
-            entry = read_json(self._derived_folder / f"{slug(tag)}.json")
-            path = self._derived_folder / Path(str(entry.get("file"))).name
-            if entry.get("weights") != self._weights_id() or entry.get("tag") != tag:
-                return None
-            stat = path.stat()
-            # A layout is quickly made again, so one that was touched since is not worth hashing.
-            if [stat.st_size, stat.st_mtime_ns] != entry.get("stamp"):
-                return None
-            return MappedTensors.open(path)
-        except (MissingFile, CheckpointError, OSError):
-            return None
-
-    def publish_derived(
-        self,
-        tag: str,
-        specs: Mapping[str, TensorLayout],
-        produce: Callable[[str], Iterable[Tensor]],
-        *,
-        readable: Callable[[str], bool] = lambda _: True,
-        cancel: CancelToken | None = None,
-        opener: Opener = open_for_writing,
-    ) -> MappedTensors:
-        """Write a kernel's layout beside the checkpoint, and map it.
-
-        ``specs`` gives dtype and shape of each entry; ``produce(name)`` yields its rows in order, in pieces.
-        After each entry the pages of the tensor of the same name are given back, so that the two layouts
-        are never resident together. Layouts with tags that no kernel finds ``readable`` are removed.
-        A process that finds the entry published meanwhile takes that one.
-        Raises NotEnoughDisk, LoadCancelled; OSError where the place cannot be written.
-        """
-        with writer_lock(self._derived_folder, cancel=cancel):
-            existing = self.derived(tag)
-            if existing is not None:
-                return existing
-            self._clean_derived(tag, readable)
-            path = self._derived_folder / f"{slug(tag)}-{secrets.token_hex(4)}.safetensors"
-            try:
-                self._write_derived(path, specs, produce, cancel=cancel, opener=opener)
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
-            stamp = [path.stat().st_size, path.stat().st_mtime_ns]
-            entry = {"tag": tag, "weights": self._weights_id(), "file": path.name, "stamp": stamp}
-            write_json_atomic(self._derived_folder / f"{slug(tag)}.json", entry)
-        return MappedTensors.open(path)
-
-    def _write_derived(
-        self,
-        path: Path,
-        specs: Mapping[str, TensorLayout],
-        produce: Callable[[str], Iterable[Tensor]],
-        *,
-        cancel: CancelToken | None,
-        opener: Opener,
-    ) -> None:
-        with contextlib.closing(StreamWriter(path, specs, opener)) as writer:
-            for name in specs:
-                for piece in produce(name):
-                    check_cancel(cancel, self.name)
-                    writer.write(piece)
-                if name in self._tensors.names():
-                    self.release(name)
-            writer.finish()
-
-    def _clean_derived(self, tag: str, readable: Callable[[str], bool]) -> None:
-        """Remove unfinished and outdated files of this tag, and all of other weights or for no kernel of today."""
-        kept = set()
-        for entry_path in self._derived_folder.glob("*.json"):
-            entry = _read_entry(entry_path)
-            other = str(entry.get("tag"))
-            if entry.get("weights") == self._weights_id() and other != tag and readable(other):
-                kept |= {entry_path.name, str(entry.get("file"))}
-        for path in self._derived_folder.iterdir():
-            if path.suffix in (".json", ".safetensors", ".tmp") and path.name not in kept:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-
-    def _weights_id(self) -> str:
-        return self.manifest.data + self.manifest.source_fingerprint
 
 
 def open_low_bit(path: Path, *, full_check: bool = False, env: Mapping[str, str] = os.environ) -> LowBitCheckpoint:
@@ -225,33 +109,22 @@ def open_low_bit(path: Path, *, full_check: bool = False, env: Mapping[str, str]
     """
     manifest = read_manifest(path)
     try:
-        verify_files(path, manifest, full=full_check)
-        tensors = _map(path, manifest)
+        return _open(path, manifest, full_check, env)
     except (CheckpointError, FileNotFoundError):
         # Another process may have published a new generation and removed this one in between.
         newer = read_manifest(path)
         if newer.data == manifest.data:
             raise
-        manifest = newer
-        verify_files(path, manifest, full=full_check)
-        tensors = _map(path, manifest)
-    return LowBitCheckpoint(path, manifest, tensors, derived_folder=_derived_folder(path, manifest, env))
+        return _open(path, newer, full_check, env)
 
 
-def _map(path: Path, manifest: Manifest) -> MappedTensors:
+def _open(path: Path, manifest: Manifest, full_check: bool, env: Mapping[str, str]) -> LowBitCheckpoint:  # noqa: FBT001
+    verify_files(path, manifest, full=full_check)
     names = sorted(name for name in manifest.files if name.endswith(".safetensors"))
-    return MappedTensors.open(*(path / manifest.data / name for name in names))
-
-
-def _derived_folder(path: Path, manifest: Manifest, env: Mapping[str, str]) -> Path:
-    """Beside the checkpoint; below the cache folder where the checkpoint cannot be written (a bundled model)."""
-    if (path / DERIVED).is_dir() or os.access(path, os.W_OK):
-        return path / DERIVED
-    return cache_root(env) / DERIVED / f"{slug(manifest.name)}-{manifest.source_fingerprint[:8]}"
-
-
-def _read_entry(path: Path) -> dict[str, object]:
-    try:
-        return read_json(path)
-    except (MissingFile, CheckpointError, OSError):
-        return {}
+    tensors = MappedTensors.open(*(path / manifest.data / name for name in names))
+    # Beside the checkpoint; below the cache folder where the checkpoint cannot be written (a bundled model).
+    beside = path / DERIVED
+    if not beside.is_dir() and not os.access(path, os.W_OK):
+        beside = cache_root(env) / DERIVED / f"{slug(manifest.name)}-{manifest.source_fingerprint[:8]}"
+    layouts = DerivedLayouts(beside, manifest.name, manifest.data + manifest.source_fingerprint, tensors)
+    return LowBitCheckpoint(path, manifest, tensors, layouts)

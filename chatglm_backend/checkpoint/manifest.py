@@ -15,31 +15,19 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
-from chatglm_backend.checkpoint.files import hash_file
-from chatglm_backend.errors import CheckpointError, DamagedFile, DamagedLowBit, MissingFile
+from chatglm_backend.checkpoint.weight_files import hash_file
+from chatglm_backend.errors import CheckpointError, DamagedFile, DamagedLowBit
 from chatglm_backend.models.config import Family
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import read_json
-
-__all__ = [
-    "FORMAT_VERSION",
-    "MANIFEST",
-    "FileRecord",
-    "Manifest",
-    "fsync_folder",
-    "read_local",
-    "read_manifest",
-    "remember_verified",
-    "verify_files",
-    "write_json_atomic",
-    "write_manifest",
-]
 
 MANIFEST = "manifest.json"
 LOCAL = "local.json"
 FORMAT = "chatglm-low-bit"
 FORMAT_VERSION = 1
-_FAMILIES: dict[str, Family] = {"chatglm": "chatglm", "chatglm2": "chatglm2", "chatglm3": "chatglm3"}
+_FAMILIES: Mapping[str, Family] = {family: family for family in get_args(Family)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +62,33 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check ``manifest.json``. Raises DamagedFile, or CheckpointError for another format."""
+    """Read and check ``manifest.json``. Raises MissingFile, DamagedLowBit, or CheckpointError for another format."""
     path = folder / MANIFEST
     try:
         raw = read_json(path)
     except DamagedFile as error:
         raise DamagedLowBit(**error.fields) from error
-    if raw.get("format") != FORMAT:
-        raise CheckpointError(path=folder, reason="its manifest.json is not a low-bit checkpoint's")
+    if raw.pop("format", None) != FORMAT:
+        raise CheckpointError(path=folder, reason=Sentence("folder.not_low_bit"))
     version = raw.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            path=folder, reason=f"it has format version {version}, this program reads {FORMAT_VERSION}; convert again"
+            path=folder, reason=Sentence("folder.format_version", found=str(version)[:40], expected=FORMAT_VERSION)
         )
-    checksum = raw.pop("checksum", None)
-    if checksum != _checksum(raw):
-        raise DamagedLowBit(path=path, reason="its checksum is wrong")
+    if raw.pop("checksum", None) != _checksum({"format": FORMAT, **raw}):
+        raise DamagedLowBit(path=path, reason=Sentence("file.checksum"))
     try:
         return _parse(raw)
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise DamagedLowBit(path=path, reason="entries are missing or of the wrong kind") from None
+        raise DamagedLowBit(path=path, reason=Sentence("file.entries")) from None
+
+
+def manifest_in(folder: Path) -> Manifest | None:
+    """The manifest of a folder that has a readable one."""
+    try:
+        return read_manifest(folder)
+    except (CheckpointError, OSError):
+        return None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -107,18 +102,18 @@ def verify_files(
 ) -> None:
     """Check the data files: sizes always; hashes of all when ``full``, else of those changed since the last full check.
 
-    Raises MissingFile or DamagedLowBit, naming the file.
+    Raises DamagedLowBit, naming the file.
     """
-    stamps = {} if full else read_local(folder).get("verified")
+    stamps = {} if full else read_noted(folder / LOCAL).get("verified")
     stamps = stamps if isinstance(stamps, dict) else {}
     suspects: list[tuple[Path, FileRecord]] = []
     for name, record in manifest.files.items():
         path = folder / manifest.data / name
         if not path.is_file():
-            raise DamagedLowBit(path=path, reason="it is missing")
-        stat = path.stat()
-        if stat.st_size != record.size:
-            raise DamagedLowBit(path=path, reason=f"it has {stat.st_size} bytes instead of {record.size}")
+            raise DamagedLowBit(path=path, reason=Sentence("file.missing"))
+        size = path.stat().st_size
+        if size != record.size:
+            raise DamagedLowBit(path=path, reason=Sentence("file.size", found=size, expected=record.size))
         if stamps.get(f"{manifest.data}/{name}") != _stamp(path, record):
             suspects.append((path, record))
     if not suspects:
@@ -127,13 +122,13 @@ def verify_files(
         digests = list(pool.map(lambda item: hash_file(item[0], on_bytes), suspects))
     for (path, record), digest in zip(suspects, digests, strict=True):
         if digest != record.sha256:
-            raise DamagedLowBit(path=path, reason="its contents have changed")
+            raise DamagedLowBit(path=path, reason=Sentence("file.changed"))
     remember_verified(folder, manifest)
 
 
 def remember_verified(folder: Path, manifest: Manifest, *, source: Path | None = None) -> None:
     """Note that all files are right as they lie there now. A folder that cannot be written is left alone."""
-    local = read_local(folder)
+    local = read_noted(folder / LOCAL)
     local["verified"] = {
         f"{manifest.data}/{name}": _stamp(folder / manifest.data / name, record)
         for name, record in manifest.files.items()
@@ -144,11 +139,11 @@ def remember_verified(folder: Path, manifest: Manifest, *, source: Path | None =
         write_json_atomic(folder / LOCAL, local)
 
 
-def read_local(folder: Path) -> dict[str, object]:
-    """What was noted about this folder on this machine; empty where there is nothing or it cannot be read."""
+def read_noted(path: Path) -> dict[str, object]:
+    """What was noted in a JSON file of ours; empty where there is none or it cannot be read."""
     try:
-        return read_json(folder / LOCAL)
-    except (MissingFile, CheckpointError, OSError):
+        return read_json(path)
+    except (CheckpointError, OSError):
         return {}
 
 
@@ -182,26 +177,28 @@ def _checksum(raw: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(raw, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def _parse(raw: dict[str, object]) -> Manifest:
-    config, dims, versions, files = raw["config"], raw["dims"], raw["versions"], raw["files"]
-    data, parameters = raw["data"], raw["parameters"]
-    if not (isinstance(config, dict) and isinstance(dims, dict) and isinstance(versions, dict)):
-        raise TypeError
-    if not isinstance(files, dict) or not isinstance(parameters, int) or not isinstance(data, str):
-        raise TypeError
-    names = [data, *files]
+def _parse(raw: Mapping[str, object]) -> Manifest:
+    """The fields in their types. Raises KeyError, TypeError, ValueError or AttributeError."""
+    found: dict[str, dict[str, object]] = {}
+    for key in ("config", "dims", "versions", "files"):
+        value = raw[key]
+        if not isinstance(value, dict):
+            raise TypeError
+        found[key] = value
+    records = {name: FileRecord(int(f["size"]), str(f["sha256"])) for name, f in found["files"].items()}  # type: ignore[index]
+    names = [str(raw["data"]), *records]
     if any(Path(name).name != name or "\\" in name for name in names):
         raise ValueError
     return Manifest(
         name=str(raw["name"]),
         family=_FAMILIES[str(raw["family"])],
-        data=data,
-        parameters=parameters,
+        data=str(raw["data"]),
+        parameters=int(str(raw["parameters"])),
         source_fingerprint=str(raw["source_fingerprint"]),
-        config=config,
-        dims=dims,
-        versions={str(k): str(v) for k, v in versions.items()},
-        files={name: FileRecord(int(f["size"]), str(f["sha256"])) for name, f in files.items()},
+        config=found["config"],
+        dims=found["dims"],
+        versions={str(k): str(v) for k, v in found["versions"].items()},
+        files=records,
         quantization=str(raw["quantization"]),
         block_size=int(str(raw["block_size"])),
     )

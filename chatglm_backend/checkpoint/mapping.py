@@ -7,6 +7,7 @@ commit charge on Windows) and knows where each tensor's pages lie. Knows nothing
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import sys
@@ -17,10 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chatglm_backend.checkpoint.files import HeaderEntry, read_safetensors_header
-from chatglm_backend.errors import DamagedFile, UnsupportedQuantization
-
-__all__ = ["DTYPES", "MappedTensors", "release_pages", "will_read"]
+from chatglm_backend.checkpoint.weight_files import HeaderEntry, read_safetensors_header
+from chatglm_backend.errors import UnsupportedQuantization
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F32": torch.float32,
@@ -40,17 +39,16 @@ _MADV_WILLNEED, _MADV_DONTNEED = 3, 4
 class MappedTensors:
     """The tensors of one or several safetensors files, read-only (writing to one ends the process).
 
-    A tensor keeps its file mapped for as long as it lives.
+    A tensor keeps its file mapped for as long as it lives. One that its file does not align (old writers did
+    not) is given as bytes, uint8 [rows, bytes of a row].
     """
 
     def __init__(self, files: Mapping[Path, Mapping[str, HeaderEntry]]) -> None:
         self._tensors: dict[str, Tensor] = {}
-        self._files: dict[str, Path] = {}
         for path, entries in files.items():
             buffer = _map(path)
             for name, entry in entries.items():
                 self._tensors[name] = _view(path, buffer, entry)
-                self._files[name] = path
 
     @staticmethod
     def open(*paths: Path) -> MappedTensors:
@@ -64,10 +62,6 @@ class MappedTensors:
     def names(self) -> frozenset[str]:
         """The names of all tensors."""
         return frozenset(self._tensors)
-
-    def file_of(self, name: str) -> Path:
-        """The file that holds a tensor."""
-        return self._files[name]
 
     @property
     def nbytes(self) -> int:
@@ -114,11 +108,11 @@ def _view(path: Path, buffer: ctypes.Array[ctypes.c_ubyte], entry: HeaderEntry) 
     dtype = DTYPES.get(entry.dtype)
     if dtype is None:
         raise UnsupportedQuantization(path=path, found=entry.dtype)
-    count = 1
-    for n in entry.shape:
-        count *= n
+    count = math.prod(entry.shape)
     if count == 0:
         return torch.empty(entry.shape, dtype=dtype)
     if entry.start % dtype.itemsize:
-        raise DamagedFile(path=path, reason="its tensors are not aligned")
+        size = entry.end - entry.start
+        raw = torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=entry.start)
+        return raw.view(entry.shape[0] if entry.shape else 1, -1)
     return torch.frombuffer(buffer, dtype=dtype, count=count, offset=entry.start).view(entry.shape)

@@ -12,20 +12,8 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = [
-    "aliases",
-    "cache_root",
-    "canonical",
-    "expanded",
-    "hub_cache",
-    "hub_folder_name",
-    "is_hub_id",
-    "kernels_root",
-    "low_bit_root",
-    "slug",
-]
-
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_HUB_FOLDER = "models--"
 _OLD_OWNER, _NEW_OWNER = "THUDM/", "zai-org/"
 
 
@@ -85,7 +73,37 @@ def canonical(model_id: str) -> str:
 
 def hub_folder_name(model_id: str) -> str:
     """The hub cache's folder for a model."""
-    return "models--" + model_id.replace("/", "--")
+    return _HUB_FOLDER + model_id.replace("/", "--")
+
+
+def hub_name(snapshot: Path) -> str | None:
+    """The hub id of a snapshot's folder in the hub's cache; ``None`` for any other folder."""
+    place = snapshot.absolute()
+    model = hub_id(place.parent.parent) if place.parent.name == "snapshots" else None
+    return canonical(model) if model else None
+
+
+def hub_id(repo: Path) -> str | None:
+    """The id of the model that a folder of the hub's cache is for; ``None`` for any other folder."""
+    name = repo.name.removeprefix(_HUB_FOLDER)
+    return name.replace("--", "/", 1) if name != repo.name else None
+
+
+def snapshots(repo: Path, revision: str | None = None) -> list[Path]:
+    """The snapshots in the hub cache's folder of a model, the one that is meant first; none in any other folder.
+
+    Without ``revision`` the main branch is meant, and where its name was not kept, the newest snapshot.
+    """
+    folder = repo / "snapshots"
+    if not repo.name.startswith(_HUB_FOLDER) or not folder.is_dir():
+        return []
+    ref = repo.joinpath("refs", *(revision or "main").split("/"))
+    if ref.is_file():
+        named = folder / ref.read_text(encoding="utf-8", errors="replace").strip()
+        return [named] if named.is_dir() else []
+    if revision:
+        return [folder / revision] if (folder / revision).is_dir() else []
+    return sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda p: p.stat().st_mtime, reverse=True)
 
 
 def slug(name: str) -> str:

@@ -15,8 +15,6 @@ import psutil
 from chatglm_backend.errors import NotEnoughDisk, NotEnoughMemory
 from chatglm_backend.hardware.cgroup import read_cgroup
 
-__all__ = ["Room", "available_memory", "free_disk"]
-
 DiskProbe = Callable[[Path], int]
 MemoryProbe = Callable[[], int]
 

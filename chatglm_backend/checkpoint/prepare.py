@@ -11,28 +11,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chatglm_backend.checkpoint.cache import low_bit_folder
-from chatglm_backend.checkpoint.convert import ConvertOptions, convert, convert_in_memory
+from chatglm_backend.checkpoint.convert import DEFAULTS, ConvertOptions, convert, convert_in_memory
 from chatglm_backend.checkpoint.encode import Quantize
 from chatglm_backend.checkpoint.lowbit import Checkpoint, LowBitCheckpoint, open_low_bit
-from chatglm_backend.checkpoint.manifest import MANIFEST, read_local, read_manifest
+from chatglm_backend.checkpoint.manifest import LOCAL, MANIFEST, manifest_in, read_noted
 from chatglm_backend.checkpoint.places import cache_root, expanded
 from chatglm_backend.checkpoint.progress import Note, Progress, silent
 from chatglm_backend.checkpoint.resolve import resolve
-from chatglm_backend.checkpoint.source import CheckpointFolder, fingerprint, inspect_folder
+from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import CheckpointError, ModelError
 from chatglm_backend.models.config import Family, ModelConfig
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.tokenizers.base import Tokenizer, load_tokenizer
-
-__all__ = ["Preparation", "matching_tokenizer", "prepare"]
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
     """How models are made ready here.
 
-    ``use_cache=False`` converts into memory and writes nothing. ``note`` hears, in one sentence each, what was
-    chosen and what is rebuilt. ``quantize`` defaults to bigdl's.
+    ``use_cache=False`` converts into memory and writes nothing. ``quantize`` defaults to bigdl's. ``chosen`` hears
+    why the folder was read as it was; ``note``, in one sentence each, what the user should see: a family that
+    was guessed, a damaged file that is made again.
     """
 
     quantize: Quantize | None = None
@@ -40,8 +40,9 @@ class Preparation:
     progress: Progress = silent
     cancel: CancelToken | None = None
     note: Note = silent
+    chosen: Note = silent
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    options: ConvertOptions | None = None
+    options: ConvertOptions = DEFAULTS
 
     def open_folder(self, folder: CheckpointFolder) -> Checkpoint:
         """Return the INT4 tensors of a folder that was found already. Raises every CheckpointError."""
@@ -55,7 +56,7 @@ class Preparation:
             return convert_in_memory(
                 folder, quantize=self.quantize, progress=self.progress, cancel=self.cancel, options=self.options
             )
-        target = low_bit_folder(cache_root(self.env), folder.name, fingerprint(folder))
+        target = low_bit_folder(cache_root(self.env), folder.name, folder.fingerprint)
         if (target / MANIFEST).is_file():
             try:
                 return self._open(target)
@@ -71,17 +72,12 @@ class Preparation:
         return self._make_again(source, target, error)
 
     def _make_again(self, source: CheckpointFolder, target: Path, error: CheckpointError) -> Checkpoint:
-        self.note(f"{error} It is made again from {source.path}.")
+        self.note(Sentence("note.made_again", problem=error, source=source.path))
         return self._make(source, target)
 
     def _make(self, source: CheckpointFolder, target: Path) -> Checkpoint:
         convert(
-            source,
-            target,
-            quantize=self.quantize,
-            progress=self.progress,
-            cancel=self.cancel,
-            options=self.options,
+            source, target, quantize=self.quantize, progress=self.progress, cancel=self.cancel, options=self.options
         )
         return self._open(target)
 
@@ -115,7 +111,10 @@ def prepare(
         )
     except CheckpointError as error:
         return how.rebuild(expanded(model), family, error)
-    how.note(f"{folder.name}: {folder.reason}.")
+    found = Sentence("note.found", name=folder.name, reason=folder.reason)
+    how.chosen(found)
+    if folder.guessed:
+        how.note(found)
     if folder.format != "lowbit":
         # Before minutes of converting, and naming the user's file instead of a copy in the cache.
         matching_tokenizer(folder.path, folder.config)
@@ -130,26 +129,21 @@ def matching_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
     tokenizer = load_tokenizer(folder, config.family)
     ids, known = tokenizer.vocab_size, config.vocab_size
     if ids > known:
-        raise CheckpointError(
-            path=folder, reason=f"its tokenizer has {ids} ids and its weights only {known}: they do not belong together"
-        )
+        raise CheckpointError(path=folder, reason=Sentence("folder.tokenizer_ids", ids=ids, known=known))
     return tokenizer
 
 
 def _source_of(path: Path, family: Family | None) -> CheckpointFolder | None:
     """The unchanged source of a low-bit folder, where this machine still has it."""
-    place = read_local(path).get("source")
+    place, manifest = read_noted(path / LOCAL).get("source"), manifest_in(path)
     if not (path / MANIFEST).is_file() or not isinstance(place, str):
         return None
     try:
-        manifest = read_manifest(path)
-    except ModelError:
-        manifest = None
-    try:
-        name = manifest.name if manifest else None
-        source = inspect_folder(Path(place), family=manifest.family if manifest else family, name=name)
-        if source.format == "lowbit" or (manifest and fingerprint(source) != manifest.source_fingerprint):
-            return None
+        if manifest is None:
+            source = inspect_folder(Path(place), family=family)
+        else:
+            source = inspect_folder(Path(place), family=manifest.family, name=manifest.name)
     except ModelError:
         return None
-    return source
+    changed = manifest is not None and source.fingerprint != manifest.source_fingerprint
+    return None if changed or source.format == "lowbit" else source

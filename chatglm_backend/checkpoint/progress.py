@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from chatglm_backend.core import CancelToken, Clock, LoadProgress, monotonic_clock
 from chatglm_backend.errors import LoadCancelled
-
-__all__ = ["Note", "Progress", "Rate", "RateMeter", "check_cancel", "silent"]
+from chatglm_backend.sentences import Sentence
 
 Progress = Callable[[LoadProgress], None]
-Note = Callable[[str], None]
+Note = Callable[[Sentence], None]
 """Takes one sentence for the user."""
 
 

@@ -11,14 +11,13 @@ from pathlib import Path
 
 from chatglm_backend.checkpoint.cache import find_low_bit
 from chatglm_backend.checkpoint.hub import find_cached, hub_access
-from chatglm_backend.checkpoint.places import cache_root, canonical, expanded, is_hub_id
+from chatglm_backend.checkpoint.places import cache_root, canonical, expanded, is_hub_id, snapshots
 from chatglm_backend.checkpoint.progress import Progress, silent
 from chatglm_backend.checkpoint.source import CheckpointFolder, check_config, inspect_folder
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import CheckpointError, ConfigError, ModelNotCached, ModelNotFound, ModelOffline
 from chatglm_backend.models.config import Family
-
-__all__ = ["fetch", "resolve"]
+from chatglm_backend.sentences import Sentence
 
 
 def resolve(
@@ -39,7 +38,7 @@ def resolve(
     progress(LoadProgress("find"))
     folder = expanded(model)
     if model.strip() and folder.is_dir():
-        return inspect_folder(folder, family=family)
+        return inspect_folder(next(iter(snapshots(folder, revision)), folder), family=family)
     _check_id(model)
     access = hub_access(env)
     snapshot = find_cached(model, revision=revision, cache=access.cache)
@@ -69,7 +68,7 @@ def fetch(
     Raises as :func:`resolve` does, and ConfigError for a folder.
     """
     if model.strip() and expanded(model).is_dir():
-        raise ConfigError(name="model", value=model, reason="it is a folder on this machine, there is nothing to fetch")
+        raise ConfigError(name="model", value=model, reason=Sentence("folder.local"))
     _check_id(model)
     access = hub_access(env)
     if access.offline:
@@ -89,6 +88,6 @@ def fetch(
 def _check_id(model: str) -> None:
     """Raise where the text can be no hub id, saying what it is instead."""
     if model.strip() and expanded(model).is_file():
-        raise CheckpointError(path=model, reason="it is a file; give the folder with config.json and the weights")
+        raise CheckpointError(path=model, reason=Sentence("folder.is_file"))
     if not is_hub_id(model):
         raise ModelNotFound(path=model if model.strip() else f"'{model}'")

@@ -1,86 +1,102 @@
-"""What kind of checkpoint lies in a folder: format, family, quantisation, and why we think so.
+"""What kind of checkpoint lies in a folder: read once, into one description.
 
-Looks at names, JSON and the first bytes of files; code that comes with a checkpoint is
-read as text at most, never run. Loads no tensor.
+Looks at names, JSON and the first bytes of files. Loads no tensor.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from chatglm_backend.checkpoint.files import check_weight_file, file_fingerprint
+from chatglm_backend.checkpoint.adapters import refuse_adapter, refuse_prefix
+from chatglm_backend.checkpoint.family import Choice, choose_family
 from chatglm_backend.checkpoint.manifest import MANIFEST, read_manifest
-from chatglm_backend.errors import (
-    CheckpointError,
-    DamagedFile,
-    LfsPointerFile,
-    MissingFile,
-    ModelNotFound,
-    UnsupportedQuantization,
-)
-from chatglm_backend.models.config import Family, ModelConfig, family_named_in
+from chatglm_backend.checkpoint.places import hub_name, snapshots
+from chatglm_backend.checkpoint.weight_files import WeightFormat, file_fingerprint, find_weights, hash_file
+from chatglm_backend.errors import CheckpointError, LfsPointerFile, MissingFile, ModelNotFound, UnsupportedQuantization
+from chatglm_backend.models.config import Family, ModelConfig
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import is_lfs_pointer, read_json
 
-__all__ = [
-    "CheckpointFolder",
-    "CheckpointFormat",
-    "check_config",
-    "fingerprint",
-    "has_complete_weights",
-    "inspect_folder",
-    "tokenizer_files",
-    "weight_files",
-]
-
-CheckpointFormat = Literal["bin", "safetensors", "lowbit"]
-
 TOKENIZER_FILES = ("ice_text.model", "tokenizer.model", "tokenizer_config.json")
-_MAX_SOURCE_TEXT = 1_000_000
-# The stem and suffix of the weights' names, in order of preference.
-_WEIGHT_NAMES: tuple[tuple[CheckpointFormat, str, str], ...] = (
-    ("safetensors", "model", ".safetensors"),
-    ("bin", "pytorch_model", ".bin"),
-)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CheckpointFolder:
-    """A checkpoint that can be read: ``reason`` says why it was taken for this family and format."""
+    """A checkpoint that can be read, as it was found.
+
+    ``files`` hold the weights of a source, in order; ``quantized`` says that they are THUDM's 4-bit ones.
+    ``reason`` says why the folder was taken for this family and format, ``guessed`` that only the user can know.
+    """
 
     path: Path
     name: str
     family: Family
     config_json: Mapping[str, object]
-    format: CheckpointFormat
+    config: ModelConfig
+    format: WeightFormat | Literal["lowbit"]
+    files: tuple[Path, ...]
+    tokenizer_files: tuple[Path, ...]
     quantized: bool
-    reason: str
+    guessed: bool
+    reason: Sentence
 
-    @property
-    def config(self) -> ModelConfig:
-        """The sizes and special ids that the config gives."""
-        return ModelConfig.from_json(self.config_json, family=self.family, path=str(self.path))
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash that changes whenever the checkpoint does; dates and places do not matter. Hexadecimal."""
+        parts: list[object] = [self.family, self.config_json]
+        parts += [[file.name, file_fingerprint(file)] for file in self.files]
+        parts += [[file.name, hash_file(file)] for file in self.tokenizer_files]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def inspect_folder(path: Path, *, family: Family | None = None, name: str | None = None) -> CheckpointFolder:
-    """Say what a folder holds. ``name`` is the model's hub id where it has one.
+    """Say what a folder holds; the hub cache's own folder of a model stands for its snapshot.
 
+    ``name`` is the model's hub id where it has one.
     Raises ModelNotFound, and every CheckpointError that can be seen without loading a tensor.
     """
+    path = next(iter(snapshots(path)), path)
     if not path.is_dir():
         raise ModelNotFound(path=path)
     if (path / MANIFEST).is_file():
         return _low_bit(path, family)
-    config, chosen, why, quantized = _identify(path, family, name)
-    weight_format, files, note = _weights(path)
-    kind = "THUDM's 4-bit form" if quantized else "full precision"
-    reason = f"{chosen}: {why}; {len(files)} {weight_format} file(s), {kind}{note}"
-    return CheckpointFolder(path, name or path.resolve().name, chosen, config, weight_format, quantized, reason)
+    refuse_adapter(path)
+    name = name or hub_name(path)
+    config_json = read_json(path / "config.json")
+    try:
+        weights = find_weights(path)
+    except CheckpointError:
+        _identify(path, config_json, family, name)  # what the config rules out is said first
+        raise
+    tensors = weights.names()
+    choice, config, quantized = _identify(path, config_json, family, name, tensors)
+    refuse_prefix(path, config_json, tensors)
+    kind = Sentence("folder.thudm_4_bit") if quantized else Sentence("folder.full_precision")
+    count = len(weights.paths)
+    reason = Sentence(
+        "folder.is", family=choice.family, why=choice.reason, count=count, format=weights.format, kind=kind
+    )
+    if weights.passed_over:
+        reason = Sentence("folder.other_set", found=reason, problem=weights.passed_over)
+    return CheckpointFolder(
+        path=path,
+        name=name or path.resolve().name,
+        family=choice.family,
+        config_json=config_json,
+        config=config,
+        format=weights.format,
+        files=weights.paths,
+        tokenizer_files=_tokenizer_files(path),
+        quantized=quantized,
+        guessed=choice.guessed,
+        reason=reason,
+    )
 
 
 def check_config(path: Path, *, family: Family | None = None, name: str | None = None) -> Family:
@@ -88,7 +104,7 @@ def check_config(path: Path, *, family: Family | None = None, name: str | None =
 
     Raises UnsupportedFamily, UnsupportedQuantization, MissingFile or DamagedFile.
     """
-    return _identify(path, family, name)[1]
+    return _identify(path, read_json(path / "config.json"), family, name)[0].family
 
 
 def has_complete_weights(path: Path) -> bool:
@@ -98,139 +114,68 @@ def has_complete_weights(path: Path) -> bool:
     """
     try:
         read_json(path / "config.json")
-        _weights(path)
+        find_weights(path)
     except MissingFile:
         return False
     return True
 
 
-def weight_files(folder: CheckpointFolder) -> tuple[Path, ...]:
-    """The files that hold the weights of a source checkpoint, in order."""
-    for weight_format, stem, suffix in _WEIGHT_NAMES:
-        if weight_format == folder.format:
-            return _listed(folder.path, stem, suffix)
-    raise CheckpointError(path=folder.path, reason="it is a low-bit checkpoint already")
-
-
-def tokenizer_files(path: Path) -> tuple[Path, ...]:
-    """The tokenizer's files that are there. Raises LfsPointerFile where git left pointers."""
-    found = tuple(path / name for name in TOKENIZER_FILES if (path / name).is_file())
-    for file in found:
-        if file.suffix == ".model" and is_lfs_pointer(file):
-            raise LfsPointerFile(path=file)
-    return found
-
-
-def fingerprint(folder: CheckpointFolder) -> str:
-    """A hash that changes whenever the checkpoint does; dates and places do not matter. Hexadecimal."""
-    parts: list[object] = [folder.family, folder.config_json]
-    parts += [[file.name, file_fingerprint(file)] for file in weight_files(folder)]
-    parts += [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in tokenizer_files(folder.path)]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
 def _low_bit(path: Path, family: Family | None) -> CheckpointFolder:
     manifest = read_manifest(path)
     if family not in (None, manifest.family):
-        raise CheckpointError(path=path, reason=f"it was converted as {manifest.family}, not {family}")
-    reason = f"{manifest.family}: a low-bit checkpoint, format {manifest.format_version}"
+        raise CheckpointError(path=path, reason=Sentence("folder.converted_as", family=manifest.family, asked=family))
+    refuse_prefix(path, manifest.config, ())
+    config = ModelConfig.from_json(manifest.config, family=manifest.family, path=str(path))
     return CheckpointFolder(
-        path, manifest.name, manifest.family, manifest.config, "lowbit", quantized=True, reason=reason
+        path=path,
+        name=manifest.name,
+        family=manifest.family,
+        config_json=manifest.config,
+        config=config,
+        format="lowbit",
+        files=(),
+        tokenizer_files=(),
+        quantized=True,
+        guessed=False,
+        reason=Sentence(
+            "folder.low_bit", family=manifest.family, why=Sentence("family.low_bit", version=manifest.format_version)
+        ),
     )
 
 
-def _identify(path: Path, family: Family | None, name: str | None) -> tuple[Mapping[str, object], Family, str, bool]:
-    """What config.json says: the config itself, the family and why, and whether the weights have 4 bits."""
-    config = read_json(path / "config.json")
-    asked, why = _choose_family(path, config, family, name)
-    chosen = ModelConfig.from_json(config, family=asked, path=str(path)).family
-    return config, chosen, why, _quantization(path, config)
+def _identify(
+    path: Path,
+    config: Mapping[str, object],
+    family: Family | None,
+    name: str | None,
+    tensors: Collection[str] = (),
+) -> tuple[Choice, ModelConfig, bool]:
+    """What config.json and the tensors' names say: the family and why, the sizes, and whether it has 4 bits."""
+    choice = choose_family(path, config, tensors=tensors, asked=family, name=name or path.resolve().name)
+    sizes = ModelConfig.from_json(config, family=choice.family, path=str(path))
+    return choice, sizes, _is_4_bit(path, config)
 
 
-def _quantization(path: Path, config: Mapping[str, object]) -> bool:
-    if "quantization_config" in config:
-        details = config["quantization_config"]
-        method = details.get("quant_method", "unknown") if isinstance(details, dict) else "unknown"
-        raise UnsupportedQuantization(path=path, found=str(method))
-    bits = config.get("quantization_bit") or 0
-    if bits not in (0, 4):
-        raise UnsupportedQuantization(path=path, found=f"{bits}-bit integers")
-    if bits and config.get("quantization_embeddings"):
-        raise UnsupportedQuantization(path=path, found="4-bit integers, the embedding included")
+def _is_4_bit(path: Path, config: Mapping[str, object]) -> bool:
+    details, bits = config.get("quantization_config"), config.get("quantization_bit") or 0
+    found: object = None
+    if config.get("bigdl_transformers_low_bit"):
+        found = Sentence("quantised.bigdl", kind=str(config["bigdl_transformers_low_bit"])[:40])
+    elif details is not None:
+        found = str(details.get("quant_method", "?") if isinstance(details, dict) else details)[:40]
+    elif bits not in (0, 4):
+        found = Sentence("quantised.bits", bits=str(bits)[:40])
+    elif bits and config.get("quantization_embeddings"):
+        found = Sentence("quantised.embedding")
+    if found:
+        raise UnsupportedQuantization(path=path, found=found)
     return bool(bits)
 
 
-def _choose_family(
-    path: Path, config: Mapping[str, object], asked: Family | None, name: str | None
-) -> tuple[Family | None, str]:
-    if asked:
-        return asked, "chosen with --family"
-    if "inner_hidden_size" in config:
-        return "chatglm", "its config has ChatGLM-6B's keys"
-    if "padded_vocab_size" not in config:
-        return None, ""
-    for text, where in ((name or "", "its hub id"), (str(config.get("_name_or_path", "")), "its config")):
-        if family_named_in(text):
-            return family_named_in(text), f"{where} names {text}"
-    for folder in (path.resolve(), *path.resolve().parents[:3]):
-        if family_named_in(folder.name):
-            return family_named_in(folder.name), f"the folder is called {folder.name}"
-    if _has_role_tokens(path):
-        return "chatglm3", "its tokenizer knows the role <|user|>"
-    return "chatglm2", "nothing in the folder names ChatGLM3 (use --family chatglm3 if it is one)"
-
-
-def _has_role_tokens(path: Path) -> bool:
-    for name in ("tokenization_chatglm.py", "tokenizer_config.json"):
-        file = path / name
-        if file.is_file() and file.stat().st_size <= _MAX_SOURCE_TEXT and b"<|user|>" in file.read_bytes():
-            return True
-    return False
-
-
-def _weights(path: Path) -> tuple[CheckpointFormat, tuple[Path, ...], str]:
-    """The first complete set of weight files; the first set's error where none is complete."""
-    first_error: CheckpointError | None = None
-    for weight_format, stem, suffix in _WEIGHT_NAMES:
-        files, error = _checked(path, stem, suffix)
-        first_error = first_error or error
-        if files:
-            note = f" ({first_error} The other set is complete.)" if first_error else ""
-            return weight_format, files, note
-    raise first_error or MissingFile(path=path / "pytorch_model.bin")
-
-
-def _checked(path: Path, stem: str, suffix: str) -> tuple[tuple[Path, ...], CheckpointError | None]:
-    try:
-        files = _listed(path, stem, suffix)
-        for file in files:
-            check_weight_file(file)
-    except CheckpointError as error:
-        return (), error
-    return files, None
-
-
-def _listed(path: Path, stem: str, suffix: str) -> tuple[Path, ...]:
-    index = path / f"{stem}{suffix}.index.json"
-    if index.is_file():
-        names = read_json(index).get("weight_map")
-        if not isinstance(names, dict) or not names or not all(isinstance(v, str) for v in names.values()):
-            raise DamagedFile(path=index, reason="it has no weight_map")
-        listed = sorted(set(names.values()))
-        if any(Path(name).name != name or "\\" in name for name in listed):
-            raise DamagedFile(path=index, reason="it points outside its folder")
-        return tuple(path / name for name in listed)
-    if (path / f"{stem}{suffix}").is_file():
-        return (path / f"{stem}{suffix}",)
-    return _numbered(path, stem, suffix)
-
-
-def _numbered(path: Path, stem: str, suffix: str) -> tuple[Path, ...]:
-    pattern = re.compile(re.escape(stem) + r"-(\d{5})-of-(\d{5})" + re.escape(suffix))
-    found = {int(m[1]): (file, int(m[2])) for file in path.iterdir() if (m := pattern.fullmatch(file.name))}
-    if not found:
-        return ()
-    total = max(count for _, count in found.values())
-    return tuple(
-        found[i][0] if i in found else path / f"{stem}-{i:05}-of-{total:05}{suffix}" for i in range(1, total + 1)
-    )
+def _tokenizer_files(path: Path) -> tuple[Path, ...]:
+    """The tokenizer's files that are there. Raises LfsPointerFile where git left pointers."""
+    found = tuple(path / name for name in TOKENIZER_FILES if (path / name).is_file())
+    for file in found:
+        if is_lfs_pointer(file):
+            raise LfsPointerFile(path=file)
+    return found

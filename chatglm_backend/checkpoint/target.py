@@ -11,12 +11,11 @@ import secrets
 import shutil
 from pathlib import Path
 
+from chatglm_backend.checkpoint.derived import DERIVED
 from chatglm_backend.checkpoint.lock import LOCK
-from chatglm_backend.checkpoint.lowbit import DERIVED
-from chatglm_backend.checkpoint.manifest import LOCAL, MANIFEST, read_manifest, verify_files
-from chatglm_backend.errors import CheckpointError, ConfigError, MissingFile
-
-__all__ = ["check_target", "clean_leftovers", "is_current", "new_data_folder"]
+from chatglm_backend.checkpoint.manifest import LOCAL, MANIFEST, manifest_in, verify_files
+from chatglm_backend.errors import CheckpointError, ConfigError
+from chatglm_backend.sentences import Sentence
 
 _DATA = re.compile(r"data-[0-9a-f]{8}")
 _TEMPORARY = re.compile(r"(manifest|local)\.json\.\d+\.tmp")
@@ -25,27 +24,19 @@ _OWN_NAMES = (LOCK, MANIFEST, LOCAL, DERIVED)
 
 def check_target(target: Path) -> None:
     """Raise ConfigError where ``target`` holds something else than a low-bit checkpoint, whole or not."""
-    if not target.is_dir():
-        return
-    foreign = sorted(path.name for path in target.iterdir() if not _is_ours(path.name))
-    if not foreign:
-        return
-    try:
-        read_manifest(target)
-    except (CheckpointError, MissingFile):
-        raise ConfigError(
-            name="out", value=target, reason=f"it holds other files ({foreign[0]}); choose a new or an empty folder"
-        ) from None
+    foreign = sorted(path.name for path in target.iterdir() if not _is_ours(path.name)) if target.is_dir() else []
+    if foreign and manifest_in(target) is None:
+        raise ConfigError(name="out", value=target, reason=Sentence("folder.other_files", name=foreign[0]))
 
 
-def is_current(target: Path, identity: str) -> bool:
+def is_current(target: Path, fingerprint: str) -> bool:
     """Whether ``target`` holds a sound conversion of the source with this fingerprint."""
+    manifest = manifest_in(target)
+    if manifest is None or manifest.source_fingerprint != fingerprint:
+        return False
     try:
-        manifest = read_manifest(target)
-        if manifest.source_fingerprint != identity:
-            return False
         verify_files(target, manifest, full=False)
-    except (CheckpointError, MissingFile, OSError):
+    except (CheckpointError, OSError):
         return False
     return True
 
@@ -62,13 +53,10 @@ def clean_leftovers(target: Path) -> None:
 
     Beside a manifest that cannot be read nothing is removed: it may name any of the data folders.
     """
-    try:
-        current = read_manifest(target).data
-    except (CheckpointError, MissingFile):
-        current = None
+    current = manifest_in(target)
     unknown = current is None and (target / MANIFEST).exists()
     for path in target.iterdir():
-        if _DATA.fullmatch(path.name) and path.name != current and not unknown:
+        if _DATA.fullmatch(path.name) and not unknown and (current is None or path.name != current.data):
             shutil.rmtree(path, ignore_errors=True)
         elif _TEMPORARY.fullmatch(path.name):
             with contextlib.suppress(OSError):

@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK", "BLOCK_BYTES", "dequantize_rows", "reencode_rows"]
-
 BLOCK = 64
 BLOCK_BYTES = 34
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Callable, Mapping
@@ -20,8 +21,6 @@ from torch import Tensor
 from chatglm_backend.checkpoint.manifest import FileRecord
 from chatglm_backend.checkpoint.mapping import DTYPES
 from chatglm_backend.errors import NotEnoughDisk
-
-__all__ = ["Opener", "OutputFile", "StreamWriter", "TensorLayout", "open_for_writing", "tensor_bytes"]
 
 TensorLayout = tuple[torch.dtype, tuple[int, ...]]
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -47,18 +46,18 @@ def open_for_writing(path: Path) -> OutputFile:
 
 def tensor_bytes(layout: TensorLayout) -> int:
     """The size of a tensor of that dtype and shape, in bytes."""
-    count = layout[0].itemsize
-    for n in layout[1]:
-        count *= n
-    return count
+    return layout[0].itemsize * math.prod(layout[1])
 
 
 class StreamWriter:
-    """One safetensors file. ``write`` takes pieces in the order of ``layout``; ``finish`` makes the file durable."""
+    """One safetensors file. ``write`` takes pieces in the order of ``layout``; ``finish`` makes the file durable.
+
+    ``left`` counts the bytes still to come.
+    """
 
     def __init__(self, path: Path, layout: Mapping[str, TensorLayout], opener: Opener = open_for_writing) -> None:
         self.path = path
-        self._left = sum(tensor_bytes(item) for item in layout.values())
+        self.left = sum(map(tensor_bytes, layout.values()))
         self._digest = hashlib.sha256()
         self._size = 0
         self._file = opener(path)
@@ -66,14 +65,14 @@ class StreamWriter:
 
     def write(self, piece: Tensor) -> None:
         """Append a contiguous piece. Raises NotEnoughDisk when the disk is full."""
-        self._left -= piece.nbytes
+        self.left -= piece.nbytes
         raw = piece.contiguous().view(-1).view(torch.uint8).numpy()
         self._put(raw.data)
 
     def finish(self) -> FileRecord:
         """Flush to disk and close. Raises ValueError when pieces are missing."""
-        if self._left:
-            raise ValueError(f"{self.path.name}: {self._left} bytes were never written")
+        if self.left:
+            raise ValueError(f"{self.path.name}: {self.left} bytes were never written")
         self._guard(self._sync)
         self._file.close()
         return FileRecord(self._size, self._digest.hexdigest())
@@ -97,7 +96,7 @@ class StreamWriter:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            missing = self._left / 1e9
+            missing = self.left / 1e9
             raise NotEnoughDisk(path=self.path.parent, free_gb=0.0, needed_gb=max(missing, 0.1)) from error
 
 

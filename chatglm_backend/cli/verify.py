@@ -75,14 +75,16 @@ def verify(
 
 
 def _verify_tokenizer(folder: Path, cases: Path, family: Family | None, *, json_output: bool) -> int:
+    from chatglm_backend.checkpoint.family import tokenizer_family
     from chatglm_backend.tokenizers.verify import verify_tokenizer
 
-    report = verify_tokenizer(folder, cases, family)
+    choice = tokenizer_family(folder, family)
+    report = verify_tokenizer(folder, cases, choice.family)
     if json_output:
         emit_json(
             {
                 "family": report.family,
-                "family_reason": report.family_reason,
+                "family_reason": str(choice.reason),
                 "texts": report.texts,
                 "chats": report.chats,
                 "texts_ok": report.texts_ok,
@@ -95,7 +97,7 @@ def _verify_tokenizer(folder: Path, cases: Path, family: Family | None, *, json_
         for failure in report.failures:
             expected, actual = ascii(failure.expected), ascii(failure.actual)
             say(f"{failure.kind} {failure.index}: {failure.what}: expected {expected}, got {actual}")
-        say(f"{report.family} ({report.family_reason}): {report.texts} texts, {report.chats} chats: {_word(report.ok)}")
+        say(f"{report.family} ({choice.reason}): {report.texts} texts, {report.chats} chats: {_word(report.ok)}")
     return 0 if report.ok else 1
 
 

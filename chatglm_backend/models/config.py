@@ -1,18 +1,20 @@
 """What a checkpoint's config.json means to the models.
 
-Knows the three families and refuses the rest by name. Opens no files: the caller hands in
-the parsed JSON, and decides between ChatGLM2 and ChatGLM3 where the JSON does not say.
+Knows the three families' sizes and bounds, and refuses the rest by name. Opens no files and guesses no
+family: the caller hands in the parsed JSON and says which family it is read as.
 """
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from chatglm_backend.errors import DamagedFile, UnsupportedFamily
+from chatglm_backend.sentences import Sentence
 
-__all__ = ["Family", "ModelConfig", "family_named_in"]
+__all__ = ["Family", "ModelConfig", "families_of", "family_named_in", "what_config_names"]
 
 Family = Literal["chatglm", "chatglm2", "chatglm3"]
 
@@ -30,7 +32,23 @@ _V2_REQUIRED: Mapping[str, bool] = {
     "tie_word_embeddings": False,
 }
 
+_END_OF_TEXT = 2
 _V3_STOP_ROLES = (64795, 64797)
+
+# Far above every model that a CPU could run, far below what would exhaust it to list.
+_MOST: Mapping[str, int] = {
+    "num_layers": 512,
+    "num_attention_heads": 1024,
+    "multi_query_group_num": 1024,
+    "kv_channels": 4096,
+    "hidden_size": 1 << 16,
+    "inner_hidden_size": 1 << 20,
+    "ffn_hidden_size": 1 << 20,
+    "vocab_size": 1 << 22,
+    "padded_vocab_size": 1 << 22,
+    "max_sequence_length": 1 << 24,
+    "seq_length": 1 << 24,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,124 +75,140 @@ class ModelConfig:
     bos_id: int | None = None
 
     @staticmethod
-    def from_json(config: Mapping[str, object], *, family: Family | None = None, path: str = "") -> ModelConfig:
-        """Read a parsed config.json.
+    def from_json(config: Mapping[str, object], *, family: Family, path: str = "") -> ModelConfig:
+        """Read a parsed config.json as one family's; ``path`` is named in errors.
 
-        ``family`` settles ChatGLM2 or ChatGLM3 (or contradicts the JSON, which is an error);
-        ``path`` is named in errors and searched for the family's name last.
         Raises UnsupportedFamily for other models and DamagedFile for unusable values.
         """
-        where = path or "This folder"
-        if "inner_hidden_size" in config:
-            if family not in (None, "chatglm"):
-                raise UnsupportedFamily(path=where, found=f"ChatGLM-6B weights, not {family}")
-            return _first(config, where)
-        if "padded_vocab_size" in config:
-            if family == "chatglm":
-                raise UnsupportedFamily(path=where, found="ChatGLM2 or ChatGLM3 weights, not chatglm")
-            _refuse_relatives(config, where)
-            chosen = family or family_named_in(str(config.get("_name_or_path", ""))) or family_named_in(path)
-            if chosen not in ("chatglm2", "chatglm3"):
-                raise UnsupportedFamily(
-                    path=where, found="ChatGLM2 or ChatGLM3 weights without saying which (choose with --family)"
-                )
-            return _second(config, chosen, where)
-        raise UnsupportedFamily(path=where, found=_describe(config))
+        where = path or "config.json"
+        if family not in families_of(config):
+            raise UnsupportedFamily(path=where, found=_other_model(config, family))
+        return _first(config, where) if family == "chatglm" else _second(config, family, where)
+
+
+def families_of(config: Mapping[str, object]) -> tuple[Family, ...]:
+    """The families whose keys the config has: ChatGLM2 and ChatGLM3 share theirs, another model has none."""
+    first: tuple[Family, ...] = ("chatglm",) if "inner_hidden_size" in config else ()
+    return (*first, "chatglm2", "chatglm3") if "padded_vocab_size" in config else first
 
 
 def family_named_in(text: str) -> Family | None:
-    """The family that a hub id or a folder's name mentions, if it mentions one."""
+    """The family that a hub id or a folder's name mentions, if it mentions one; folders above it do not count."""
     last = text.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].lower()
-    if "chatglm3" in last:
-        return "chatglm3"
-    if "chatglm2" in last:
-        return "chatglm2"
-    if "chatglm-6b" in last:
-        return "chatglm"
-    return None
+    families: dict[str, Family] = {"chatglm3": "chatglm3", "chatglm2": "chatglm2", "chatglm-6b": "chatglm"}
+    return next((family for name, family in families.items() if name in last), None)
+
+
+def what_config_names(config: Mapping[str, object]) -> Sentence:
+    """The model that a config of none of the families names."""
+    architectures = config.get("architectures")
+    named = architectures[0] if isinstance(architectures, list) and architectures else config.get("model_type")
+    return Sentence("found.model", model=_short(named)) if named else Sentence("found.nothing")
 
 
 def _first(config: Mapping[str, object], path: str) -> ModelConfig:
     if config.get("position_encoding_2d", True) is not True:
-        raise UnsupportedFamily(path=path, found="a ChatGLM without two-dimensional positions")
-    hidden, heads = _int(config, "hidden_size", path), _int(config, "num_attention_heads", path)
+        raise UnsupportedFamily(path=path, found=Sentence("found.positions"))
+    hidden, heads = _size(config, "hidden_size", path), _size(config, "num_attention_heads", path)
     if hidden % (4 * heads):
-        raise DamagedFile(path=path, reason="hidden_size does not divide into heads")
-    bos = _int(config, "bos_token_id", path)
+        raise DamagedFile(path=path, reason=Sentence("config.heads"))
+    vocab = _size(config, "vocab_size", path)
+    bos = _id(config, "bos_token_id", path, vocab)
     return ModelConfig(
         family="chatglm",
-        num_layers=_int(config, "num_layers", path),
+        num_layers=_size(config, "num_layers", path),
         hidden_size=hidden,
         num_heads=heads,
         num_kv_heads=heads,
         head_dim=hidden // heads,
-        ffn_hidden_size=_int(config, "inner_hidden_size", path),
-        vocab_size=_int(config, "vocab_size", path),
-        context_limit=_int(config, "max_sequence_length", path, default=2048),
+        ffn_hidden_size=_size(config, "inner_hidden_size", path),
+        vocab_size=vocab,
+        context_limit=_size(config, "max_sequence_length", path, default=2048),
         layernorm_eps=_eps(config, path),
-        stop_ids=(_int(config, "eos_token_id", path),),
+        # <eop> lies behind <sop> and ends every answer, also where an export names another id.
+        stop_ids=_distinct(bos + 1, *_stop_ids(config, path)),
         # The oldest configs leave these out; they always lie this far in front of <sop>.
-        gmask_id=_int(config, "gmask_token_id", path, default=bos - 3),
-        mask_id=_int(config, "mask_token_id", path, default=bos - 4),
+        gmask_id=_id(config, "gmask_token_id", path, vocab, default=bos - 3),
+        mask_id=_id(config, "mask_token_id", path, vocab, default=bos - 4),
         bos_id=bos,
     )
 
 
 def _second(config: Mapping[str, object], family: Family, path: str) -> ModelConfig:
-    heads = _int(config, "num_attention_heads", path)
-    grouped = config.get("multi_query_attention", True) is True
-    kv_heads = _int(config, "multi_query_group_num", path) if grouped else heads
-    head_dim = _int(config, "kv_channels", path)
-    if heads % kv_heads or head_dim % 4:
-        raise DamagedFile(path=path, reason="the attention heads do not divide into groups")
-    eos = _int(config, "eos_token_id", path, default=2)
-    return ModelConfig(
-        family=family,
-        num_layers=_int(config, "num_layers", path),
-        hidden_size=_int(config, "hidden_size", path),
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        ffn_hidden_size=_int(config, "ffn_hidden_size", path),
-        vocab_size=_int(config, "padded_vocab_size", path),
-        context_limit=_int(config, "seq_length", path),
-        layernorm_eps=_eps(config, path),
-        stop_ids=(eos, *_V3_STOP_ROLES) if family == "chatglm3" else (eos,),
-    )
-
-
-def _refuse_relatives(config: Mapping[str, object], path: str) -> None:
-    name = str(config.get("_name_or_path", "")).lower()
-    if "glm-4" in name or "glm4" in name or _int(config, "padded_vocab_size", path) >= _GLM4_VOCAB:
-        raise UnsupportedFamily(path=path, found="a GLM-4 model")
-    if "rope_ratio" in config:
-        raise UnsupportedFamily(path=path, found="a long-context variant (its config scales positions by rope_ratio)")
+    vocab = _size(config, "padded_vocab_size", path)
+    if vocab >= _GLM4_VOCAB:
+        raise UnsupportedFamily(path=path, found=Sentence("found.glm4"))
+    if config.get("rope_ratio") not in (None, 1):
+        raise UnsupportedFamily(path=path, found=Sentence("found.rope_ratio"))
     for key, expected in _V2_REQUIRED.items():
         found = config.get(key, expected)
         if found is not expected:
-            raise UnsupportedFamily(path=path, found=f"a ChatGLM variant with {key} = {found}")
+            raise UnsupportedFamily(path=path, found=Sentence("found.variant", key=key, value=_short(found)))
+    heads = _size(config, "num_attention_heads", path)
+    grouped = config.get("multi_query_attention", True) is True
+    kv_heads = _size(config, "multi_query_group_num", path) if grouped else heads
+    head_dim = _size(config, "kv_channels", path)
+    if heads % kv_heads or head_dim % 4:
+        raise DamagedFile(path=path, reason=Sentence("config.groups"))
+    return ModelConfig(
+        family=family,
+        num_layers=_size(config, "num_layers", path),
+        hidden_size=_size(config, "hidden_size", path),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn_hidden_size=_size(config, "ffn_hidden_size", path),
+        vocab_size=vocab,
+        context_limit=_size(config, "seq_length", path),
+        layernorm_eps=_eps(config, path),
+        stop_ids=_distinct(_END_OF_TEXT, *_stop_ids(config, path), *(_V3_STOP_ROLES if family == "chatglm3" else ())),
+    )
 
 
-def _describe(config: Mapping[str, object]) -> str:
-    architectures = config.get("architectures")
-    if isinstance(architectures, list) and architectures:
-        return f"a {architectures[0]} model"
-    if config.get("model_type"):
-        return f"a {config['model_type']} model"
-    return "no model that its config.json names"
+def _other_model(config: Mapping[str, object], asked: Family) -> Sentence:
+    found = families_of(config)
+    return Sentence("found.other_family", found="/".join(found), asked=asked) if found else what_config_names(config)
 
 
-def _int(config: Mapping[str, object], key: str, path: str, *, default: int | None = None) -> int:
-    value = config.get(key)
-    if value is None and default is not None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise DamagedFile(path=path, reason=f"its config has {key} = {value!r}, not a whole number")
+def _size(config: Mapping[str, object], key: str, path: str, *, default: int | None = None) -> int:
+    found = config.get(key)
+    return _whole(default if found is None else found, key, path, 1, _MOST[key])
+
+
+def _id(config: Mapping[str, object], key: str, path: str, vocab: int, *, default: int | None = None) -> int:
+    found = config.get(key)
+    return _whole(default if found is None else found, key, path, 0, vocab - 1)
+
+
+def _stop_ids(config: Mapping[str, object], path: str) -> list[int]:
+    """The ids that the config calls ends: none, one, or a list of them."""
+    found = config.get("eos_token_id")
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    return [_whole(one, "eos_token_id", path, 0, _MOST["vocab_size"]) for one in ids[:100]]
+
+
+def _whole(value: object, key: str, path: str, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise DamagedFile(
+            path=path, reason=Sentence("config.value", name=key, value=_short(value), low=least, high=most)
+        )
     return value
 
 
 def _eps(config: Mapping[str, object], path: str) -> float:
     value = config.get("layernorm_epsilon", 1e-5)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise DamagedFile(path=path, reason=f"its config has layernorm_epsilon = {value!r}")
+        raise DamagedFile(
+            path=path,
+            reason=Sentence("config.value", name="layernorm_epsilon", value=_short(value), low=0, high=1),
+        )
     return float(value)
+
+
+def _distinct(*ids: int) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(ids))
+
+
+def _short(value: object) -> str:
+    """A foreign value for a sentence: never long."""
+    return value[:80] if isinstance(value, str) else reprlib.repr(value)

@@ -5,12 +5,13 @@ The list that validation, conversion and tests walk over. Knows nothing of files
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from chatglm_backend.models.config import ModelConfig
 
-__all__ = ["TensorKind", "TensorSpec", "tensor_specs"]
+__all__ = ["TensorKind", "TensorSpec", "parameter_count", "tensor_specs"]
 
 TensorKind = Literal["embedding", "linear", "output", "vector"]
 """``linear`` and ``output`` become INT4; ``embedding`` stays fp16; ``vector`` is a norm or a bias."""
@@ -31,6 +32,12 @@ def tensor_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
     ChatGLM-6B ties embedding and output layer: a reader may find only one of the two and uses it for both.
     """
     return _first(config) if config.family == "chatglm" else _second(config)
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """How many weights the model has; ChatGLM-6B's tied output layer is not counted twice."""
+    specs = tensor_specs(config)
+    return sum(math.prod(spec.shape) for spec in (specs[:-1] if config.family == "chatglm" else specs))
 
 
 def _first(config: ModelConfig) -> tuple[TensorSpec, ...]:

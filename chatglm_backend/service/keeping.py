@@ -13,7 +13,7 @@ from pathlib import Path
 from chatglm_backend.checkpoint.cache import CacheEntry, delete_cached, list_cache
 from chatglm_backend.checkpoint.places import cache_root, canonical, is_hub_id
 from chatglm_backend.checkpoint.preflight import available_memory, free_disk
-from chatglm_backend.checkpoint.source import inspect_folder, weight_files
+from chatglm_backend.checkpoint.source import inspect_folder
 from chatglm_backend.errors import ModelInUse
 from chatglm_backend.models.config import family_named_in
 from chatglm_backend.service.report import Findings, look_at_everything
@@ -86,7 +86,7 @@ class Keeper:
         folder = inspect_folder(path)
         if folder.format == "lowbit":
             return 0, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        size = sum(file.stat().st_size for file in weight_files(folder))
+        size = sum(file.stat().st_size for file in folder.files)
         low_bit = size if folder.quantized else int(size * _INT4_SHARE)
         return low_bit + int(size * _LAYOUT_SHARE), low_bit
 

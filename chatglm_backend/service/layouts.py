@@ -69,7 +69,7 @@ def _layouts(
 
     if not isinstance(checkpoint, LowBitCheckpoint):
         raise TypeError("only a checkpoint on disk keeps layouts")
-    found = checkpoint.derived(kernel.layout_tag)
+    found = checkpoint.layouts.find(kernel.layout_tag)
     if found is None:
         linears = [spec for spec in tensor_specs(checkpoint.config) if spec.kind in ("linear", "output")]
         shapes = {spec.name: (spec.shape[0], spec.shape[1]) for spec in linears}
@@ -86,5 +86,5 @@ def _layouts(
             done += sizes[name]
 
         layouts = {name: (torch.uint8, (size,)) for name, size in sizes.items()}
-        found = checkpoint.publish_derived(kernel.layout_tag, layouts, produce, readable=reads_layout, cancel=cancel)
+        found = checkpoint.layouts.publish(kernel.layout_tag, layouts, produce, readable=reads_layout, cancel=cancel)
     return found.get

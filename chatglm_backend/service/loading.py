@@ -7,13 +7,13 @@ them. Knows nothing of status, pages or HTTP.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, cast
 
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, LoadProgress, ModelInfo
 from chatglm_backend.errors import LoadCancelled
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.service.kernels import ComparisonEngine, kernel_cache, other_kernels
 from chatglm_backend.service.layouts import map_weights
 from chatglm_backend.settings import AUTO, Settings
@@ -33,9 +33,6 @@ _log = logging.getLogger(__name__)
 Note = Callable[[str], None]
 """Takes one sentence for the user."""
 Progress = Callable[[LoadProgress], None]
-
-_FOR_THE_USER = ("use --family", "is made again")
-"""What marks the notes on a checkpoint that a user should see: a family that was guessed, a file that was damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +104,18 @@ def open_model(
             note(default.notice)
     wishes = Wishes(threads=None if settings.threads == AUTO else int(settings.threads))
     plan = plan_threads(read_machine(), wishes, env)
-    told: list[str] = []
-
-    def hear(line: str) -> None:
-        told.append(line)
-        (note if any(words in line for words in _FOR_THE_USER) else _log.info)(line)
-
+    reasons: list[Sentence] = []
     torch.set_num_threads(plan.threads)
     checkpoint = prepare(
         model,
-        Preparation(use_cache=not settings.no_cache, progress=progress, cancel=cancel, note=hear, env=env),
+        Preparation(
+            use_cache=not settings.no_cache,
+            progress=progress,
+            cancel=cancel,
+            note=lambda sentence: note(str(sentence)),
+            chosen=reasons.append,
+            env=env,
+        ),
         allow_download=named,
         family=None if settings.family == AUTO else cast("Family", settings.family),
         revision=settings.revision,
@@ -131,7 +130,8 @@ def open_model(
     weights = map_weights(checkpoint, choice.kernel, progress=progress, cancel=cancel, keep=not settings.no_cache)
     network = build_model(checkpoint.config, weights, kv_dtype=getattr(torch, settings.kv_dtype), ops=choice.ops)
     is_demo = model == str(bundled_folder())
-    reason = next((line for line in told if "is made again" not in line), "")
+    reason = str(reasons[0]) if reasons else ""
+    _log.info("%s", reason)
     others = other_kernels(checkpoint, choice.kernel, network, getattr(torch, settings.kv_dtype))
     return OpenedModel(checkpoint, network, choice.kernel.name, choice.reason, plan.threads, is_demo, reason, others)
 
@@ -149,6 +149,7 @@ def load_model(
     opened = open_model(model, settings, progress=progress, cancel=cancel, note=note, env=env)
     from chatglm_backend.checkpoint.prepare import matching_tokenizer
     from chatglm_backend.engine.engine import Engine, EngineOptions
+    from chatglm_backend.models.layout import parameter_count
 
     checkpoint, network = opened.checkpoint, opened.network
     tokenizer = matching_tokenizer(checkpoint.tokenizer_folder, checkpoint.config)
@@ -162,7 +163,7 @@ def load_model(
     info = ModelInfo(
         name=checkpoint.name,
         family=checkpoint.config.family,
-        parameters=_parameters(checkpoint),
+        parameters=parameter_count(checkpoint.config),
         context_limit=checkpoint.config.context_limit,
         kernel=opened.kernel,
         kernel_reason=opened.kernel_reason,
@@ -209,12 +210,3 @@ def _warm_up(engine: Engine, cancel: CancelToken, name: str) -> None:
     if cancel.cancelled:
         raise LoadCancelled(model=name)
     engine.prefix_cache.clear()
-
-
-def _parameters(checkpoint: Checkpoint) -> int:
-    """The weights of the original model; ChatGLM-6B's tied output layer is not counted twice."""
-    from chatglm_backend.models.layout import tensor_specs
-
-    tied = checkpoint.config.family == "chatglm"
-    specs = tensor_specs(checkpoint.config)
-    return sum(math.prod(spec.shape) for spec in specs if not (tied and spec.kind == "output"))

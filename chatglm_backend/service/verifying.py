@@ -27,7 +27,7 @@ def verify_folder(
     """Return the report and the name of what multiplied. Raises a CheckpointError for unreadable folders."""
     import torch
 
-    from chatglm_backend.checkpoint.readers import read_dense
+    from chatglm_backend.checkpoint.plan import read_dense
     from chatglm_backend.checkpoint.source import inspect_folder
     from chatglm_backend.engine.verify import verify_logits
     from chatglm_backend.models.base import build_model

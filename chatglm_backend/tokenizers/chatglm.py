@@ -47,7 +47,7 @@ class ChatGLMTokenizer(SentencePieceTokenizer):
             return int_field(config, field, self._processor.piece_to_id(piece) + images, config_file)
 
         self.bos_id = special("bos_token_id", "<sop>")
-        self.eos_id = special("eos_token_id", "<eop>")
+        self.eop_id = self._processor.piece_to_id("<eop>") + images
         self.mask_id = special("mask_token_id", "[MASK]")
         self.gmask_id = special("gmask_token_id", "[gMASK]")
 
@@ -59,7 +59,7 @@ class ChatGLMTokenizer(SentencePieceTokenizer):
     @property
     def stop_ids(self) -> frozenset[int]:
         """See :class:`Tokenizer`."""
-        return frozenset((self.eos_id,))
+        return frozenset((self.eop_id,))
 
     @property
     def vocab_size(self) -> int:
@@ -70,7 +70,7 @@ class ChatGLMTokenizer(SentencePieceTokenizer):
     def control_ids(self) -> frozenset[int]:
         """Every id that steers the model and that no typed text may become."""
         own = (piece + self._shift for piece in range(self._pieces.size) if self._pieces.is_control(piece))
-        return frozenset((*own, self.bos_id, self.eos_id, self.mask_id, self.gmask_id, *range(self._shift)))
+        return frozenset((*own, self.bos_id, self.eop_id, self.mask_id, self.gmask_id, *range(self._shift)))
 
     def encode_chat(self, messages: Sequence[Message]) -> EncodedPrompt:
         """See :class:`Tokenizer`. A system message goes in front of the first round, on its own line."""

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from chatglm_backend.core import Message, Role
-from chatglm_backend.textfile import read_json
 from chatglm_backend.tokenizers.base import (
     EncodedPrompt,
     Family,
     SentencePieceTokenizer,
-    int_field,
     rounds_of,
 )
 
@@ -32,10 +30,7 @@ class ChatGLM2Tokenizer(SentencePieceTokenizer):
         self._family: Family = family
         names = (*_SPECIALS, *_ROLES) if family == "chatglm3" else _SPECIALS
         self._special = {name: self._pieces.size + i for i, name in enumerate(names)}
-        config_file = folder / "config.json"
-        self.eos_id = int_field(
-            read_json(config_file, optional=True), "eos_token_id", self._processor.eos_id(), config_file
-        )
+        self.eos_id = int(self._processor.eos_id())
 
     @property
     def family(self) -> Family:

@@ -16,7 +16,6 @@ from chatglm_backend.errors import CheckpointError, UnusableReference
 from chatglm_backend.textfile import read_json
 from chatglm_backend.tokenizers.base import Family, SentencePieceTokenizer, load_tokenizer
 from chatglm_backend.tokenizers.chatglm import ChatGLMTokenizer
-from chatglm_backend.tokenizers.family import detect_family
 
 _V1_SUFFIX = 2
 
@@ -37,7 +36,6 @@ class TokenizerReport:
     """The outcome for one folder. ``texts`` and ``chats`` count the cases."""
 
     family: Family
-    family_reason: str
     texts: int
     chats: int
     failures: tuple[TokenizerFailure, ...]
@@ -58,14 +56,11 @@ class TokenizerReport:
         return self.texts_ok and self.chats_ok
 
 
-def verify_tokenizer(folder: Path, cases_file: Path, family: Family | None = None) -> TokenizerReport:
-    """Encode and decode every case of the folder's family.
+def verify_tokenizer(folder: Path, cases_file: Path, family: Family) -> TokenizerReport:
+    """Encode and decode every case of a family.
 
     Raises CheckpointError for a tokenizer and UnusableReference for cases that cannot be read.
     """
-    reason = "it was given"
-    if family is None:
-        family, reason = detect_family(folder)
     tokenizer = cast("SentencePieceTokenizer", load_tokenizer(folder, family))
     cases = _cases_of(cases_file, family)
     texts, chats = _entries(cases, "texts", cases_file), _entries(cases, "chats", cases_file)
@@ -77,7 +72,7 @@ def verify_tokenizer(folder: Path, cases_file: Path, family: Family | None = Non
             failures += _check_chat(tokenizer, index, case)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnusableReference(path=str(cases_file), reason=f"a case is not complete: {error}") from error
-    return TokenizerReport(family, reason, len(texts), len(chats), tuple(failures))
+    return TokenizerReport(family, len(texts), len(chats), tuple(failures))
 
 
 def _cases_of(path: Path, family: Family) -> Mapping[str, object]:

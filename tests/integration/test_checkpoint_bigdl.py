@@ -14,8 +14,8 @@ import torch
 from chatglm_backend.checkpoint.convert import convert
 from chatglm_backend.checkpoint.lowbit import open_low_bit
 from chatglm_backend.checkpoint.manifest import read_manifest
-from chatglm_backend.checkpoint.readers import open_source, read_dense
-from chatglm_backend.checkpoint.source import fingerprint, inspect_folder
+from chatglm_backend.checkpoint.plan import make_plan, read_dense
+from chatglm_backend.checkpoint.source import inspect_folder
 from chatglm_backend.int4.bigdl import dequantize, quantize
 from chatglm_backend.models.layout import tensor_specs
 from tests.tiny import build_checkpoint
@@ -68,10 +68,11 @@ def test_golden_folders_convert_to_bigdls_bytes(name: str, tmp_path: Path) -> No
 def test_golden_4_bit_folder_keeps_every_weight(tmp_path: Path) -> None:
     """Bigdl reads from the re-encoded bytes exactly the weights that THUDM's 4-bit folder holds."""
     source = inspect_folder(GOLDEN / "chatglm-6b-int4")
-    made, dense, stored = open_low_bit(convert(source, tmp_path / "out")), read_dense(source), open_source(source)
+    made, dense = open_low_bit(convert(source, tmp_path / "out")), read_dense(source)
+    quantised = {spec.name for job in make_plan(source).jobs if job.scales is not None for spec in job.targets}
     checked = 0
     for spec in tensor_specs(source.config):
-        if stored.get(spec.name).scales is not None:
+        if spec.name in quantised:
             restored = dequantize(made.get(spec.name), spec.shape[0], spec.shape[1])
             assert torch.equal(dense[spec.name], restored), spec.name
             checked += 1
@@ -95,7 +96,7 @@ def test_killed_conversion_leaves_the_old_state(moment: int, tmp_path: Path) -> 
     open_low_bit(target, full_check=True)
     source = inspect_folder(folder)
     convert(source, target)
-    assert fingerprint(source) == read_manifest(target).source_fingerprint
+    assert source.fingerprint == read_manifest(target).source_fingerprint
     open_low_bit(target, full_check=True)
     assert [path.name for path in target.glob("data-*")] == [read_manifest(target).data]
 

@@ -41,7 +41,7 @@ def test_training_logits_equal_inference_logits() -> None:
         parameter.add_(0.05 * torch.randn_like(parameter))
     tensors = dict(network.state_dict())
     tensors["lm_head.weight"] = tensors["transformer.word_embeddings.weight"]
-    model = build_model(ModelConfig.from_json(_CONFIG), DenseWeights(tensors), kv_dtype=torch.float32)
+    model = build_model(ModelConfig.from_json(_CONFIG, family="chatglm"), DenseWeights(tensors), kv_dtype=torch.float32)
     prompts = [[20, 21, 22, 23, 24, 5, 7], [30, 31, 5, 7]]
     answers = [[40, 41, 42, 43], [50, 51]]
     ids = torch.zeros(2, 12, dtype=torch.long)

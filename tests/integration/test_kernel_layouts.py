@@ -7,7 +7,6 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
-from chatglm_backend.checkpoint.mapping import MappedTensors
 from chatglm_backend.checkpoint.prepare import Preparation, prepare
 from chatglm_backend.checkpoint.writer import OutputFile, TensorLayout
 from chatglm_backend.core import CancelToken, LoadProgress
@@ -134,10 +132,10 @@ def test_a_layout_that_no_kernel_reads_any_more_is_removed(folder: Path, kernel:
     specs: dict[str, TensorLayout] = {"x": (torch.uint8, (4,))}
     other_cpu = f"{LAYOUT_TAG}-another-cpu"
     for tag in ("rows8-block64-v0-avx2", other_cpu):
-        checkpoint.publish_derived(tag, specs, lambda _: [torch.zeros(4, dtype=torch.uint8)])
+        checkpoint.layouts.publish(tag, specs, lambda _: [torch.zeros(4, dtype=torch.uint8)])
     opened(checkpoint, kernel)
-    assert checkpoint.derived("rows8-block64-v0-avx2") is None
-    assert checkpoint.derived(other_cpu) is not None
+    assert checkpoint.layouts.find("rows8-block64-v0-avx2") is None
+    assert checkpoint.layouts.find(other_cpu) is not None
     assert len(layout_files(folder)) == 2
 
 
@@ -156,26 +154,6 @@ def test_a_touched_file_is_made_again(folder: Path, kernel: CompiledKernel) -> N
     assert torch.equal(expected, logits(again, weights))
 
 
-class FullDisk(LowBitCheckpoint):
-    """A checkpoint whose place takes no more bytes."""
-
-    def publish_derived(  # type: ignore[override]
-        self,
-        tag: str,
-        specs: Mapping[str, TensorLayout],
-        produce: Callable[[str], Iterable[Tensor]],
-        *,
-        readable: Callable[[str], bool] = lambda _: True,
-        cancel: CancelToken | None = None,
-    ) -> MappedTensors:
-        """Fail as a full disk does."""
-
-        def refuse(path: Path) -> OutputFile:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-        return super().publish_derived(tag, specs, produce, readable=readable, cancel=cancel, opener=refuse)
-
-
 def test_without_room_the_layout_is_made_in_memory(
     folder: Path, kernel: CompiledKernel, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -183,7 +161,11 @@ def test_without_room_the_layout_is_made_in_memory(
     checkpoint = open_low_bit(folder)
     expected = logits(checkpoint, opened(checkpoint, kernel, worth_keeping=1 << 40)[0])
     full = open_low_bit(folder)
-    full.__class__ = FullDisk
+
+    def refuse(path: Path) -> OutputFile:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    full.layouts.opener = refuse
     with caplog.at_level(logging.WARNING):
         weights, _ = opened(full, kernel)
     assert torch.equal(expected, logits(full, weights))

@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,9 @@ from chatglm_backend.checkpoint.convert import ConvertOptions, convert, convert_
 from chatglm_backend.checkpoint.encode import SLICE_BYTES, workers
 from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
 from chatglm_backend.checkpoint.manifest import MANIFEST, read_manifest
+from chatglm_backend.checkpoint.plan import read_dense
 from chatglm_backend.checkpoint.preflight import Room
 from chatglm_backend.checkpoint.prepare import Preparation, prepare
-from chatglm_backend.checkpoint.readers import read_dense
 from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
 from chatglm_backend.checkpoint.thudm import dequantize_rows, reencode_rows
 from chatglm_backend.checkpoint.writer import OutputFile, open_for_writing
@@ -26,12 +27,14 @@ from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import (
     CheckpointError,
     ConfigError,
+    DamagedFile,
     DamagedLowBit,
     LoadCancelled,
     NotEnoughDisk,
     NotEnoughMemory,
 )
 from chatglm_backend.models.layout import tensor_specs
+from chatglm_backend.sentences import Sentence
 from tests.tiny import build_checkpoint
 from tests.unit.checkpoint_helpers import dequantize, flip_byte, largest_weights, quantize
 
@@ -121,6 +124,23 @@ def test_progress_counts_source_bytes_once(tmp_path: Path) -> None:
     sizes = {s.name: read_dense(source)[s.name].nbytes for s in tensor_specs(source.config) if s.kind != "output"}
     assert sum(sizes.values()) == reports[-1].done == reports[-1].total
     assert all(a.done <= b.done for a, b in itertools.pairwise(reports))
+
+
+@pytest.mark.parametrize("family", ["chatglm", "chatglm3"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "end", ["word_embeddings.weight", "layers.1.mlp.dense_h_to_4h.weight", "final_layernorm.weight"]
+)
+def test_a_value_that_is_no_number_is_named(tmp_path: Path, family: Any, value: float, end: str) -> None:
+    """A broken training is found while converting, by the tensor's name, and nothing is published."""
+    folder = build_checkpoint(tmp_path / "m", family, shards=1)
+    tensors = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    name = next(name for name in tensors if name.endswith(end))
+    tensors[name].view(-1)[-3] = value
+    torch.save(tensors, folder / "pytorch_model.bin")
+    with pytest.raises(DamagedFile, match=name.replace(".", r"\.")):
+        convert(inspect_folder(folder), tmp_path / "out", quantize=quantize, options=SMALL)
+    assert generations(tmp_path / "out") == []
 
 
 def test_read_only_source(source: CheckpointFolder, tmp_path: Path) -> None:
@@ -265,7 +285,7 @@ def test_damage_with_an_old_date_is_found_by_the_full_check(target: Path) -> Non
 
 def test_damaged_cache_is_rebuilt_from_its_source(source: CheckpointFolder) -> None:
     """The cache's damaged file is named, and made again from the source."""
-    notes: list[str] = []
+    notes: list[Sentence] = []
     first = prepare(str(source.path), Preparation(quantize=quantize))
     assert isinstance(first, LowBitCheckpoint)
     damaged = largest_weights(first.folder)
@@ -273,7 +293,7 @@ def test_damaged_cache_is_rebuilt_from_its_source(source: CheckpointFolder) -> N
     again = prepare(str(source.path), Preparation(quantize=quantize, note=notes.append))
     assert isinstance(again, LowBitCheckpoint)
     again.verify_files()
-    assert damaged.name in notes[-1]
+    assert damaged.name in str(notes[-1])
     assert not damaged.exists()
 
 
@@ -360,14 +380,14 @@ def test_derived_layout_is_published_and_tagged(target: Path) -> None:
     def flipped(name: str) -> list[Tensor]:
         return [255 - piece for piece in made.get(name).split(16)]
 
-    assert made.derived("vnni-1") is None
-    made.publish_derived("vnni-1", specs, flipped)
-    found = open_low_bit(target).derived("vnni-1")
+    assert made.layouts.find("vnni-1") is None
+    made.layouts.publish("vnni-1", specs, flipped)
+    found = open_low_bit(target).layouts.find("vnni-1")
     assert found is not None
     assert all(torch.equal(255 - made.get(n), found.get(n)) for n in names)
-    assert made.derived("vnni-2") is None
-    made.publish_derived("vnni-2", specs, flipped)
-    assert made.derived("vnni-1") is not None
+    assert made.layouts.find("vnni-2") is None
+    made.layouts.publish("vnni-2", specs, flipped)
+    assert made.layouts.find("vnni-1") is not None
 
 
 def test_derived_layout_of_old_weights_does_not_count(source: CheckpointFolder, target: Path) -> None:
@@ -375,15 +395,15 @@ def test_derived_layout_of_old_weights_does_not_count(source: CheckpointFolder, 
     made = open_low_bit(target)
     name = next(n for n in made.names() if n.endswith("dense.weight"))
     specs = {name: (torch.uint8, tuple(made.get(name).shape))}
-    made.publish_derived("t", specs, lambda n: [made.get(n)])
+    made.layouts.publish("t", specs, lambda n: [made.get(n)])
     build_checkpoint(source.path, "chatglm2", seed=9)
     convert(inspect_folder(source.path), target, quantize=quantize)
     new = open_low_bit(target)
-    assert new.derived("t") is None
-    new.publish_derived("t", specs, lambda n: [new.get(n)])
+    assert new.layouts.find("t") is None
+    new.layouts.publish("t", specs, lambda n: [new.get(n)])
     file = next((target / "derived").glob("*.safetensors"))
     flip_byte(file)
-    assert new.derived("t") is None
+    assert new.layouts.find("t") is None
 
 
 def test_failed_derived_layout_leaves_nothing(target: Path) -> None:
@@ -394,6 +414,6 @@ def test_failed_derived_layout_leaves_nothing(target: Path) -> None:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        made.publish_derived("t", {"x": (torch.uint8, (4,))}, fail)
+        made.layouts.publish("t", {"x": (torch.uint8, (4,))}, fail)
     assert list((target / "derived").glob("*.safetensors")) == []
-    assert made.derived("t") is None
+    assert made.layouts.find("t") is None

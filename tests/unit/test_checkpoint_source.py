@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from chatglm_backend.checkpoint.files import file_fingerprint
-from chatglm_backend.checkpoint.readers import open_source, read_dense
-from chatglm_backend.checkpoint.source import fingerprint, inspect_folder
+from chatglm_backend.checkpoint.convert import convert_in_memory
+from chatglm_backend.checkpoint.plan import make_plan, read_dense
+from chatglm_backend.checkpoint.resolve import resolve
+from chatglm_backend.checkpoint.source import inspect_folder
+from chatglm_backend.checkpoint.weight_files import file_fingerprint
 from chatglm_backend.errors import (
     CheckpointError,
     DamagedFile,
@@ -26,7 +28,8 @@ from chatglm_backend.errors import (
     UnsupportedQuantization,
     WrongShape,
 )
-from tests.tiny import build_checkpoint
+from tests.tiny import FAMILIES, Family, build_checkpoint, config_of
+from tests.unit.checkpoint_helpers import quantize
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
@@ -57,7 +60,7 @@ def test_every_format_is_read(tmp_path: Path, family: str, form: str, shards: in
     """All tensors of all families are found in sharded and single files of both formats."""
     folder = inspect_folder(build_checkpoint(tmp_path / "m", family, form=form, shards=shards))  # type: ignore[arg-type]
     assert (family, form, False) == (folder.family, folder.format, folder.quantized)
-    assert len(open_source(folder).specs) == len(read_dense(folder))
+    assert len(make_plan(folder).layouts) == len(read_dense(folder))
 
 
 def test_folder_with_other_files_and_a_chinese_name(tmp_path: Path) -> None:
@@ -67,7 +70,7 @@ def test_folder_with_other_files_and_a_chinese_name(tmp_path: Path) -> None:
     (folder / "configuration.json").write_text("{}")
     (folder / "modeling_chatglm.py").write_text("raise SystemExit")
     assert inspect_folder(folder).family == "chatglm2"
-    assert open_source(inspect_folder(folder)).specs
+    assert make_plan(inspect_folder(folder)).jobs
 
 
 def test_safetensors_come_first(v3: Path, tmp_path: Path) -> None:
@@ -86,13 +89,13 @@ def test_the_complete_set_is_taken(v3: Path, tmp_path: Path) -> None:
     next(both.glob("model-00002*")).unlink()
     folder = inspect_folder(both)
     assert folder.format == "bin"
-    assert "model-00002" in folder.reason
+    assert "model-00002" in str(folder.reason)
 
 
 def test_shards_without_their_index(v1: Path) -> None:
     """Numbered shards are read without an index, and a gap in the numbers is named."""
     next(v1.glob("*.index.json")).unlink()
-    assert open_source(inspect_folder(v1)).specs
+    assert make_plan(inspect_folder(v1)).jobs
     next(v1.glob("*-00001-of-*")).unlink()
     with pytest.raises(MissingFile, match="00001-of-00002"):
         inspect_folder(v1)
@@ -176,7 +179,14 @@ def test_other_families_are_refused(v3: Path, config: dict[str, object]) -> None
 
 
 @pytest.mark.parametrize(
-    "config", [{"quantization_bit": 8}, {"quantization_config": {"quant_method": "gptq"}}, {"quantization_bit": 3}]
+    "config",
+    [
+        {"quantization_bit": 8},
+        {"quantization_bit": 3},
+        {"quantization_bit": 4, "quantization_embeddings": True},
+        {"quantization_config": {"quant_method": "gptq"}},
+        {"bigdl_transformers_low_bit": "sym_int4"},
+    ],
 )
 def test_other_quantisations_are_refused(v1: Path, config: dict[str, object]) -> None:
     """Only THUDM's 4-bit form is read."""
@@ -189,14 +199,14 @@ def test_wrong_shapes_are_named(v1: Path) -> None:
     """The tensor, its shape and the expected one are in the error."""
     change_config(v1, inner_hidden_size=512)
     with pytest.raises(WrongShape, match=r"mlp\.dense_h_to_4h\.weight.*\(256, 128\).*\(512, 128\)"):
-        open_source(inspect_folder(v1))
+        make_plan(inspect_folder(v1))
 
 
 def test_missing_tensor_is_named(v1: Path) -> None:
     """A config with more layers than the files hold is told which tensor lacks."""
     change_config(v1, num_layers=3)
     with pytest.raises(CheckpointError, match=r"layers\.2"):
-        open_source(inspect_folder(v1))
+        make_plan(inspect_folder(v1))
 
 
 def test_pickles_with_code_are_refused(tmp_path: Path) -> None:
@@ -210,10 +220,10 @@ def test_pickles_with_code_are_refused(tmp_path: Path) -> None:
     weights = next(folder.glob("*.bin"))
     torch.save({"transformer.word_embeddings.weight": Call()}, weights)
     with pytest.raises(UnsafeCheckpoint):
-        open_source(inspect_folder(folder))
+        make_plan(inspect_folder(folder))
     weights.write_bytes(pickle.dumps(Call(), protocol=2))
     with pytest.raises(UnsafeCheckpoint):
-        open_source(inspect_folder(folder))
+        make_plan(inspect_folder(folder))
     assert not (tmp_path / "ran").exists()
 
 
@@ -230,16 +240,133 @@ def test_family_from_the_folders_name(tmp_path: Path, which: str) -> None:
     folder = build_checkpoint(tmp_path / f"my-{which}-6b", "chatglm2", _name_or_path="")
     found = inspect_folder(folder)
     assert which == found.family
-    assert folder.name in found.reason
+    assert folder.name in str(found.reason)
 
 
 def test_family_from_the_tokenizers_source(tmp_path: Path) -> None:
     """A role token in the tokenizer's source, read as text, marks ChatGLM3; without it ChatGLM2 is assumed aloud."""
     folder = build_checkpoint(tmp_path / "model", "chatglm2", _name_or_path="")
     assert inspect_folder(folder).family == "chatglm2"
-    assert "--family chatglm3" in inspect_folder(folder).reason
+    assert "--family chatglm3" in str(inspect_folder(folder).reason)
+    assert inspect_folder(folder).guessed
     (folder / "tokenization_chatglm.py").write_text('raise SystemExit\nroles = ["<|user|>"]\n')
     assert inspect_folder(folder).family == "chatglm3"
+
+
+@pytest.mark.parametrize("above", ["ChatGLM2-6B-Chat", "ChatGLM-6B/ptuning/output"])
+def test_folders_above_do_not_tell_the_family(tmp_path: Path, above: str) -> None:
+    """A ChatGLM3 export with its tokenizer's source stays one, wherever it lies and whatever its config remembers."""
+    folder = build_checkpoint(tmp_path / above / "export", "chatglm3", _name_or_path="/data/chatglm-6b-v2")
+    assert inspect_folder(folder).guessed
+    (folder / "tokenization_chatglm.py").write_text('roles = ["<|user|>"]\n')
+    assert inspect_folder(folder).family == "chatglm3"
+    (folder / "tokenization_chatglm.py").write_text("class ChatGLMTokenizer: ...\n")
+    assert inspect_folder(folder).family == "chatglm2"
+
+
+@pytest.mark.parametrize("form", ["bin", "safetensors"])
+def test_tensors_count_more_than_the_config(tmp_path: Path, form: str) -> None:
+    """A config with both generations' keys does not hide what the files hold, nor does --family."""
+    both = config_of("chatglm") | config_of("chatglm2")
+    folder = build_checkpoint(tmp_path / "m", "chatglm2", form=form, shards=1)  # type: ignore[arg-type]
+    (folder / "config.json").write_text(json.dumps(both))
+    assert inspect_folder(folder).family == "chatglm2"
+    assert inspect_folder(folder, family="chatglm3").family == "chatglm3"
+    with pytest.raises(UnsupportedFamily, match="chatglm2/chatglm3, not to chatglm"):
+        inspect_folder(folder, family="chatglm")
+
+
+def test_the_hub_caches_own_folder_is_its_snapshot(tmp_path: Path) -> None:
+    """Given the cache's folder or the snapshot in it, the model has its hub id as name."""
+    repo = tmp_path / "models--THUDM--chatglm3-6b"
+    build_checkpoint(repo / "snapshots" / "0123abcd", "chatglm2", _name_or_path="")
+    build_checkpoint(repo / "snapshots" / "fedc", "chatglm2", _name_or_path="", seed=3)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0123abcd")
+    for path in (repo, repo / "snapshots" / "0123abcd"):
+        found = inspect_folder(path)
+        assert (found.path.name, found.name, found.family) == ("0123abcd", "THUDM/chatglm3-6b", "chatglm3")
+    assert resolve(str(repo), revision="fedc", allow_download=False, env={}).path.name == "fedc"
+
+
+def add_tensor(folder: Path, name: str, *shape: int) -> None:
+    """Put one more tensor into a folder with a single .bin file."""
+    weights = next(folder.glob("*.bin"))
+    torch.save(torch.load(weights, weights_only=True) | {name: torch.zeros(shape)}, weights)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_tensor_is_dropped_in_silence(tmp_path: Path, family: Family) -> None:
+    """What training leaves behind is known to be harmless; anything else is refused by its name."""
+    folder = build_checkpoint(tmp_path / "m", family, shards=1)
+    for name in ("transformer.rotary_pos_emb.inv_freq", "v_head.summary.weight"):
+        add_tensor(folder, name, 4)
+    assert make_plan(inspect_folder(folder)).jobs
+    add_tensor(folder, "transformer.adapter.gate", 4)
+    with pytest.raises(CheckpointError, match=r"transformer\.adapter\.gate"):
+        make_plan(inspect_folder(folder))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("old", [False, True])
+def test_p_tuning_is_refused_by_name(tmp_path: Path, family: Family, old: bool) -> None:
+    """A prefix in the weights, in any form of file, or only asked for by the config, or all that there is."""
+    folder = build_checkpoint(tmp_path / "m", family, shards=1)
+    weights, prefix = folder / "pytorch_model.bin", {"transformer.prefix_encoder.embedding.weight": torch.zeros(8, 16)}
+    whole = torch.load(weights, weights_only=True)
+    torch.save(whole | prefix, weights, _use_new_zipfile_serialization=not old)
+    with pytest.raises(CheckpointError, match=r"P-Tuning fine-tune \(transformer\.prefix_encoder"):
+        make_plan(inspect_folder(folder))
+    torch.save(prefix, weights, _use_new_zipfile_serialization=not old)
+    with pytest.raises(CheckpointError, match="holds only the prefix"):
+        make_plan(inspect_folder(folder))
+    torch.save(whole, weights)
+    change_config(folder, pre_seq_len=128)
+    with pytest.raises(CheckpointError, match=r"P-Tuning fine-tune \(pre_seq_len\)"):
+        inspect_folder(folder)
+
+
+def test_a_lora_adapter_is_told_what_it_is(tmp_path: Path) -> None:
+    """The sentence names its base model instead of a missing file."""
+    (tmp_path / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "base_model_name_or_path": "THUDM/chatglm2-6b"}'
+    )
+    with pytest.raises(
+        CheckpointError, match="LORA adapter, not a model; merge it into its base model THUDM/chatglm2-6b"
+    ):
+        inspect_folder(tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_wrapped_output_layer_is_found(tmp_path: Path, family: Family) -> None:
+    """Trainers that cast its result save it as the first of a list of layers."""
+    folder = build_checkpoint(tmp_path / "m", family, shards=1)
+    name = "lm_head" if family == "chatglm" else "transformer.output_layer"
+    tensors = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    expected = tensors.pop(f"{name}.weight")
+    torch.save(tensors | {f"{name}.0.weight": expected}, folder / "pytorch_model.bin")
+    assert torch.equal(expected, read_dense(inspect_folder(folder))[f"{name}.weight"])
+
+
+@pytest.mark.parametrize("shift", [1, 2, 4])
+def test_unaligned_safetensors_are_read(tmp_path: Path, shift: int) -> None:
+    """Old writers did not pad the header, so every tensor may begin at any byte."""
+    folder = build_checkpoint(tmp_path / "m", "chatglm2", form="safetensors", shards=1)
+    expected = {name: tensor.clone() for name, tensor in read_dense(inspect_folder(folder)).items()}
+    file = folder / "model.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    file.write_bytes((length + shift).to_bytes(8, "little") + data[8 : 8 + length] + b" " * shift + data[8 + length :])
+    found = read_dense(inspect_folder(folder))
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    assert convert_in_memory(inspect_folder(folder), quantize=quantize).names() == frozenset(expected)
+
+
+def test_a_safetensors_file_in_8_bit_floats_is_no_damage(v3: Path) -> None:
+    """It is called by what it is."""
+    save_file({"x": torch.zeros(4).to(torch.float8_e4m3fn)}, next(v3.glob("*-00002-of-*")))
+    with pytest.raises(UnsupportedQuantization, match="F8_E4M3"):
+        make_plan(inspect_folder(v3))
 
 
 def test_family_can_be_chosen_but_not_against_the_weights(tmp_path: Path) -> None:
@@ -266,16 +393,16 @@ def test_tied_output_layer_is_the_embedding(tmp_path: Path) -> None:
 
 def test_fingerprint_follows_the_contents(v3: Path, tmp_path: Path) -> None:
     """A copy elsewhere has the same fingerprint; another weight, config or tokenizer a different one."""
-    first = fingerprint(inspect_folder(v3))
+    first = inspect_folder(v3).fingerprint
     copy = tmp_path / "copy" / "chatglm3-6b"
     shutil.copytree(v3, copy)
-    assert first == fingerprint(inspect_folder(copy))
+    assert first == inspect_folder(copy).fingerprint
     change_config(copy, seq_length=1024)
-    assert first != fingerprint(inspect_folder(copy))
+    assert first != inspect_folder(copy).fingerprint
     other = build_checkpoint(tmp_path / "other" / "chatglm3-6b", "chatglm3", form="safetensors", seed=5)
-    assert first != fingerprint(inspect_folder(other))
+    assert first != inspect_folder(other).fingerprint
     (v3 / "tokenizer.model").write_bytes(b"another")
-    assert first != fingerprint(inspect_folder(v3))
+    assert first != inspect_folder(v3).fingerprint
 
 
 def test_fingerprint_of_a_large_file_sees_every_tensor(tmp_path: Path) -> None:

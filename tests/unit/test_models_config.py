@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
 from chatglm_backend.errors import DamagedFile, UnsupportedFamily
 from chatglm_backend.models.config import ModelConfig
-from chatglm_backend.models.layout import tensor_specs
+from chatglm_backend.models.layout import parameter_count, tensor_specs
 
 FIRST: dict[str, Any] = {
     "architectures": ["ChatGLMModel"],
@@ -47,7 +48,7 @@ SECOND: dict[str, Any] = {
 
 def test_the_first_family() -> None:
     """ChatGLM-6B's sizes and special ids come from its config."""
-    config = ModelConfig.from_json(FIRST)
+    config = ModelConfig.from_json(FIRST, family="chatglm")
     assert (config.family, config.head_dim, config.num_kv_heads) == ("chatglm", 128, 32)
     assert (config.gmask_id, config.mask_id, config.bos_id, config.stop_ids) == (130001, 130000, 130004, (130005,))
 
@@ -56,8 +57,17 @@ def test_the_older_vocabulary_without_mask_ids() -> None:
     """The 150528-token revision leaves the mask ids out; they lie in front of <sop> there too."""
     older = {**FIRST, "vocab_size": 150528, "bos_token_id": 150004, "eos_token_id": 150005}
     del older["mask_token_id"], older["gmask_token_id"]
-    config = ModelConfig.from_json(older)
+    config = ModelConfig.from_json(older, family="chatglm")
     assert (config.gmask_id, config.mask_id, config.stop_ids) == (150001, 150000, (150005,))
+
+
+@pytest.mark.parametrize(("vocab", "bos"), [(130528, 130004), (150528, 150004)])
+@pytest.mark.parametrize("eos", [2, None, [2, 20002], "eop"])
+def test_eop_ends_an_answer_whatever_the_config_calls_the_end(vocab: int, bos: int, eos: object) -> None:
+    """Some exports name another id, several or none; the model still ends with the id behind <sop>."""
+    config = {**FIRST, "vocab_size": vocab, "bos_token_id": bos, "eos_token_id": bos + 1 if eos == "eop" else eos}
+    del config["mask_token_id"], config["gmask_token_id"]
+    assert bos + 1 in ModelConfig.from_json(config, family="chatglm").stop_ids
 
 
 @pytest.mark.parametrize(("family", "stop_ids"), [("chatglm2", (2,)), ("chatglm3", (2, 64795, 64797))])
@@ -67,19 +77,12 @@ def test_the_caller_tells_second_and_third_apart(family: Any, stop_ids: tuple[in
     assert (config.family, config.num_kv_heads, config.stop_ids) == (family, 2, stop_ids)
 
 
-def test_a_name_tells_them_apart_when_nobody_else_does() -> None:
-    """First the config's own name counts, then the folder's."""
-    assert ModelConfig.from_json(SECOND).family == "chatglm2"
-    assert ModelConfig.from_json({**SECOND, "_name_or_path": "x"}, path="/models/chatglm3-6b").family == "chatglm3"
-
-
 @pytest.mark.parametrize(
     ("config", "found"),
     [
         ({**SECOND, "rope_ratio": 50}, "rope_ratio"),
         ({**SECOND, "padded_vocab_size": 151552, "rope_ratio": 500}, "GLM-4"),
         ({**SECOND, "rmsnorm": False}, "rmsnorm"),
-        ({**SECOND, "_name_or_path": ""}, "--family"),
         ({**FIRST, "position_encoding_2d": False}, "positions"),
         ({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, "LlamaForCausalLM"),
         ({"model_type": "qwen2"}, "qwen2"),
@@ -89,7 +92,7 @@ def test_a_name_tells_them_apart_when_nobody_else_does() -> None:
 def test_other_models_are_refused_by_name(config: dict[str, Any], found: str) -> None:
     """The sentence says what was found."""
     with pytest.raises(UnsupportedFamily, match=found):
-        ModelConfig.from_json(config)
+        ModelConfig.from_json(config, family="chatglm" if "inner_hidden_size" in config else "chatglm2")
 
 
 def test_a_family_that_contradicts_the_config_is_refused() -> None:
@@ -100,20 +103,27 @@ def test_a_family_that_contradicts_the_config_is_refused() -> None:
         ModelConfig.from_json(SECOND, family="chatglm")
 
 
-@pytest.mark.parametrize("value", [None, "4096", -1, 4096.5, True])
-def test_unusable_sizes_are_named(value: object) -> None:
-    """A damaged config says which key is wrong."""
-    with pytest.raises(DamagedFile, match="hidden_size"):
-        ModelConfig.from_json({**SECOND, "hidden_size": value})
+@pytest.mark.parametrize("value", [None, "4096", -1, 0, 4096.5, True, 10**9, 10**300, [[[1]]], "x" * 10**6])
+@pytest.mark.parametrize("key", ["hidden_size", "num_layers", "multi_query_group_num", "num_attention_heads"])
+def test_unusable_sizes_are_named(key: str, value: object) -> None:
+    """A damaged or hostile config says which key is wrong, in one sentence, before anything is listed or divided."""
+    with pytest.raises(DamagedFile, match=key) as caught:
+        ModelConfig.from_json({**SECOND, key: value}, family="chatglm2")
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("change", [{"num_attention_heads": 33}, {"vocab_size": 10**9}, {"bos_token_id": 130528}])
+def test_sizes_that_do_not_fit_each_other_are_refused(change: dict[str, int]) -> None:
+    """Heads that do not divide, a vocabulary without end, an id outside it."""
+    with pytest.raises(DamagedFile):
+        ModelConfig.from_json({**FIRST, **change}, family="chatglm")
 
 
 @pytest.mark.parametrize(("config", "billions"), [(FIRST, 6.71), (SECOND, 6.24)])
 def test_the_layout_has_the_published_size(config: dict[str, Any], billions: float) -> None:
     """The tensors add up to the published number of weights (the tied output layer counted twice)."""
-    total = 0
-    for spec in tensor_specs(ModelConfig.from_json(config)):
-        size = 1
-        for length in spec.shape:
-            size *= length
-        total += size
+    family: Any = "chatglm" if config is FIRST else "chatglm2"
+    sizes = ModelConfig.from_json(config, family=family)
+    total = sum(math.prod(spec.shape) for spec in tensor_specs(sizes))
     assert round(total / 1e9, 2) == billions
+    assert total - parameter_count(sizes) == (130528 * 4096 if config is FIRST else 0)

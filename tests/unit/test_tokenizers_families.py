@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chatglm_backend.checkpoint.family import tokenizer_family
 from chatglm_backend.core import Message, Role
 from chatglm_backend.errors import ConfigError, DamagedFile, LfsPointerFile, MissingFile
 from chatglm_backend.tokenizers.base import SentencePieceTokenizer, Tokenizer, load_tokenizer
-from chatglm_backend.tokenizers.family import detect_family
 from chatglm_backend.tokenizers.verify import verify_tokenizer
 from tests import tiny
 
@@ -149,6 +149,16 @@ def test_stop_ids(folders: dict[tiny.Family, Path]) -> None:
     assert {2, third.vocab_size - 3, third.vocab_size - 1} == third.stop_ids
 
 
+def test_eop_ends_answers_whatever_the_config_says(tmp_path: Path) -> None:
+    """An export that calls </s> the end still has its own <eop>, in the shifted vocabulary too."""
+    folder = tiny.build_tokenizer(tmp_path / "m", "chatglm")
+    end = tiny.config_of("chatglm")["eos_token_id"]
+    (folder / "config.json").write_text(json.dumps(tiny.config_of("chatglm", eos_token_id=2)), encoding="utf-8")
+    assert load_tokenizer(folder, "chatglm").stop_ids == {end}
+    (folder / "tokenizer_config.json").write_text('{"num_image_tokens": 20000}', encoding="utf-8")
+    assert load_tokenizer(folder, "chatglm").stop_ids == {end + 20000}
+
+
 def test_the_revision_with_image_tokens_shifts_ids(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
     """In the 150528 revision every text id lies 20000 higher, and image ids decode to nothing."""
     plain = own(folders, "chatglm")
@@ -197,13 +207,13 @@ def test_a_folder_with_a_chinese_name_works(tmp_path: Path) -> None:
 def test_the_family_is_told_by_names_and_then_by_the_source(tmp_path: Path) -> None:
     """ChatGLM2 and 3 share a vocabulary: the config's name decides, then the authors' source, read as text."""
     folder = tiny.build_tokenizer(tmp_path / "model", "chatglm3")
-    assert detect_family(folder)[0] == "chatglm3"
+    assert tokenizer_family(folder, None).family == "chatglm3"
     (folder / "config.json").write_text("{}", encoding="utf-8")
     (folder / "tokenizer_config.json").unlink()
     with pytest.raises(ConfigError, match="family"):
-        detect_family(folder)
+        tokenizer_family(folder, None)
     (folder / "tokenization_chatglm.py").write_text("role = '<|user|>'; raise SystemExit", encoding="utf-8")
-    assert detect_family(folder)[0] == "chatglm3"
+    assert tokenizer_family(folder, None).family == "chatglm3"
 
 
 def cases_for(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
@@ -222,10 +232,10 @@ def test_verify_accepts_right_cases_and_names_wrong_ones(folders: dict[tiny.Fami
     cases = {"chatglm2-6b": cases_for(tokenizer, "What is AI?"), "chatglm-6b": {"texts": "wrong"}}
     file = tmp_path / "cases.json"
     file.write_text(json.dumps(cases), encoding="utf-8")
-    assert verify_tokenizer(folders["chatglm2"], file).ok
+    assert verify_tokenizer(folders["chatglm2"], file, "chatglm2").ok
     cases["chatglm2-6b"]["chats"][0]["input_ids"][3] += 1
     file.write_text(json.dumps(cases), encoding="utf-8")
-    report = verify_tokenizer(folders["chatglm2"], file)
+    report = verify_tokenizer(folders["chatglm2"], file, "chatglm2")
     assert (report.texts_ok, report.chats_ok, report.ok) == (True, False, False)
     assert [failure.what for failure in report.failures] == ["ids"]
 
@@ -234,7 +244,7 @@ def test_verify_is_not_satisfied_by_no_cases(folders: dict[tiny.Family, Path], t
     """Nothing checked is nothing proven."""
     file = tmp_path / "cases.json"
     file.write_text('{"chatglm3-6b": {"texts": [], "chats": []}}', encoding="utf-8")
-    assert not verify_tokenizer(folders["chatglm3"], file).ok
+    assert not verify_tokenizer(folders["chatglm3"], file, "chatglm3").ok
 
 
 def test_verify_accepts_the_deliberate_difference(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
@@ -246,14 +256,16 @@ def test_verify_accepts_the_deliberate_difference(folders: dict[tiny.Family, Pat
     cases["texts"].append({"text": "x<sop>y", "input_ids": theirs, "decoded": "x y"})
     file = tmp_path / "cases.json"
     file.write_text(json.dumps({"chatglm-6b": cases}), encoding="utf-8")
-    assert verify_tokenizer(folders["chatglm"], file).failures == ()
+    assert verify_tokenizer(folders["chatglm"], file, "chatglm").failures == ()
 
 
-@pytest.mark.parametrize("name", list(tiny.NAMES.values()))
-def test_recorded_ids_of_the_real_vocabularies(name: str, project_root: Path) -> None:
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_recorded_ids_of_the_real_vocabularies(family: tiny.Family, project_root: Path) -> None:
     """All recorded texts and chats of the real tokenizers come out exactly."""
     root = os.environ.get("CHATGLM_TEST_TOKENIZERS")
     if not root:
         pytest.skip("set CHATGLM_TEST_TOKENIZERS to a folder with the real tokenizers")
-    report = verify_tokenizer(Path(root) / name, project_root / "tests/golden/tokenizer_cases.json")
+    report = verify_tokenizer(
+        Path(root) / tiny.NAMES[family], project_root / "tests/golden/tokenizer_cases.json", family
+    )
     assert (report.texts, report.failures) == (20, ())

@@ -1,0 +1,168 @@
+"""Which stored tensor becomes what: every tensor of the model found and of the right shape, and none left over.
+
+A stored tensor that the model does not use is known to be harmless, or the folder is refused by its name.
+Reads no values but THUDM's scales.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from chatglm_backend.checkpoint.adapters import refuse_prefix
+from chatglm_backend.checkpoint.source import CheckpointFolder
+from chatglm_backend.checkpoint.tensors import StoredTensor, open_tensors
+from chatglm_backend.checkpoint.thudm import BLOCK, BLOCK_BYTES, dequantize_rows
+from chatglm_backend.checkpoint.writer import TensorLayout, tensor_bytes
+from chatglm_backend.errors import CheckpointError, UnsupportedQuantization, WrongShape
+from chatglm_backend.models.layout import TensorSpec, tensor_specs
+from chatglm_backend.sentences import Sentence
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+# Rotary frequencies follow from the config; the value head is what reward training leaves behind.
+_HARMLESS = re.compile(r"(.*\.)?inv_freq|v_head\..*")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One stored tensor and what is made of it. With ``scales`` [rows], it holds THUDM's nibbles, int8 [rows, in/2]."""
+
+    source: StoredTensor
+    scales: Tensor | None
+    targets: tuple[TensorSpec, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to read."""
+        return self.source.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+    def dense(self) -> Tensor:
+        """The whole tensor: as stored, 4-bit ones dequantised to fp32."""
+        rows = self.source.rows()
+        return rows if self.scales is None else dequantize_rows(rows, self.scales)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All jobs: vectors first (they share one file), then the matrices in the order in which they lie on disk."""
+
+    jobs: tuple[Job, ...]
+
+    @cached_property
+    def layouts(self) -> Mapping[str, TensorLayout]:
+        """Dtype and shape of each tensor of the low-bit checkpoint."""
+        return {spec.name: stored_layout(spec) for job in self.jobs for spec in job.targets}
+
+    @property
+    def nbytes(self) -> int:
+        """The size of what is made, in bytes."""
+        return sum(map(tensor_bytes, self.layouts.values()))
+
+
+def make_plan(folder: CheckpointFolder) -> Plan:
+    """Open a source checkpoint and find everything that its model needs.
+
+    Raises DamagedFile, UnsafeCheckpoint, WrongShape, UnsupportedQuantization or CheckpointError.
+    """
+    stored = open_tensors(folder)
+    refuse_prefix(folder.path, {}, stored)
+    specs = tensor_specs(folder.config)
+    tied = [name for spec in (specs[0], specs[-1]) for name in _names_of(spec)] if folder.family == "chatglm" else []
+    targets: dict[str, list[TensorSpec]] = {}
+    used = set(tied)
+    for spec in specs:
+        names = tied if spec.name in tied else _names_of(spec)
+        name = next((name for name in names if name in stored), None)
+        if name is None:
+            raise CheckpointError(path=folder.path, reason=Sentence("folder.tensor_missing", tensor=spec.name))
+        targets.setdefault(name, []).append(spec)
+        used |= {name, f"{name}_scale"}
+    for name in stored:
+        if name not in used and not _HARMLESS.fullmatch(name):
+            raise CheckpointError(path=stored[name].file, reason=Sentence("folder.tensor_unused", tensor=name))
+    jobs = [_checked(Job(stored[n], _scales(stored, n), tuple(specs))) for n, specs in targets.items()]
+    return Plan(tuple(sorted(jobs, key=lambda job: (job.targets[0].kind != "vector", job.source.position))))
+
+
+def read_dense(folder: CheckpointFolder) -> Mapping[str, Tensor]:
+    """All tensors by the authors' names, for fp32 checks: mapped as stored, THUDM's 4-bit ones dequantised when read.
+
+    Raises as :func:`make_plan` does; a low-bit checkpoint has no dense weights.
+    """
+    if folder.format == "lowbit":
+        raise CheckpointError(path=folder.path, reason=Sentence("folder.int4_only"))
+    return _Dense({spec.name: job for job in make_plan(folder).jobs for spec in job.targets})
+
+
+def stored_layout(spec: TensorSpec) -> TensorLayout:
+    """Dtype and shape of a tensor in a low-bit checkpoint: INT4 bytes, an fp16 embedding, fp32 vectors."""
+    if spec.kind == "vector":
+        return torch.float32, spec.shape
+    if spec.kind == "embedding":
+        return torch.float16, spec.shape
+    return torch.uint8, (spec.shape[0], spec.shape[1] // BLOCK * BLOCK_BYTES)
+
+
+class _Dense(Mapping[str, Tensor]):
+    def __init__(self, jobs: Mapping[str, Job]) -> None:
+        self._jobs = jobs
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._jobs[name].dense()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._jobs)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+
+def _names_of(spec: TensorSpec) -> tuple[str, ...]:
+    """The names under which a tensor is stored: some trainers wrap the output layer in a list of layers."""
+    return (spec.name, spec.name.replace(".weight", ".0.weight")) if spec.kind == "output" else (spec.name,)
+
+
+def _scales(stored: Mapping[str, StoredTensor], name: str) -> Tensor | None:
+    scales = stored.get(f"{name}_scale")
+    return None if scales is None else scales.rows()
+
+
+def _checked(job: Job) -> Job:
+    for spec in job.targets:
+        _check(spec, job.source, job.scales)
+    return job
+
+
+def _check(spec: TensorSpec, tensor: StoredTensor, scales: Tensor | None) -> None:
+    expected, dtype = spec.shape, str(tensor.dtype)
+    if scales is not None:
+        if spec.kind != "linear" or tensor.dtype not in (torch.int8, torch.uint8):
+            raise UnsupportedQuantization(
+                path=tensor.file, found=Sentence("quantised.scales", dtype=dtype, tensor=spec.name)
+            )
+        expected = (spec.shape[0], spec.shape[1] // 2)
+        _check_scales(spec, tensor, scales)
+    elif tensor.dtype not in _FLOATS:
+        raise UnsupportedQuantization(
+            path=tensor.file, found=Sentence("quantised.dtype", dtype=dtype, tensor=spec.name)
+        )
+    if tensor.shape != expected:
+        raise WrongShape(tensor=spec.name, path=tensor.file, found=tensor.shape, expected=expected)
+    if spec.kind in ("linear", "output") and spec.shape[1] % BLOCK:
+        raise CheckpointError(path=tensor.file, reason=Sentence("folder.row_multiple", tensor=spec.name, block=BLOCK))
+
+
+def _check_scales(spec: TensorSpec, tensor: StoredTensor, scales: Tensor) -> None:
+    if scales.numel() != spec.shape[0]:
+        raise WrongShape(
+            tensor=f"{spec.name}_scale", path=tensor.file, found=tuple(scales.shape), expected=(spec.shape[0],)
+        )
+    if not torch.equal(scales.to(torch.float16).to(scales.dtype), scales):
+        raise UnsupportedQuantization(
+            path=tensor.file, found=Sentence("quantised.wide_scales", dtype=str(scales.dtype))
+        )
