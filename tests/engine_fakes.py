@@ -177,9 +177,6 @@ class ByteTokenizer:
     def stream(self) -> Any:
         return ByteDecoder()
 
-    def clean_answer(self, text: str) -> str:
-        return text
-
 
 def script_row(answer: Sequence[int], prompt_length: int) -> Callable[[Sequence[int]], Tensor]:
     """Logits whose best token is always the next of ``answer``, then the stop id."""

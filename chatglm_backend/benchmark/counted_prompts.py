@@ -60,7 +60,3 @@ class CountedPrompts:
     def stream(self) -> StreamingDecoder:
         """Return a decoder that gives no text."""
         return cast("StreamingDecoder", _Silence())
-
-    def clean_answer(self, text: str) -> str:
-        """Return the text as it is."""
-        return text

@@ -84,12 +84,11 @@ class _Conversation:
         except BaseException:
             self._messages.pop()
             raise
-        text = self._service.clean_answer(answer.text)
-        self._messages.append(Message("assistant", text))
+        self._messages.append(Message("assistant", answer.text))
         end = answer.end
         return {
             "user": question,
-            "assistant": text,
+            "assistant": answer.text,
             "finish_reason": end.finish_reason.value if end else None,
             "usage": asdict(end.usage) if end else None,
             "timing": asdict(end.timing) if end else None,

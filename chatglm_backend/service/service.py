@@ -114,12 +114,9 @@ class Service:
         return self._ready().encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids. Raises ModelNotReady."""
-        return self._ready().tokenizer.decode(ids)
-
-    def clean_answer(self, text: str) -> str:
-        """A finished answer as the authors' own chat shows it. Raises ModelNotReady."""
-        return self._ready().tokenizer.clean_answer(text)
+        """The text of ids, as an answer's is shown. Raises ModelNotReady."""
+        decoder = self._ready().tokenizer.stream()
+        return "".join([*map(decoder.add, ids), decoder.finish()])
 
     def submit(
         self,

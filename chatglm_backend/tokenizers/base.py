@@ -17,12 +17,11 @@ import sentencepiece
 from chatglm_backend.core import Message, PromptFormat
 from chatglm_backend.errors import DamagedFile, LfsPointerFile, MissingFile
 from chatglm_backend.textfile import is_lfs_pointer
+from chatglm_backend.tokenizers.answers import AnswerDecoder
 from chatglm_backend.tokenizers.streaming import PieceTable, StreamingDecoder
 
 Family = Literal["chatglm", "chatglm2", "chatglm3"]
 FAMILIES: tuple[Family, ...] = ("chatglm", "chatglm2", "chatglm3")
-
-_TRAINING_TIME = "[[训练时间]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +63,11 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ``ids``; control ids and ids beyond the vocabulary give nothing."""
+        """Return the text of ``ids`` as it is; control ids and ids beyond the vocabulary give nothing."""
         ...
 
     def stream(self) -> StreamingDecoder:
-        """Return a decoder that takes one id after the other."""
-        ...
-
-    def clean_answer(self, text: str) -> str:
-        """Return a finished answer as the authors' own chat shows it."""
+        """Return a decoder for an answer, as the authors' own chat shows it; it takes one id after the other."""
         ...
 
 
@@ -127,16 +122,13 @@ class SentencePieceTokenizer(ABC):
 
     def decode(self, ids: Sequence[int]) -> str:
         """See :class:`Tokenizer`."""
-        decoder = self.stream()
+        decoder = StreamingDecoder(self._pieces, shift=self._shift, whitespace_tags=self._whitespace_tags)
         return "".join([*map(decoder.add, ids), decoder.finish()])
 
     def stream(self) -> StreamingDecoder:
         """See :class:`Tokenizer`."""
-        return StreamingDecoder(self._pieces, shift=self._shift, whitespace_tags=self._whitespace_tags)
-
-    def clean_answer(self, text: str) -> str:
-        """See :class:`Tokenizer`."""
-        return text.strip().replace(_TRAINING_TIME, "2023年")
+        first = self.family == "chatglm"
+        return AnswerDecoder(self._pieces, shift=self._shift, whitespace_tags=self._whitespace_tags, full_width=first)
 
     def _encoded(self, text: str) -> EncodedPrompt:
         return EncodedPrompt(self._with_control_ids(self.encode_text(text)), text)

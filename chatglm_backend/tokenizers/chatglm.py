@@ -6,7 +6,6 @@ checkpoint puts 20000 image tokens in front of all text ids.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -26,8 +25,6 @@ from chatglm_backend.tokenizers.streaming import from_whitespace_tags, to_whites
 MODEL_FILE: Final = "ice_text.model"
 _IMAGE_REVISION_VOCABULARY: Final = 150528
 _IMAGE_TOKENS: Final = 20000
-_FULL_WIDTH: Final = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
-_HAN: Final = "[\u4e00-\u9fff]"
 
 
 class ChatGLMTokenizer(SentencePieceTokenizer):
@@ -81,14 +78,6 @@ class ChatGLMTokenizer(SentencePieceTokenizer):
         else:
             text = question
         return self._encoded(f"{system}\n{text}" if system else text)
-
-    def clean_answer(self, text: str) -> str:
-        """See :class:`Tokenizer`. Marks next to a Chinese character become full-width, as they were before."""
-        text = super().clean_answer(text)
-        for mark, full_width in _FULL_WIDTH.items():
-            text = re.sub(f"(?<={_HAN}){re.escape(mark)}", full_width, text)
-            text = re.sub(f"{re.escape(mark)}(?={_HAN})", full_width, text)
-        return text
 
     def as_read(self, text: str) -> str:
         """Return ``text`` as the vocabulary's normalisation leaves it (full-width marks become half-width)."""

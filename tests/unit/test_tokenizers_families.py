@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -170,11 +171,37 @@ def test_the_revision_with_image_tokens_shifts_ids(folders: dict[tiny.Family, Pa
     assert shifted.decode([17, *ids]) == "What is AI?"
 
 
-def test_answers_are_cleaned_as_the_authors_do(folders: dict[tiny.Family, Path]) -> None:
-    """Strip, the training date, and for ChatGLM-6B full-width marks next to Chinese characters."""
-    text = "\n 你好!今天[[训练时间]],ok? yes,no:是;a,b \n"
-    assert own(folders, "chatglm").clean_answer(text) == "你好！今天2023年，ok? yes,no：是；a,b"
-    assert own(folders, "chatglm3").clean_answer(text) == "你好!今天2023年,ok? yes,no:是;a,b"
+def authors_response(text: str, *, full_width: bool) -> str:
+    """What the authors' ``process_response`` makes of a whole answer, its white space left."""
+    text = text.replace("[[训练时间]]", "2023年")
+    for mark, full in zip(",!:;?", "，！：；？", strict=True) if full_width else ():
+        text = re.sub(rf"([\u4e00-\u9fff])\{mark}", rf"\1{full}", text)
+        text = re.sub(rf"\{mark}([\u4e00-\u9fff])", rf"{full}\1", text)
+    return text
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@given(
+    parts=st.lists(st.sampled_from([*",!:;?,!", "好", "是", "a", " ", "\n", "[", "[[训练", "时间]]", "[[训练时间]]"])),
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_streamed_answer_is_the_authors_whole_one(
+    folders: dict[tiny.Family, Path], family: tiny.Family, parts: list[str]
+) -> None:
+    """Training date and, for ChatGLM-6B, full-width marks: piece by piece as of the whole, nothing taken back."""
+    tokenizer = own(folders, family)
+    ids = [i for part in parts for i in tokenizer.encode_text(part)]
+    stream = tokenizer.stream()
+    pieces = [*map(stream.add, ids), stream.finish()]
+    assert authors_response(tokenizer.decode(ids), full_width=family == "chatglm") == "".join(pieces)
+
+
+def test_marks_are_restored_as_soon_as_they_are_decided(folders: dict[tiny.Family, Path]) -> None:
+    """After a Chinese character at once; after others with the character that follows."""
+    tokenizer = own(folders, "chatglm")
+    stream = tokenizer.stream()
+    shown = [stream.add(i) for character in "好,a,是!?" for i in tokenizer.encode_text(character)[-1:]]
+    assert [*map(str.strip, shown), stream.finish()] == ["好", "，", "a", "", "，是", "！", "", "?"]
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:

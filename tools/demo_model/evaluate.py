@@ -36,12 +36,11 @@ class Answerer:
     """Asks one model."""
 
     def __init__(self, config: ModelConfig, weights: Weights, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
         self.engine = Engine(build_model(config, weights), tokenizer)
         self.count = 0
 
     def ask(self, request: dict[str, object]) -> tuple[str, bool]:
-        """The cleaned answer, and whether it came to an end by itself."""
+        """The answer, and whether it came to an end by itself."""
         self.count += 1
         whole = GenerationRequest(request_id=str(self.count), params=PARAMS, **request)  # type: ignore[arg-type]
         text, ended = "", False
@@ -49,7 +48,7 @@ class Answerer:
             text += getattr(event, "text", "")
             if isinstance(event, Completed):
                 ended = event.finish_reason is FinishReason.STOP
-        return self.tokenizer.clean_answer(text), ended
+        return text.strip(), ended
 
     def talk(self, turns: Sequence[str], form: str = "recipe", given: Sequence[str] = ()) -> tuple[str, bool]:
         """The last answer of a conversation; the earlier answers are the model's own, or those ``given``."""
