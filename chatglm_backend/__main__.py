@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from chatglm_backend.installed import missing_sentence
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells expect it."""
 
 
 def start(arguments: Sequence[str]) -> int:
@@ -18,6 +23,8 @@ def start(arguments: Sequence[str]) -> int:
         if not sentence:
             raise
         return _tell(sentence, as_json="--json" in arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return main(arguments)
 
 
@@ -29,5 +36,12 @@ def _tell(sentence: str, *, as_json: bool) -> int:
     return 1
 
 
+def end(code: int) -> NoReturn:
+    """End the program; after Ctrl-C without waiting for threads that are in the middle of something."""
+    if code == INTERRUPTED:
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(start(sys.argv[1:]))
+    end(start(sys.argv[1:]))

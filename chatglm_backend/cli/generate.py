@@ -19,6 +19,7 @@ from chatglm_backend.core import (
     ModelInfo,
     PromptFormat,
     TokenEvent,
+    Usage,
     monotonic_clock,
 )
 from chatglm_backend.sampling import sampling_fields
@@ -94,6 +95,8 @@ def generate(
     if answer.interrupted:
         note("Stopped; the answer so far was kept.")
         return INTERRUPTED
+    if not json_output and answer.end and answer.end.finish_reason is FinishReason.LENGTH:
+        note(_cut_off(answer.end.usage, request.params.max_new_tokens))
     return 0
 
 
@@ -136,6 +139,12 @@ def whole_text(service: Service, prompt_ids: Sequence[int], answer: Answer) -> s
         return service.decode(prompt_ids) + answer.text
     whole = service.decode([*prompt_ids, *answer.ids])
     return whole[: len(whole) - (len(alone) - len(answer.text))]
+
+
+def _cut_off(usage: Usage, limit: int) -> str:
+    if usage.completion_tokens < limit:
+        return f"The answer was cut off after {usage.completion_tokens} tokens: the model's context is full."
+    return f"The answer was cut off at its limit of {limit} tokens; --n-predict gives it more."
 
 
 def _print(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from chatglm_backend.cli.output import note
 from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.core import Event, ModelInfo, ModelState
-from chatglm_backend.errors import ModelNotReady
+from chatglm_backend.errors import ChatGLMError, ModelNotReady
 from chatglm_backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["follow", "open_service", "read_settings"]
 
 _POLL_S = 0.1
+_PATIENCE_S = 0.5
 
 
 def read_settings(flags: Mapping[str, object]) -> Settings:
@@ -32,7 +33,10 @@ def read_settings(flags: Mapping[str, object]) -> Settings:
 
 @contextmanager
 def open_service(settings: Settings) -> Iterator[tuple[Service, ModelInfo]]:
-    """A service with its model loaded, closed at the end. Raises what loading raises; Ctrl-C stops loading."""
+    """A service with its model loaded, closed at the end. Raises what loading raises.
+
+    Ctrl-C stops loading; what does not hear it within a moment is left to end with the program.
+    """
     from chatglm_backend.service import Service
 
     service = Service(settings, note=note)
@@ -43,7 +47,10 @@ def open_service(settings: Settings) -> Iterator[tuple[Service, ModelInfo]]:
         yield service, info
     finally:
         service.cancel_load()
-        service.close()
+        with suppress(ChatGLMError):
+            service.wait_ready(_PATIENCE_S)
+        if service.status().state is not ModelState.LOADING:
+            service.close()
 
 
 def follow(ticket: Ticket) -> Iterator[Event]:

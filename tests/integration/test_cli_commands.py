@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -89,13 +90,14 @@ def run_process(*arguments: str, **changes: str) -> Done:
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_generate_prints_the_recipes_form(folders: dict[tiny.Family, Path], family: tiny.Family) -> None:
-    """Inference time, prompt with its format, prompt and answer; nothing else on stdout, nothing on stderr."""
+    """Inference time, prompt with its format, prompt and answer; on stderr one line, that the limit ended it."""
     done = run_process("generate", "--repo-id-or-model-path", str(folders[family]), "--n-predict", "6")
     lines = done.stdout.split("\n")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+    assert "at its limit of 6 tokens; --n-predict" in done.stderr
     assert re.fullmatch(r"Inference time: \d+\.\d+ s", lines[0])
     assert lines[1:5] == [PROMPT_LINE, "问：AI是什么？", "答：", OUTPUT_LINE]
-    shown = "问:AI是什么?\n答:" if family == "chatglm" else "问：AI是什么？\n答："
+    shown = "问：AI是什么？\n答："
     answer = "\n".join(lines[5:])
     assert answer.startswith(shown)
     assert len(answer.strip()) > len(shown)
@@ -209,6 +211,22 @@ def test_chat_answers_on_stdout_only(folders: dict[tiny.Family, Path]) -> None:
     done = run("chat", "--model", str(folders["chatglm2"]), "--n-predict", "4", text="hi\n")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip() != ""
+
+
+def test_full_width_marks_come_back_everywhere() -> None:
+    """The bundled model speaks ChatGLM-6B's vocabulary, which has none: streamed, printed, in documents, the same."""
+    ask = ("--prompt", "你好", "--prompt-format", "chat", "--n-predict", "32")
+    document = json.loads(run("generate", *ask, "--json").stdout)
+    text = document["text"]
+    assert "！" in text
+    assert "，" in text
+    assert not re.search("[\u4e00-\u9fff][,!:;?]", text + document["output"])
+    assert document["output"].endswith(text)
+    assert run("generate", *ask).stdout.rstrip("\n").endswith(text)
+    assert text in run("generate", *ask, "--stream").stdout
+    chat = ("chat", "--n-predict", "32")
+    assert json.loads(run(*chat, "--json", text="你好\n").stdout)["turns"][0]["assistant"] == text
+    assert run(*chat, text="你好\n").stdout == text + "\n"
 
 
 def test_convert_then_generate_from_the_result(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
@@ -471,3 +489,26 @@ def test_interrupting_a_chat_that_reads_a_pipe_ends_it(folders: dict[tiny.Family
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert (process.returncode, len(json.loads(out)["turns"])) == (0, 1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to one process, which Windows cannot")
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_interrupting_what_does_not_answer_ends_at_once(extra: list[str], tmp_path: Path) -> None:
+    """Ctrl-C while loading waits for a hub that says nothing: exit code 130 and one line, long before it gives up."""
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        hub.settimeout(60)
+        where = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.getsockname()[1]}", "HF_HOME": str(tmp_path)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "chatglm_backend", "generate", "--model", "THUDM/chatglm2-6b", *extra],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            env=environment(**where, HF_HUB_OFFLINE="", TRANSFORMERS_OFFLINE=""),
+            encoding="utf-8",
+        )
+        visit, _ = hub.accept()
+        with visit:
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=15)  # the hub is given longer than that
+    assert (process.returncode, without_progress(err)) == (130, "Stopped.\n")
+    assert not extra or json.loads(out)["error"]["code"] == "interrupted"
