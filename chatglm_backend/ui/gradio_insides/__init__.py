@@ -3,6 +3,8 @@
 - ``mounting``: takes the mounted applications out of FastAPI's routes, and closes what the page does not need.
 - ``languages`` and ``html``: one address for several languages; the served HTML is rewritten.
 - ``sessions``: replaces the holder of what Gradio remembers of each page.
+- ``session_owner``: knows which of Gradio's routes name a session or an event, and lets only its visitor in.
+- ``buttons``: updates of buttons carry their words, and are left out where nothing changes.
 - ``labels``: Gradio's own English labels, which the page's script replaces.
 - ``environment``: what its import reads of the environment, and where it keeps files.
 - ``handlers``: wraps generators, because one that yields nothing would empty the page.

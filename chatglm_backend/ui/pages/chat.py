@@ -19,12 +19,12 @@ from chatglm_backend.ui.answers import Caller
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Turns
 from chatglm_backend.ui.conversation import shown as shown_turns
+from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.gradio_insides.handlers import event_about
 from chatglm_backend.ui.history import History, Moved
 from chatglm_backend.ui.history_list import conversation_list, read_command
 from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.markdown import as_typed
-from chatglm_backend.ui.pages.buttons import start_and_stop
 from chatglm_backend.ui.pages.history import build_history
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
 from chatglm_backend.ui.sampling import SamplingControls

@@ -12,9 +12,9 @@ import gradio as gr
 
 from chatglm_backend.settings import Settings
 from chatglm_backend.ui.compare import ComparePresenter, CompareView, SideView
+from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.history import History
 from chatglm_backend.ui.options import slider_start
-from chatglm_backend.ui.pages.buttons import start_and_stop
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
 from chatglm_backend.ui.presenter import PromptForm
 from chatglm_backend.ui.sampling import SamplingControls

@@ -12,7 +12,7 @@ __all__ = ["start_and_stop"]
 def start_and_stop(start: str, stop: str, *, running: bool, sent: bool = False) -> tuple[Any, Any]:
     """The button that begins something and the one that stops it, with their words.
 
-    ``sent``: this page has them like this already. Gradio builds a button anew for every update of it.
+    ``sent``: this page has them like this already. For every update of a button Gradio makes a new component.
     """
     if sent:
         return gr.skip(), gr.skip()
