@@ -27,9 +27,9 @@ def read_endpoint(address: str, prompt: str, new_tokens: int) -> None:
         raise RuntimeError(f"only {pieces} pieces came")
 
 
-def read_page(client: Client, prompt: str, new_tokens: int) -> None:
-    """Press Generate as the page does, and follow the answer. Raises RuntimeError when it was cut short."""
-    job = client.submit(prompt, "raw", new_tokens, api_name="/generate")
+def read_page(client: Client, as_set: list[object], prompt: str, new_tokens: int) -> None:
+    """Press Generate, the sampling as set, and follow the answer. Raises RuntimeError when it was cut short."""
+    job = client.submit(prompt, "raw", new_tokens, *as_set, api_name="/generate")
     views = list(job)
     words = str(views[-1:]).count("word")
     if words < new_tokens:
@@ -39,13 +39,15 @@ def read_page(client: Client, prompt: str, new_tokens: int) -> None:
 def main(address: str) -> None:
     """Connect, say so, and serve orders until standard input ends."""
     client = Client(f"{address}/en/", verbose=False)
+    known = client.view_api(return_format="dict")["named_endpoints"]["/generate"]["parameters"]
+    as_set = [parameter.get("parameter_default") for parameter in known[3:]]
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
         prompt = f"{order['prompt_tokens']}/{order['number']}"
         began = time.perf_counter()
         if order["page"]:
-            read_page(client, prompt, order["new_tokens"])
+            read_page(client, as_set, prompt, order["new_tokens"])
         else:
             read_endpoint(address, prompt, order["new_tokens"])
         print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
