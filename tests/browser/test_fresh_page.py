@@ -20,7 +20,7 @@ _MOMENTS_S = (1, 3, 10)
 _TABS = ("prompt", "chat", "compare", "speed", "model")
 _FIGURES = (
     "inference_time", "ttft", "prefill", "decode", "prompt_tokens", "cached_tokens", "completion_tokens",
-    "guessed_tokens", "queue", "memory", "threads", "kernel",
+    "draft_tokens", "queue", "memory", "threads", "kernel",
 )  # fmt: skip
 _TIMING = ("status.idle", *(f"timing.{figure}" for figure in _FIGURES))
 _SHOWN = {
