@@ -19,8 +19,9 @@ from torch import Tensor
 from chatglm_backend.checkpoint.encode import SLICE_BYTES, Quantize, encode, workers
 from chatglm_backend.checkpoint.generation import FILE_BYTES, TensorFiles, build_manifest, copy_small_files
 from chatglm_backend.checkpoint.lock import writer_lock
-from chatglm_backend.checkpoint.lowbit import Checkpoint, HeldTensors
+from chatglm_backend.checkpoint.lowbit import Checkpoint
 from chatglm_backend.checkpoint.manifest import fsync_folder, remember_verified, write_manifest
+from chatglm_backend.checkpoint.mapping import HeldTensors
 from chatglm_backend.checkpoint.plan import Plan, make_plan
 from chatglm_backend.checkpoint.preflight import Room
 from chatglm_backend.checkpoint.progress import Progress, check_cancel, silent

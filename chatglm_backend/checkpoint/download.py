@@ -14,6 +14,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -63,39 +64,36 @@ def _find(api: HubApi, model_id: str, revision: str | None) -> RemoteModel:
     raise DownloadFailed(model=model_id, reason=f"{api.endpoint} has no {what}, or it is not open to you")
 
 
+@dataclass
 class _Download:
     """One model on its way into one cache."""
 
-    def __init__(
-        self,
-        api: HubApi,
-        model: RemoteModel,
-        cache: Path,
-        progress: Progress,
-        cancel: CancelToken | None,
-        look: Callable[[Path], None],
-        sleep: Callable[[float], None],
-    ) -> None:
-        self._api = api
-        self._model = model
-        self._repo = cache / hub_folder_name(model.model_id)
-        self._locks = cache / ".locks" / hub_folder_name(model.model_id)
-        self._snapshot = self._repo / "snapshots" / model.commit
-        self._progress = progress
-        self._cancel = cancel
-        self._look = look
-        self._sleep = sleep
-        self._total = sum(file.size for file in model.files)
-        self._finished = 0
+    _api: HubApi
+    _model: RemoteModel
+    _cache: Path
+    _progress: Progress
+    _cancel: CancelToken | None
+    _look: Callable[[Path], None]
+    _sleep: Callable[[float], None]
+    _finished: int = 0
+
+    @property
+    def _repo(self) -> Path:
+        return self._cache / hub_folder_name(self._model.model_id)
+
+    @property
+    def _snapshot(self) -> Path:
+        return self._repo / "snapshots" / self._model.commit
 
     def run(self, revision: str | None, room: Room) -> Path:
         """Fetch what is missing, file by file; small ones first."""
         room.need_disk(self._repo, sum(self._missing_bytes(file) for file in self._model.files) + _MARGIN)
         (self._repo / "blobs").mkdir(parents=True, exist_ok=True)
         self._snapshot.mkdir(parents=True, exist_ok=True)
+        locks = self._cache / ".locks" / self._repo.name
         for file in self._model.files:
             if not self._present(file):
-                with writer_lock(self._locks, name=f"{file.etag}.lock", cancel=self._cancel):
+                with writer_lock(locks, name=f"{file.etag}.lock", cancel=self._cancel):
                     self._fetch(file)
                     self._publish(file)
             if file.name == CONFIG:
@@ -184,4 +182,6 @@ class _Download:
             self._blob(file).replace(place)
 
     def _report(self, of_current: int) -> None:
-        self._progress(LoadProgress("download", self._finished + of_current, self._total))
+        self._progress(
+            LoadProgress("download", self._finished + of_current, sum(file.size for file in self._model.files))
+        )

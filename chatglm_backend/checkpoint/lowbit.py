@@ -9,61 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
-
-from torch import Tensor
 
 from chatglm_backend.checkpoint.derived import DERIVED, DerivedLayouts
 from chatglm_backend.checkpoint.manifest import Manifest, read_manifest, verify_files
-from chatglm_backend.checkpoint.mapping import MappedTensors
+from chatglm_backend.checkpoint.mapping import HeldTensors, MappedTensors
 from chatglm_backend.checkpoint.places import cache_root, slug
 from chatglm_backend.errors import CheckpointError
 from chatglm_backend.models.config import ModelConfig
-
-
-class TensorStore(Protocol):
-    """Tensors by name, each of which can be given up."""
-
-    @property
-    def nbytes(self) -> int:
-        """The size of all, in bytes."""
-        ...
-
-    def get(self, name: str) -> Tensor:
-        """The tensor of that name. Raises KeyError."""
-        ...
-
-    def names(self) -> frozenset[str]:
-        """All names."""
-        ...
-
-    def release(self, name: str) -> None:
-        """Give back what a tensor occupies."""
-        ...
-
-
-class HeldTensors:
-    """Tensors in memory; one that is released is gone."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = dict(tensors)
-
-    def get(self, name: str) -> Tensor:
-        """The tensor of that name. Raises KeyError."""
-        return self._tensors[name]
-
-    def release(self, name: str) -> None:
-        """Forget a tensor."""
-        del self._tensors[name]
-
-    @property
-    def nbytes(self) -> int:
-        """The size of all, in bytes."""
-        return sum(tensor.nbytes for tensor in self._tensors.values())
-
-    def names(self) -> frozenset[str]:
-        """All names."""
-        return frozenset(self._tensors)
 
 
 class Checkpoint:
@@ -72,7 +24,7 @@ class Checkpoint:
     Linear and output weights are uint8 [out, in // 64 * 34], the embedding fp16, vectors fp32.
     """
 
-    def __init__(self, name: str, config: ModelConfig, tokenizer_folder: Path, tensors: TensorStore) -> None:
+    def __init__(self, name: str, config: ModelConfig, tokenizer_folder: Path, tensors: HeldTensors) -> None:
         self.name = name
         self.config = config
         self.tokenizer_folder = tokenizer_folder

@@ -36,24 +36,11 @@ DTYPES: Mapping[str, torch.dtype] = {
 _MADV_WILLNEED, _MADV_DONTNEED = 3, 4
 
 
-class MappedTensors:
-    """The tensors of one or several safetensors files, read-only (writing to one ends the process).
+class HeldTensors:
+    """Tensors by name, in memory."""
 
-    A tensor keeps its file mapped for as long as it lives. One that its file does not align (old writers did
-    not) is given as bytes, uint8 [rows, bytes of a row].
-    """
-
-    def __init__(self, files: Mapping[Path, Mapping[str, HeaderEntry]]) -> None:
-        self._tensors: dict[str, Tensor] = {}
-        for path, entries in files.items():
-            buffer = _map(path)
-            for name, entry in entries.items():
-                self._tensors[name] = _view(path, buffer, entry)
-
-    @staticmethod
-    def open(*paths: Path) -> MappedTensors:
-        """Map files after checking their headers. Raises DamagedFile."""
-        return MappedTensors({path: read_safetensors_header(path) for path in paths})
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
 
     def get(self, name: str) -> Tensor:
         """The tensor of that name, as stored. Raises KeyError."""
@@ -67,6 +54,29 @@ class MappedTensors:
     def nbytes(self) -> int:
         """The size of all tensors, in bytes."""
         return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    def release(self, name: str) -> None:
+        """Forget a tensor."""
+        del self._tensors[name]
+
+
+class MappedTensors(HeldTensors):
+    """The tensors of one or several safetensors files, read-only (writing to one ends the process).
+
+    A tensor keeps its file mapped for as long as it lives. One that its file does not align (old writers did
+    not) is given as bytes, uint8 [rows, bytes of a row].
+    """
+
+    def __init__(self, files: Mapping[Path, Mapping[str, HeaderEntry]]) -> None:
+        buffers = {path: _map(path) for path in files}
+        super().__init__(
+            {name: _view(path, buffers[path], entry) for path, found in files.items() for name, entry in found.items()}
+        )
+
+    @staticmethod
+    def open(*paths: Path) -> MappedTensors:
+        """Map files after checking their headers. Raises DamagedFile."""
+        return MappedTensors({path: read_safetensors_header(path) for path in paths})
 
     def release(self, name: str) -> None:
         """Give a tensor's pages back to the system; reading it again maps them again."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK = 64
-BLOCK_BYTES = 34
+from chatglm_backend.int4.blocks import BLOCK_BYTES
+from chatglm_backend.int4.blocks import BLOCK_WEIGHTS as BLOCK
 
 
 def unpack_rows(packed: Tensor) -> Tensor:

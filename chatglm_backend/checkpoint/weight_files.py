@@ -29,6 +29,7 @@ _KINDS: tuple[tuple[WeightFormat, str, str], ...] = (
     ("bin", "pytorch_model", ".bin"),
 )
 _MAX_HEADER = 100_000_000
+_MAX_PICKLE = 4_000_000
 _SAMPLE = 4096
 _SAMPLES = 16
 _SMALL_FILE = 64 << 20
@@ -203,7 +204,7 @@ def _names_in(path: Path) -> frozenset[str]:
         with zipfile.ZipFile(path) as archive:
             entry = next(name for name in archive.namelist() if name.endswith("data.pkl"))
             with archive.open(entry) as opened:
-                data = opened.read(_MAX_HEADER)
+                data = opened.read(_MAX_PICKLE)
         return frozenset(str(text) for code, text, _ in pickletools.genops(data) if code.name in _TEXT)
     except (zipfile.BadZipFile, StopIteration, ValueError, RuntimeError, NotImplementedError, OSError):
         return frozenset()

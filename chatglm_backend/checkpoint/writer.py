@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -27,19 +27,10 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 64
 
 
-class OutputFile(Protocol):
-    """What the writer needs of a file."""
-
-    def write(self, data: bytes | memoryview, /) -> int: ...  # noqa: D102
-    def flush(self) -> None: ...  # noqa: D102
-    def fileno(self) -> int: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
+Opener = Callable[[Path], BinaryIO]
 
 
-Opener = Callable[[Path], OutputFile]
-
-
-def open_for_writing(path: Path) -> OutputFile:
+def open_for_writing(path: Path) -> BinaryIO:
     """Open a new file."""
     return path.open("xb")
 

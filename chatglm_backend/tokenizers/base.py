@@ -22,6 +22,7 @@ from chatglm_backend.tokenizers.streaming import PieceTable, StreamingDecoder
 
 Family = Literal["chatglm", "chatglm2", "chatglm3"]
 FAMILIES: tuple[Family, ...] = ("chatglm", "chatglm2", "chatglm3")
+_MOST_ID = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ def int_field(config: dict[str, object], name: str, default: int, path: Path) ->
     value = config.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST_ID:
         raise DamagedFile(path=str(path), reason=f"{name} is not a whole number")
     return value
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
 from chatglm_backend.checkpoint.prepare import Preparation, prepare
-from chatglm_backend.checkpoint.writer import OutputFile, TensorLayout
+from chatglm_backend.checkpoint.writer import TensorLayout
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import LoadCancelled
 from chatglm_backend.int4.kernels.choose import CPU_TOO_OLD, build_kernel
@@ -162,7 +163,7 @@ def test_without_room_the_layout_is_made_in_memory(
     expected = logits(checkpoint, opened(checkpoint, kernel, worth_keeping=1 << 40)[0])
     full = open_low_bit(folder)
 
-    def refuse(path: Path) -> OutputFile:
+    def refuse(path: Path) -> BinaryIO:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     full.layouts.opener = refuse

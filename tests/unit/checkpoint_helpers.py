@@ -29,16 +29,6 @@ def quantize(weight: Tensor) -> Tensor:
     return torch.cat((scale.half().view(torch.uint8), packed), dim=-1).view(rows, -1)
 
 
-def dequantize(packed: Tensor) -> Tensor:
-    """Turn ``sym_int4`` bytes, uint8 [rows, in // 64 * 34], back into fp32 [rows, in]."""
-    rows = packed.shape[0]
-    blocks = packed.view(rows, -1, 34)
-    scale = blocks[..., :2].contiguous().view(torch.float16).float()
-    data = blocks[..., 2:]
-    nibbles = torch.cat((data & 15, data >> 4), dim=-1).float()
-    return ((nibbles - 8) * scale).view(rows, -1)
-
-
 def largest_weights(folder: Path) -> Path:
     """Return the largest safetensors file of a low-bit folder."""
     return max(folder.rglob("*.safetensors"), key=lambda p: p.stat().st_size)

@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from chatglm_backend.checkpoint.preflight import Room
 from chatglm_backend.checkpoint.prepare import Preparation, prepare
 from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
 from chatglm_backend.checkpoint.thudm import dequantize_rows, reencode_rows
-from chatglm_backend.checkpoint.writer import OutputFile, open_for_writing
+from chatglm_backend.checkpoint.writer import open_for_writing
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import (
     CheckpointError,
@@ -33,10 +33,11 @@ from chatglm_backend.errors import (
     NotEnoughDisk,
     NotEnoughMemory,
 )
+from chatglm_backend.int4.blocks import dequantize
 from chatglm_backend.models.layout import tensor_specs
 from chatglm_backend.sentences import Sentence
 from tests.tiny import build_checkpoint
-from tests.unit.checkpoint_helpers import dequantize, flip_byte, largest_weights, quantize
+from tests.unit.checkpoint_helpers import flip_byte, largest_weights, quantize
 
 SMALL = ConvertOptions(threads=2, slice_bytes=32 << 10, file_bytes=64 << 10)
 
@@ -220,7 +221,7 @@ def test_full_disk_on_the_way(source: CheckpointFolder, tmp_path: Path) -> None:
     """A disk that fills up during conversion gives the same error and leaves no data behind."""
 
     class Full:
-        def __init__(self, file: OutputFile) -> None:
+        def __init__(self, file: BinaryIO) -> None:
             self._file = file
             self.fileno, self.flush, self.close = file.fileno, file.flush, file.close
             self._room = 10_000
@@ -231,7 +232,7 @@ def test_full_disk_on_the_way(source: CheckpointFolder, tmp_path: Path) -> None:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return self._file.write(data)
 
-    options = ConvertOptions(opener=lambda path: Full(open_for_writing(path)), slice_bytes=4096)
+    options = ConvertOptions(opener=lambda path: Full(open_for_writing(path)), slice_bytes=4096)  # type: ignore[arg-type,return-value]
     with pytest.raises(NotEnoughDisk):
         convert(source, tmp_path / "out", quantize=quantize, options=options)
     assert generations(tmp_path / "out") == []
@@ -368,7 +369,7 @@ def test_thudm_rows_keep_every_weight() -> None:
     assert torch.equal(expected, dequantize_rows(packed, scales))
     encoded = reencode_rows(packed, scales)
     assert encoded.shape == (8, 256 // 64 * 34)
-    assert torch.equal(expected, dequantize(encoded))
+    assert torch.equal(expected, dequantize(encoded, 8, 256))
 
 
 def test_derived_layout_is_published_and_tagged(target: Path) -> None:
