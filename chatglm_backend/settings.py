@@ -27,6 +27,7 @@ else:
 __all__ = [
     "AUTO",
     "CHAT_TOKENS",
+    "PROMPT_TOKENS",
     "SettingSpec",
     "Settings",
     "config_file",
@@ -37,8 +38,8 @@ __all__ = [
 ]
 
 AUTO: Literal["auto"] = "auto"
-CHAT_TOKENS = 512
-"""Most tokens of an answer in a conversation, where nobody set it."""
+CHAT_TOKENS, PROMPT_TOKENS = 512, 128
+"""Most tokens of an answer in a conversation, and on a page to one prompt, where nobody set it."""
 _PREFIX = "CHATGLM_"
 # Variables of ours that are read elsewhere, and those that container systems make up from a service's name.
 _OTHER_VARIABLES = frozenset({"CONFIG", "INT4_LIBRARY", "TORCH_INDEX", "VENV"})
@@ -199,14 +200,20 @@ def config_file(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def load_settings(
-    flags: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None, *, file: Path | None = None
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    file: Path | None = None,
+    defaults: Mapping[str, object] | None = None,
 ) -> Settings:
     """Put the settings together. ``flags`` with ``None`` were not given; a file that is not there is no error.
+
+    ``defaults`` hold where a command has its own.
 
     Raises :class:`ConfigError`, which names the place of an unknown name or a bad value.
     """
     environ = os.environ if environ is None else environ
-    values: dict[str, object] = {}
+    values = dict(defaults or {})
     file = file or config_file(environ)
     for key, value in _read_toml(file).items():
         values.update([_checked(key, value, f"in {file}")])

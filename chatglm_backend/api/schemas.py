@@ -6,7 +6,7 @@ Knows no HTTP. Replies are plain dictionaries, made in :mod:`chatglm_backend.api
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -93,6 +93,8 @@ _PROMPT_SCHEMA = {"anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _TEXT_SCHEM
 _STOP_TEXT = {"type": "string", "minLength": 1, "maxLength": 256}
 _STOP_SCHEMA = {"anyOf": [_STOP_TEXT, {"type": "array", "items": _STOP_TEXT, "maxItems": 16}, {"type": "null"}]}
 
+_UNSUPPORTED, _OFF = "is not supported; leave it out", (False,)
+
 Content = Annotated[str, BeforeValidator(_joined_parts), WithJsonSchema(_CONTENT_SCHEMA)]
 Prompt = Annotated[str, BeforeValidator(_one_prompt), WithJsonSchema(_PROMPT_SCHEMA)]
 Stops = Annotated[tuple[str, ...], BeforeValidator(_stops), WithJsonSchema(_STOP_SCHEMA)]
@@ -100,8 +102,6 @@ Whole = BeforeValidator(_whole_number)
 Name = Annotated[
     str, Field(max_length=512), AfterValidator(_checked_text), WithJsonSchema({**_TEXT_SCHEMA, "maxLength": 512})
 ]
-
-_OFF = (False,)
 
 
 def _bounds(name: str) -> Any:  # noqa: ANN401 - pydantic's own type is not public
@@ -113,15 +113,23 @@ Tokens = Annotated[int, _bounds("max_new_tokens"), Whole]
 _NUMBERS = [name for name in sampling_fields() if name != "max_new_tokens"]  # that has other names here
 
 
-def _only(*values: object) -> WithJsonSchema:
-    """Says in the schema which values ask for nothing that is not supported."""
-    return WithJsonSchema({"enum": [None, *values]})
+def _only(reason: str, *values: Any) -> Any:  # noqa: ANN401 - the field's own annotation says what it is
+    """A field that may only ask for what is done anyway: one of ``values``, or nothing."""
+    return Field(default=None, description=reason, json_schema_extra={"enum": [None, *values]})
 
 
 class _Lenient(BaseModel):
     """Unknown fields are ignored, as OpenAI does; known ones must have their type."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _refuse(self) -> _Lenient:
+        for name, found in type(self).model_fields.items():
+            only, value = found.json_schema_extra, getattr(self, name)
+            if isinstance(only, dict) and value not in cast("list[object]", only["enum"]):
+                raise ValueError(f"{name} {found.description}")
+        return self
 
 
 class StreamOptions(_Lenient):
@@ -161,17 +169,9 @@ class _Sampling(_Numbers):
     stream_options: StreamOptions | None = None
     max_tokens: Tokens | None = None
     stop: Stops = ()
-    n: Annotated[int | None, Whole, _only(1)] = None
-    logprobs: Annotated[Any, _only(*_OFF)] = None
-    logit_bias: Annotated[Any, _only({})] = None
-
-    @model_validator(mode="after")
-    def _refuse_more(self) -> _Sampling:
-        if self.n not in (None, 1):
-            raise ValueError("n must be 1: one answer is made per request; send the request again for another")
-        if self.logprobs not in (None, False) or self.logit_bias not in (None, {}):
-            raise ValueError("logprobs and logit_bias are not supported; leave them out")
-        return self
+    n: Annotated[int | None, Whole] = _only("must be 1: send the request again for another answer", 1)
+    logprobs: Any = _only(_UNSUPPORTED, *_OFF)
+    logit_bias: Any = _only(_UNSUPPORTED, {})
 
     @property
     def include_usage(self) -> bool:
@@ -189,19 +189,13 @@ class ChatRequest(_Sampling):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
     max_completion_tokens: Tokens | None = None
-    tools: Annotated[Any, _only([])] = None
-    functions: Annotated[Any, _only([])] = None
-    response_format: Annotated[Any, _only({"type": "text"})] = None
-    modalities: Annotated[Any, _only(["text"])] = None
+    tools: Any = _only(_UNSUPPORTED, [])
+    functions: Any = _only(_UNSUPPORTED, [])
+    response_format: Any = _only('can only be {"type": "text"}', {"type": "text"})
+    modalities: Any = _only('can only be ["text"]', ["text"])
 
     @model_validator(mode="after")
-    def _refuse_tools(self) -> ChatRequest:
-        if self.tools not in (None, []) or self.functions not in (None, []):
-            raise ValueError("tools and functions are not supported; leave them out")
-        if self.response_format not in (None, {"type": "text"}):
-            raise ValueError('response_format can only be {"type": "text"}')
-        if self.modalities not in (None, ["text"]):
-            raise ValueError('modalities can only be ["text"]')
+    def _refuse_open_ends(self) -> ChatRequest:
         if self.messages[-1].role != "user":
             raise ValueError("the last message must be the user's")
         return self
@@ -215,15 +209,9 @@ class CompletionRequest(_Sampling):
     """``POST /v1/completions``: the prompt is sent exactly as it is."""
 
     prompt: Prompt
-    best_of: Annotated[int | None, Whole, _only(1)] = None
-    echo: Annotated[bool | None, _only(*_OFF)] = None
-    suffix: Annotated[str | None, _only("")] = None
-
-    @model_validator(mode="after")
-    def _refuse_old_ways(self) -> CompletionRequest:
-        if self.best_of not in (None, 1) or self.echo or self.suffix:
-            raise ValueError("best_of, echo and suffix are not supported; leave them out")
-        return self
+    best_of: Annotated[int | None, Whole] = _only(_UNSUPPORTED, 1)
+    echo: bool | None = _only(_UNSUPPORTED, *_OFF)
+    suffix: str | None = _only(_UNSUPPORTED, "")
 
     def limit(self, settings: Settings) -> int:
         """Most new tokens: as asked for, or as set."""

@@ -13,7 +13,6 @@ import typer
 from chatglm_backend.cli import options
 from chatglm_backend.cli.output import guarded, note, say
 from chatglm_backend.cli.progress import LoadBar
-from chatglm_backend.cli.session import read_settings
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.settings import AUTO, Settings, with_cache
 
@@ -43,7 +42,7 @@ def benchmark(
     json_out: Annotated[Optional[Path], typer.Option("--json-out", help="Also write the JSON here.")] = None,  # noqa: UP045
     plot: Annotated[Optional[Path], typer.Option("--plot", help="Draw the figures into this PNG.")] = None,  # noqa: UP045
     json_output: options.Json = False,
-    flags: options.Flags,
+    settings: Settings,
 ) -> None:
     """Measure TTFT, prefill and decode; the last thing on stdout is one JSON document.
 
@@ -56,7 +55,6 @@ def benchmark(
     from chatglm_backend.benchmark.runner import BenchmarkPlan, run_plan
 
     plan = BenchmarkPlan(_numbers("prompt-tokens", prompt_tokens), new_tokens, _numbers("batch", batch), draft_tokens)
-    settings = read_settings(flags)
     _check_places(json_out, plot)
     bench = _open(synthetic, settings, _threads(settings))
     longest = max(plan.prompt_tokens) + new_tokens

@@ -11,7 +11,6 @@ import typer
 
 from chatglm_backend.cli import options
 from chatglm_backend.cli.output import emit_error, emit_json, guarded, note, say
-from chatglm_backend.cli.session import read_settings
 from chatglm_backend.settings import with_cache
 from chatglm_backend.units import size
 
@@ -88,4 +87,4 @@ def delete_command(
 
 def _environment() -> Mapping[str, str]:
     """Where to look: the configuration file may name another cache folder."""
-    return with_cache(read_settings({}), os.environ)
+    return with_cache(options.read_settings({}), os.environ)

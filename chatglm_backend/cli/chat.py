@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import uuid
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -13,11 +12,11 @@ import typer
 from chatglm_backend.cli import options
 from chatglm_backend.cli.generate import Answer, collect
 from chatglm_backend.cli.output import emit_json, guarded, note, say
-from chatglm_backend.cli.session import open_service, read_settings
+from chatglm_backend.cli.session import open_service
 from chatglm_backend.core import GenerationParams, GenerationRequest, Message
 from chatglm_backend.errors import ContextLimitExceeded, RequestError
 from chatglm_backend.sampling import sampling_fields
-from chatglm_backend.settings import CHAT_TOKENS
+from chatglm_backend.settings import CHAT_TOKENS, Settings
 
 if TYPE_CHECKING:
     from chatglm_backend.service import Service
@@ -33,7 +32,7 @@ def chat(
     *,
     system: Annotated[Optional[str], typer.Option("--system", help="Instructions before the conversation.")] = None,  # noqa: UP045
     json_output: options.Json = False,
-    flags: options.Flags,
+    settings: Settings,
 ) -> int:
     """Talk with the model; it remembers the conversation.
 
@@ -48,10 +47,8 @@ def chat(
       /exit    end (Ctrl-D too)
       Ctrl-C   stop the answer
     """  # noqa: D301
-    settings = read_settings(flags)
-    params = settings.sampling(max_new_tokens=flags.get("max_new_tokens") or settings.answer_tokens(CHAT_TOKENS))
     with open_service(settings) as (service, info):
-        conversation = _Conversation(service, params, system, quiet=json_output)
+        conversation = _Conversation(service, settings.sampling(), system, quiet=json_output)
         if sys.stdin.isatty():
             note(f"{info.name}. {_COMMANDS}")
         turns = _talk(conversation)
@@ -85,14 +82,7 @@ class _Conversation:
             self._messages.pop()
             raise
         self._messages.append(Message("assistant", answer.text))
-        end = answer.end
-        return {
-            "user": question,
-            "assistant": answer.text,
-            "finish_reason": end.finish_reason.value if end else None,
-            "usage": asdict(end.usage) if end else None,
-            "timing": asdict(end.timing) if end else None,
-        }
+        return {"user": question, "assistant": answer.text, **answer.document()}
 
     def _answer(self) -> Answer:
         while True:

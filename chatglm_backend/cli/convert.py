@@ -10,10 +10,9 @@ import typer
 from chatglm_backend.cli import options
 from chatglm_backend.cli.output import emit_json, guarded, note, say
 from chatglm_backend.cli.progress import LoadBar
-from chatglm_backend.cli.session import read_settings
 from chatglm_backend.core import monotonic_clock
 from chatglm_backend.errors import CheckpointError, ConfigError
-from chatglm_backend.settings import AUTO
+from chatglm_backend.settings import AUTO, Settings
 from chatglm_backend.units import seconds, size
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def convert_command(
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder for the low-bit checkpoint.")],
     json_output: options.Json = False,
-    flags: options.Flags,
+    settings: Settings,
 ) -> None:
     """Convert a model to INT4 in a folder that can be copied to other machines.
 
@@ -41,7 +40,6 @@ def convert_command(
       python -m chatglm_backend convert --model ./chatglm-6b --out ./chatglm-6b-low-bit
       python -m chatglm_backend generate --model ./chatglm-6b-low-bit
     """  # noqa: D301
-    settings = read_settings(flags)
     if settings.model is None:
         raise ConfigError(name="model", value="left out", reason="say what to convert with --model")
     from chatglm_backend.checkpoint.convert import ConvertOptions, convert

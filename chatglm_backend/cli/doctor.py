@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from chatglm_backend.cli import options
 from chatglm_backend.cli.output import emit_json, guarded, say
-from chatglm_backend.cli.session import read_settings
 from chatglm_backend.service.report import Findings, look_at_everything
+from chatglm_backend.settings import Settings
 from chatglm_backend.units import size
 
 __all__ = ["doctor"]
@@ -13,7 +13,7 @@ __all__ = ["doctor"]
 
 @guarded
 @options.with_settings("threads", "kernel")
-def doctor(*, json_output: options.Json = False, flags: options.Flags) -> None:
+def doctor(*, json_output: options.Json = False, settings: Settings) -> None:
     """Show this machine, the INT4 library and the threads chosen for it, and what to fix.
 
     \b
@@ -21,7 +21,7 @@ def doctor(*, json_output: options.Json = False, flags: options.Flags) -> None:
       python -m chatglm_backend doctor
       python -m chatglm_backend doctor --json
     """  # noqa: D301
-    found = look_at_everything(read_settings(flags))
+    found = look_at_everything(settings)
     if json_output:
         emit_json(found.to_json())
     else:

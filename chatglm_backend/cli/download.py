@@ -5,7 +5,7 @@ from __future__ import annotations
 from chatglm_backend.cli import options
 from chatglm_backend.cli.output import emit_json, guarded, note, say
 from chatglm_backend.cli.progress import LoadBar
-from chatglm_backend.cli.session import read_settings
+from chatglm_backend.settings import Settings
 from chatglm_backend.units import size
 
 __all__ = ["download"]
@@ -13,7 +13,7 @@ __all__ = ["download"]
 
 @guarded
 @options.with_settings("model", "revision")
-def download(*, flags: options.Flags, json_output: options.Json = False) -> None:
+def download(*, settings: Settings, json_output: options.Json = False) -> None:
     """Fetch a model's config, tokenizer and weights into the hub's cache.
 
     ChatGLM-6B has 13.4 GB, ChatGLM2-6B and ChatGLM3-6B 12.5 GB, THUDM/chatglm-6b-int4 about 4 GB.
@@ -24,7 +24,6 @@ def download(*, flags: options.Flags, json_output: options.Json = False) -> None
       python -m chatglm_backend download --model THUDM/chatglm-6b
       HF_ENDPOINT=https://mirror.example python -m chatglm_backend download --model THUDM/chatglm3-6b
     """  # noqa: D301
-    settings = read_settings(flags)
     from chatglm_backend.checkpoint.default import DEFAULT_MODEL
     from chatglm_backend.checkpoint.resolve import fetch
 

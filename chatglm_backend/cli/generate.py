@@ -5,13 +5,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from chatglm_backend.cli import options
 from chatglm_backend.cli.output import INTERRUPTED, emit_json, guarded, note, read_input, say
-from chatglm_backend.cli.session import follow, open_service, read_settings
+from chatglm_backend.cli.session import follow, open_service
 from chatglm_backend.core import (
     Completed,
     FinishReason,
@@ -23,6 +23,7 @@ from chatglm_backend.core import (
     monotonic_clock,
 )
 from chatglm_backend.sampling import sampling_fields
+from chatglm_backend.settings import Settings
 
 if TYPE_CHECKING:
     from chatglm_backend.service import Service
@@ -45,6 +46,15 @@ class Answer:
     seconds: float = 0.0
     interrupted: bool = False
 
+    def document(self) -> dict[str, Any]:
+        """How it ended, and its figures."""
+        end = self.end
+        return {
+            "finish_reason": end.finish_reason.value if end else None,
+            "usage": asdict(end.usage) if end else None,
+            "timing": asdict(end.timing) if end else None,
+        }
+
 
 @guarded
 @options.with_settings("model", *sampling_fields(), *options.ENGINE, "log_level")
@@ -57,7 +67,7 @@ def generate(
     json_output: options.Json = False,
     prompt_format: options.PromptFormatOption = "recipe",
     stop: options.Stop = None,
-    flags: options.Flags,
+    settings: Settings,
 ) -> int:
     """Answer one prompt.
 
@@ -71,7 +81,6 @@ def generate(
       python -m chatglm_backend generate --model ./chatglm-6b --temperature 0.8 --top-p 0.8 --seed 1
       python -m chatglm_backend generate --json | python -m json.tool
     """  # noqa: D301 - \b keeps the examples' lines apart
-    settings = read_settings(flags)
     request = GenerationRequest(
         uuid.uuid4().hex,
         prompt=read_input() if prompt == "-" else prompt,
@@ -164,7 +173,6 @@ def _print(
         say(_OUTPUT_LINE)
         say(output)
         return
-    end = answer.end
     emit_json(
         {
             "ok": True,
@@ -179,9 +187,7 @@ def _print(
             "token_ids": answer.ids,
             "output": output,
             "inference_time_s": answer.seconds,
-            "finish_reason": end.finish_reason.value if end else None,
-            "usage": asdict(end.usage) if end else None,
-            "timing": asdict(end.timing) if end else None,
+            **answer.document(),
             "kernel": info.kernel,
             "kernel_reason": info.kernel_reason,
             "threads": info.threads,

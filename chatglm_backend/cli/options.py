@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Optional
 
 import typer
 
-from chatglm_backend.settings import SettingSpec, spec
+from chatglm_backend.settings import Settings, SettingSpec, load_settings, spec
 
-__all__ = ["ENGINE", "Flags", "Json", "PromptFormatOption", "Stop", "with_settings"]
+__all__ = ["ENGINE", "Json", "PromptFormatOption", "Stop", "read_settings", "with_settings"]
 
 ENGINE = ("threads", "kernel", "draft_tokens", "kv_dtype", "family", "revision", "no_cache")
 """The settings of commands that answer, beside model and sampling."""
-
-Flags = Mapping[str, object]
-"""Settings that were given on the command line, by name."""
 
 Stop = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it on Python 3.10 too
@@ -30,10 +28,20 @@ PromptFormatOption = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead, notes go to stderr.")]
 
 
-def with_settings(*names: str, **defaults: object) -> Callable[[Callable[..., object]], Callable[..., object]]:
-    """Give a command the flags of these settings; it gets those that were typed in its parameter ``flags``.
+def read_settings(flags: Mapping[str, object], defaults: Mapping[str, object] | None = None) -> Settings:
+    """All layers of settings, with logging set up as they say. Raises ConfigError."""
+    # A switch that was not given must not hide the environment's.
+    given = {name: value for name, value in flags.items() if value is not False}
+    settings = load_settings(given, defaults=defaults)
+    logging.getLogger().setLevel(logging.CRITICAL)
+    logging.getLogger("chatglm_backend").setLevel(settings.log_level.upper())
+    return settings
 
-    ``defaults`` are said in the help where a command has its own.
+
+def with_settings(*names: str, **defaults: object) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    """Give a command the flags of these settings; it gets all settings in its parameter ``settings``.
+
+    ``defaults`` are the command's own. Reading the settings raises ConfigError.
     """
 
     def decorate(command: Callable[..., object]) -> Callable[..., object]:
@@ -42,11 +50,10 @@ def with_settings(*names: str, **defaults: object) -> Callable[[Callable[..., ob
 
         @functools.wraps(command)
         def run(**given: object) -> object:
-            # A switch that was not given must not hide the environment's.
-            typed = {name: given.pop(name) for name in names}
-            return command(**given, flags={name: None if value is False else value for name, value in typed.items()})
+            flags = {name: given.pop(name) for name in names}
+            return command(**given, settings=read_settings(flags, defaults))
 
-        parameters = [one for name, one in own.items() for one in (added if name == "flags" else [one])]
+        parameters = [one for name, one in own.items() for one in (added if name == "settings" else [one])]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {one.name: one.annotation for one in parameters}
         return run

@@ -94,41 +94,36 @@ def guarded(command: Callable[P, object]) -> Callable[P, None]:
         as_json = bool(kwargs.get("json_output"))
         try:
             code = command(*args, **kwargs)
-        except ChatGLMError as error:
-            note(str(error))
-            if as_json:
-                emit_error(error.code, str(error))
-            raise typer.Exit(2 if isinstance(error, (ConfigError, InvalidRequest)) else 1) from error
-        except KeyboardInterrupt as error:
-            note("Stopped.")
-            if as_json:
-                emit_error("interrupted", "Stopped.")
-            raise typer.Exit(INTERRUPTED) from error
+        except typer.Exit:
+            raise
         except BrokenPipeError as error:
             _give_up_on(sys.stdout)
             raise typer.Exit(0) from error
-        except OSError as error:
-            sentence = file_sentence(error)
-            note(sentence)
+        except (Exception, KeyboardInterrupt) as error:
+            kind, sentence, code = _told(error)
+            if code is not None:
+                note(sentence)
             if as_json:
-                emit_error("file", sentence)
-            raise typer.Exit(1) from error
-        except ModuleNotFoundError as error:
-            sentence = missing_sentence(error)
-            if not sentence:
+                emit_error(kind, sentence)
+            if code is None:
                 raise
-            note(sentence)
-            if as_json:
-                emit_error("not_installed", sentence)
-            raise typer.Exit(1) from error
-        except Exception as error:
-            # A mistake of ours: the traceback is wanted, and so is the document.
-            if as_json and not isinstance(error, typer.Exit):
-                emit_error("unexpected", f"{type(error).__name__}: {error}")
-            raise
+            raise typer.Exit(code) from error
         raise typer.Exit(code if isinstance(code, int) else 0)
 
     return run
+
+
+def _told(error: BaseException) -> tuple[str, str, int | None]:
+    """What happened: code, sentence and exit code, ``None`` for a mistake of ours, whose traceback is wanted."""
+    if isinstance(error, ChatGLMError):
+        return error.code, str(error), 2 if isinstance(error, (ConfigError, InvalidRequest)) else 1
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "Stopped.", INTERRUPTED
+    if isinstance(error, OSError):
+        return "file", file_sentence(error), 1
+    if isinstance(error, ModuleNotFoundError) and (sentence := missing_sentence(error)):
+        return "not_installed", sentence, 1
+    return "unexpected", f"{type(error).__name__}: {error}", None
 
 
 def file_sentence(error: OSError) -> str:

@@ -1,9 +1,8 @@
-"""From flags to a loaded model, and from a ticket to its events; shared by the commands that answer."""
+"""From settings to a loaded model, and from a ticket to its events; shared by the commands that answer."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -11,24 +10,16 @@ from chatglm_backend.cli.output import note
 from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.core import Event, ModelInfo, ModelState
 from chatglm_backend.errors import ChatGLMError, ModelNotReady
-from chatglm_backend.settings import Settings, load_settings
+from chatglm_backend.settings import Settings
 
 if TYPE_CHECKING:
     from chatglm_backend.service import Service
     from chatglm_backend.serving.ticket import Ticket
 
-__all__ = ["follow", "open_service", "read_settings"]
+__all__ = ["follow", "open_service"]
 
 _POLL_S = 0.1
 _PATIENCE_S = 0.5
-
-
-def read_settings(flags: Mapping[str, object]) -> Settings:
-    """All layers of settings, with logging set up as they say. Raises ConfigError."""
-    settings = load_settings(flags)
-    logging.getLogger().setLevel(logging.CRITICAL)
-    logging.getLogger("chatglm_backend").setLevel(settings.log_level.upper())
-    return settings
 
 
 @contextmanager

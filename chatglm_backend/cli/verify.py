@@ -11,7 +11,6 @@ import typer
 
 from chatglm_backend.cli import options
 from chatglm_backend.cli.output import emit_json, guarded, note, say
-from chatglm_backend.cli.session import read_settings
 from chatglm_backend.errors import ConfigError, ModelNotFound
 from chatglm_backend.settings import AUTO, Settings
 
@@ -38,7 +37,7 @@ def verify(
     ] = None,
     cases: Annotated[Optional[Path], typer.Option("--cases", help="File with the tokenizer's cases.")] = None,  # noqa: UP045
     json_output: options.Json = False,
-    flags: options.Flags,
+    settings: Settings,
 ) -> int:
     """Check that this program computes what the authors' own code computes.
 
@@ -51,7 +50,6 @@ def verify(
       python -m chatglm_backend verify tests/golden/chatglm-6b --precision int4 --kernel exact --tolerance 1e-4
       python -m chatglm_backend verify --tokenizer ./chatglm3-6b --cases tests/golden/tokenizer_cases.json
     """  # noqa: D301
-    settings = read_settings(flags)
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise ConfigError(name="tolerance", value=tolerance, reason="use a number from 0")
     from chatglm_backend.checkpoint.places import expanded

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 
 from chatglm_backend.settings import Settings, SettingSpec, load_settings, specs
 
-__all__ = ["page_settings", "slider_start"]
-
-_SENTENCES = 128
+__all__ = ["page_settings"]
 
 
 def page_settings(argv: Sequence[str] | None = None) -> Settings:
@@ -27,11 +25,6 @@ def page_settings(argv: Sequence[str] | None = None) -> Settings:
     for spec in specs().values():
         _add(parser, spec)
     return load_settings({name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None})
-
-
-def slider_start(settings: Settings) -> int:
-    """Where the page's slider for new tokens stands at first: as set, or far enough for whole sentences."""
-    return min(settings.answer_tokens(_SENTENCES), 2048)
 
 
 def _add(parser: argparse.ArgumentParser, spec: SettingSpec) -> None:

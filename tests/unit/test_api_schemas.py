@@ -58,11 +58,6 @@ def test_temperature_zero_and_whole_numbers_are_allowed() -> None:
     assert params(temperature=1).temperature == 1
 
 
-def test_a_negative_seed_is_a_seed() -> None:
-    """As OpenAI's clients may send."""
-    assert (params(seed=-1).seed, params(seed=0).seed) == (-1, 0)
-
-
 def test_one_stop_text_needs_no_list() -> None:
     """Nor does none."""
     assert params(stop="。").stop == ("。",)
@@ -117,13 +112,8 @@ def test_messages_may_be_text_or_text_parts() -> None:
         ({"stop": "x" * 300}, "256"),
         ({"stop": {"a": 1}}, "stop"),
         ({"temperature": "hot"}, "temperature"),
-        ({"temperature": -0.1}, "temperature"),
-        ({"temperature": float("nan")}, "temperature"),
         ({"temperature": True}, "temperature"),
-        ({"top_p": 1.5}, "top_p"),
-        ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 10**30}, "max_tokens"),
-        ({"seed": 2**64}, "seed"),
         ({"seed": 1.5}, "seed"),
         ({"model": "\ud800"}, "unicode"),
     ],

@@ -89,12 +89,6 @@ def test_an_offline_switch_is_named(command: str, capsys: pytest.CaptureFixture[
     assert "HF_HUB_OFFLINE" in captured.err
 
 
-def test_a_bad_value_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    """Bounds are checked before anything is loaded."""
-    assert main(["generate", "--temperature", "-1"]) == 2
-    assert "temperature (from the command line)" in capsys.readouterr().err
-
-
 def test_no_model_anywhere_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown folder: exit code 1, one line on stderr, nothing on stdout."""
     pytest.importorskip("torch")

@@ -55,7 +55,7 @@ def test_bounds_are_the_same_everywhere(found: SamplingField, capsys: pytest.Cap
         assert getattr(page_settings([f"{spec(name).flags[0]}={value}"]), name) == value
         assert getattr(asked_of_endpoint(name, value), name) == value
         assert getattr(set_on_page(name, value), name) == value
-    for value in (found.low - 1, found.high + 1, math.nan, math.inf):
+    for value in (found.low - 1, found.high + 1, 10**400, math.nan, math.inf):
         with pytest.raises(InvalidRequest) as caught:
             GenerationParams(**{name: value})  # type: ignore[arg-type]
         assert caught.value.fields["field"] == name
@@ -66,7 +66,8 @@ def test_bounds_are_the_same_everywhere(found: SamplingField, capsys: pytest.Cap
         with pytest.raises(InvalidRequest):
             set_on_page(name, value)
         assert main(["generate", f"{spec(name).flags[-1]}={value}"]) == 2
-        assert name.split("_")[0] in capsys.readouterr().err.replace("n-predict", name)
+        err = capsys.readouterr().err
+        assert f"{name} (from the command line)" in err or f"'{spec(name).flags[0]}'" in err
 
 
 @every_number

@@ -13,7 +13,7 @@ from chatglm_backend.errors import ConfigError, PortInUse
 from chatglm_backend.ui.gradio_insides.html import polish_html
 from chatglm_backend.ui.gradio_insides.languages import LanguageRoot
 from chatglm_backend.ui.listen import take_port
-from chatglm_backend.ui.options import page_settings, slider_start
+from chatglm_backend.ui.options import page_settings
 
 
 @pytest.mark.parametrize("flag", ["--model", "--repo-id-or-model-path"])
@@ -24,8 +24,8 @@ def test_both_names_of_the_model_flag_mean_the_same(flag: str) -> None:
 
 def test_n_predict_sets_the_slider() -> None:
     """The recipe's flag decides where the slider stands; without it, whole sentences fit."""
-    assert slider_start(page_settings(["--n-predict", "64"])) == 64
-    assert slider_start(page_settings([])) == 128
+    assert page_settings(["--n-predict", "64"]).answer_tokens(128) == 64
+    assert page_settings([]).answer_tokens(128) == 128
 
 
 def test_a_bad_value_is_one_sentence() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from chatglm_backend.errors import HistoryError
-from chatglm_backend.settings import Settings
+from chatglm_backend.settings import CHAT_TOKENS, Settings
 from chatglm_backend.store.records import Place
 from chatglm_backend.ui.answers import Caller
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
@@ -102,7 +102,7 @@ def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History,
                 elem_id="cg-chat-system",
             )  # fmt: skip
             sampling = SamplingControls(
-                t, settings, "cg-chat-{}", {"max_new_tokens": max(settings.max_new_tokens, 512)}
+                t, settings, "cg-chat-{}", {"max_new_tokens": settings.answer_tokens(CHAT_TOKENS)}
             )
             sampling.add("max_new_tokens")
             with gr.Accordion(t("prompt.sampling"), open=False, elem_id="cg-chat-sampling"):

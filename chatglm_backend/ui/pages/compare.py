@@ -10,11 +10,10 @@ from typing import Any
 
 import gradio as gr
 
-from chatglm_backend.settings import Settings
+from chatglm_backend.settings import PROMPT_TOKENS, Settings
 from chatglm_backend.ui.compare import ComparePresenter, CompareView, SideView
 from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.history import History
-from chatglm_backend.ui.options import slider_start
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
 from chatglm_backend.ui.presenter import PromptForm
 from chatglm_backend.ui.sampling import SamplingControls
@@ -88,7 +87,10 @@ def _choices(
 ) -> tuple[SamplingControls, tuple[gr.Radio, gr.Radio]]:
     t = presenter.texts
     name = side.upper()
-    starts = {"temperature": settings.temperature if side == "a" else 0.8, "max_new_tokens": slider_start(settings)}
+    starts = {
+        "temperature": settings.temperature if side == "a" else 0.8,
+        "max_new_tokens": settings.answer_tokens(PROMPT_TOKENS),
+    }
     sampling = SamplingControls(t, settings, f"cg-compare-{{}}-{side}", starts, prefix=f"{name}: ")
     sampling.add("temperature", "max_new_tokens")
     form = gr.Radio(

@@ -11,10 +11,9 @@ from typing import Any
 import gradio as gr
 
 from chatglm_backend.core import PromptFormat
-from chatglm_backend.settings import Settings
+from chatglm_backend.settings import PROMPT_TOKENS, Settings
 from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.history import History
-from chatglm_backend.ui.options import slider_start
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 from chatglm_backend.ui.sampling import SamplingControls
@@ -62,7 +61,7 @@ def build_prompt_page(page: gr.Blocks, presenter: Presenter, history: History, s
                 label=t("prompt.sent"), lines=2, max_lines=12, interactive=False, buttons=["copy"], elem_id="cg-sent"
             )
         with gr.Column(elem_id="cg-prompt-settings"):
-            sampling = SamplingControls(t, settings, "cg-{}", {"max_new_tokens": slider_start(settings)})
+            sampling = SamplingControls(t, settings, "cg-{}", {"max_new_tokens": settings.answer_tokens(PROMPT_TOKENS)})
             sampling.add("max_new_tokens")
             with gr.Accordion(t("prompt.sampling"), open=False, elem_id="cg-sampling"):
                 prompt_format = gr.Radio(
