@@ -29,7 +29,7 @@ def read_endpoint(address: str, prompt: str, new_tokens: int) -> None:
 
 def read_page(client: Client, as_set: list[object], prompt: str, new_tokens: int) -> None:
     """Press Generate, the sampling as set, and follow the answer. Raises RuntimeError when it was cut short."""
-    job = client.submit(prompt, "raw", new_tokens, *as_set, api_name="/generate")
+    job = client.submit(prompt, new_tokens, "raw", *as_set, api_name="/generate")
     views = list(job)
     words = str(views[-1:]).count("word")
     if words < new_tokens:

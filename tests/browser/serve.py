@@ -22,7 +22,7 @@ from chatglm_backend.settings import Settings
 from chatglm_backend.testing import ScriptedModel, scripted_info
 
 SCENARIOS: dict[str, tuple[Callable[[], ScriptedModel], dict[str, Any]]] = {
-    "ready": (ScriptedModel, {"history": False, "allowed_hosts": "chatglm-demo.lan", "disconnect_grace": 3}),
+    "ready": (ScriptedModel, {"history": False, "allowed_hosts": "chatglm-demo.lan", "disconnect_grace": 15}),
     "kept": (ScriptedModel, {"history": True, "disconnect_grace": 60}),
     "brittle": (ScriptedModel, {"history": True, "disconnect_grace": 1}),
     "shared": (ScriptedModel, {"history": False, "insecure_listen": True}),

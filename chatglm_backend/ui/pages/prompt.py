@@ -71,9 +71,9 @@ def build_prompt_page(page: gr.Blocks, presenter: Presenter, history: History, s
                 sampling.add()
 
     async def ask(
-        request: gr.Request, prompt: str, prompt_format: PromptFormat, *values: float | None
+        request: gr.Request, prompt: str, max_new_tokens: float, prompt_format: PromptFormat, *values: float | None
     ) -> AsyncGenerator[tuple[Any, ...], None]:
-        form = PromptForm(prompt or "", partial(sampling.params, values), prompt_format)
+        form = PromptForm(prompt or "", partial(sampling.params, (max_new_tokens, *values)), prompt_format)
         async with aclosing(shown(presenter.generate(caller_of(request, history), form), show)) as updates:
             async for update in updates:
                 yield update
@@ -97,7 +97,8 @@ def build_prompt_page(page: gr.Blocks, presenter: Presenter, history: History, s
 
     name = gr.State("")
     outputs = _Outputs(generate, stop, status, output, timing, sent, name).all()
-    inputs = [prompt, prompt_format, *sampling.components]
+    tokens, *others = sampling.components
+    inputs = [prompt, tokens, prompt_format, *others]
     generate.click(ask, inputs, outputs, show_progress="hidden", api_name="generate")
     stop.click(end, name, **AT_ONCE)
     clear.click(empty, None, [prompt, *outputs], **AT_ONCE)
