@@ -78,8 +78,7 @@ class GenerationRequest:
     """One answer to make: either ``prompt`` (with ``prompt_format``) or ``messages``, never both.
 
     ``visitor`` names whose it is, for fairness, limits and the prefix cache; ``ignore_stop_ids`` is for
-    benchmarks and checks, which need a fixed number of tokens. ``kernel`` is empty for the model's
-    own, or one of :attr:`ModelInfo.other_kernels`, for comparisons.
+    benchmarks and checks, which need a fixed number of tokens.
     """
 
     request_id: str
@@ -89,7 +88,6 @@ class GenerationRequest:
     prompt_format: PromptFormat = "recipe"
     params: GenerationParams = field(default_factory=GenerationParams)
     ignore_stop_ids: bool = False
-    kernel: str = ""
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):

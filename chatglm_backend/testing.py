@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 from chatglm_backend.core import (
@@ -123,6 +125,7 @@ class ScriptedAnswer:
 
     request: GenerationRequest
     script: Script
+    kernel: str = ""
     made: int = 0
     due: float = 0.0
     ended: threading.Event = field(default_factory=threading.Event)
@@ -187,7 +190,11 @@ class ScriptedModel:
             visitor_limit=settings.visitor_limit,
             log_prompts=settings.log_prompts,
         )
-        worker = Worker(dict.fromkeys(("", *self.info.other_kernels), self), options)
+        engines: dict[str, Any] = {
+            kernel: SimpleNamespace(prepare=partial(self.prepare, kernel=kernel), start=self.start, step=self.step)
+            for kernel in ("", *self.info.other_kernels)
+        }
+        worker = Worker(engines, options)
         return LoadedModel(self.info, cast("Any", None), cast("Any", self.encode), cast("Any", worker))
 
     def encode(self, request: GenerationRequest) -> ScriptedPrompt:
@@ -198,13 +205,13 @@ class ScriptedModel:
             text = request.prompt if request.prompt_format == "raw" else f"问：{request.prompt}\n答："
         return ScriptedPrompt(tuple(range(len(text))), text)
 
-    def prepare(self, request: GenerationRequest) -> ScriptedAnswer:
+    def prepare(self, request: GenerationRequest, *, kernel: str = "") -> ScriptedAnswer:
         """The scene whose word occurs in the prompt. Raises what the scene says at submission."""
         text = request.prompt if request.prompt is not None else request.messages[-1].content
         script = next((scene for word, scene in self.scenes.items() if word in text), self.fallback)
         if script.refuse is not None:
             raise script.refuse
-        self.answers.append(ScriptedAnswer(request, script))
+        self.answers.append(ScriptedAnswer(request, script, kernel))
         return self.answers[-1]
 
     def start(

@@ -123,10 +123,13 @@ class Service:
         request: GenerationRequest,
         *,
         wait: bool = False,
+        kernel: str = "",
         disconnect_grace_s: float | None = None,
         timeout_s: float | None = None,
     ) -> Ticket:
-        """Take a request in line. Raises ModelNotReady and what the worker's ``take`` raises.
+        """Take a request in line, for the model's own kernel or one of ``ModelInfo.other_kernels``.
+
+        Raises ModelNotReady and what the worker's ``take`` raises.
 
         With ``wait``, a ticket that comes while a model is loading waits for it, and ends with the loading's error
         if it has one; without a loading, the error of the last one is raised.
@@ -139,13 +142,17 @@ class Service:
                 if len(self._parked) >= self.settings.queue_limit:
                     raise QueueFull(waiting=len(self._parked))
                 ticket = Ticket(
-                    request, disconnect_grace_s=disconnect_grace_s, timeout_s=timeout_s, wake=self._end_cancelled
+                    request,
+                    kernel=kernel,
+                    disconnect_grace_s=disconnect_grace_s,
+                    timeout_s=timeout_s,
+                    wake=self._end_cancelled,
                 )
                 self._parked.append(ticket)
                 return ticket
         if loaded is None:
             raise status.error if wait and isinstance(status.error, ChatGLMError) else ModelNotReady()
-        return loaded.worker.submit(request, disconnect_grace_s=disconnect_grace_s, timeout_s=timeout_s)
+        return loaded.worker.submit(request, kernel=kernel, disconnect_grace_s=disconnect_grace_s, timeout_s=timeout_s)
 
     def metrics(self) -> MetricsSnapshot | None:
         """The worker's counters; ``None`` without a model."""

@@ -47,13 +47,18 @@ class Ticket:
         self,
         request: GenerationRequest,
         *,
+        kernel: str = "",
         disconnect_grace_s: float | None = None,
         timeout_s: float | None = None,
         wake: Callable[[], None] = lambda: None,
         clock: Clock = monotonic_clock,
     ) -> None:
-        """``timeout_s`` ``None`` or 0: no limit. ``wake`` tells whoever has the ticket that its end is asked for."""
+        """``kernel`` is empty for the model's own, or one of its other ones, for comparisons.
+
+        ``timeout_s`` ``None`` or 0: no limit. ``wake`` tells whoever has the ticket that its end is asked for.
+        """
         self.request = request
+        self.kernel = kernel
         self.cancel_token = CancelToken()
         self.submitted_at = clock()
         self._clock = clock

@@ -71,7 +71,7 @@ class Worker(Generic[P]):
         *,
         clock: Clock = monotonic_clock,
     ) -> None:
-        """``engines`` by the kernel that a request asks for."""
+        """``engines`` by the kernel that a ticket asks for."""
         self.options = options or WorkerOptions()
         self._engines = dict(engines)
         self._clock = clock
@@ -92,13 +92,20 @@ class Worker(Generic[P]):
         return not self._crashed and not self._closing and self._thread.is_alive()
 
     def submit(
-        self, request: GenerationRequest, *, disconnect_grace_s: float | None = None, timeout_s: float | None = None
+        self,
+        request: GenerationRequest,
+        *,
+        kernel: str = "",
+        disconnect_grace_s: float | None = None,
+        timeout_s: float | None = None,
     ) -> Ticket:
         """Take a request in line. With ``disconnect_grace_s`` it is cancelled when nobody reads for so long.
 
         Raises what :meth:`take` raises.
         """
-        ticket = Ticket(request, disconnect_grace_s=disconnect_grace_s, timeout_s=timeout_s, clock=self._clock)
+        ticket = Ticket(
+            request, kernel=kernel, disconnect_grace_s=disconnect_grace_s, timeout_s=timeout_s, clock=self._clock
+        )
         self.take(ticket)
         return ticket
 
@@ -111,10 +118,10 @@ class Worker(Generic[P]):
         request = ticket.request
         try:
             self._refuse_when_gone()
-            engine = self._engines.get(request.kernel)
+            engine = self._engines.get(ticket.kernel)
             if engine is None:
                 offered = ", ".join(filter(None, self._engines)) or "only its own"
-                raise InvalidRequest(field="kernel", value=request.kernel, reason=f"this model offers {offered}")
+                raise InvalidRequest(field="kernel", value=ticket.kernel, reason=f"this model offers {offered}")
             prepared = engine.prepare(request)  # encoding is slow, and needs no lock
             with self._wake:
                 self._refuse_when_gone()

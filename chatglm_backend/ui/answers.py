@@ -97,13 +97,14 @@ class PageAnswers:
         self._answers[answer.id] = answer
         return self._watch(answer, caller)
 
-    async def submit(self, answer: PageAnswer, request: GenerationRequest) -> None:
+    async def submit(self, answer: PageAnswer, request: GenerationRequest, *, kernel: str = "") -> None:
         """Queue its request. Raises what the service raises, always as a :class:`ChatGLMError`."""
         try:
             answer.ticket = ticket = await asyncio.to_thread(
                 self.service.submit,
                 request,
                 wait=True,
+                kernel=kernel,
                 disconnect_grace_s=self.settings.disconnect_grace,
                 timeout_s=self.settings.request_timeout,
             )

@@ -87,7 +87,7 @@ class ComparePresenter:
         self, watch: Watch, form: PromptForm, answers: list[Answer], side: int, changed: asyncio.Event
     ) -> None:
         try:
-            await self.answers.submit(watch.answer, form.request(watch.answer))
+            await self.answers.submit(watch.answer, form.request(watch.answer), kernel=form.kernel)
             async with aclosing(self.answers.follow(watch)) as stream:
                 async for answers[side] in stream:
                     changed.set()

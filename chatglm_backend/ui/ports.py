@@ -49,6 +49,7 @@ class PageService(Protocol):
         request: GenerationRequest,
         *,
         wait: bool = False,
+        kernel: str = "",
         disconnect_grace_s: float | None = None,
         timeout_s: float | None = None,
     ) -> Ticket:

@@ -49,7 +49,6 @@ class PromptForm:
             prompt=self.prompt,
             prompt_format=self.prompt_format,
             params=self.params(),
-            kernel=self.kernel,
         )
 
 

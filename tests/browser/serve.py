@@ -71,7 +71,7 @@ def _seen(model: ScriptedModel) -> dict[str, Any]:
         "prompts": [r.prompt or (r.messages[-1].content if r.messages else "") for r in model.requests],
         "max_new_tokens": [r.params.max_new_tokens for r in model.requests],
         "loaded": model.loaded,
-        "kernels": [r.kernel for r in model.requests],
+        "kernels": [t.kernel for t in model.answers],
         "formats": [r.prompt_format for r in model.requests],
         "visitors": [r.visitor for r in model.requests],
     }

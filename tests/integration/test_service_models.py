@@ -74,14 +74,14 @@ def test_a_broken_folder_leaves_the_service_usable(settings: Settings, tmp_path:
 
 
 def test_the_same_prompt_runs_on_both_kernels(settings: Settings, tmp_path: Path) -> None:
-    """One engine serves both requests at once, each to its end."""
+    """Each has an engine of its own, and both run at once, each to its end."""
     folder = tiny.build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")
     service = Service(settings)
     service.load(str(folder))
     info = service.wait_ready(100)
     params = GenerationParams(max_new_tokens=8)
     tickets = [
-        service.submit(GenerationRequest(name, prompt="hi", params=params, ignore_stop_ids=True, kernel=name))
+        service.submit(GenerationRequest(name, prompt="hi", params=params, ignore_stop_ids=True), kernel=name)
         for name in ("", "bigdl")
     ]
     ends = [list(ticket.events())[-1] for ticket in tickets]

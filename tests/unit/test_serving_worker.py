@@ -198,7 +198,7 @@ def test_limits_refuse_and_are_counted(make: Any, engine: FakeEngine) -> None:
     with pytest.raises(InvalidRequest):
         worker.submit(ask("a1", "b"))
     with pytest.raises(InvalidRequest, match="only its own"):
-        worker.submit(GenerationRequest("k", "b", prompt="x", kernel="other"))
+        worker.submit(ask("k", "b"), kernel="other")
     for name in ("b0", "c0"):
         worker.submit(ask(name, name))
     with pytest.raises(QueueFull):
@@ -222,8 +222,8 @@ def test_each_kernel_has_an_engine_of_its_own(engine: FakeEngine) -> None:
     other = FakeEngine(gate=engine.gate)
     worker: Worker[Measured] = Worker({"": engine, "other": other})
     engine.gate.set()
-    asked = GenerationRequest("b", prompt="x", kernel="other")
-    assert [reason_of(worker.submit(request)) for request in (ask("a"), asked)] == [FinishReason.LENGTH] * 2
+    tickets = worker.submit(ask("a")), worker.submit(ask("b"), kernel="other")
+    assert [reason_of(ticket) for ticket in tickets] == [FinishReason.LENGTH] * 2
     assert (engine.started, other.started) == (["a"], ["b"])
     worker.close()
 
