@@ -57,6 +57,8 @@ def convert_command(
             progress=bar,
         )
         bar.clear()
+        if source.guessed:
+            note(f"{source.name}: {source.reason}.")
         _tell_of_tokenizer(source)
         count = None if settings.threads == AUTO else int(settings.threads)
         target = convert(source, expanded(out), progress=bar, options=ConvertOptions(threads=count))

@@ -13,9 +13,8 @@ from chatglm_backend.checkpoint.lock import writer_lock
 from chatglm_backend.checkpoint.places import aliases, cache_root, canonical, expanded, hub_cache, is_hub_id, slug
 from chatglm_backend.checkpoint.preflight import available_memory, free_disk
 from chatglm_backend.checkpoint.prepare import Preparation, prepare
-from chatglm_backend.checkpoint.progress import Rate, RateMeter
 from chatglm_backend.checkpoint.source import inspect_folder
-from chatglm_backend.core import CancelToken, LoadProgress
+from chatglm_backend.core import CancelToken
 from chatglm_backend.errors import CacheLocked, LoadCancelled, ModelNotCached, ModelNotFound
 from chatglm_backend.installed import start_command
 from tests.tiny import build_checkpoint
@@ -170,16 +169,3 @@ def test_no_cgroup_means_the_machine(tmp_path: Path) -> None:
 def test_free_disk_of_a_folder_to_be(tmp_path: Path) -> None:
     """A folder that does not exist yet is on the disk of the one above it."""
     assert free_disk(tmp_path / "a" / "b") > 0
-
-
-def test_rate_and_time_left() -> None:
-    """The rate is that of the last seconds; a new stage starts afresh."""
-    now = [0.0]
-    meter = RateMeter(window_s=10, clock=lambda: now[0])
-    assert meter.update(LoadProgress("convert", 0, 1000)) == Rate()
-    now[0] = 2.0
-    assert meter.update(LoadProgress("convert", 200, 1000)) == Rate(100.0, 8.0)
-    now[0] = 3.0
-    assert meter.update(LoadProgress("map", 5, 0)) == Rate()
-    now[0] = 4.0
-    assert meter.update(LoadProgress("map", 10, 0)) == Rate(5.0, None)
