@@ -91,6 +91,7 @@ def create_app(
     from chatglm_backend.access.guard import Guard
     from chatglm_backend.access.request_log import RequestLog
     from chatglm_backend.api import openai_router, operations_router
+    from chatglm_backend.sentences import LANGUAGES, load_texts
     from chatglm_backend.store.transfer import MAX_IMPORT_BYTES
     from chatglm_backend.ui.answers import PageAnswers
     from chatglm_backend.ui.chat import ChatPresenter
@@ -98,7 +99,6 @@ def create_app(
     from chatglm_backend.ui.gradio_insides.session_owner import SessionOwner
     from chatglm_backend.ui.history import History
     from chatglm_backend.ui.history_routes import history_router
-    from chatglm_backend.ui.i18n import LANGUAGES, load_texts
     from chatglm_backend.ui.presenter import Presenter
     from chatglm_backend.ui.tools import PageWorkshop
     from chatglm_backend.ui.visitor import VisitorLayer

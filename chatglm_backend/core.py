@@ -15,6 +15,7 @@ from typing import Literal
 
 from chatglm_backend.errors import InvalidRequest
 from chatglm_backend.sampling import GenerationParams
+from chatglm_backend.sentences import Sentence
 
 __all__ = [
     "CancelToken",
@@ -68,9 +69,9 @@ class Message:
 
     def __post_init__(self) -> None:
         if self.role not in ("system", "user", "assistant"):
-            raise InvalidRequest(field="role", value=str(self.role), reason="use system, user or assistant")
+            raise InvalidRequest(field="role", value=str(self.role), reason=Sentence("request.roles"))
         if not isinstance(self.content, str):
-            raise InvalidRequest(field="content", value=type(self.content).__name__, reason="it must be text")
+            raise InvalidRequest(field="content", value=type(self.content).__name__, reason=Sentence("request.text"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +92,13 @@ class GenerationRequest:
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):
-            raise InvalidRequest(field="prompt", value="", reason="give either a prompt or messages")
+            raise InvalidRequest(field="prompt", value="", reason=Sentence("request.prompt_or_messages"))
         if self.prompt_format not in ("recipe", "chat", "raw"):
-            raise InvalidRequest(field="prompt_format", value=str(self.prompt_format), reason="use recipe, chat or raw")
+            raise InvalidRequest(
+                field="prompt_format", value=str(self.prompt_format), reason=Sentence("request.formats")
+            )
         if self.messages and self.messages[-1].role != "user":
-            raise InvalidRequest(field="messages", value="", reason="the last message must be the user's")
+            raise InvalidRequest(field="messages", value="", reason=Sentence("request.last_user"))
 
 
 class CancelToken:
@@ -224,13 +227,13 @@ class ModelInfo:
     parameters: int
     context_limit: int
     kernel: str
-    kernel_reason: str
+    kernel_reason: Sentence
     threads: int
     kv_dtype: str
     kv_bytes_per_token: int
     weight_bytes: int
     is_demo: bool = False
-    family_reason: str = ""
+    family_reason: Sentence | None = None
     other_kernels: tuple[str, ...] = ()
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from chatglm_backend.errors import InvalidRequest
+from chatglm_backend.sentences import Sentence
 
 __all__ = ["GenerationParams", "SamplingField", "check_number", "sampling_fields"]
 
@@ -74,9 +75,9 @@ class GenerationParams:
             try:
                 check_number(value, one.kind, one.low, one.high)
             except ValueError as error:
-                raise InvalidRequest(field=one.name, value=repr(value)[:40], reason=str(error)) from error
+                raise InvalidRequest(field=one.name, value=repr(value)[:40], reason=error.args[0]) from error
         if not isinstance(self.stop, tuple) or not all(isinstance(s, str) and s for s in self.stop):
-            raise InvalidRequest(field="stop", value=repr(self.stop)[:80], reason="it must hold non-empty texts")
+            raise InvalidRequest(field="stop", value=repr(self.stop)[:80], reason=Sentence("request.stop_texts"))
 
     @property
     def greedy(self) -> bool:
@@ -92,8 +93,8 @@ def sampling_fields() -> Mapping[str, SamplingField]:
 
 
 def check_number(value: Any, kind: Literal["int", "float"], low: float, high: float) -> int | float:  # noqa: ANN401
-    """Return a number of this kind within the bounds. Raises ValueError that says what to use instead."""
+    """Return a number of this kind within the bounds. Raises ValueError with a Sentence on what to use."""
     fits = isinstance(value, int) or (isinstance(value, float) and kind == "float")
     if fits and not isinstance(value, bool) and low <= value <= high:
         return value if kind == "int" else float(value)
-    raise ValueError(f"use a {'whole ' if kind == 'int' else ''}number from {low} to {high}")
+    raise ValueError(Sentence(f"number.{kind}", low=low, high=high))

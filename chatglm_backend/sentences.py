@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import cast
@@ -87,12 +87,16 @@ def load_texts(language: Language, folder: Path | None = None) -> Texts:
 
 
 def plain(what: object) -> object:
-    """The same with every sentence said in English, inside lists and mappings too: for documents that machines read."""
+    """Plain values for a document that machines read: sentences said in English, dataclasses as mappings."""
+    if isinstance(what, (Sentence, BaseException)):
+        return str(what)
+    if is_dataclass(what):
+        return {field.name: plain(getattr(what, field.name)) for field in fields(what)}
     if isinstance(what, Mapping):
         return {name: plain(value) for name, value in what.items()}
     if isinstance(what, (list, tuple)):
         return [plain(value) for value in what]
-    return str(what) if isinstance(what, (Sentence, BaseException)) else what
+    return what
 
 
 def choose_language(

@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.sampling import GenerationParams, check_number, sampling_fields
+from chatglm_backend.sentences import Sentence
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -216,15 +217,17 @@ def load_settings(
     values = dict(defaults or {})
     file = file or config_file(environ)
     for key, value in _read_toml(file).items():
-        values.update([_checked(key, value, f"in {file}")])
+        values.update([_checked(key, value, Sentence("setting.in_file", name=key, file=file))])
     for variable, text in environ.items():
         name = variable.removeprefix(_PREFIX)
         if name == variable or name in _OTHER_VARIABLES or name.startswith(_OTHER_PREFIXES) or not text:
             continue
-        values.update([_checked(name.lower(), text, f"from {variable}")])
+        values.update(
+            [_checked(name.lower(), text, Sentence("setting.from_variable", name=name.lower(), variable=variable))]
+        )
     for key, value in (flags or {}).items():
         if value is not None:
-            values.update([_checked(key, value, "from the command line")])
+            values.update([_checked(key, value, Sentence("setting.from_command", name=key))])
     return Settings(**cast("dict[str, Any]", values))
 
 
@@ -239,15 +242,17 @@ def _read_toml(path: Path) -> dict[str, object]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ConfigError(name="config", value=path, reason=f"it cannot be read ({type(error).__name__})") from error
+        raise ConfigError(
+            name="config", value=path, reason=Sentence("setting.unreadable", problem=type(error).__name__)
+        ) from error
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(name="config", value=path, reason=f"it is not TOML ({error})") from error
+        raise ConfigError(name="config", value=path, reason=Sentence("setting.not_toml", problem=str(error))) from error
 
 
-def _checked(key: str, value: object, where: str) -> tuple[str, object]:
-    """Return a setting's real name and its value in the right type."""
+def _checked(key: str, value: object, given: Sentence) -> tuple[str, object]:
+    """Return a setting's real name and its value in the right type; ``given`` says where it was given."""
     name = key.replace("-", "_")
     known = specs() | {one.other_name: one for one in specs().values() if one.other_name}
     found = known.get(name)
@@ -255,13 +260,13 @@ def _checked(key: str, value: object, where: str) -> tuple[str, object]:
         import difflib
 
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f", did you mean {near[0]}" if near else ""
-        raise ConfigError(name=f"{key} ({where})", value="used", reason=f"there is no such setting{hint}")
+        reason = Sentence("setting.unknown_near", near=near[0]) if near else Sentence("setting.unknown")
+        raise ConfigError(name=given, value=Sentence("value.used"), reason=reason)
     try:
         return found.name, _convert(found, value)
     except ValueError as error:
-        shown = "what was given" if found.secret else repr(value)
-        raise ConfigError(name=f"{found.name} ({where})", value=shown, reason=str(error)) from error
+        shown = Sentence("value.given") if found.secret else repr(value)
+        raise ConfigError(name=given, value=shown, reason=error.args[0]) from error
 
 
 def _convert(found: SettingSpec, value: object) -> object:
@@ -269,9 +274,9 @@ def _convert(found: SettingSpec, value: object) -> object:
         return _to_bool(value)
     if found.kind == "text":
         if not isinstance(value, str):
-            raise ValueError("it must be text")
+            raise ValueError(Sentence("request.text"))
         if found.choices and value not in found.choices:
-            raise ValueError(f"use {', '.join(found.choices[:-1])} or {found.choices[-1]}")
+            raise ValueError(Sentence("use.choices", names=", ".join(found.choices[:-1]), last=found.choices[-1]))
         return value
     if found.kind == "int or auto" and value == AUTO:
         return AUTO
@@ -284,7 +289,7 @@ def _to_bool(value: object) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if isinstance(value, str) and value.strip().lower() in words:
         return words[value.strip().lower()]
-    raise ValueError("use true or false")
+    raise ValueError(Sentence("use.true_or_false"))
 
 
 def _to_number(found: SettingSpec, value: object) -> int | float:
@@ -295,4 +300,6 @@ def _to_number(found: SettingSpec, value: object) -> int | float:
     try:
         return check_number(value, kind, found.low, found.high)
     except ValueError as error:
-        raise ValueError(f"{error} or auto" if found.kind == "int or auto" else str(error)) from error
+        if found.kind != "int or auto":
+            raise
+        raise ValueError(Sentence("number.or_auto", number=error.args[0])) from error

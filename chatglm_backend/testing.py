@@ -31,6 +31,7 @@ from chatglm_backend.core import (
     monotonic_clock,
 )
 from chatglm_backend.errors import EngineFailure, LoadCancelled, RequestError
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import LoadedModel, Service
 from chatglm_backend.service.loading import Note, Progress
 from chatglm_backend.serving.worker import Worker, WorkerOptions
@@ -109,7 +110,7 @@ def scripted_info(*, is_demo: bool = False) -> ModelInfo:
         parameters=41_000_000 if is_demo else 6_200_000_000,
         context_limit=2048,
         kernel="vnni",
-        kernel_reason="the CPU has AVX512-VNNI",
+        kernel_reason=Sentence("library.fastest"),
         threads=2,
         kv_dtype="float16",
         kv_bytes_per_token=458_752,
@@ -272,7 +273,7 @@ def _play(answer: ScriptedAnswer, start: float) -> Iterator[float | Event | Requ
         times.append(monotonic_clock())
         yield TokenEvent(answer.made - 1, 99 + answer.made, piece)
     if script.fail_after is not None and not answer.cancelled:
-        yield EngineFailure(reason="a scripted failure")
+        yield EngineFailure(reason="scripted")
         return
     reason = FinishReason.LENGTH if answer.made < len(script.pieces) else FinishReason.STOP
     first, last, prefill = times[:2][-1], times[-1], max(times[:2][-1] - queued_until, 1e-6)

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from chatglm_backend.errors import CheckpointError, DamagedFile, LfsPointerFile, MissingFile
+from chatglm_backend.sentences import Sentence
 
 __all__ = ["is_lfs_pointer", "parse_json", "read_json"]
 
@@ -37,19 +38,19 @@ def read_json(path: Path, *, optional: bool = False) -> dict[str, object]:
             return {}
         raise MissingFile(path=path) from None
     except PermissionError as error:
-        raise CheckpointError(path=path, reason="you may not read it") from error
+        raise CheckpointError(path=path, reason=Sentence("file.not_permitted")) from error
     except OSError as error:
-        raise DamagedFile(path=path, reason=error.strerror or "it cannot be read") from error
+        raise DamagedFile(path=path, reason=error.strerror or Sentence("file.unreadable")) from error
     if data.startswith(_LFS_START):
         raise LfsPointerFile(path=path)
     if len(data) > _MAX_BYTES:
-        raise DamagedFile(path=path, reason="it is too large for what it should hold")
+        raise DamagedFile(path=path, reason=Sentence("file.too_large"))
     try:
         value = parse_json(data)
     except ValueError:
-        raise DamagedFile(path=path, reason="it is not valid JSON") from None
+        raise DamagedFile(path=path, reason=Sentence("file.invalid_json")) from None
     if not isinstance(value, dict):
-        raise DamagedFile(path=path, reason="it is not a JSON object")
+        raise DamagedFile(path=path, reason=Sentence("file.not_object"))
     return value
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from chatglm_backend.access.tokens import new_token, sign_in_url
 from chatglm_backend.errors import ConfigError
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings
 
 __all__ = ["INSECURE_WARNING", "AccessPolicy", "policy_from"]
@@ -86,7 +87,7 @@ def policy_from(settings: Settings) -> AccessPolicy:
     token, login = _checked_token(settings.token), _checked_login(settings.auth)
     if settings.insecure_listen and (settings.listen or token or login):
         raise ConfigError(
-            name="insecure_listen", value="used with listen, token or auth", reason="it switches every access check off"
+            name="insecure_listen", value=Sentence("value.with_access"), reason=Sentence("access.all_off")
         )
     required = not settings.insecure_listen and (shared or token is not None or login is not None)
     if required and token is None and login is None:
@@ -113,7 +114,7 @@ def _names(settings: Settings, bind: str, *, shared: bool) -> frozenset[str]:
         names |= {own, f"{own}.local"}
     names |= {name.strip().lower() for name in settings.allowed_hosts.split(",")}
     if "*" in names:
-        raise ConfigError(name="allowed_hosts", value="*", reason="write the names that the page is opened under")
+        raise ConfigError(name="allowed_hosts", value="*", reason=Sentence("access.host_names"))
     return frozenset(name for name in names if name and name not in _EVERYWHERE)
 
 
@@ -122,7 +123,7 @@ def _checked_token(token: str | None) -> str | None:
         return None
     if len(token) < _MIN_TOKEN or not token.isascii() or not all("!" <= letter <= "~" for letter in token):
         raise ConfigError(
-            name="token", value="what was given", reason=f"use at least {_MIN_TOKEN} letters, digits or signs"
+            name="token", value=Sentence("value.given"), reason=Sentence("access.token_length", count=_MIN_TOKEN)
         )
     return token
 
@@ -132,23 +133,23 @@ def _checked_login(login: str | None) -> str | None:
         return None
     user, colon, password = login.partition(":")
     if not (user and colon and password) or any(ord(letter) < 32 for letter in login):
-        raise ConfigError(name="auth", value="what was given", reason="write user:password")
+        raise ConfigError(name="auth", value=Sentence("value.given"), reason=Sentence("access.login"))
     return login
 
 
 def _checked_tls(settings: Settings) -> bool:
     for name, path in (("tls_cert", settings.tls_cert), ("tls_key", settings.tls_key)):
         if path is not None and not Path(path).is_file():
-            raise ConfigError(name=name, value=path, reason="there is no such file")
+            raise ConfigError(name=name, value=path, reason=Sentence("file.absent"))
     if settings.tls_key is not None and settings.tls_cert is None:
-        raise ConfigError(name="tls_key", value="used alone", reason="give tls_cert as well")
+        raise ConfigError(name="tls_key", value=Sentence("value.alone"), reason=Sentence("access.tls_cert"))
     return settings.tls_cert is not None
 
 
 def _checked_root(path: str) -> str:
     path = path.strip().rstrip("/")
     if path and (not path.startswith("/") or path.startswith("//") or any(sign in path for sign in "?#\\ ")):
-        raise ConfigError(name="root_path", value=path, reason="write a path such as /chatglm")
+        raise ConfigError(name="root_path", value=path, reason=Sentence("access.root_path"))
     return path
 
 

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from chatglm_backend.api.ports import Ticket
 from chatglm_backend.core import Completed, TokenEvent
 from chatglm_backend.errors import EngineFailure
+from chatglm_backend.sentences import Sentence
 
 __all__ = ["ClientLeft", "EventStream", "whole_answer"]
 
@@ -83,7 +84,7 @@ async def _collect(ticket: Ticket) -> tuple[str, Completed]:
                 texts.append(logged.event.text)
             if isinstance(logged.event, Completed):
                 return "".join(texts), logged.event
-    raise EngineFailure(reason="the answer broke off")
+    raise EngineFailure(reason=Sentence("engine.broke_off"))
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -21,6 +21,7 @@ from pydantic import (
 
 from chatglm_backend.core import GenerationParams, Message, Role
 from chatglm_backend.sampling import sampling_fields
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import CHAT_TOKENS, Settings
 
 __all__ = ["ChatMessage", "ChatRequest", "CompletionRequest", "StreamOptions"]
@@ -197,7 +198,7 @@ class ChatRequest(_Sampling):
     @model_validator(mode="after")
     def _refuse_open_ends(self) -> ChatRequest:
         if self.messages[-1].role != "user":
-            raise ValueError("the last message must be the user's")
+            raise ValueError(Sentence("request.last_user"))
         return self
 
     def limit(self, settings: Settings) -> int:

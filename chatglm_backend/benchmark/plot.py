@@ -11,6 +11,7 @@ from typing import Any
 
 from chatglm_backend.benchmark.report import BenchmarkReport, BenchmarkRun
 from chatglm_backend.errors import ConfigError
+from chatglm_backend.sentences import Sentence
 
 __all__ = ["save_plot"]
 
@@ -24,7 +25,7 @@ def save_plot(report: BenchmarkReport, path: Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        reason = "install matplotlib first: pip install matplotlib"
+        reason = Sentence("use.matplotlib")
         raise ConfigError(name="plot", value=str(path), reason=reason) from error
     figure = Figure(figsize=(16, 6.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

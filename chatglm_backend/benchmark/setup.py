@@ -24,6 +24,7 @@ from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import ChatModel, build_model
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.layout import tensor_specs
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.service.loading import Note, Progress, open_model
 from chatglm_backend.settings import Settings
 from chatglm_backend.tokenizers.base import Family
@@ -83,7 +84,9 @@ def open_synthetic(
     ``cache`` holds compiled kernels and the measured choice between them; without one nothing is compared.
     """
     if name not in SYNTHETIC_MODELS:
-        raise ConfigError(name="synthetic", value=name, reason=f"use one of {', '.join(SYNTHETIC_MODELS)}")
+        raise ConfigError(
+            name="synthetic", value=name, reason=Sentence("use.one_of", names=", ".join(SYNTHETIC_MODELS))
+        )
     began = time.perf_counter()
     torch.set_num_threads(threads)
     config = full_size_config(SYNTHETIC_MODELS[name])

@@ -16,6 +16,7 @@ from chatglm_backend.checkpoint.manifest import MANIFEST
 from chatglm_backend.checkpoint.places import cache_root
 from chatglm_backend.errors import CheckpointError, ModelNotCached
 from chatglm_backend.installed import start_command
+from chatglm_backend.sentences import Sentence
 
 DEFAULT_MODEL = "THUDM/chatglm-6b"
 
@@ -26,7 +27,7 @@ class DefaultModel:
 
     model: str
     is_demo: bool
-    notice: str
+    notice: Sentence | None
 
 
 def bundled_folder() -> Path:
@@ -37,13 +38,10 @@ def bundled_folder() -> Path:
 def default_model(env: Mapping[str, str] = os.environ, *, bundled: Path | None = None) -> DefaultModel:
     """Choose without reaching the network. Raises ModelNotCached where this machine has no model at all."""
     if _is_here(env):
-        return DefaultModel(DEFAULT_MODEL, is_demo=False, notice="")
+        return DefaultModel(DEFAULT_MODEL, is_demo=False, notice=None)
     bundled = bundled or bundled_folder()
     if (bundled / MANIFEST).is_file():
-        notice = (
-            f"{DEFAULT_MODEL} is not on this machine, so the small bundled demonstration model answers. Get the "
-            f"real one (about 13 GB) with: {start_command(DEFAULT_MODEL)}"
-        )
+        notice = Sentence("note.demo", model=DEFAULT_MODEL, command=start_command(DEFAULT_MODEL))
         return DefaultModel(str(bundled), is_demo=True, notice=notice)
     raise ModelNotCached(model=DEFAULT_MODEL)
 

@@ -27,6 +27,7 @@ from chatglm_backend.checkpoint.preflight import Room
 from chatglm_backend.checkpoint.progress import Progress, check_cancel, silent
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import DownloadFailed
+from chatglm_backend.sentences import Sentence
 
 _ATTEMPTS = 5
 _MARGIN = 64 << 20
@@ -58,10 +59,10 @@ def _find(api: HubApi, model_id: str, revision: str | None) -> RemoteModel:
         model = api.model(name, revision)
         if model is not None:
             if not any(file.name.endswith((".bin", ".safetensors")) for file in model.files):
-                raise DownloadFailed(model=model_id, reason="it has no weights that can be read here")
+                raise DownloadFailed(model=model_id, reason=Sentence("hub.no_weights"))
             return model
-    what = f"revision {revision} of it" if revision else "model of that name"
-    raise DownloadFailed(model=model_id, reason=f"{api.endpoint} has no {what}, or it is not open to you")
+    what = Sentence("hub.revision", revision=revision) if revision else Sentence("hub.model")
+    raise DownloadFailed(model=model_id, reason=Sentence("hub.absent", endpoint=api.endpoint, what=what))
 
 
 @dataclass
@@ -132,7 +133,7 @@ class _Download:
             check_cancel(self._cancel, self._model.model_id)
             try:
                 self._transfer(file, partial, had)
-                broken = "it ended too early"
+                broken: object = Sentence("hub.early")
             except httpx.TransportError as error:
                 broken = str(error) or type(error).__name__
             now = partial.stat().st_size
@@ -141,7 +142,9 @@ class _Download:
             idle = 0 if now > most else idle + 1
             most = max(most, now)
             if idle >= _ATTEMPTS:
-                raise DownloadFailed(model=self._model.model_id, reason=f"{file.name}: {broken}")
+                raise DownloadFailed(
+                    model=self._model.model_id, reason=Sentence("hub.file", file=file.name, problem=broken)
+                )
             self._sleep(min(idle, 1))
         self._check(file, partial)
         partial.replace(self._blob(file))
@@ -156,7 +159,7 @@ class _Download:
                 out.write(chunk)
                 if out.tell() > file.size:
                     out.truncate(0)
-                    raise DownloadFailed(model=self._model.model_id, reason=f"{file.name} is longer than announced")
+                    raise DownloadFailed(model=self._model.model_id, reason=Sentence("hub.too_long", file=file.name))
                 self._report(out.tell())
 
     def _check(self, file: RemoteFile, partial: Path) -> None:
@@ -169,7 +172,7 @@ class _Download:
                 digest.update(piece)
         if digest.hexdigest() != file.sha256:
             partial.unlink()
-            raise DownloadFailed(model=self._model.model_id, reason=f"{file.name} arrived damaged")
+            raise DownloadFailed(model=self._model.model_id, reason=Sentence("hub.damaged", file=file.name))
 
     def _publish(self, file: RemoteFile) -> None:
         place = self._snapshot / file.name

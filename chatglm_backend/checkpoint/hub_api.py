@@ -17,6 +17,7 @@ import httpx
 from chatglm_backend.checkpoint.hub import HubAccess
 from chatglm_backend.checkpoint.hub_client import Ways, check_way
 from chatglm_backend.errors import DownloadFailed, HubUnreachable
+from chatglm_backend.sentences import Sentence
 
 __all__ = ["CONFIG", "HubApi", "RemoteFile", "RemoteModel", "Transfer", "wanted_files"]
 
@@ -88,11 +89,13 @@ class HubApi:
         if answer.status_code in (401, 403, 404):
             return None
         if answer.status_code != httpx.codes.OK:
-            raise DownloadFailed(model=model_id, reason=f"{self.endpoint} answered {answer.status_code}")
+            raise DownloadFailed(
+                model=model_id, reason=Sentence("hub.answered", endpoint=self.endpoint, status=answer.status_code)
+            )
         try:
             return self._parse(model_id, answer.json())
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DownloadFailed(model=model_id, reason=f"{self.endpoint} is not a model hub") from error
+            raise DownloadFailed(model=model_id, reason=Sentence("hub.not_a_hub", endpoint=self.endpoint)) from error
 
     @contextlib.contextmanager
     def fetch(self, model: RemoteModel, file: RemoteFile, start: int) -> Iterator[Transfer]:
@@ -106,7 +109,10 @@ class HubApi:
                 yield Transfer(0, iter(()))
                 return
             if answer.status_code >= 400:
-                raise DownloadFailed(model=model.model_id, reason=f"{file.name}: the hub answered {answer.status_code}")
+                raise DownloadFailed(
+                    model=model.model_id,
+                    reason=Sentence("hub.file_answered", file=file.name, status=answer.status_code),
+                )
             resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
             yield Transfer(start if resumed else 0, answer.iter_bytes())
 
@@ -138,7 +144,7 @@ class HubApi:
             while answer.is_redirect and "x-linked-size" not in answer.headers:
                 answer = self._client.send(answer.next_request or answer.request)
         except httpx.TransportError as error:
-            raise DownloadFailed(model=model.model_id, reason=f"the connection to {self.endpoint} broke") from error
+            raise DownloadFailed(model=model.model_id, reason=Sentence("hub.broke", endpoint=self.endpoint)) from error
         headers = answer.headers
         etag = headers.get("x-linked-etag") or headers.get("etag") or f"{model.commit}-{name}"
         etag = "".join(c for c in etag.removeprefix("W/") if c.isalnum() or c in "-_.")

@@ -5,8 +5,9 @@ The composition of this room, and the one place that decides to rebuild a damage
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,13 +26,15 @@ from chatglm_backend.models.config import Family, ModelConfig
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.tokenizers.base import Tokenizer, load_tokenizer
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
     """How models are made ready here.
 
-    ``use_cache=False`` converts into memory and writes nothing. ``quantize`` defaults to bigdl's. ``chosen`` hears
-    why the folder was read as it was; ``note``, in one sentence each, what the user should see: a family that
+    ``use_cache=False`` converts into memory and writes nothing. ``quantize`` defaults to bigdl's. ``found`` hears
+    which folder is read; ``note``, in one sentence each, what the user should see: a family that
     was guessed, a damaged file that is made again.
     """
 
@@ -40,7 +43,7 @@ class Preparation:
     progress: Progress = silent
     cancel: CancelToken | None = None
     note: Note = silent
-    chosen: Note = silent
+    found: Callable[[CheckpointFolder], None] = silent
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
     options: ConvertOptions = DEFAULTS
 
@@ -111,8 +114,9 @@ def prepare(
         )
     except CheckpointError as error:
         return how.rebuild(expanded(model), family, error)
+    how.found(folder)
     found = Sentence("note.found", name=folder.name, reason=folder.reason)
-    how.chosen(found)
+    _log.info("%s", found)
     if folder.guessed:
         how.note(found)
     if folder.format != "lowbit":

@@ -31,7 +31,7 @@ class CheckpointFolder:
     """A checkpoint that can be read, as it was found.
 
     ``files`` hold the weights of a source, in order; ``quantized`` says that they are THUDM's 4-bit ones.
-    ``reason`` says why the folder was taken for this family and format, ``guessed`` that only the user can know.
+    ``why`` it was taken for this family, ``guessed`` where only the user can know; ``reason`` adds the format.
     """
 
     path: Path
@@ -44,6 +44,7 @@ class CheckpointFolder:
     tokenizer_files: tuple[Path, ...]
     quantized: bool
     guessed: bool
+    why: Sentence
     reason: Sentence
 
     @cached_property
@@ -95,6 +96,7 @@ def inspect_folder(path: Path, *, family: Family | None = None, name: str | None
         tokenizer_files=_tokenizer_files(path),
         quantized=quantized,
         guessed=choice.guessed,
+        why=choice.reason,
         reason=reason,
     )
 
@@ -125,6 +127,7 @@ def _low_bit(path: Path, family: Family | None) -> CheckpointFolder:
     if family not in (None, manifest.family):
         raise CheckpointError(path=path, reason=Sentence("folder.converted_as", family=manifest.family, asked=family))
     refuse_prefix(path, manifest.config, ())
+    why = Sentence("family.low_bit", version=manifest.format_version)
     config = ModelConfig.from_json(manifest.config, family=manifest.family, path=str(path))
     return CheckpointFolder(
         path=path,
@@ -137,9 +140,8 @@ def _low_bit(path: Path, family: Family | None) -> CheckpointFolder:
         tokenizer_files=(),
         quantized=True,
         guessed=False,
-        reason=Sentence(
-            "folder.low_bit", family=manifest.family, why=Sentence("family.low_bit", version=manifest.format_version)
-        ),
+        why=why,
+        reason=Sentence("folder.low_bit", family=manifest.family, why=why),
     )
 
 

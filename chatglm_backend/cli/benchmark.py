@@ -14,6 +14,7 @@ from chatglm_backend.cli import options
 from chatglm_backend.cli.output import guarded, note, say
 from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.errors import ConfigError
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import AUTO, Settings, with_cache
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def benchmark(
     longest = max(plan.prompt_tokens) + new_tokens
     limit = bench.model.config.context_limit
     if longest > limit:
-        raise ConfigError(name="prompt-tokens", value=longest, reason=f"with the new tokens, at most {limit} fit")
+        raise ConfigError(name="prompt-tokens", value=longest, reason=Sentence("use.fewer_tokens", limit=limit))
     runs = run_plan(bench.model, plan, bench.machine)
     report = _report(runs, bench)
     if threads_sweep:
@@ -85,7 +86,7 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
         found = ()
     low = 4 if name == "prompt-tokens" else 1
     if not found or min(found) < low or max(found) > 100_000:
-        raise ConfigError(name=name, value=text, reason=f"give whole numbers from {low} on, separated by commas")
+        raise ConfigError(name=name, value=text, reason=Sentence("use.whole_numbers", low=low))
     return found
 
 
@@ -93,7 +94,7 @@ def _check_places(*files: Path | None) -> None:
     """A run of minutes must not end at a folder that is not there."""
     for file in files:
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-            raise ConfigError(name="file", value=file, reason="give a file in a folder that exists")
+            raise ConfigError(name="file", value=file, reason=Sentence("use.existing_folder"))
 
 
 def _threads(settings: Settings) -> int:

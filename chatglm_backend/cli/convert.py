@@ -12,6 +12,7 @@ from chatglm_backend.cli.output import emit_json, guarded, note, say
 from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.core import monotonic_clock
 from chatglm_backend.errors import CheckpointError, ConfigError
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import AUTO, Settings
 from chatglm_backend.units import seconds, size
 
@@ -41,7 +42,7 @@ def convert_command(
       python -m chatglm_backend generate --model ./chatglm-6b-low-bit
     """  # noqa: D301
     if settings.model is None:
-        raise ConfigError(name="model", value="left out", reason="say what to convert with --model")
+        raise ConfigError(name="model", value=Sentence("value.left_out"), reason=Sentence("use.model"))
     from chatglm_backend.checkpoint.convert import ConvertOptions, convert
     from chatglm_backend.checkpoint.manifest import read_manifest
     from chatglm_backend.checkpoint.places import expanded

@@ -52,7 +52,7 @@ def _text(found: Findings) -> str:
         ("", [f"reuse of earlier turns, {name}: {how}" for name, how in int4.get("prefix_reuse", {}).items()]),
         ("Model", [f"{found.model['model'] or 'none'}: {found.model['reason']}"]),
         ("Versions", [", ".join(f"{name} {number}" for name, number in found.versions.items())]),
-        ("Folders", [f"{name}: {path}" for name, path in found.folders.items()]),
+        ("Folders", [f"{name}: {path}" for name, path in found.to_json()["folders"].items()]),
         ("Kept", kept or ["nothing"]),
     ]
     lines = [f"{title if index == 0 else '':<11}{text}" for title, texts in rows for index, text in enumerate(texts)]

@@ -68,10 +68,10 @@ def say(text: str, *, end: str = "\n") -> None:
         sys.stdout.flush()
 
 
-def note(text: str) -> None:
+def note(text: object) -> None:
     """Write a line for the person at the terminal to stderr."""
     with contextlib.suppress(OSError, AttributeError):  # full, gone, or closed from the start
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
 

@@ -12,6 +12,7 @@ import typer
 from chatglm_backend.cli import options
 from chatglm_backend.cli.output import emit_json, guarded, note, say
 from chatglm_backend.errors import ConfigError, ModelNotFound
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import AUTO, Settings
 
 if TYPE_CHECKING:
@@ -51,22 +52,24 @@ def verify(
       python -m chatglm_backend verify --tokenizer ./chatglm3-6b --cases tests/golden/tokenizer_cases.json
     """  # noqa: D301
     if tolerance is not None and not 0 <= tolerance < math.inf:
-        raise ConfigError(name="tolerance", value=tolerance, reason="use a number from 0")
+        raise ConfigError(name="tolerance", value=tolerance, reason=Sentence("use.number_from_0"))
     from chatglm_backend.checkpoint.places import expanded
 
     folder, tokenizer, cases = (path and expanded(path) for path in (folder, tokenizer, cases))
     if (folder is None) == (tokenizer is None):
-        raise ConfigError(name="folder", value=folder or "left out", reason="give either a folder or --tokenizer")
+        raise ConfigError(
+            name="folder", value=folder or Sentence("value.left_out"), reason=Sentence("use.folder_or_tokenizer")
+        )
     if tokenizer is not None:
         if cases is None:
-            raise ConfigError(name="cases", value="left out", reason="--tokenizer needs --cases FILE")
+            raise ConfigError(name="cases", value=Sentence("value.left_out"), reason=Sentence("use.cases"))
         if not tokenizer.is_dir():
             raise ModelNotFound(path=tokenizer)
         if not cases.is_file():
-            raise ConfigError(name="cases", value=cases, reason="there is no such file")
+            raise ConfigError(name="cases", value=cases, reason=Sentence("file.absent"))
         return _verify_tokenizer(tokenizer, cases, _family(settings), json_output=json_output)
     if precision not in ("fp32", "int4"):
-        raise ConfigError(name="precision", value=precision, reason="use fp32 or int4")
+        raise ConfigError(name="precision", value=precision, reason=Sentence("use.precision"))
     return _verify_logits(
         cast("Path", folder), cast("Precision", precision), settings, tolerance, json_output=json_output
     )

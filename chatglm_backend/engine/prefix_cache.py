@@ -12,12 +12,13 @@ from collections.abc import Callable
 
 from chatglm_backend.models.config import Family
 from chatglm_backend.models.kv_cache import KVCache
+from chatglm_backend.sentences import Sentence
 
 __all__ = ["PrefixCache", "common_prefix", "off_reason"]
 
 
 class PrefixCache:
-    """Keeps copies of KV caches by owner and token ids. ``reason`` says why it is off; empty when it is on."""
+    """Keeps copies of KV caches by owner and token ids. ``reason`` says why it is off."""
 
     def __init__(
         self, family: Family, new_cache: Callable[[int], KVCache], *, max_bytes: int, min_tokens: int = 8
@@ -94,8 +95,8 @@ def common_prefix(first: tuple[int, ...], second: tuple[int, ...]) -> int:
     return low
 
 
-def off_reason(family: Family, max_bytes: int) -> str:
-    """Why a family reuses nothing; empty where it does."""
+def off_reason(family: Family, max_bytes: int) -> Sentence | None:
+    """Why a family reuses nothing; ``None`` where it does."""
     if family == "chatglm":
-        return "in ChatGLM-6B every prompt token attends to all others, so a longer prompt changes the K/V of its start"
-    return "switched off" if max_bytes <= 0 else ""
+        return Sentence("reuse.attends_all")
+    return Sentence("reuse.switched_off") if max_bytes <= 0 else None

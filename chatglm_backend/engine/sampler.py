@@ -14,6 +14,7 @@ from torch import Tensor
 
 from chatglm_backend.core import GenerationParams
 from chatglm_backend.errors import EngineFailure
+from chatglm_backend.sentences import Sentence
 
 _FIRST_CANDIDATES = 256
 
@@ -128,5 +129,5 @@ def _finite(scores: Tensor) -> Tensor:
     limit = torch.finfo(scores.dtype).max
     cleaned = torch.where(scores.isnan(), -torch.inf, scores).clamp(max=limit)
     if bool(cleaned.max() == -torch.inf):
-        raise EngineFailure(reason="the model gave no usable numbers for the next token")
+        raise EngineFailure(reason=Sentence("engine.not_finite"))
     return cleaned

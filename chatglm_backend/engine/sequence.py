@@ -26,6 +26,7 @@ from chatglm_backend.engine.timing import RequestTimer
 from chatglm_backend.errors import EngineFailure, RequestError
 from chatglm_backend.models.base import Prefill
 from chatglm_backend.models.kv_cache import KVCache
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.tokenizers.streaming import StreamingDecoder
 
 __all__ = ["Sequence", "StepResult"]
@@ -100,7 +101,7 @@ class Sequence:
     def read_on(self) -> Tensor | None:
         """One unit of the prompt; at its end the logits [1, vocab] behind its last token."""
         if self._prefill is None:
-            raise EngineFailure(reason="a prompt that is read already was to be read again")
+            raise EngineFailure(reason=Sentence("engine.read_twice"))
         self._timer.work_begins()
         if not self._prefill.advance():
             return None

@@ -20,6 +20,7 @@ from torch import Tensor
 from chatglm_backend.errors import CheckpointError, RequestError, UnusableReference
 from chatglm_backend.models.base import ChatModel, Feed
 from chatglm_backend.models.kv_cache import KVCache
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import read_json
 
 __all__ = ["DEFAULT_TOLERANCE", "CaseReport", "Precision", "VerifyReport", "verify_logits"]
@@ -192,20 +193,20 @@ def _expected(logits: Mapping[str, Tensor], name: str, shapes: set[tuple[int, in
 
 def _read_cases(path: Path) -> list[object]:
     if not path.is_file():
-        raise UnusableReference(path=path, reason="it is missing")
+        raise UnusableReference(path=path, reason=Sentence("file.missing"))
     try:
         cases = read_json(path).get("cases")
     except CheckpointError as error:
-        raise UnusableReference(path=path, reason="it is not JSON") from error
+        raise UnusableReference(path=path, reason=Sentence("file.not_json")) from error
     if not isinstance(cases, list):
-        raise UnusableReference(path=path, reason="it holds no list of cases")
+        raise UnusableReference(path=path, reason=Sentence("reference.no_list"))
     return cases
 
 
 def _read_logits(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UnusableReference(path=path, reason="it is missing")
+        raise UnusableReference(path=path, reason=Sentence("file.missing"))
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise UnusableReference(path=path, reason="it is damaged") from error
+        raise UnusableReference(path=path, reason=Sentence("file.damaged")) from error

@@ -16,6 +16,7 @@ from chatglm_backend.errors import ConfigError
 from chatglm_backend.hardware.cpulist import format_cpulist
 from chatglm_backend.hardware.libraries import Allocator, PreloadLibraries
 from chatglm_backend.hardware.machine import LogicalCpu, Machine
+from chatglm_backend.sentences import Sentence
 
 __all__ = ["PLANNED_THREADS", "Profile", "ThreadPlan", "Wishes", "default_profile", "plan_threads", "user_threads"]
 
@@ -55,7 +56,7 @@ class ThreadPlan:
     threads: int
     cpus: tuple[int, ...]
     profile: Profile
-    reasons: tuple[str, ...]
+    reasons: tuple[Sentence, ...]
     env: Mapping[str, str]
     numa_nodes: tuple[int, ...] = ()
     bind: bool = False
@@ -74,22 +75,22 @@ class ThreadPlan:
 @dataclass(slots=True)
 class _Choice:
     cpus: list[LogicalCpu]
-    reasons: list[str] = field(default_factory=list)
+    reasons: list[Sentence] = field(default_factory=list)
 
 
-def default_profile(machine: Machine) -> tuple[Profile, str]:
+def default_profile(machine: Machine) -> tuple[Profile, Sentence]:
     """Return the profile that fits the machine, and why."""
     if machine.system == "Windows":
-        return "client", "Windows"
+        return "client", Sentence("plan.windows")
     if machine.hybrid:
-        return "client", "a hybrid CPU"
+        return "client", Sentence("plan.hybrid")
     if len(machine.sockets) > 1:
-        return "server", f"{len(machine.sockets)} sockets"
+        return "server", Sentence("plan.sockets", count=len(machine.sockets))
     if len(machine.nodes) > 1:
-        return "server", f"{len(machine.nodes)} NUMA nodes"
+        return "server", Sentence("plan.nodes", count=len(machine.nodes))
     if _SERVER_NAMES.search(machine.model_name):
-        return "server", "a server CPU"
-    return "client", "one socket"
+        return "server", Sentence("plan.server_cpu")
+    return "client", Sentence("plan.one_socket")
 
 
 def plan_threads(
@@ -100,16 +101,16 @@ def plan_threads(
 ) -> ThreadPlan:
     """Plan one thread per physical core that may be used, within the quota; the user's numbers come first."""
     wishes, environ = wishes or Wishes(), environ or {}
-    profile, why = (wishes.profile, "as asked") if wishes.profile else default_profile(machine)
+    profile, why = (wishes.profile, Sentence("plan.asked")) if wishes.profile else default_profile(machine)
     choice = _one_socket(machine) if profile == "server" else _all_cores(machine)
-    choice.reasons.insert(0, f"profile {profile}: {why}")
+    choice.reasons.insert(0, Sentence("plan.profile", profile=profile, why=why))
     threads = _count(machine, choice, wishes, environ)
     cpus = tuple(cpu.number for cpu in choice.cpus[:threads])
     nodes = _nodes(machine, cpus) if profile == "server" else ()
     fewer_big = machine.hybrid and threads < len(choice.cpus)
     bind = threads <= len(choice.cpus) and ((profile == "server" and len(machine.sockets) > 1) or fewer_big)
     if bind or nodes:
-        choice.reasons.append(f"held on the CPUs {format_cpulist(cpus)}")
+        choice.reasons.append(Sentence("plan.held", cpus=format_cpulist(cpus)))
     if threads > len(choice.cpus):
         cpus, nodes, bind = machine.allowed, (), False
     env = _variables(machine, threads, wishes, environ, libraries or PreloadLibraries(), choice.reasons)
@@ -135,42 +136,42 @@ def _one_socket(machine: Machine) -> _Choice:
     per_socket = Counter(cpu.socket for cpu in cores)
     best = max(per_socket, key=lambda socket: (per_socket[socket], -socket))
     chosen = [cpu for cpu in cores if cpu.socket == best]
-    where = f"socket {best}" if len(machine.sockets) > 1 else "the socket"
-    return _Choice(chosen, [f"{len(chosen)} physical cores of {where}, one thread each"])
+    where = Sentence("plan.socket", number=best) if len(machine.sockets) > 1 else Sentence("plan.the_socket")
+    return _Choice(chosen, [Sentence("plan.socket_cores", cores=len(chosen), where=where)])
 
 
 def _all_cores(machine: Machine) -> _Choice:
     cores = _one_per_core(machine.usable)
     small = sum(cpu.efficient for cpu in cores)
-    text = f"{len(cores)} physical cores, one thread each"
+    text = Sentence("plan.cores", cores=len(cores))
     if small and small < len(cores):
-        text = f"{len(cores) - small} performance cores first, then {small} efficiency cores, one thread each"
+        text = Sentence("plan.hybrid_cores", big=len(cores) - small, small=small)
     reasons = [text]
     if len(machine.allowed) < len(machine.cpus):
-        reasons.append(f"this process may use {len(machine.allowed)} of {len(machine.cpus)} CPUs")
+        reasons.append(Sentence("plan.allowed", allowed=len(machine.allowed), cpus=len(machine.cpus)))
     return _Choice(cores, reasons)
 
 
 def _count(machine: Machine, choice: _Choice, wishes: Wishes, environ: Mapping[str, str]) -> int:
     available = len(choice.cpus)
     if wishes.threads is not None:
-        choice.reasons.append(f"{_threads(wishes.threads)}, as asked")
+        choice.reasons.append(Sentence("plan.threads_asked", threads=_threads(wishes.threads)))
         if wishes.threads > available:
-            choice.reasons.append(f"only {available} physical cores are there for them: fewer would be faster")
+            choice.reasons.append(Sentence("plan.few_cores", cores=available))
         return wishes.threads
     own = user_threads(environ)
     if own is not None:
         planned = environ.get(PLANNED_THREADS) == str(own)
         choice.reasons.append(
-            f"{_threads(own)}, planned by the launcher"
+            Sentence("plan.threads_planned", threads=_threads(own))
             if planned
-            else f"{_threads(own)}: your OMP_NUM_THREADS was kept"
+            else Sentence("plan.threads_kept", threads=_threads(own))
         )
         return own
     if machine.quota_cpus is not None and machine.quota_cpus < available:
         # Rounded down: a thread too many has the whole group stopped until the next period.
         threads = max(1, int(machine.quota_cpus))
-        choice.reasons.append(f"{_threads(threads)}: the cgroup grants {machine.quota_cpus:g} CPUs (rounded down)")
+        choice.reasons.append(Sentence("plan.threads_quota", threads=_threads(threads), quota=machine.quota_cpus))
         return threads
     return available
 
@@ -189,7 +190,7 @@ def _variables(
     wishes: Wishes,
     environ: Mapping[str, str],
     libraries: PreloadLibraries,
-    reasons: list[str],
+    reasons: list[Sentence],
 ) -> dict[str, str]:
     wanted: dict[str, str] = {"NUMBA_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
     preload: list[str] = []
@@ -212,7 +213,9 @@ def _variables(
     return dict(sorted(env.items()))
 
 
-def _preload(wishes: Wishes, environ: Mapping[str, str], libraries: PreloadLibraries, reasons: list[str]) -> list[str]:
+def _preload(
+    wishes: Wishes, environ: Mapping[str, str], libraries: PreloadLibraries, reasons: list[Sentence]
+) -> list[str]:
     asked: dict[str, Path | None] = {"tcmalloc": libraries.tcmalloc, "jemalloc": libraries.jemalloc}
     candidates: list[tuple[str, Path | None]] = (
         [(wishes.allocator, asked[wishes.allocator])] if wishes.allocator != "none" else []
@@ -222,16 +225,16 @@ def _preload(wishes: Wishes, environ: Mapping[str, str], libraries: PreloadLibra
     chosen: list[str] = []
     for name, path in candidates:
         if path is None:
-            reasons.append(f"{name} was asked for, but is not installed")
+            reasons.append(Sentence("plan.preload_missing", name=name))
         elif re.search(r"[\s:]", str(path)):
-            reasons.append(f"{name} cannot be preloaded: its path {path} holds a space or a colon")
+            reasons.append(Sentence("plan.preload_path", name=name, path=path))
         elif path.name in environ.get("LD_PRELOAD", ""):
-            reasons.append(f"{name} is in your LD_PRELOAD already")
+            reasons.append(Sentence("plan.preload_already", name=name))
         else:
             chosen.append(str(path))
-            reasons.append(f"{name} is preloaded")
+            reasons.append(Sentence("plan.preloaded", name=name))
     return chosen
 
 
-def _threads(count: int) -> str:
-    return "1 thread" if count == 1 else f"{count} threads"
+def _threads(count: int) -> Sentence:
+    return Sentence("plan.one_thread") if count == 1 else Sentence("plan.threads", count=count)

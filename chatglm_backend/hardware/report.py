@@ -10,6 +10,7 @@ from chatglm_backend.hardware.detect import read_machine
 from chatglm_backend.hardware.libraries import find_libraries
 from chatglm_backend.hardware.machine import Machine
 from chatglm_backend.hardware.plan import PLANNED_THREADS, ThreadPlan, Wishes, plan_threads, user_threads
+from chatglm_backend.sentences import Sentence
 
 __all__ = ["HardwareReport", "hints", "report"]
 
@@ -24,7 +25,7 @@ class HardwareReport:
 
     machine: Machine
     plan: ThreadPlan
-    hints: tuple[str, ...]
+    hints: tuple[Sentence, ...]
 
     def to_json(self) -> dict[str, object]:
         """Return the report as plain values; memory in bytes, CPUs as numbers."""
@@ -67,33 +68,24 @@ def report(environ: Mapping[str, str] | None = None, wishes: Wishes | None = Non
     return HardwareReport(machine, plan, hints(machine, environ))
 
 
-def hints(machine: Machine, environ: Mapping[str, str]) -> tuple[str, ...]:
+def hints(machine: Machine, environ: Mapping[str, str]) -> tuple[Sentence, ...]:
     """Return one sentence, with its fix, for each thing that makes the model slow or impossible here."""
-    found: list[str] = []
+    found: list[Sentence] = []
     own, best = user_threads(environ), plan_threads(machine).threads
     if environ.get("OMP_NUM_THREADS") and own is None:
-        found.append("OMP_NUM_THREADS is not a number: unset it.")
+        found.append(Sentence("hint.omp_not_number"))
     elif own is not None and own != best and environ.get(PLANNED_THREADS) != str(own):
-        found.append(f"OMP_NUM_THREADS is {own}, but {best} threads fit this machine: unset it or set it to {best}.")
+        found.append(Sentence("hint.omp_threads", own=own, best=best))
     if machine.architecture.lower() not in _MACHINES:
-        found.append(f"{machine.architecture} is not supported: use Linux or Windows on x86-64.")
+        found.append(Sentence("hint.architecture", architecture=machine.architecture))
     elif machine.flags and "avx" not in machine.flags:
-        found.append("This CPU has no AVX, which bigdl-llm's INT4 libraries need: use another machine.")
+        found.append(Sentence("hint.no_avx"))
     elif machine.flags and "avx2" not in machine.flags:
-        found.append("This CPU has no AVX2: it works, but slowly.")
+        found.append(Sentence("hint.no_avx2"))
     if 0 < machine.memory_available < _MEMORY_NEEDED:
-        found.append(
-            f"{machine.memory_available / 1e9:.1f} GB of memory are free, a 6B model in INT4 wants 6: "
-            "close programs, raise the container's limit, or use the bundled model."
-        )
+        found.append(Sentence("hint.memory", free_gb=machine.memory_available / 1e9))
     if machine.quota_cpus is not None and machine.quota_cpus < machine.usable_cores:
-        found.append(
-            f"A cgroup grants {machine.quota_cpus:g} CPUs of time on {machine.usable_cores} cores: "
-            "raise the quota (docker run --cpus), or pin whole CPUs (--cpuset-cpus) for even speed."
-        )
+        found.append(Sentence("hint.quota", quota=machine.quota_cpus, cores=machine.usable_cores))
     if len(machine.allowed) < len(machine.cpus):
-        found.append(
-            f"This process may use {len(machine.allowed)} of {len(machine.cpus)} CPUs: "
-            "if that is not on purpose, start it without taskset or CPU limits."
-        )
+        found.append(Sentence("hint.allowed", allowed=len(machine.allowed), cpus=len(machine.cpus)))
     return tuple(found)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from chatglm_backend.int4.kernels.variants import VARIANTS, HostCpu
 from chatglm_backend.int4.libraries import missing_features, shipped_variants
+from chatglm_backend.sentences import Sentence
 
 __all__ = ["Available", "available_kernels"]
 
@@ -19,7 +20,7 @@ class Available:
     kernel: str
     variant: str
     usable: bool
-    reason: str
+    reason: Sentence
 
 
 def available_kernels(
@@ -37,8 +38,8 @@ def _compiled(cpu: HostCpu, kernel: str | None) -> list[Available]:
     found = []
     for variant in VARIANTS:
         missing = ", ".join(sorted(variant.needs - cpu.features))
-        used = "used where it is the fastest for a shape of matrix" if kernel == "vnni" else "would run"
-        why = f"needs {missing}" if missing else used
+        used = Sentence("available.used" if kernel == "vnni" else "available.would_run")
+        why = Sentence("available.needs", features=missing) if missing else used
         found.append(Available("vnni", variant.name, not missing, why))
     return found
 
@@ -49,16 +50,16 @@ def _libraries(flags: Collection[str], kernel: str | None, library: str | None, 
         missing = ", ".join(missing_features(variant, flags)) if flags else ""
         if variant.name == library:
             passed, usable = True, True
-            why = "quantises and multiplies" if kernel == "bigdl" else "quantises"
+            why = Sentence("available.multiplies" if kernel == "bigdl" else "available.quantises")
         elif missing:
-            usable, why = False, f"needs {missing}"
+            usable, why = False, Sentence("available.needs", features=missing)
         else:
             usable = passed
-            why = f"would run; {library} is faster" if passed else "passed over: see the library's reason"
+            why = Sentence("available.slower", faster=library) if passed else Sentence("available.passed_over")
         found.append(Available("bigdl", variant.name, usable, why))
     return found
 
 
 def _exact(kernel: str | None) -> Available:
-    reason = "used: dequantised weights" if kernel == "exact" else "runs everywhere, slowly: for checks"
+    reason = Sentence("available.exact_used" if kernel == "exact" else "available.exact")
     return Available("exact", "torch", usable=True, reason=reason)

@@ -24,6 +24,7 @@ from chatglm_backend.hardware import read_machine
 from chatglm_backend.int4.blocks import check_packed, dequantize, row_bytes
 from chatglm_backend.int4.kernel import Product
 from chatglm_backend.int4.libraries import LibraryVariant, missing_features, shipped_variants
+from chatglm_backend.sentences import Sentence
 
 __all__ = [
     "OVERRIDE",
@@ -65,7 +66,7 @@ class BigdlLibrary:
 
     path: Path
     variant: str
-    reason: str
+    reason: Sentence
     native: NativeApi
 
     def quantize(self, weight: Tensor) -> Tensor:
@@ -159,7 +160,7 @@ def library_folder() -> Path:
         folder = Path(place) / "llm" / "libs"
         if folder.is_dir():
             return folder
-    raise NativeLibraryError(reason="bigdl-llm is not installed; run: pip install -r requirements.txt")
+    raise NativeLibraryError(reason=Sentence("library.not_installed"))
 
 
 def load_native(path: Path) -> NativeApi:
@@ -194,22 +195,22 @@ def choose_library(
     if wanted:
         return _overridden(wanted, cpu_flags, variants, folder, load)
     place = folder or library_folder()
-    passed_over: list[str] = []
+    passed_over: list[Sentence] = []
     # Where the features are unknown, only the build that every CPU of the last decade runs is tried.
     for variant in variants if cpu_flags else variants[-1:]:
         missing = missing_features(variant, cpu_flags) if cpu_flags else ()
         if missing:
-            passed_over.append(f"{variant.name} needs {_join(missing)}")
+            passed_over.append(Sentence("library.needs", name=variant.name, features=_join(missing)))
             continue
         try:
             native = _checked(place / variant.file, load)
         except (OSError, AttributeError, ArithmeticError) as error:
-            passed_over.append(f"{variant.name} failed: {error}")
+            passed_over.append(Sentence("library.failed", name=variant.name, problem=str(error)))
             continue
-        why = "the fastest that this CPU runs" if cpu_flags else "the CPU's features are unknown"
-        reason = "; ".join([why, *passed_over])
+        why = Sentence("library.fastest") if cpu_flags else Sentence("library.unknown_cpu")
+        reason = Sentence("library.chosen", why=why, passed_over=tuple(passed_over)) if passed_over else why
         return BigdlLibrary(place / variant.file, variant.name, reason, native)
-    raise NativeLibraryError(reason="; ".join(passed_over))
+    raise NativeLibraryError(reason=tuple(passed_over))
 
 
 @functools.cache
@@ -231,15 +232,15 @@ def _overridden(
     known = named or next((variant for variant in variants if variant.file == path.name), None)
     if not path.is_file():
         names = ", ".join(variant.name for variant in variants)
-        raise ConfigError(name=OVERRIDE, value=wanted, reason=f"use one of {names}, or the path of a library file")
+        raise ConfigError(name=OVERRIDE, value=wanted, reason=Sentence("library.choices", names=names))
     missing = missing_features(known, flags) if known and flags else ()
     if missing:
-        raise ConfigError(name=OVERRIDE, value=wanted, reason=f"this CPU lacks {_join(missing)}")
+        raise ConfigError(name=OVERRIDE, value=wanted, reason=Sentence("library.lacks", features=_join(missing)))
     try:
         native = _checked(path, load)
     except (OSError, AttributeError, ArithmeticError) as error:
-        raise ConfigError(name=OVERRIDE, value=wanted, reason=f"it does not work here ({error})") from error
-    return BigdlLibrary(path, known.name if known else path.stem, f"{OVERRIDE} asks for it", native)
+        raise ConfigError(name=OVERRIDE, value=wanted, reason=Sentence("library.fails", problem=str(error))) from error
+    return BigdlLibrary(path, known.name if known else path.stem, Sentence("library.asked", variable=OVERRIDE), native)
 
 
 def _checked(path: Path, load: Loader) -> NativeApi:

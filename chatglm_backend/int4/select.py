@@ -15,6 +15,7 @@ from chatglm_backend.int4.bigdl import OVERRIDE, BigdlKernel, BigdlLibrary, defa
 from chatglm_backend.int4.exact import ExactKernel
 from chatglm_backend.int4.kernel import Kernel, KernelName
 from chatglm_backend.models.ops import Ops, TorchOps
+from chatglm_backend.sentences import Sentence
 
 __all__ = ["KernelChoice", "select_kernel"]
 
@@ -24,7 +25,7 @@ class KernelChoice:
     """A kernel, why it was chosen, in words for a report, and the operations that go with it."""
 
     kernel: Kernel
-    reason: str
+    reason: Sentence
     ops: Ops = field(default_factory=TorchOps)
 
 
@@ -44,7 +45,7 @@ def select_kernel(
     for the compiled kernels; bigdl's library takes its threads from torch.
     """
     if name == "exact":
-        return KernelChoice(ExactKernel(), "dequantised weights, as asked for")
+        return KernelChoice(ExactKernel(), Sentence("kernel.exact"))
     if os.environ.get(OVERRIDE, "").strip():
         library()  # A library that was asked for and cannot be used is an error, whichever kernel multiplies.
     if name in ("auto", "vnni"):
@@ -52,11 +53,11 @@ def select_kernel(
         if compiled is not None:
             return compiled
         if name == "vnni":
-            raise ConfigError(name="kernel", value=name, reason="this CPU has no AVX2; use auto or bigdl")
+            raise ConfigError(name="kernel", value=name, reason=Sentence("kernel.no_avx2"))
     if name in ("auto", "bigdl"):
         chosen = library()
         return KernelChoice(BigdlKernel(chosen), chosen.reason)
-    raise ConfigError(name="kernel", value=name, reason="use auto, vnni, bigdl or exact")
+    raise ConfigError(name="kernel", value=name, reason=Sentence("kernel.choices"))
 
 
 def _compiled(threads: int, cache: Path | None, notify: Callable[[str], None]) -> KernelChoice | None:
@@ -77,8 +78,8 @@ def _compiled(threads: int, cache: Path | None, notify: Callable[[str], None]) -
     seconds = time.perf_counter() - start
     return KernelChoice(
         kernel,
-        reason=f"compiled earlier for this CPU's {best.name}, ready in {seconds:.1f} s"
+        reason=Sentence("kernel.kept", variant=best.name, seconds=seconds)
         if kept
-        else f"compiled for this CPU's {best.name} in {seconds:.1f} s",
+        else Sentence("kernel.compiled", variant=best.name, seconds=seconds),
         ops=ops,
     )

@@ -89,7 +89,7 @@ def _plan_and_start(options: LaunchOptions, environment: PythonEnvironment, root
     if options.action == "dry-run":
         sys.stdout.write(_dry_run(environment, plan, added, command, why_not))
         return 0
-    _say("; ".join([*plan.reasons, why_not] if why_not else plan.reasons))
+    _say("; ".join(map(str, [*plan.reasons, why_not] if why_not else plan.reasons)))
     if plan.bind and numactl is None and not bind_this_process(plan.cpus):
         _say("the system did not let the threads be held on their CPUs")
     return start_page(command, {**os.environ, **added})

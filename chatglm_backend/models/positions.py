@@ -11,6 +11,7 @@ from typing import Protocol
 
 from chatglm_backend.errors import InvalidRequest
 from chatglm_backend.models.config import ModelConfig
+from chatglm_backend.sentences import Sentence
 
 __all__ = ["CausalPlan", "PositionPlan", "PrefixPlan", "prefix_plan"]
 
@@ -90,7 +91,7 @@ def prefix_plan(ids: Sequence[int], config: ModelConfig) -> PrefixPlan:
     if mask is None:
         mask = _find(ids, config.mask_id)
     if context is None or mask is None:
-        raise InvalidRequest(field="prompt", value="these ids", reason="a ChatGLM-6B prompt ends with [gMASK] <sop>")
+        raise InvalidRequest(field="prompt", value=Sentence("value.these_ids"), reason=Sentence("request.prompt_end"))
     return PrefixPlan(context=context, mask=mask)
 
 

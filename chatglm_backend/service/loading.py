@@ -20,6 +20,7 @@ from chatglm_backend.settings import AUTO, Settings
 
 if TYPE_CHECKING:
     from chatglm_backend.checkpoint.lowbit import Checkpoint
+    from chatglm_backend.checkpoint.source import CheckpointFolder
     from chatglm_backend.engine.engine import Engine, PreparedRequest
     from chatglm_backend.models.base import ChatModel
     from chatglm_backend.serving.ports import EnginePort
@@ -30,7 +31,7 @@ __all__ = ["LoadedModel", "Loader", "Note", "OpenedModel", "Progress", "load_mod
 
 _log = logging.getLogger(__name__)
 
-Note = Callable[[str], None]
+Note = Callable[[Sentence], None]
 """Takes one sentence for the user."""
 Progress = Callable[[LoadProgress], None]
 
@@ -69,10 +70,10 @@ class OpenedModel:
     checkpoint: Checkpoint
     network: ChatModel
     kernel: str
-    kernel_reason: str
+    kernel_reason: Sentence
     threads: int
     is_demo: bool
-    family_reason: str
+    family_reason: Sentence | None
     others: Mapping[str, Callable[[], ChatModel]]
 
 
@@ -104,7 +105,7 @@ def open_model(
             note(default.notice)
     wishes = Wishes(threads=None if settings.threads == AUTO else int(settings.threads))
     plan = plan_threads(read_machine(), wishes, env)
-    reasons: list[Sentence] = []
+    found: list[CheckpointFolder] = []
     torch.set_num_threads(plan.threads)
     checkpoint = prepare(
         model,
@@ -112,8 +113,8 @@ def open_model(
             use_cache=not settings.no_cache,
             progress=progress,
             cancel=cancel,
-            note=lambda sentence: note(str(sentence)),
-            chosen=reasons.append,
+            note=note,
+            found=found.append,
             env=env,
         ),
         allow_download=named,
@@ -130,8 +131,7 @@ def open_model(
     weights = map_weights(checkpoint, choice.kernel, progress=progress, cancel=cancel, keep=not settings.no_cache)
     network = build_model(checkpoint.config, weights, kv_dtype=getattr(torch, settings.kv_dtype), ops=choice.ops)
     is_demo = model == str(bundled_folder())
-    reason = str(reasons[0]) if reasons else ""
-    _log.info("%s", reason)
+    reason = found[0].why if found else None
     others = other_kernels(checkpoint, choice.kernel, network, getattr(torch, settings.kv_dtype))
     return OpenedModel(checkpoint, network, choice.kernel.name, choice.reason, plan.threads, is_demo, reason, others)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import platformdirs
 
 from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.sentences import Sentence, plain
 from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.settings import AUTO, Settings, config_file, with_cache
 
@@ -27,10 +28,6 @@ __all__ = ["Findings", "look_at_everything"]
 
 _PACKAGES = ("bigdl-llm", "torch", "transformers", "sentencepiece", "gradio", "numba", "safetensors", "httpx")
 _KV_VALUES_PER_TOKEN = {"chatglm": 2 * 28 * 4096, "chatglm2": 2 * 28 * 2 * 128, "chatglm3": 2 * 28 * 2 * 128}
-_OTHER_PLACE = {
-    "low-bit checkpoints": "choose another with CHATGLM_CACHE",
-    "downloads": "choose another with HF_HOME",
-}
 _DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -41,15 +38,18 @@ class Findings:
     hardware: dict[str, Any] = field(default_factory=dict)
     int4: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str | Sentence] = field(default_factory=dict)
     folders: dict[str, str] = field(default_factory=dict)
     cache: list[dict[str, Any]] = field(default_factory=list)
-    fixes: list[str] = field(default_factory=list)
+    fixes: list[Sentence | ChatGLMError] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """One document; ``ok`` when there is nothing to fix."""
         names = ("hardware", "int4", "model", "versions", "folders", "cache", "fixes")
-        return {"ok": not self.fixes, **{name: getattr(self, name) for name in names}}
+        codes = [fix.code for fix in self.fixes]
+        folders = {str(Sentence(f"place.{name}")): path for name, path in self.folders.items()}
+        found = {name: plain(getattr(self, name)) for name in names}
+        return {"ok": not self.fixes, **found, "folders": folders, "fix_codes": codes}
 
 
 def look_at_everything(settings: Settings) -> Findings:
@@ -70,7 +70,7 @@ def _look_at_hardware(found: Findings, settings: Settings) -> None:
     wanted = None if settings.threads == AUTO else int(settings.threads)
     machine = report(os.environ, Wishes(threads=wanted))
     found.hardware = machine.to_json()
-    found.fixes += [str(hint) for hint in machine.hints]
+    found.fixes += machine.hints
 
 
 def _look_at_int4(found: Findings, settings: Settings) -> None:
@@ -88,20 +88,21 @@ def _look_at_int4(found: Findings, settings: Settings) -> None:
         _list_kernels(found)
         found.int4["prefix_reuse"] = _prefix_reuse(settings)
     except ChatGLMError as error:
-        found.fixes.append(str(error))
+        found.fixes.append(error)
     except ImportError as error:
-        found.fixes.append(
-            f"{error.name} is not installed: run ./launch.sh --setup-only, or pip install -r requirements.txt."
-        )
+        found.fixes.append(Sentence("fix.not_installed", name=error.name))
 
 
-def _prefix_reuse(settings: Settings) -> dict[str, str]:
+def _prefix_reuse(settings: Settings) -> dict[str, Sentence]:
     """By family, what is kept of earlier turns, or why nothing is."""
     from chatglm_backend.engine.prefix_cache import off_reason
 
     room = settings.prefix_cache_mb
     reasons = {family: off_reason(cast("Family", family), room) for family in _KV_VALUES_PER_TOKEN}
-    return {family: f"off: {why}" if why else f"on, up to {room} MB" for family, why in reasons.items()}
+    return {
+        family: Sentence("reuse.off", why=why) if why else Sentence("reuse.on", megabytes=room)
+        for family, why in reasons.items()
+    }
 
 
 def _list_kernels(found: Findings) -> None:
@@ -111,12 +112,12 @@ def _list_kernels(found: Findings) -> None:
 
     kernel, library = found.int4["kernel"], found.int4["variant"]
     listed = available_kernels(host_cpu(), read_machine().flags, kernel=kernel, library=library)
-    found.int4["kernels"] = [asdict(one) for one in listed]
+    found.int4["kernels"] = [plain(one) for one in listed]
 
 
 def _look_at_model(found: Findings, settings: Settings) -> None:
     if settings.model is not None:
-        found.model = {"model": settings.model, "reason": "it is set in the environment or the configuration file"}
+        found.model = {"model": settings.model, "reason": Sentence("default.set")}
         _look_for(found, settings)
         return
     from chatglm_backend.checkpoint.default import default_model
@@ -124,10 +125,10 @@ def _look_at_model(found: Findings, settings: Settings) -> None:
     try:
         chosen = default_model(with_cache(settings, os.environ))
     except ChatGLMError as error:
-        found.model = {"model": None, "reason": "this machine has no model"}
-        found.fixes.append(str(error))
+        found.model = {"model": None, "reason": Sentence("default.none")}
+        found.fixes.append(error)
         return
-    found.model = {"model": chosen.model, "reason": chosen.notice or "it is on this machine"}
+    found.model = {"model": chosen.model, "reason": chosen.notice or Sentence("default.here")}
 
 
 def _look_for(found: Findings, settings: Settings) -> None:
@@ -139,9 +140,9 @@ def _look_for(found: Findings, settings: Settings) -> None:
     try:
         place = resolve(str(settings.model), allow_download=False, family=family, revision=settings.revision, env=env)
     except ChatGLMError as error:
-        found.fixes.append(str(error))
+        found.fixes.append(error)
     else:
-        found.model["reason"] += f"; {place.reason}"
+        found.model["reason"] = Sentence("default.set_is", reason=place.reason)
 
 
 def _look_at_folders(found: Findings, settings: Settings) -> None:
@@ -152,27 +153,28 @@ def _look_at_folders(found: Findings, settings: Settings) -> None:
     data = settings.data or platformdirs.user_data_dir("chatglm-cpu", appauthor=False)
     found.folders = {
         "program": str(Path(__file__).resolve().parents[2]),
-        "Python packages": sys.prefix,
-        "low-bit checkpoints": str(cache_root(env)),
+        "packages": sys.prefix,
+        "low_bit": str(cache_root(env)),
         "downloads": str(hub_cache(env)),
         "conversations": str(Path(data).expanduser()),
         "configuration": str(config_file()),
     }
-    for name, folder in (("low-bit checkpoints", cache_root(env)), ("downloads", hub_cache(env))):
+    for name, folder, variable in (
+        ("low_bit", cache_root(env), "CHATGLM_CACHE"),
+        ("downloads", hub_cache(env), "HF_HOME"),
+    ):
         if not _may_write(folder):
-            found.fixes.append(f"The folder for {name}, {folder}, cannot be written: {_OTHER_PLACE[name]}.")
+            place = Sentence(f"place.{name}")
+            found.fixes.append(Sentence("fix.folder", name=place, path=folder, variable=variable))
     try:
         entries = list_cache(env)
     except OSError as error:
         entries = ()
-        found.fixes.append(f"{error.filename} cannot be read ({error.strerror}): change its permissions.")
+        found.fixes.append(Sentence("fix.unreadable", path=error.filename, problem=error.strerror))
     for entry in entries:
         found.cache.append({"name": entry.name, "kind": entry.kind, "bytes": entry.nbytes, "complete": entry.complete})
         if not entry.complete:
-            found.fixes.append(
-                f"{entry.name} is not complete: run the same command again, or python -m chatglm_backend cache delete "
-                f"{entry.name}."
-            )
+            found.fixes.append(Sentence("fix.incomplete", name=entry.name))
 
 
 def _look_at_network(found: Findings, settings: Settings) -> None:
@@ -183,7 +185,7 @@ def _look_at_network(found: Findings, settings: Settings) -> None:
     try:
         check_way(hub_access(with_cache(settings, os.environ)))
     except ChatGLMError as error:
-        found.fixes.append(str(error))
+        found.fixes.append(error)
 
 
 def _may_write(folder: Path) -> bool:
@@ -194,8 +196,8 @@ def _may_write(folder: Path) -> bool:
     return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
-def _version(name: str) -> str:
+def _version(name: str) -> str | Sentence:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "not installed"
+        return Sentence("value.not_installed")

@@ -23,6 +23,7 @@ from chatglm_backend.errors import (
     RequestError,
     ShuttingDown,
 )
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.service.loading import LoadedModel, Loader, Note, load_model
 from chatglm_backend.settings import Settings, with_cache
 
@@ -68,7 +69,7 @@ class Service:
             return ModelStatus(ModelState.FAILED, info=status.info, error=ShuttingDown())
         if status.state is ModelState.READY and loaded is not None and not loaded.worker.healthy:
             return ModelStatus(
-                ModelState.FAILED, info=loaded.info, error=EngineFailure(reason="the worker has stopped")
+                ModelState.FAILED, info=loaded.info, error=EngineFailure(reason=Sentence("engine.worker_stopped"))
             )
         return status
 

@@ -23,6 +23,7 @@ from chatglm_backend.core import (
     monotonic_clock,
 )
 from chatglm_backend.errors import EngineFailure, InvalidRequest, RequestError, ShuttingDown, TooManyRequests
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.serving.facts import accepted_facts, ended_facts
 from chatglm_backend.serving.fair_queue import FairQueue
 from chatglm_backend.serving.metrics import Metrics, MetricsSnapshot
@@ -121,7 +122,9 @@ class Worker(Generic[P]):
             engine = self._engines.get(ticket.kernel)
             if engine is None:
                 offered = ", ".join(filter(None, self._engines)) or "only its own"
-                raise InvalidRequest(field="kernel", value=ticket.kernel, reason=f"this model offers {offered}")
+                raise InvalidRequest(
+                    field="kernel", value=ticket.kernel, reason=Sentence("request.kernels", kernels=offered)
+                )
             prepared = engine.prepare(request)  # encoding is slow, and needs no lock
             with self._wake:
                 self._refuse_when_gone()
@@ -162,11 +165,11 @@ class Worker(Generic[P]):
         if self._closing:
             raise ShuttingDown
         if not self.healthy:
-            raise EngineFailure(reason="the worker has stopped")
+            raise EngineFailure(reason=Sentence("engine.worker_stopped"))
 
     def _check_limits(self, request: GenerationRequest) -> None:
         if request.request_id in self._active:
-            raise InvalidRequest(field="request_id", value=request.request_id, reason="it is in use")
+            raise InvalidRequest(field="request_id", value=request.request_id, reason=Sentence("request.in_use"))
         share = max(1, self.options.queue_limit // 2)
         if self._queue.waiting_for(request.visitor) >= share:
             raise TooManyRequests(limit=share)

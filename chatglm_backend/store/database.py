@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chatglm_backend.errors import HistoryDamaged, HistoryUnavailable
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.store.folder import private_folder
 from chatglm_backend.store.schema import NewerSchema, migrate
 
@@ -130,7 +131,7 @@ class Database:
                 if log.exists():
                     log.replace(aside.with_name(aside.name + suffix))
         except OSError as error:
-            raise HistoryUnavailable(path=self.path, reason="it is damaged and cannot be renamed") from error
+            raise HistoryUnavailable(path=self.path, reason=Sentence("file.cannot_rename")) from error
         return HistoryDamaged(path=aside)
 
     def _explained(self, error: sqlite3.Error) -> HistoryUnavailable | HistoryDamaged:

@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 from chatglm_backend.errors import HistoryUnavailable
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings
 
 __all__ = ["data_folder", "private_folder", "shown_path", "visitor_key"]
@@ -51,7 +52,7 @@ def visitor_key(folder: Path) -> bytes:
     except OSError as error:
         raise HistoryUnavailable(path=path, reason=error.strerror or type(error).__name__) from error
     if key is None:
-        raise HistoryUnavailable(path=path, reason="its key is incomplete, delete that file")
+        raise HistoryUnavailable(path=path, reason=Sentence("file.key_cut"))
     return key
 
 

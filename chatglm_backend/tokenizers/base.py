@@ -16,6 +16,7 @@ import sentencepiece
 
 from chatglm_backend.core import Message, PromptFormat
 from chatglm_backend.errors import DamagedFile, LfsPointerFile, MissingFile
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import is_lfs_pointer
 from chatglm_backend.tokenizers.answers import AnswerDecoder
 from chatglm_backend.tokenizers.streaming import PieceTable, StreamingDecoder
@@ -161,9 +162,9 @@ def load_processor(path: Path) -> sentencepiece.SentencePieceProcessor:
     try:
         loaded = processor.LoadFromSerializedProto(path.read_bytes())
     except (RuntimeError, OSError) as error:
-        raise DamagedFile(path=str(path), reason="it is not a sentencepiece model") from error
+        raise DamagedFile(path=str(path), reason=Sentence("file.not_sentencepiece")) from error
     if not loaded or processor.get_piece_size() == 0:
-        raise DamagedFile(path=str(path), reason="it is not a sentencepiece model")
+        raise DamagedFile(path=str(path), reason=Sentence("file.not_sentencepiece"))
     return processor
 
 
@@ -173,7 +174,7 @@ def int_field(config: dict[str, object], name: str, default: int, path: Path) ->
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST_ID:
-        raise DamagedFile(path=str(path), reason=f"{name} is not a whole number")
+        raise DamagedFile(path=str(path), reason=Sentence("file.not_whole", name=name))
     return value
 
 

@@ -13,6 +13,7 @@ from typing import cast
 
 from chatglm_backend.core import Message, Role
 from chatglm_backend.errors import CheckpointError, UnusableReference
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import read_json
 from chatglm_backend.tokenizers.base import Family, SentencePieceTokenizer, load_tokenizer
 from chatglm_backend.tokenizers.chatglm import ChatGLMTokenizer
@@ -71,13 +72,13 @@ def verify_tokenizer(folder: Path, cases_file: Path, family: Family) -> Tokenize
         for index, case in enumerate(chats):
             failures += _check_chat(tokenizer, index, case)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UnusableReference(path=str(cases_file), reason=f"a case is not complete: {error}") from error
+        raise UnusableReference(path=str(cases_file), reason=Sentence("reference.incomplete", problem=error)) from error
     return TokenizerReport(family, len(texts), len(chats), tuple(failures))
 
 
 def _cases_of(path: Path, family: Family) -> Mapping[str, object]:
     if not path.is_file():
-        raise UnusableReference(path=str(path), reason="there is no such file")
+        raise UnusableReference(path=str(path), reason=Sentence("file.absent"))
     try:
         document = read_json(path)
     except CheckpointError as error:
@@ -85,13 +86,13 @@ def _cases_of(path: Path, family: Family) -> Mapping[str, object]:
     for key, cases in document.items():
         if key.lower().split("-")[0] == family and isinstance(cases, dict):
             return cases
-    raise UnusableReference(path=str(path), reason=f"it has no cases for {family}")
+    raise UnusableReference(path=str(path), reason=Sentence("reference.no_family", family=family))
 
 
 def _entries(cases: Mapping[str, object], name: str, path: Path) -> list[dict[str, object]]:
     found = cases.get(name, [])
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise UnusableReference(path=str(path), reason=f"{name} is not a list of cases")
+        raise UnusableReference(path=str(path), reason=Sentence("reference.not_cases", name=name))
     return found
 
 

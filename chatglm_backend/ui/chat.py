@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, Message, ModelInfo, ModelState
 from chatglm_backend.errors import ChatGLMError, HistoryError
+from chatglm_backend.sentences import Texts
 from chatglm_backend.store.records import Place
 from chatglm_backend.ui.answers import Caller, PageAnswer, PageAnswers, Watch
 from chatglm_backend.ui.conversation import SYSTEM_FAMILIES, Fitted, Interrupted, Turns, back_to_user, fit, unfinished
 from chatglm_backend.ui.history import History, Moved
-from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.ports import PageService
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import answer_status, context_bar, empty_prompt, timing_panel, used_memory

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from chatglm_backend.core import ModelInfo
 from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.sentences import Texts
 from chatglm_backend.ui.answers import Caller, PageAnswers, Watch
-from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.ports import PageService
 from chatglm_backend.ui.presenter import PromptForm
 from chatglm_backend.ui.progress import Answer

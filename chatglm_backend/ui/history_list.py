@@ -9,10 +9,10 @@ from datetime import datetime
 from html import escape
 
 from chatglm_backend.errors import HistoryError
+from chatglm_backend.sentences import Texts
 from chatglm_backend.store.folder import shown_path
 from chatglm_backend.store.records import Place, Summary
 from chatglm_backend.ui.history import History
-from chatglm_backend.ui.i18n import Texts
 
 __all__ = ["Command", "conversation_list", "read_command"]
 
@@ -58,7 +58,7 @@ def conversation_list(
     current = None if place is None else place.conversation_id
     rows = "".join(_row(t, one, one.id == current) for one in found)
     empty = f'<p class="cg-note">{escape(t("history.nothing_found" if search.strip() else "history.empty"))}</p>'
-    said = "" if problem is None else f'<p class="cg-alert" role="alert">{escape(t.error(problem))}</p>'
+    said = "" if problem is None else f'<p class="cg-alert" role="alert">{escape(t.say(problem))}</p>'
     where = escape(t("history.where", path=shown_path(history.folder)))
     label = escape(t("history.title"), quote=True)
     body = f'<ul class="cg-list" aria-label="{label}">{rows}</ul>' if rows else empty

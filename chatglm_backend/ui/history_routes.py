@@ -11,10 +11,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from chatglm_backend.errors import HistoryError, ImportRefused
+from chatglm_backend.sentences import Language, Texts
 from chatglm_backend.store.records import Conversation
 from chatglm_backend.store.transfer import MAX_IMPORT_BYTES, from_json, to_json, to_markdown
 from chatglm_backend.ui.history import History
-from chatglm_backend.ui.i18n import Language, Texts
 
 __all__ = ["history_router"]
 
@@ -38,7 +38,7 @@ def _add(router: APIRouter, path: str, history: History, texts: Texts) -> None:
         try:
             found = _found(history, visitor, id)
         except HistoryError as error:
-            return PlainTextResponse(texts.error(error), 404)
+            return PlainTextResponse(texts.say(error), 404)
         if form == "md":
             names = {name: texts(f"history.{name}") for name in ("user", "assistant", "interrupted")}
             return _download(to_markdown(found, names), found, bool(id), "md", "text/markdown")
@@ -57,7 +57,7 @@ def _add(router: APIRouter, path: str, history: History, texts: Texts) -> None:
         try:
             ids = await asyncio.to_thread(lambda: history.store.add_all(visitor, from_json(bytes(data))))
         except HistoryError as error:
-            return JSONResponse({"message": texts.error(error)}, 400 if isinstance(error, ImportRefused) else 507)
+            return JSONResponse({"message": texts.say(error)}, 400 if isinstance(error, ImportRefused) else 507)
         return JSONResponse({"message": texts("history.imported", count=len(ids))})
 
     router.add_api_route(f"{path}/export", export, methods=["GET"])

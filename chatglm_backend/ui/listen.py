@@ -6,6 +6,7 @@ import socket
 import sys
 
 from chatglm_backend.errors import ConfigError, PortInUse
+from chatglm_backend.sentences import Sentence
 
 __all__ = ["take_port"]
 
@@ -20,7 +21,7 @@ def take_port(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     except OSError as error:
-        raise ConfigError(name="host", value=host, reason="it is not an address of this machine") from error
+        raise ConfigError(name="host", value=host, reason=Sentence("access.no_address")) from error
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if sys.platform != "win32":  # there it would let two servers share a port
@@ -31,7 +32,7 @@ def take_port(host: str, port: int) -> socket.socket:
         listener.close()
         free = _free_port(family, host)
         if free is None:
-            raise ConfigError(name="host", value=host, reason="it is not an address of this machine") from error
+            raise ConfigError(name="host", value=host, reason=Sentence("access.no_address")) from error
         raise PortInUse(port=port, host=host, free_port=free) from error
     return listener
 

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from chatglm_backend.checkpoint.cache import CacheEntry
 from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.sentences import Texts
 from chatglm_backend.service.keeping import Needs
 from chatglm_backend.service.report import Findings
 from chatglm_backend.store.folder import shown_path
-from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.ports import PageService
 from chatglm_backend.units import size
 
@@ -110,7 +110,7 @@ class ModelsPresenter:
         """The doctor's report; it names folders, so not for visitors elsewhere."""
         if not allowed:
             return self.refusal()
-        found, said = self._keeper.report(), self.texts.said
+        found, said = self._keeper.report(), self.texts.say
         hardware, plan = found.hardware, found.hardware["plan"]
         memory = f"{size(hardware['memory_available'])} / {size(hardware['memory_total'])}"
         rows = [
@@ -118,10 +118,10 @@ class ModelsPresenter:
             ("cores", [f"{hardware['physical_cores']} / {hardware['logical_cpus']}"]),
             ("memory", [memory]),
             ("threads", [str(plan["threads"]), *map(said, plan["reasons"])]),
-            ("library", [str(found.int4.get("variant", "–")), said(str(found.int4.get("library_reason", "")))]),
-            ("kernel", [str(found.int4.get("kernel") or "–"), said(str(found.int4.get("kernel_reason", "")))]),
+            ("library", [str(found.int4.get("variant", "–")), said(found.int4.get("library_reason", ""))]),
+            ("kernel", [str(found.int4.get("kernel") or "–"), said(found.int4.get("kernel_reason", ""))]),
             ("versions", [f"{name} {said(number)}" for name, number in found.versions.items()]),
-            ("folders", [f"{said(name)}: {shown_path(path)}" for name, path in found.folders.items()]),
+            ("folders", [f"{self.texts(f'place.{name}')}: {shown_path(path)}" for name, path in found.folders.items()]),
             ("fixes", [said(fix) for fix in found.fixes] or [self.texts("doctor.nothing")]),
         ]
         cells = "".join(
@@ -147,7 +147,7 @@ class ModelsPresenter:
         )
 
     def _alert(self, error: BaseException) -> str:
-        return f'<div class="cg-alert" role="alert">{escape(self.texts.error(error))}</div>'
+        return f'<div class="cg-alert" role="alert">{escape(self.texts.say(error))}</div>'
 
 
 def _lines(lines: list[str]) -> str:

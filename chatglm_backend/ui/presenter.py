@@ -14,9 +14,9 @@ from importlib.resources import files
 
 from chatglm_backend.core import GenerationParams, GenerationRequest, ModelState, PromptFormat
 from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.sentences import Texts
 from chatglm_backend.ui.answers import Caller, PageAnswer, PageAnswers, Watch
 from chatglm_backend.ui.conversation import SYSTEM_FAMILIES
-from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.ports import PageService
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import (

@@ -13,7 +13,7 @@ import psutil
 from chatglm_backend import units
 from chatglm_backend.core import FinishReason, LoadProgress, ModelInfo, ModelState, ModelStatus
 from chatglm_backend.installed import start_command
-from chatglm_backend.ui.i18n import Texts
+from chatglm_backend.sentences import Texts
 from chatglm_backend.ui.plots import sparkline
 from chatglm_backend.ui.progress import Answer, Phase
 
@@ -38,7 +38,7 @@ def answer_status(texts: Texts, answer: Answer | None, status: ModelStatus) -> s
     if answer is None:
         return _status_line("idle", texts("status.idle"))
     if answer.error is not None:
-        return f'<div class="cg-alert" role="alert">{escape(texts.error(answer.error))}</div>'
+        return f'<div class="cg-alert" role="alert">{escape(texts.say(answer.error))}</div>'
     if answer.phase is Phase.WAITING and status.state is ModelState.LOADING:
         what = load_line(texts, status.progress)[0]
         return _status_line("loading", texts("status.loading", what=what), busy=True)
@@ -83,7 +83,7 @@ def model_card(texts: Texts, status: ModelStatus) -> str:
     if state is ModelState.LOADING:
         return _loading_card(texts, status.progress)
     if state is ModelState.FAILED and status.error is not None:
-        heading, text = texts("model.failed"), texts.error(status.error)
+        heading, text = texts("model.failed"), texts.say(status.error)
         return (
             f'<div class="cg-model" data-state="failed"><div class="cg-alert" role="alert">'
             f"<strong>{escape(heading)}</strong> {escape(text)}</div></div>"
@@ -104,7 +104,7 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
         ("weights", f"{units.size(info.weight_bytes)}, INT4"),
         ("kv", kv),
         ("kernel", info.kernel),
-        ("why", texts.said(info.kernel_reason)),
+        ("why", texts.say(info.kernel_reason)),
         ("threads", str(info.threads)),
     )
     cells = "".join(f"<dt>{escape(texts(f'model.fact.{key}'))}</dt><dd>{escape(value)}</dd>" for key, value in rows)
@@ -114,10 +114,9 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
 def _family(texts: Texts, info: ModelInfo) -> str:
     """The family; where it was guessed, also what to do if the guess is wrong."""
     family = _FAMILIES.get(info.family, info.family)
-    if "--family" not in info.family_reason:
+    if info.family_reason is None or info.family_reason.code != "family.guessed":
         return family
-    reason = info.family_reason.rpartition(": ")[2].rstrip(".")
-    return texts("model.family", family=family, reason=texts.said(reason))
+    return texts("model.family", family=family, reason=info.family_reason)
 
 
 def load_line(texts: Texts, progress: LoadProgress | None) -> tuple[str, float | None]:

@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from chatglm_backend.sampling import GenerationParams, SamplingField, sampling_fields
+from chatglm_backend.sentences import Texts
 from chatglm_backend.settings import Settings
-from chatglm_backend.ui.i18n import Texts
 
 __all__ = ["SamplingControls"]
 

@@ -10,14 +10,14 @@ import base64
 import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from chatglm_backend.benchmark.quick import QUICK_PLAN, QuickItem, QuickResult, measure, wait_until_idle
 from chatglm_backend.core import CancelToken, ModelInfo
 from chatglm_backend.errors import ChatGLMError, ModelNotReady
-from chatglm_backend.ui.i18n import Texts
+from chatglm_backend.sentences import Texts, plain
 from chatglm_backend.ui.plots import bar_plot, line_plot
 from chatglm_backend.ui.ports import PageService
 from chatglm_backend.units import digits, seconds
@@ -114,7 +114,7 @@ class SpeedPresenter:
             line = _line("done", self.texts("speed.done" if len(results) == len(self._plan) else key))
             yield self._view(info, results, running=False, status=line)
         except ChatGLMError as error:
-            alert = f'<div class="cg-alert" role="alert">{escape(self.texts.error(error))}</div>'
+            alert = f'<div class="cg-alert" role="alert">{escape(self.texts.say(error))}</div>'
             yield self._view(info, results, running=False, status=alert)
         finally:
             token.cancel()
@@ -190,7 +190,7 @@ class SpeedPresenter:
         return f'<div class="cg-plots" id="cg-speed-figures">{first}{second}</div>'
 
     def _download(self, info: ModelInfo, results: Sequence[QuickResult]) -> str:
-        document = {"model": asdict(info), "runs": [run.to_json() for run in results]}
+        document = {"model": plain(info), "runs": [run.to_json() for run in results]}
         data = base64.b64encode(json.dumps(document, ensure_ascii=False, indent=2).encode()).decode()
         return (
             f'<div class="cg-chips"><a class="cg-tool" download="chatglm-speed.json" '

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from chatglm_backend.sentences import Texts
 from chatglm_backend.service.keeping import Keeper
 from chatglm_backend.settings import Settings
 from chatglm_backend.ui.answers import PageAnswers
 from chatglm_backend.ui.compare import ComparePresenter
-from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.models import ModelsPresenter
 from chatglm_backend.ui.ports import PageService
 from chatglm_backend.ui.speed import SpeedDesk, SpeedPresenter

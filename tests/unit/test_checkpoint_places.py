@@ -17,6 +17,7 @@ from chatglm_backend.checkpoint.source import inspect_folder
 from chatglm_backend.core import CancelToken
 from chatglm_backend.errors import CacheLocked, LoadCancelled, ModelNotCached, ModelNotFound
 from chatglm_backend.installed import start_command
+from chatglm_backend.sentences import Sentence
 from tests.tiny import build_checkpoint
 from tests.unit.checkpoint_helpers import quantize
 
@@ -74,7 +75,7 @@ def test_default_is_the_real_model_when_here(env: dict[str, str], owner: str) ->
     """A download under either name makes it the default, without a notice."""
     snapshot(env, owner)
     found = default_model(env)
-    assert (found.model, found.is_demo, found.notice) == (DEFAULT_MODEL, False, "")
+    assert (found.model, found.is_demo, found.notice) == (DEFAULT_MODEL, False, None)
 
 
 def test_default_is_the_converted_model_when_here(env: dict[str, str]) -> None:
@@ -91,8 +92,7 @@ def test_default_is_the_bundled_model_otherwise(env: dict[str, str], tmp_path: P
     convert(inspect_folder(build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")), bundled, quantize=quantize)
     found = default_model(env, bundled=bundled)
     assert (str(bundled), True) == (found.model, found.is_demo)
-    assert found.notice.endswith(f": {start_command(DEFAULT_MODEL)}")
-    assert "\n" not in found.notice
+    assert found.notice == Sentence("note.demo", model=DEFAULT_MODEL, command=start_command(DEFAULT_MODEL))
 
 
 def test_cache_lists_and_deletes(env: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from chatglm_backend.engine.draft import Drafter, PromptLookup, StepCosts
 from chatglm_backend.engine.prefix_cache import PrefixCache, common_prefix
 from chatglm_backend.engine.timing import RequestTimer, percentile
+from chatglm_backend.sentences import Sentence
 from tests.engine_fakes import FakeCache, FakeClock
 
 
@@ -214,4 +215,4 @@ def test_chatglm_6b_never_reuses_and_says_why() -> None:
     known = prefix_cache(family="chatglm")
     known.keep("ada", (1, 2, 3), cache_of(1, 2, 3))
     assert known.fill("ada", (1, 2, 3, 4), FakeCache(9)) == 0  # type: ignore[arg-type]
-    assert "ChatGLM-6B" in known.reason
+    assert known.reason == Sentence("reuse.attends_all")

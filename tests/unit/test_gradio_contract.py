@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from chatglm_backend.sentences import load_texts
 from chatglm_backend.ui.gradio_insides.labels import own_labels
-from chatglm_backend.ui.i18n import load_texts
 
 gr = pytest.importorskip("gradio")
 pytest.importorskip("fastapi")

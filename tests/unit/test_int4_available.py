@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chatglm_backend.int4.available import available_kernels
 from chatglm_backend.int4.kernels.variants import HostCpu
+from chatglm_backend.sentences import Sentence
 
 AVX2 = frozenset({"avx2", "fma", "f16c", "bmi", "bmi2"})
 FLAGS = frozenset({"avx", "ssse3", "avx2", "fma", "f16c"})
@@ -13,11 +14,11 @@ def test_a_desktop_without_vnni() -> None:
     """What the CPU lacks is named for each variant that it cannot run, and the slower ones are told apart."""
     listed = available_kernels(HostCpu("x", AVX2), FLAGS, kernel="vnni", library="avx2", platform="linux")
     told = {(one.kernel, one.variant): (one.usable, one.reason) for one in listed}
-    assert told["vnni", "avxvnni"] == (False, "needs avxvnni")
+    assert told["vnni", "avxvnni"] == (False, Sentence("available.needs", features="avxvnni"))
     assert told["vnni", "avx2"][0]
-    assert told["bigdl", "avxvnni"] == (False, "needs avx_vnni")
-    assert told["bigdl", "avx2"] == (True, "quantises")
-    assert told["bigdl", "avx"] == (True, "would run; avx2 is faster")
+    assert told["bigdl", "avxvnni"] == (False, Sentence("available.needs", features="avx_vnni"))
+    assert told["bigdl", "avx2"] == (True, Sentence("available.quantises"))
+    assert told["bigdl", "avx"] == (True, Sentence("available.slower", faster="avx2"))
     assert told["exact", "torch"][0]
 
 
@@ -25,8 +26,8 @@ def test_a_library_that_failed_is_not_called_usable() -> None:
     """A library before the chosen one that the CPU could run was tried, and failed."""
     listed = available_kernels(HostCpu("x", AVX2), FLAGS, kernel="bigdl", library="avx", platform="linux")
     told = {(one.kernel, one.variant): (one.usable, one.reason) for one in listed}
-    assert told["bigdl", "avx2"] == (False, "passed over: see the library's reason")
-    assert told["bigdl", "avx"] == (True, "quantises and multiplies")
+    assert told["bigdl", "avx2"] == (False, Sentence("available.passed_over"))
+    assert told["bigdl", "avx"] == (True, Sentence("available.multiplies"))
 
 
 def test_windows_has_its_own_libraries() -> None:

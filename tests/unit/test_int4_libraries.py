@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from chatglm_backend.int4.blocks import row_bytes
 from chatglm_backend.int4.kernel import KernelName
 from chatglm_backend.int4.libraries import shipped_variants
 from chatglm_backend.int4.select import select_kernel
+from chatglm_backend.sentences import Sentence
 
 AVX = {"avx", "ssse3"}
 AVX2 = AVX | {"avx2", "fma", "f16c"}
@@ -72,13 +74,16 @@ def test_a_wrong_product_falls_back_and_says_so() -> None:
     """A library that multiplies wrongly is passed over, and the reason tells."""
     library = choose(AVX512, broken=("libllama_avx512.so",))
     assert library.variant == "avx2"
-    assert "avx512 failed" in library.reason
+    passed_over = cast("tuple[Sentence, ...]", library.reason.fields["passed_over"])
+    assert ("library.failed", "avx512") in [(one.code, one.fields["name"]) for one in passed_over]
 
 
 def test_nothing_usable_is_one_error() -> None:
     """Every build's reason is in the sentence."""
-    with pytest.raises(NativeLibraryError, match="avx needs"):
+    with pytest.raises(NativeLibraryError) as caught:
         choose({"sse2"})
+    reasons = cast("tuple[Sentence, ...]", caught.value.fields["reason"])
+    assert [one.fields["name"] for one in reasons] == [one.name for one in shipped_variants("linux")]
     with pytest.raises(UnsupportedPlatform):
         choose(AVX512, platform="darwin")
 
@@ -90,18 +95,19 @@ def test_the_override_names_a_variant_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.so").touch()
     assert choose(AVX512, "avx2", folder=tmp_path).path == tmp_path / "libllama_avx2.so"
     mine = choose(AVX512, str(tmp_path / "mine.so"))
-    assert (mine.variant, OVERRIDE in mine.reason) == ("mine", True)
+    assert (mine.variant, mine.reason) == ("mine", Sentence("library.asked", variable=OVERRIDE))
 
 
 @pytest.mark.parametrize(
-    ("wanted", "reason"), [("sse9", "avx512"), ("amx", "lacks amx_int8"), ("avx2", "does not work")]
+    ("wanted", "reason"), [("sse9", "library.choices"), ("amx", "library.lacks"), ("avx2", "library.fails")]
 )
 def test_a_bad_override_is_a_setting_to_correct(tmp_path: Path, wanted: str, reason: str) -> None:
     """Unknown, impossible on this CPU, or broken: never a crash, never silently another one."""
     for variant in shipped_variants("linux"):
         (tmp_path / variant.file).touch()
-    with pytest.raises(ConfigError, match=reason):
+    with pytest.raises(ConfigError) as caught:
         choose(AVX512, wanted, folder=tmp_path, broken=("libllama_avx2.so",))
+    assert reason == cast("Sentence", caught.value.fields["reason"]).code
 
 
 def test_a_block_is_decoded_as_documented() -> None:

@@ -14,8 +14,8 @@ from chatglm_backend.cli.app import main
 from chatglm_backend.core import GenerationParams
 from chatglm_backend.errors import ConfigError, InvalidRequest
 from chatglm_backend.sampling import SamplingField, sampling_fields
+from chatglm_backend.sentences import LANGUAGES, load_texts
 from chatglm_backend.settings import Settings, load_settings, spec
-from chatglm_backend.ui.i18n import LANGUAGES, load_texts
 from chatglm_backend.ui.options import page_settings
 
 pytest.importorskip("gradio")

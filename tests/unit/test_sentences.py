@@ -69,9 +69,11 @@ def _said() -> Iterator[tuple[str, str, set[str]]]:
             continue
         given = {str(keyword.arg) for keyword in node.keywords}
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-        pattern = errors_codes.get(name) or (_pattern(node.args[0]) if node.args else "")
-        if pattern in load_texts("en").codes or (name == "Sentence" and "*" not in pattern):
-            yield f"{file}:{node.lineno}", pattern, given
+        first = node.args[0] if node.args else ast.Constant("")
+        choices = (first.body, first.orelse) if isinstance(first, ast.IfExp) else (first,)
+        for pattern in {errors_codes.get(name) or _pattern(choice) for choice in choices}:
+            if pattern in load_texts("en").codes or (name == "Sentence" and "*" not in pattern):
+                yield f"{file}:{node.lineno}", pattern, given
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

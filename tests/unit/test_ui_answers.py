@@ -12,11 +12,11 @@ import pytest
 
 from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest
 from chatglm_backend.errors import EngineFailure, InvalidRequest, MissingFile, QueueFull
+from chatglm_backend.sentences import LANGUAGES, load_texts
 from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import Script, ScriptedModel, scripted_info, scripted_service
 from chatglm_backend.ui.answers import Caller, PageAnswers, Watch
-from chatglm_backend.ui.i18n import LANGUAGES, load_texts
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 from chatglm_backend.ui.progress import Answer, Phase
 from chatglm_backend.ui.render import answer_status, example_chips, model_card

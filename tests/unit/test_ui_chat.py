@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from chatglm_backend.core import GenerationParams, Message
+from chatglm_backend.sentences import load_texts
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import ScriptedModel, scripted_info, scripted_service
 from chatglm_backend.ui.answers import Caller, PageAnswers
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Interrupted, Turns, back_to_user, fit, shown
 from chatglm_backend.ui.history import History, Moved
-from chatglm_backend.ui.i18n import load_texts
 from chatglm_backend.ui.markdown import as_typed
 from chatglm_backend.ui.presenter import Presenter
 

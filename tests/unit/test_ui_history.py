@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from chatglm_backend.core import GenerationParams, Message
+from chatglm_backend.sentences import load_texts
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.records import Place, StoredMessage
 from chatglm_backend.testing import SCENES, Script, ScriptedModel, scripted_service
@@ -22,7 +23,6 @@ from chatglm_backend.ui.conversation import Interrupted, Turns
 from chatglm_backend.ui.history import History
 from chatglm_backend.ui.history_list import Command, conversation_list, read_command
 from chatglm_backend.ui.history_routes import history_router
-from chatglm_backend.ui.i18n import load_texts
 from chatglm_backend.ui.visitor import VisitorLayer, VisitorSigner
 
 _QUESTION: Turns = (Message("user", "What is AI?"),)
@@ -319,7 +319,7 @@ def test_a_bad_or_foreign_import_is_refused(tmp_path: Path) -> None:
     assert refused.status_code == 400
     assert refused.json()["message"] == "文件里没有本程序的对话。请选择从这里导出的 JSON 文件。"
     ours = {"format": "chatglm-conversations", "version": 1}
-    for change, words in (({"version": 9}, "其他版本"), ({"conversations": 5}, "已损坏（对话记录")):
+    for change, words in (({"version": 9}, "其他版本"), ({"conversations": 5}, "已损坏（conversations")):
         refused = client.post("/zh/history/import", content=json.dumps({**ours, **change}).encode(), headers=kind)
         assert (refused.status_code, words in refused.json()["message"]) == (400, True)
     assert client.post("/history/import", content=b"x" * 8_000_001, headers=kind).status_code == 413

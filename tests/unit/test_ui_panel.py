@@ -6,9 +6,9 @@ import re
 from dataclasses import replace
 
 from chatglm_backend.core import Completed, FinishReason, PrefillProgress, Queued, Timing, Usage
+from chatglm_backend.sentences import Sentence, load_texts
 from chatglm_backend.serving.ticket import Logged
 from chatglm_backend.testing import scripted_info
-from chatglm_backend.ui.i18n import load_texts
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import model_facts, timing_panel
 
@@ -59,9 +59,8 @@ def test_the_panel_before_an_answer_is_empty_but_for_the_machine() -> None:
 
 def test_a_guessed_family_says_what_to_do_if_it_is_wrong() -> None:
     """In the page's language; a family that is certain needs no reason."""
-    guess = "x: chatglm2: nothing in the folder names ChatGLM3 (use --family chatglm3 if it is one)."
-    info = replace(scripted_info(), family="chatglm2", family_reason=guess)
+    info = replace(scripted_info(), family="chatglm2", family_reason=Sentence("family.guessed"))
     facts = model_facts(load_texts("zh"), info)
     assert "ChatGLM2-6B（文件夹中没有 ChatGLM3 的字样（如果是，请加 --family chatglm3））" in facts
-    certain = replace(info, family_reason="x: chatglm2: a low-bit checkpoint, format 1.")
+    certain = replace(info, family_reason=Sentence("family.low_bit", version=1))
     assert "<dd>ChatGLM2-6B</dd>" in model_facts(load_texts("en"), certain)

@@ -19,6 +19,7 @@ from chatglm_backend.benchmark.quick import QuickItem, wait_until_idle
 from chatglm_backend.checkpoint.cache import CacheEntry
 from chatglm_backend.core import CancelToken, GenerationParams, TokenEvent
 from chatglm_backend.errors import ModelInUse
+from chatglm_backend.sentences import load_texts
 from chatglm_backend.service import Service
 from chatglm_backend.service.keeping import Keeper, Needs
 from chatglm_backend.service.report import Findings
@@ -27,7 +28,6 @@ from chatglm_backend.settings import Settings
 from chatglm_backend.testing import ScriptedModel, scripted_service
 from chatglm_backend.ui.answers import Caller, PageAnswers
 from chatglm_backend.ui.compare import ComparePresenter, CompareView
-from chatglm_backend.ui.i18n import load_texts
 from chatglm_backend.ui.models import ModelsPresenter
 from chatglm_backend.ui.permission import may_manage
 from chatglm_backend.ui.plots import bar_plot, line_plot, sparkline

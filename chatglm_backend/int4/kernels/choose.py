@@ -25,6 +25,7 @@ from chatglm_backend.int4.kernels.objects import source_digest, write_whole
 from chatglm_backend.int4.kernels.product import ROW_CLASSES, CompiledKernel, PickVariant, Product
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import HostCpu, Variant, host_cpu, usable_variants
+from chatglm_backend.sentences import Sentence
 
 __all__ = ["CPU_TOO_OLD", "build_kernel", "fastest"]
 
@@ -60,7 +61,9 @@ def build_kernel(
     cpu = cpu or host_cpu()
     variants = {v.name: v for v in usable_variants(cpu)}
     if only is not None and only not in variants:
-        raise ConfigError(name="kernel variant", value=only, reason=f"this CPU offers {', '.join(variants) or 'none'}")
+        raise ConfigError(
+            name="kernel variant", value=only, reason=Sentence("kernel.offered", variants=", ".join(variants) or "none")
+        )
     if not variants:
         return None
     team = Team(threads, cache)

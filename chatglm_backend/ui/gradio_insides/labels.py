@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatglm_backend.ui.i18n import Texts, load_texts
+from chatglm_backend.sentences import Texts, load_texts
 
 __all__ = ["own_labels"]
 

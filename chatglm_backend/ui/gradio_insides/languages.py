@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
+from chatglm_backend.sentences import LANGUAGES, Language, choose_language
 from chatglm_backend.ui.gradio_insides.html import HtmlReply, polish_html
-from chatglm_backend.ui.i18n import LANGUAGES, Language, choose_language
 from chatglm_backend.ui.visitor import ASGIApp, Receive, Scope, Send, cookies_of
 
 __all__ = ["LanguageRoot"]

@@ -14,7 +14,7 @@ from chatglm_backend.ui.theme import page_script, page_styles, page_theme
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from chatglm_backend.ui.i18n import Language
+    from chatglm_backend.sentences import Language
     from chatglm_backend.ui.visitor import ASGIApp
 
 __all__ = ["mount_pages"]

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from chatglm_backend.errors import HistoryError
+from chatglm_backend.sentences import Texts
 from chatglm_backend.settings import CHAT_TOKENS, Settings
 from chatglm_backend.store.records import Place
 from chatglm_backend.ui.answers import Caller
@@ -23,7 +24,6 @@ from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.gradio_insides.handlers import event_about
 from chatglm_backend.ui.history import History, Moved
 from chatglm_backend.ui.history_list import conversation_list, read_command
-from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.markdown import as_typed
 from chatglm_backend.ui.pages.history import build_history
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown

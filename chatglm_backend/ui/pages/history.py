@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from chatglm_backend.sentences import Texts
 from chatglm_backend.ui.history import History
 from chatglm_backend.ui.history_list import conversation_list
-from chatglm_backend.ui.i18n import Texts
 
 __all__ = ["HistoryPanel", "build_history"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from chatglm_backend.ui.i18n import Texts
+from chatglm_backend.sentences import Texts
 from chatglm_backend.ui.permission import may_manage
 
 __all__ = ["ShareLinks", "build_share", "share_html"]

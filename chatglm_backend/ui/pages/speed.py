@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+from chatglm_backend.sentences import Texts
 from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
-from chatglm_backend.ui.i18n import Texts
 from chatglm_backend.ui.speed import SpeedPresenter, SpeedView
 
 __all__ = ["build_speed_page"]
