@@ -13,6 +13,7 @@ __all__ = [
     "Receive",
     "Scope",
     "Send",
+    "error_body",
     "error_reply",
     "headers_of",
     "inner_path",
@@ -56,7 +57,11 @@ async def reply(
 async def error_reply(
     send: Send, status: int, code: str, message: str, headers: Iterable[tuple[str, str]] = ()
 ) -> None:
-    """Send an error in the form that OpenAI's clients read."""
+    """Send an error."""
+    await reply(send, status, error_body(status, code, message), "application/json", headers)
+
+
+def error_body(status: int, code: str, message: str) -> bytes:
+    """An error in the form that OpenAI's clients read."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
-    await reply(send, status, json.dumps(body).encode(), "application/json", headers)
+    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()

@@ -79,8 +79,8 @@ class Guard:
         """Serve one request, or refuse it."""
         if scope["type"] == "http":
             await self._http(scope, receive, GuardedSend(send))
-        elif scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
+        elif scope["type"] == "websocket":  # the page uses none
+            await send({"type": "websocket.close", "code": 1008})
         else:
             await self._app(scope, receive, send)
 
@@ -200,17 +200,6 @@ class Guard:
             return
         else:
             await self._app(scope, replay(body, receive), send)
-
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers, path = headers_of(scope), inner_path(scope)
-        refused = self._problem(scope, headers, path) is not None
-        if not refused and not self._cookie_enough(headers):
-            key = headers.get("authorization", "")
-            refused = not (key and self._attempt(scope, lambda: self._credentials.header_right(key)))
-        if refused:
-            await send({"type": "websocket.close", "code": 1008})
-        else:
-            await self._app(scope, receive, send)
 
     def _cookie_enough(self, headers: Headers) -> bool:
         return not self._policy.required or self._credentials.cookie_right(headers)

@@ -15,7 +15,7 @@ from chatglm_backend.errors import ConfigError
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings
 
-__all__ = ["INSECURE_WARNING", "AccessPolicy", "policy_from"]
+__all__ = ["INSECURE_WARNING", "AccessPolicy", "is_loopback", "policy_from"]
 
 INSECURE_WARNING = (
     "There is no access check: everyone who reaches this machine over the network can use the page and the "
@@ -53,7 +53,7 @@ class AccessPolicy:
     @property
     def listening(self) -> bool:
         """Whether other machines can reach the server."""
-        return not _is_loopback(self.bind_host)
+        return not is_loopback(self.bind_host)
 
     @property
     def shared(self) -> bool:
@@ -83,7 +83,7 @@ def policy_from(settings: Settings) -> AccessPolicy:
         ConfigError: for settings that contradict each other, a weak token, a TLS file that is missing.
     """
     bind = settings.host or ("0.0.0.0" if settings.listen or settings.insecure_listen else "127.0.0.1")  # noqa: S104
-    shared = settings.listen or not _is_loopback(bind)
+    shared = settings.listen or not is_loopback(bind)
     token, login = _checked_token(settings.token), _checked_login(settings.auth)
     if settings.insecure_listen and (settings.listen or token or login):
         raise ConfigError(
@@ -99,7 +99,7 @@ def policy_from(settings: Settings) -> AccessPolicy:
         token=token,
         login=login,
         hosts=_names(settings, bind, shared=shared or settings.insecure_listen),
-        any_address=not _is_loopback(bind),
+        any_address=not is_loopback(bind),
         https=_checked_tls(settings),
         root_path=_checked_root(settings.root_path),
         insecure=settings.insecure_listen,
@@ -153,10 +153,12 @@ def _checked_root(path: str) -> str:
     return path
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address, with a zone or mapped into IPv6 perhaps, is this machine's own."""
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

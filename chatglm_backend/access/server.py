@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
-import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +19,8 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from chatglm_backend.access.policy import AccessPolicy
+from chatglm_backend.access.asgi import error_body
+from chatglm_backend.access.policy import AccessPolicy, is_loopback
 from chatglm_backend.settings import Settings
 
 __all__ = ["ImpatientH11", "OrderlyServer", "allow_open_files", "server_options"]
@@ -36,16 +35,7 @@ _HANG_UP_SECONDS = 3
 _POLL_S = 0.05
 
 
-_FULL_BODY = json.dumps(
-    {
-        "error": {
-            "message": "There are too many connections. Try again in a few seconds.",
-            "type": "server_error",
-            "param": None,
-            "code": "too_many_connections",
-        }
-    }
-).encode()
+_FULL_BODY = error_body(503, "too_many_connections", "There are too many connections. Try again in a few seconds.")
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\nconnection: close\r\n"
     b"cache-control: no-store\r\ncontent-length: %d\r\n\r\n%b" % (len(_FULL_BODY), _FULL_BODY)
@@ -95,7 +85,7 @@ class ImpatientH11(H11Protocol):
     def _one_too_many(self) -> bool:
         if len(self.connections) > self.max_connections:
             return True
-        if self.client is None or _is_this_machine(self.client[0]):
+        if self.client is None or is_loopback(self.client[0]):
             return False
         clients = (getattr(other, "client", None) for other in self.connections)
         mine = [client for client in clients if client is not None and client[0] == self.client[0]]
@@ -192,11 +182,3 @@ def server_options(policy: AccessPolicy, settings: Settings) -> dict[str, Any]:
         "access_log": False,  # it would write tokens in addresses to the log
         "server_header": False,
     }
-
-
-def _is_this_machine(address: str) -> bool:
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    return (getattr(found, "ipv4_mapped", None) or found).is_loopback

@@ -49,7 +49,7 @@ class ThreadPlan:
     """How to run.
 
     ``cpus`` are the CPUs for the threads, best first; ``bind`` says whether the process is held on them;
-    ``numa_nodes`` are the memory nodes they belong to when that matters, ``numa_node`` the only one;
+    ``numa_nodes`` are the memory nodes they belong to when that matters;
     ``env`` holds the variables to add to the environment, never one the user has set himself.
     """
 
@@ -60,11 +60,6 @@ class ThreadPlan:
     env: Mapping[str, str]
     numa_nodes: tuple[int, ...] = ()
     bind: bool = False
-
-    @property
-    def numa_node(self) -> int | None:
-        """The one NUMA node of the plan, ``None`` when there is no choice or there are several."""
-        return self.numa_nodes[0] if len(self.numa_nodes) == 1 else None
 
     @property
     def cpulist(self) -> str:

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 from chatglm_backend.hardware import PLANNED_THREADS, Machine, ThreadPlan
@@ -18,7 +17,6 @@ from chatglm_backend.hardware import PLANNED_THREADS, Machine, ThreadPlan
 __all__ = [
     "bind_this_process",
     "numactl_prefix",
-    "page_command",
     "page_environment",
     "printed_environment",
     "start_page",
@@ -118,8 +116,3 @@ def start_page(command: Sequence[str], env: Mapping[str, str]) -> int:
         with contextlib.suppress(KeyboardInterrupt):  # the console sends Ctrl+C to the page too: wait for its end
             process.wait()
     return process.returncode
-
-
-def page_command(python: Path, page: Path, arguments: Sequence[str]) -> list[str]:
-    """Return the command that starts the page with the user's arguments."""
-    return [str(python), str(page), *arguments]

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from chatglm_backend.launcher.errors import LaunchError
-from chatglm_backend.launcher.torch_source import CudaFinding, cuda_in_report, torch_index, torch_requirement
+from chatglm_backend.launcher.torch_source import CPU_INDEX, CudaFinding, cuda_in_report, torch_index, torch_requirement
+from chatglm_backend.network import proxy_of
 
 __all__ = ["EnvironmentState", "PythonEnvironment"]
 
@@ -121,7 +122,7 @@ class PythonEnvironment:
         self.say("installing " + ", ".join(file.name for file in self.files) + " (several minutes the first time)")
         arguments = [word for file in self.files for word in ("-r", str(file))]
         if self._pip("install", *arguments) != 0:
-            raise LaunchError(reason="pip could not install the packages: check the connection and start again")
+            raise LaunchError(reason=f"pip could not install the packages: {self._retry()}")
         stamp = {"python": _version(), "requirements": self._digests()}
         (self.path / _STAMP).write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
         (self.path / _UNFINISHED).unlink(missing_ok=True)
@@ -134,14 +135,13 @@ class PythonEnvironment:
 
     def _look_ahead(self) -> CudaFinding:
         """Ask pip, on Linux, what torch would bring. Changes nothing, so a failure leaves all as it was."""
-        lines = [torch_requirement(file.read_text(encoding="utf-8")) for file in self.files]
-        torch = next((line for line in lines if line), None)
+        torch = self._torch()
         if not sys.platform.startswith("linux") or torch is None or torch_index(self.environ) is None:
             return CudaFinding()
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "report.json"
             if self._pip("install", "--quiet", "--dry-run", "--report", str(target), torch) != 0:
-                raise LaunchError(reason=f"pip cannot find {torch}: check the connection and start again")
+                raise LaunchError(reason=f"pip cannot find {torch}: {self._retry()}")
             try:
                 report = json.loads(target.read_text(encoding="utf-8"))
             except (OSError, ValueError):
@@ -149,15 +149,22 @@ class PythonEnvironment:
         return cuda_in_report(report) if isinstance(report, dict) else CudaFinding()
 
     def _torch_without_cuda(self, finding: CudaFinding) -> None:
-        index = torch_index(self.environ)
-        lines = [torch_requirement(file.read_text(encoding="utf-8")) for file in self.files]
-        torch = next((line for line in lines if line), None)
+        index, torch = torch_index(self.environ), self._torch()
         if index is None or torch is None:
             return
         self.say(f"taking torch from {index}: it saves {finding.saving}")
         patience = ("--retries", "1", "--timeout", "15")
         if self._pip("install", *patience, "--no-deps", "--index-url", index, torch) != 0:
             self.say(f"{index} did not give it: going on with plain pip, CUDA packages included")
+
+    def _retry(self) -> str:
+        """What to do; pip understands fewer kinds of proxies than desktops set."""
+        found = proxy_of(self.environ, CPU_INDEX)
+        return f"check the connection{f' and the proxy in {found[0]}' if found else ''}, then start again"
+
+    def _torch(self) -> str | None:
+        lines = [torch_requirement(file.read_text(encoding="utf-8")) for file in self.files]
+        return next((line for line in lines if line), None)
 
     def _pip(self, *arguments: str) -> int:
         return self._call([str(self.python), *_PIP, *arguments])

@@ -13,7 +13,6 @@ from chatglm_backend.hardware import ThreadPlan, find_libraries, plan_threads, r
 from chatglm_backend.launcher.command import (
     bind_this_process,
     numactl_prefix,
-    page_command,
     page_environment,
     printed_environment,
     start_page,
@@ -83,7 +82,7 @@ def _plan_and_start(options: LaunchOptions, environment: PythonEnvironment, root
         sys.stdout.write(printed_environment(added, options.shell, prefix))
         return 0
     numactl, why_not = usable_numactl(prefix) if prefix else (None, "")
-    command = page_command(environment.python, root / "webui.py", options.page_args)
+    command = [str(environment.python), str(root / "webui.py"), *options.page_args]
     if numactl is not None:
         command = [numactl, *prefix, *command]
     if options.action == "dry-run":

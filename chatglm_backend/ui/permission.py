@@ -5,8 +5,9 @@ Knows addresses and headers, no components.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
+
+from chatglm_backend.access.policy import is_loopback
 
 __all__ = ["may_manage"]
 
@@ -21,11 +22,4 @@ def may_manage(address: str | None, headers: Mapping[str, str], *, shared: bool)
     """
     if not shared:
         return True
-    if any(name in headers for name in _FORWARDED):
-        return False
-    try:
-        found = ipaddress.ip_address((address or "").partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(found, "ipv4_mapped", None)
-    return (mapped or found).is_loopback
+    return not any(name in headers for name in _FORWARDED) and is_loopback(address or "")

@@ -63,10 +63,10 @@ def make_project(folder: Path) -> Project:
         assert found is not None, f"{tool} is needed"
         (binaries / tool).symlink_to(found)
     package = root / "chatglm_backend"
-    for room in ("hardware", "launcher"):
+    for room in ("hardware", "launcher", "locales"):
         shutil.copytree(ROOT / "chatglm_backend" / room, package / room, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("__init__.py", "errors.py"):
-        shutil.copy(ROOT / "chatglm_backend" / name, package / name)
+    for file in (ROOT / "chatglm_backend").glob("*.py"):
+        shutil.copy(file, package / file.name)
     shutil.copy(ROOT / "launch.sh", root / "launch.sh")
     (root / "webui.py").write_text(PAGE, encoding="utf-8")
     (root / "requirements.txt").write_text("# nothing\n", encoding="utf-8")

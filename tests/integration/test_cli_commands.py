@@ -394,12 +394,15 @@ def test_doctor_names_a_model_that_is_not_there() -> None:
 
 
 def test_doctor_names_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
-    """A file in the cache folder's place is a thing to fix, with the variable that helps, and the report is whole."""
+    """A file in the cache folder's place is a thing to fix, with the variable that helps, and the report is whole;
+    so is a proxy that no download can use.
+    """
     (tmp_path / "file").touch()
-    done = run("doctor", "--json", CHATGLM_CACHE=str(tmp_path / "file" / "cache"), HF_HOME=str(tmp_path / "file"))
+    folders = {"CHATGLM_CACHE": str(tmp_path / "file" / "cache"), "HF_HOME": str(tmp_path / "file")}
+    done = run("doctor", "--json", https_proxy="gibberish://x", **folders)
     fixes = " ".join(json.loads(done.stdout)["fixes"])
-    assert "CHATGLM_CACHE" in fixes
-    assert "HF_HOME" in fixes
+    for name in ("CHATGLM_CACHE", "HF_HOME", "https_proxy=gibberish://x"):
+        assert name in fixes
 
 
 def test_doctor_ends_with_what_to_fix() -> None:

@@ -201,9 +201,11 @@ def test_cuda_is_left_out_and_failures_heal(project: Project, tmp_path: Path) ->
     project.environ |= {"PIP_INDEX_URL": make_index(plain), "CHATGLM_TORCH_INDEX": make_index(cpu)}
     requirements = project.root / "requirements.txt"
     requirements.write_text("torch==2.13.0  # why\nmissing-package\n", encoding="utf-8")
+    project.environ["all_proxy"] = "socks://127.0.0.1:1"
     failed = project.run()
     assert failed.returncode == 1
-    assert "check the connection" in last_line(failed.stderr)
+    assert "check the connection and the proxy in all_proxy" in last_line(failed.stderr)
+    del project.environ["all_proxy"]
     assert (project.root / ".venv/chatglm-unfinished").exists()
 
     requirements.write_text("torch==2.13.0  # why\n", encoding="utf-8")

@@ -53,7 +53,7 @@ def test_the_socket_with_more_allowed_cores_wins(tmp_path: Path) -> None:
     """Under taskset, the server profile takes the socket that has more of the allowed cores."""
     plan = plan_threads(machine(tmp_path, "2-sockets-8-cores-smt", {3, 4, 5, 13, 14}))
     assert plan.cpus == (4, 5, 14)
-    assert plan.numa_node == 1
+    assert plan.numa_nodes == (1,)
 
 
 def test_client_profile_uses_both_sockets(tmp_path: Path) -> None:
