@@ -17,7 +17,7 @@ def test_two_settings_side_by_side_and_one_stop(serve: Serve, visitor: Visitor) 
     page = visit.page
     visit.tab(2, "#cg-compare-prompt")
     page.fill("#cg-compare-prompt textarea", "What is AI?")
-    page.fill("#cg-compare-tokens-a input[type=number]", "3")
+    page.fill("#cg-compare-max-new-tokens-a input[type=number]", "3")
     page.locator("#cg-compare-kernel-b").get_by_label("bigdl-llm").check()
     page.locator("#cg-compare-format-b").get_by_label("As typed").check()
     page.press("#cg-compare-prompt textarea", "Control+Enter")
@@ -29,7 +29,7 @@ def test_two_settings_side_by_side_and_one_stop(serve: Serve, visitor: Visitor) 
     assert sorted(zip(seen["kernels"][-2:], seen["formats"][-2:], strict=True)) == [("", "recipe"), ("bigdl", "raw")]
     shown = [page.inner_text(f"#cg-compare-timing-{side} [data-figure=kernel] dd") for side in ("a", "b")]
     assert shown == ["vnni", "bigdl"]
-    page.fill("#cg-compare-tokens-a input[type=number]", "500")
+    page.fill("#cg-compare-max-new-tokens-a input[type=number]", "500")
     page.fill("#cg-compare-prompt textarea", "slow")
     page.click("#cg-compare-generate")
     for side in ("a", "b"):
