@@ -32,8 +32,6 @@ from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.settings import Settings
 from chatglm_backend.tokenizers.base import Tokenizer, load_tokenizer
 
-__all__ = ["main"]
-
 PROMPT = "32/1"
 QUESTIONS = ("什么是INT4量化？", "What is INT4 quantization?", "怎么加载ChatGLM-6B？", "What can you do?", "37+85=?")
 

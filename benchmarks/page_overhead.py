@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from chatglm_backend.engine.sequence import Sequence
     from chatglm_backend.tokenizers.streaming import StreamingDecoder
 
-__all__ = ["main"]
-
 PATHS = ("engine alone", "endpoint", "page")
 
 

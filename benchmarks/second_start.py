@@ -18,8 +18,6 @@ from pathlib import Path
 
 from benchmarks.soaking.server import Server
 
-__all__ = ["main"]
-
 PROMPT = "问：AI是什么？\n答："
 
 

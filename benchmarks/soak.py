@@ -35,8 +35,6 @@ from benchmarks.soaking.page import PageClient, read_functions
 from benchmarks.soaking.questions import MARKS, Question, Record, questions_for, too_long
 from benchmarks.soaking.server import Sample, Server
 
-__all__ = ["Account", "Soak", "main"]
-
 _PAGES = 7
 _ASKER = "127.0.0.1"  # asks for the texts alone
 _IDLE_S = 60.0

@@ -32,8 +32,6 @@ from chatglm_backend.models.weights import Embedding, Linear
 from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.settings import Settings
 
-__all__ = ["main"]
-
 PROMPT_TOKENS = 32
 PROBE_BYTES = 1 << 30
 ONE_CALL, BANDWIDTH = "in one call", "bandwidth"

@@ -24,8 +24,6 @@ from chatglm_backend.hardware import plan_threads, read_machine
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.serving.worker import Worker, WorkerOptions
 
-__all__ = ["Stream", "gap_ratio", "jain", "main"]
-
 
 @dataclass
 class Stream:

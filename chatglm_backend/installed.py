@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["missing_sentence", "start_command"]
-
 
 def start_command(model: str = "THUDM/chatglm-6b") -> str:
     """What starts the page with a model, fetching it first if need be, in the program's folder."""

@@ -20,8 +20,6 @@ from typing import Any, TextIO
 
 from chatglm_backend.settings import Settings
 
-__all__ = ["JsonLines", "Printed", "Say", "TextLines", "catch_prints", "start_logging"]
-
 _log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]

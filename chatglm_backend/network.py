@@ -12,8 +12,6 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-__all__ = ["QUIET", "ROUTES", "certificates_of", "give_home", "proxy_of", "quiet_environment"]
-
 QUIET: dict[str, str] = {
     "GRADIO_ANALYTICS_ENABLED": "False",  # also switches off Gradio's version check
     "HF_HUB_DISABLE_TELEMETRY": "1",

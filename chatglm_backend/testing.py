@@ -37,8 +37,6 @@ from chatglm_backend.service.loading import Note, Progress
 from chatglm_backend.serving.worker import Worker, WorkerOptions
 from chatglm_backend.settings import AUTO, Settings
 
-__all__ = ["SCENES", "Script", "ScriptedAnswer", "ScriptedModel", "ScriptedPrompt", "scripted_info", "scripted_service"]
-
 _TICK_S = 0.01
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 from chatglm_backend.errors import CheckpointError, DamagedFile, LfsPointerFile, MissingFile
 from chatglm_backend.sentences import Sentence
 
-__all__ = ["is_lfs_pointer", "parse_json", "read_json"]
-
 _LFS_START = b"version https://git-lfs.github.com/spec/"
 _MAX_BYTES = 64 << 20
 _MAX_DEPTH = 64

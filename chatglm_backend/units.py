@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["digits", "rate", "seconds", "size"]
-
 
 def digits(value: float) -> str:
     """Three significant digits, all of them where the number is larger; ``"0"`` for nothing."""

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from chatglm_backend.settings import SettingSpec, specs
 
-__all__ = ["documents"]
-
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- python -m tools.interfaces: begin -->\n", "<!-- end -->"
 SHOWN = (

@@ -10,8 +10,6 @@ import json
 import sys
 from collections.abc import Callable
 
-__all__ = ["serve"]
-
 
 def serve(measure: Callable[..., dict[str, object]], **greeting: object) -> None:
     """Answer each order, whose fields are the arguments of ``measure``, until standard input ends."""

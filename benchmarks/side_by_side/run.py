@@ -15,8 +15,6 @@ import sys
 from benchmarks.side_by_side.tables import model_table, product_table
 from benchmarks.side_by_side.worker import HERE, Worker
 
-__all__ = ["main"]
-
 OURS = (sys.executable, "-m", "benchmarks.side_by_side.ours")
 
 

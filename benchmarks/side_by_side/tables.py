@@ -10,8 +10,6 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-__all__ = ["Asked", "model_table", "product_table"]
-
 
 class Asked(Protocol):
     """A system that measures itself when asked."""

@@ -10,8 +10,6 @@ import subprocess
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-__all__ = ["HERE", "Worker"]
-
 HERE = Path(__file__).resolve().parent
 
 

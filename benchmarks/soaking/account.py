@@ -12,8 +12,6 @@ from typing import Any
 from benchmarks.soaking.questions import MARKS, Question, Record
 from benchmarks.soaking.server import Sample
 
-__all__ = ["check_counters", "check_log", "check_marks", "check_texts", "freed_after", "growth"]
-
 _FINISHED = ("stop", "length")
 _ENDS_OF_THE_LEFT = {"cancelled", "stop", "length"}
 

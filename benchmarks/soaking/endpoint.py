@@ -10,8 +10,6 @@ from http.client import HTTPResponse
 from benchmarks.soaking.line import Client, Leave, Line, events_of, to_the_end
 from benchmarks.soaking.questions import Question, Record
 
-__all__ = ["EndpointClient"]
-
 _LARGE = 1_200_000
 _PIECES = (1, 2, 5, 20)
 

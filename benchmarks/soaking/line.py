@@ -14,8 +14,6 @@ from typing import Any
 
 from benchmarks.soaking.questions import Question, Record
 
-__all__ = ["Client", "Leave", "Line", "events_of", "to_the_end"]
-
 _TIMEOUT_S = 120.0
 Leave = Callable[[Record], bool]
 """Whether the client goes away after a piece."""

@@ -15,8 +15,6 @@ from typing import Any
 from benchmarks.soaking.line import Client, Leave, Line, events_of, to_the_end
 from benchmarks.soaking.questions import Question, Record
 
-__all__ = ["PageClient", "read_functions"]
-
 _PIECES = (0, 1, 3, 8)
 _STATUS, _OUTPUT = 2, 3  # among what Generate sets
 _ENDS = {

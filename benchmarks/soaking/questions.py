@@ -9,8 +9,6 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-__all__ = ["MARKS", "Question", "Record", "questions_for", "too_long"]
-
 MARKS = (
     "Zorbalin", "Quexley", "Vintarro", "Hobblund", "Jaskemi", "Wuffeld", "Yandrik", "Kezimbo", "Plimfor", "Drastan",
     "Uxmeria", "Gwelloc", "Fidzane", "Ompharic", "Brixtol", "Sennaro",

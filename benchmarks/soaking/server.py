@@ -17,8 +17,6 @@ from typing import Any
 
 import psutil
 
-__all__ = ["Sample", "Server"]
-
 _ROOT = Path(__file__).resolve().parents[2]
 _START_S = 180.0
 _SAMPLE_S = 1.0

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from chatglm_backend.access.policy import INSECURE_WARNING, AccessPolicy
 from chatglm_backend.access.tokens import lan_addresses, qr_svg, qr_text
 
-__all__ = ["announcement", "share_links", "shared_urls"]
-
 _EVERYWHERE = {"0.0.0.0": False, "::": True}  # noqa: S104  compared with, not listened on
 
 

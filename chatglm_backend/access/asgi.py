@@ -1,30 +1,12 @@
-"""The few shapes of ASGI that the guard needs: requests read, replies sent. Knows no policy."""
+"""What the guard reads from a request, and the errors that it answers with. Knows no policy."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Mapping
 
-__all__ = [
-    "ASGIApp",
-    "Headers",
-    "Message",
-    "Receive",
-    "Scope",
-    "Send",
-    "error_body",
-    "error_reply",
-    "headers_of",
-    "inner_path",
-    "reply",
-]
+from starlette.responses import JSONResponse
+from starlette.types import Scope
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = dict[str, str]
 
 
@@ -44,24 +26,13 @@ def inner_path(scope: Scope) -> str:
     return (path[len(root) :] if root and path.startswith(root) else path) or "/"
 
 
-async def reply(
-    send: Send, status: int, body: bytes = b"", kind: str = "text/plain", headers: Iterable[tuple[str, str]] = ()
-) -> None:
-    """Send a whole reply that nothing may keep."""
-    lines = [("content-type", kind), ("content-length", str(len(body))), ("cache-control", "no-store"), *headers]
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in lines]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+def client_address(scope: Scope) -> str:
+    """Where a request comes from."""
+    client = scope.get("client")
+    return str(client[0]) if client else "local"
 
 
-async def error_reply(
-    send: Send, status: int, code: str, message: str, headers: Iterable[tuple[str, str]] = ()
-) -> None:
-    """Send an error."""
-    await reply(send, status, error_body(status, code, message), "application/json", headers)
-
-
-def error_body(status: int, code: str, message: str) -> bytes:
+def error_reply(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """An error in the form that OpenAI's clients read."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": code}}, status, headers)

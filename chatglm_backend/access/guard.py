@@ -7,31 +7,24 @@ size of the body. Knows neither pages nor models; it must wrap everything, so th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Mapping
 from math import ceil
 from urllib.parse import parse_qsl, urlencode
 
-from chatglm_backend.access.asgi import (
-    ASGIApp,
-    Headers,
-    Receive,
-    Scope,
-    Send,
-    error_reply,
-    headers_of,
-    inner_path,
-    reply,
-)
-from chatglm_backend.access.bodies import BodyTooLarge, BodyTooSlow, ClientGone, has_body, read_body, replay
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chatglm_backend.access.asgi import Headers, client_address, error_reply, headers_of, inner_path
+from chatglm_backend.access.bodies import BodyRefused, has_body, read_body, replay
 from chatglm_backend.access.headers import GuardedSend
 from chatglm_backend.access.hosts import host_allowed, origin_allowed
 from chatglm_backend.access.policy import AccessPolicy
 from chatglm_backend.access.signin import Credentials, sign_in_page
 from chatglm_backend.access.throttle import AttemptThrottle
-
-__all__ = ["Guard", "route_closed"]
 
 _log = logging.getLogger(__name__)
 
@@ -78,45 +71,43 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
         if scope["type"] == "http":
-            await self._http(scope, receive, GuardedSend(send))
+            answer = await self._own_answer(scope, receive) or self._pass_on
+            await answer(scope, receive, GuardedSend(send))
         elif scope["type"] == "websocket":  # the page uses none
             await send({"type": "websocket.close", "code": 1008})
         else:
             await self._app(scope, receive, send)
 
-    async def _http(self, scope: Scope, receive: Receive, send: GuardedSend) -> None:
+    async def _own_answer(self, scope: Scope, receive: Receive) -> Response | None:
+        """A refusal, or what belongs to signing in; ``None`` for what the application answers."""
         headers, path = headers_of(scope), inner_path(scope)
-        problem = self._problem(scope, headers, path)
-        if problem is not None:
-            await error_reply(send, *problem)
-            return
-        if path == "/" and await self._sign_in(scope, headers, receive, send):
-            return
-        if path not in _OPEN and not await self._let_in(scope, headers, send):
-            return
-        if "text/html" in headers.get("accept", ""):
-            scope = _without_compression(scope)  # the scripts of a page must be readable to be named
-        await self._pass_on(scope, headers, receive, send)
+        answer = self._problem(scope, headers)
+        if answer is None and path == "/":
+            answer = await self._sign_in(scope, headers, receive)
+        if answer is None and path not in _OPEN:
+            answer = self._keep_out(scope, headers)
+        return answer
 
-    def _problem(self, scope: Scope, headers: Headers, path: str) -> tuple[int, str, str] | None:
-        """Status, code and sentence for what nobody may do, signed in or not."""
+    def _problem(self, scope: Scope, headers: Headers) -> Response | None:
+        """What nobody may do, signed in or not."""
         policy = self._policy
         head = sum(len(name) + len(value) + 4 for name, value in scope.get("headers", ()))
         target = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
         if target > policy.max_head // 2:
-            return 414, "address_too_long", "The address is too long."
+            return error_reply(414, "address_too_long", "The address is too long.")
         if head > policy.max_head:
-            return 431, "headers_too_large", "The request's headers are too large."
+            return error_reply(431, "headers_too_large", "The request's headers are too large.")
         host = headers.get("host", "")
         if not host_allowed(policy, host):
-            return 421, "host_not_allowed", "This server does not answer to that name; see --allowed-hosts."
+            message = "This server does not answer to that name; see --allowed-hosts."
+            return error_reply(421, "host_not_allowed", message)
         if not origin_allowed(policy, headers, host):
-            return 403, "origin_not_allowed", "Requests from other sites are refused."
-        if route_closed(path):
-            return 403, "route_closed", "This route is closed."
+            return error_reply(403, "origin_not_allowed", "Requests from other sites are refused.")
+        if route_closed(inner_path(scope)):
+            return error_reply(403, "route_closed", "This route is closed.")
         return None
 
-    async def _sign_in(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> bool:
+    async def _sign_in(self, scope: Scope, headers: Headers, receive: Receive) -> Response | None:
         """Answer ``/`` where it is about signing in: a link with a token, the form, or a visitor without a cookie."""
         query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         tokens = [value for name, value in query if name == "token"]
@@ -124,89 +115,73 @@ class Guard:
         method, signed_in = scope["method"], self._cookie_enough(headers)
         if tokens and method in ("GET", "HEAD"):
             right = signed_in or self._attempt(scope, lambda: self._credentials.secret_right(tokens[0]))
-            await self._answer(scope, headers, send, right=right, query=clean)
-            return True
+            return self._after_attempt(scope, headers, clean, right=right)
         if signed_in or "authorization" in headers or method not in ("GET", "HEAD", "POST"):
-            return False
+            return None
         if method != "POST":
-            await self._show_form(headers, send, status=200)
-            return True
+            return self._form(headers, status=200)
         try:
             timeout_s = self._policy.body_timeout_s
-            body = await read_body(receive, headers, limit=_FORM_LIMIT, timeout_s=timeout_s)
-        except (BodyTooLarge, BodyTooSlow, ClientGone):
-            await error_reply(send, 413, "body_too_large", "The form is too large or came too slowly.")
-            return True
+            body = await read_body(scope, receive, headers, limit=_FORM_LIMIT, timeout_s=timeout_s)
+        except (BodyRefused, ClientDisconnect):
+            return error_reply(413, "body_too_large", "The form is too large or came too slowly.")
         right = self._attempt(scope, lambda: self._credentials.form_right(body))
-        await self._answer(scope, headers, send, right=right, query=clean)
-        return True
+        return self._after_attempt(scope, headers, clean, right=right)
 
-    async def _answer(self, scope: Scope, headers: Headers, send: Send, *, right: bool | None, query: str) -> None:
-        """After an attempt: the cookie and the clean address, the form again, or a pause."""
+    def _after_attempt(self, scope: Scope, headers: Headers, query: str, *, right: bool | None) -> Response:
+        """The cookie and the clean address, the form again, or a pause."""
         if right is None:
-            await self._refuse_for_now(scope, send)
-        elif not right:
-            await self._show_form(headers, send, status=401, wrong=True)
-        else:
-            root = self._root(scope)
-            lines = [("location", f"{root}/" + (f"?{query}" if query else ""))]
-            if self._policy.required:
-                https = scope.get("scheme") == "https" or self._policy.https
-                lines.append(("set-cookie", self._credentials.set_cookie(root, https=https)))
-            await reply(send, 303, headers=lines)
+            return self._not_now(scope)
+        if not right:
+            return self._form(headers, status=401, wrong=True)
+        root = str(scope.get("root_path", "")) or self._policy.root_path
+        lines = {"location": f"{root}/" + (f"?{query}" if query else ""), "cache-control": "no-store"}
+        if self._policy.required:
+            https = scope.get("scheme") == "https" or self._policy.https
+            lines["set-cookie"] = self._credentials.set_cookie(root, https=https)
+        return Response(status_code=303, headers=lines)
 
-    async def _let_in(self, scope: Scope, headers: Headers, send: Send) -> bool:
-        """Whether the request may go on; has answered it if not."""
-        if self._cookie_enough(headers):
-            return True
-        right: bool | None = False
-        if "authorization" in headers:
+    def _keep_out(self, scope: Scope, headers: Headers) -> Response | None:
+        """What whoever has neither cookie nor key is told; ``None`` for the others."""
+        right: bool | None = self._cookie_enough(headers)
+        if not right and "authorization" in headers:
             right = self._attempt(scope, lambda: self._credentials.header_right(headers["authorization"]))
         if right:
-            return True
+            return None
         if right is None:
-            await self._refuse_for_now(scope, send)
-            return False
+            return self._not_now(scope)
         # A browser would ask with a window of its own, in the middle of the page.
         basic = self._policy.login is not None and "sec-fetch-mode" not in headers
         challenge = 'Basic realm="ChatGLM", charset="UTF-8"' if basic else 'Bearer realm="ChatGLM"'
         message = "Sign in at / or send the access token as a Bearer key."
-        await error_reply(send, 401, "invalid_api_key", message, [("www-authenticate", challenge)])
-        return False
+        return error_reply(401, "invalid_api_key", message, {"www-authenticate": challenge})
 
-    async def _pass_on(self, scope: Scope, headers: Headers, receive: Receive, send: GuardedSend) -> None:
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, then let the application answer."""
+        headers, path = headers_of(scope), inner_path(scope)
+        if "text/html" in headers.get("accept", ""):
+            scope = _without_compression(scope)  # the scripts of a page must be readable to be named
         if not has_body(headers):
             await self._app(scope, receive, send)
             return
-        path = inner_path(scope)
-        limit = max((size for end, size in self._body_limits.items() if path.endswith(end)), default=0)
-        if limit <= self._policy.max_body:
-            await self._with_body(scope, headers, receive, send, self._policy.max_body)
-            return
-        async with self._large:
-            await self._with_body(scope, headers, receive, send, limit)
-
-    async def _with_body(self, scope: Scope, headers: Headers, receive: Receive, send: Send, limit: int) -> None:
-        timeout_s = self._policy.body_timeout_s
-        try:
-            body = await read_body(receive, headers, limit=limit, timeout_s=timeout_s)
-        except BodyTooLarge:
-            await error_reply(send, 413, "body_too_large", f"The request is larger than {limit} bytes.")
-        except BodyTooSlow:
-            message = f"The request did not arrive within {timeout_s:.0f} seconds."
-            await error_reply(send, 408, "body_too_slow", message, [("connection", "close")])
-        except ClientGone:
-            return
-        else:
-            await self._app(scope, replay(body, receive), send)
+        usual, timeout_s = self._policy.max_body, self._policy.body_timeout_s
+        limit = max([usual, *(size for end, size in self._body_limits.items() if path.endswith(end))])
+        async with self._large if limit > usual else contextlib.nullcontext():
+            try:
+                body = await read_body(scope, receive, headers, limit=limit, timeout_s=timeout_s)
+            except BodyRefused as refused:
+                await error_reply(*refused.args)(scope, receive, send)
+            except ClientDisconnect:
+                return
+            else:
+                await self._app(scope, replay(body, receive), send)
 
     def _cookie_enough(self, headers: Headers) -> bool:
         return not self._policy.required or self._credentials.cookie_right(headers)
 
     def _attempt(self, scope: Scope, check: Callable[[], bool]) -> bool | None:
         """Whether a secret is right; ``None``, without looking, where there were too many wrong ones."""
-        address = _address(scope)
+        address = client_address(scope)
         if self._throttle.wait_s(address) > 0:
             return None
         right = check()
@@ -217,22 +192,14 @@ class Guard:
             _log.warning("wrong token", extra={"facts": {"client": address}})
         return right
 
-    async def _refuse_for_now(self, scope: Scope, send: Send) -> None:
-        seconds = ceil(self._throttle.wait_s(_address(scope))) or 1
+    def _not_now(self, scope: Scope) -> Response:
+        seconds = ceil(self._throttle.wait_s(client_address(scope))) or 1
         message = f"Too many wrong tokens from your address. Try again in {seconds} seconds."
-        await error_reply(send, 429, "too_many_attempts", message, [("retry-after", str(seconds))])
+        return error_reply(429, "too_many_attempts", message, {"retry-after": str(seconds)})
 
-    async def _show_form(self, headers: Headers, send: Send, *, status: int, wrong: bool = False) -> None:
+    def _form(self, headers: Headers, *, status: int, wrong: bool = False) -> Response:
         page = sign_in_page(self._policy, headers.get("accept-language", ""), wrong=wrong)
-        await reply(send, status, page, "text/html; charset=utf-8", [("vary", "accept-language")])
-
-    def _root(self, scope: Scope) -> str:
-        return str(scope.get("root_path", "")) or self._policy.root_path
-
-
-def _address(scope: Scope) -> str:
-    client = scope.get("client")
-    return str(client[0]) if client else "local"
+        return HTMLResponse(page, status, {"vary": "accept-language"})
 
 
 def _without_compression(scope: Scope) -> Scope:

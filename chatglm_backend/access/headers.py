@@ -11,9 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 
-from chatglm_backend.access.asgi import Message, Send
-
-__all__ = ["GuardedSend", "content_policy", "inline_script_hashes"]
+from starlette.types import Message, Send
 
 _MAX_HTML = 4_000_000
 _SCRIPT = re.compile(rb"<script\b([^>]*)>(.*?)</script\s*>", re.DOTALL | re.IGNORECASE)
@@ -67,12 +65,10 @@ class GuardedSend:
         self._send = send
         self._page: Message | None = None
         self._body = b""
-        self.started = False
 
     async def __call__(self, message: Message) -> None:
         """Take one message of the application."""
         if message["type"] == "http.response.start":
-            self.started = True
             if _is_page(message):
                 self._page = message
             else:

@@ -6,14 +6,12 @@ address from a visitor's browser; names and origins give both away. Knows no req
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from chatglm_backend.access.policy import AccessPolicy
-
-__all__ = ["host_allowed", "origin_allowed"]
+from chatglm_backend.access.tokens import is_loopback, parse_address
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
@@ -27,11 +25,7 @@ def host_allowed(policy: AccessPolicy, host: str) -> bool:
     name = match["name"].strip("[]").lower().rstrip(".")
     if name in policy.hosts or host.lower() in policy.hosts:
         return True
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return address.is_loopback or policy.any_address
+    return is_loopback(name) or (policy.any_address and parse_address(name) is not None)
 
 
 def origin_allowed(policy: AccessPolicy, headers: Mapping[str, str], host: str) -> bool:

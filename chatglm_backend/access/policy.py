@@ -5,17 +5,14 @@ Knows no HTTP: :mod:`chatglm_backend.access.guard` applies it.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chatglm_backend.access.tokens import new_token, sign_in_url
+from chatglm_backend.access.tokens import is_loopback, new_token, sign_in_url
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings
-
-__all__ = ["INSECURE_WARNING", "AccessPolicy", "is_loopback", "policy_from"]
 
 INSECURE_WARNING = (
     "There is no access check: everyone who reaches this machine over the network can use the page and the "
@@ -151,14 +148,3 @@ def _checked_root(path: str) -> str:
     if path and (not path.startswith("/") or path.startswith("//") or any(sign in path for sign in "?#\\ ")):
         raise ConfigError(name="root_path", value=path, reason=Sentence("access.root_path"))
     return path
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address, with a zone or mapped into IPv6 perhaps, is this machine's own."""
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import re
 
-from chatglm_backend.access.asgi import ASGIApp, Message, Receive, Scope, Send
-from chatglm_backend.core import Clock, monotonic_clock
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["RequestLog"]
+from chatglm_backend.access.asgi import client_address
+from chatglm_backend.core import Clock, monotonic_clock
 
 _log = logging.getLogger(__name__)
 _LONGEST_PATH = 200
@@ -42,12 +42,11 @@ class RequestLog:
         try:
             await self._app(scope, receive, watched)
         finally:
-            client = scope.get("client")
             facts = {
                 "method": scope["method"],
                 "path": _NUMBER.sub(r"\1-", str(scope["path"]))[:_LONGEST_PATH],
                 "status": status,
                 "seconds": round(self._clock() - began, 4),
-                "client": str(client[0]) if client else "local",
+                "client": client_address(scope),
             }
             _log.info("request", extra={"facts": facts})

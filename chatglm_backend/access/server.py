@@ -19,11 +19,10 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from chatglm_backend.access.asgi import error_body
-from chatglm_backend.access.policy import AccessPolicy, is_loopback
+from chatglm_backend.access.asgi import error_reply
+from chatglm_backend.access.policy import AccessPolicy
+from chatglm_backend.access.tokens import is_loopback
 from chatglm_backend.settings import Settings
-
-__all__ = ["ImpatientH11", "OrderlyServer", "allow_open_files", "server_options"]
 
 _HEAD_SECONDS = 15.0
 _REFUSED_SECONDS = 2.0
@@ -33,9 +32,9 @@ _OPEN_FILES = 4 * _MAX_CONNECTIONS
 _LAST_WORDS_SECONDS = 1.5
 _HANG_UP_SECONDS = 3
 _POLL_S = 0.05
-
-
-_FULL_BODY = error_body(503, "too_many_connections", "There are too many connections. Try again in a few seconds.")
+_FULL_BODY = bytes(
+    error_reply(503, "too_many_connections", "There are too many connections. Try again in a few seconds.").body
+)
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\nconnection: close\r\n"
     b"cache-control: no-store\r\ncontent-length: %d\r\n\r\n%b" % (len(_FULL_BODY), _FULL_BODY)

@@ -12,8 +12,6 @@ from urllib.parse import parse_qs
 from chatglm_backend.access.asgi import Headers
 from chatglm_backend.access.policy import AccessPolicy
 
-__all__ = ["Credentials", "sign_in_page"]
-
 _TEXTS = {
     "en": {
         "lang": "en",

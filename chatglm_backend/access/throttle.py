@@ -6,9 +6,8 @@ import ipaddress
 import threading
 from collections import OrderedDict
 
+from chatglm_backend.access.tokens import parse_address
 from chatglm_backend.core import Clock, monotonic_clock
-
-__all__ = ["AttemptThrottle"]
 
 
 class AttemptThrottle:
@@ -57,10 +56,7 @@ class AttemptThrottle:
 
 
 def _key(address: str) -> str:
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address[:64]
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is None:
+    ip = parse_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((ip, 64), strict=False))
-    return str(ip)
+    return address[:64] if ip is None else str(ip)

@@ -8,8 +8,6 @@ import secrets
 import socket
 from urllib.parse import quote
 
-__all__ = ["lan_addresses", "new_token", "qr_svg", "qr_text", "sign_in_url"]
-
 _TOKEN_BYTES = 24
 _VIRTUAL = ("docker", "br-", "veth", "virbr", "vmnet", "vboxnet", "cni", "flannel", "lxc", "tun", "tap")
 
@@ -59,9 +57,21 @@ def qr_svg(url: str) -> str:
     return svg
 
 
-def _is_reachable(address: str) -> bool:
+def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An IP address without its zone, IPv4 as such where it is written as IPv6; ``None`` for anything else."""
     try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
+        ip = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
-        return False
-    return not (ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified)
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own."""
+    ip = parse_address(host)
+    return host == "localhost" or (ip is not None and ip.is_loopback)
+
+
+def _is_reachable(address: str) -> bool:
+    ip = parse_address(address)
+    return ip is not None and not (ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified)

@@ -13,12 +13,10 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from chatglm_backend.api.ports import Ticket
 from chatglm_backend.core import Completed, TokenEvent
 from chatglm_backend.errors import EngineFailure
 from chatglm_backend.sentences import Sentence
-
-__all__ = ["ClientLeft", "EventStream", "whole_answer"]
+from chatglm_backend.serving.ticket import Ticket
 
 
 class ClientLeft(Exception):

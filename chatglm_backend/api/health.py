@@ -12,14 +12,12 @@ from fastapi import APIRouter, Response
 from starlette.responses import JSONResponse
 
 from chatglm_backend.api.metrics import exposition
-from chatglm_backend.api.ports import ApiService
 from chatglm_backend.core import ModelState, ModelStatus
+from chatglm_backend.service import Service
 from chatglm_backend.serving.metrics import MetricsSnapshot
 
-__all__ = ["operations_router", "readiness"]
 
-
-def operations_router(service: ApiService, metrics: Callable[[], MetricsSnapshot | None] = lambda: None) -> APIRouter:
+def operations_router(service: Service, metrics: Callable[[], MetricsSnapshot | None] = lambda: None) -> APIRouter:
     """The routes for whoever looks after the server; ``metrics`` is the worker's snapshot."""
     router = APIRouter(tags=["Operations"])
 

@@ -11,8 +11,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from chatglm_backend.serving.metrics import HistogramSnapshot, MetricsSnapshot
 
-__all__ = ["exposition"]
-
 
 def exposition(snapshot: MetricsSnapshot | None, *, ready: bool) -> tuple[bytes, str]:
     """The page of metrics and its content type; without a worker only what is known without one."""

@@ -16,15 +16,14 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
 from chatglm_backend.api.answers import ClientLeft, EventStream, whole_answer
-from chatglm_backend.api.ports import ApiService, Ticket
 from chatglm_backend.api.problems import OpenAIRoute, Problem, ProblemError, problem_of, problem_reply
 from chatglm_backend.api.replies import Shape, finish_word, sse
 from chatglm_backend.api.schemas import ChatRequest, CompletionRequest
 from chatglm_backend.core import Completed, FinishReason, GenerationRequest, TokenEvent, Usage
 from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.service import Service
+from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
-
-__all__ = ["openai_router"]
 
 _STOPPED = Problem(503, "The answer was stopped before its end. Try again.", "cancelled")
 _CLIENT_LEFT = 499
@@ -48,7 +47,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def openai_router(service: ApiService, settings: Settings) -> APIRouter:
+def openai_router(service: Service, settings: Settings) -> APIRouter:
     """The routes under ``/v1``."""
     routes = _Routes(service, settings)
     router = APIRouter(route_class=OpenAIRoute, tags=["OpenAI"])
@@ -63,7 +62,7 @@ def openai_router(service: ApiService, settings: Settings) -> APIRouter:
 
 
 class _Routes:
-    def __init__(self, service: ApiService, settings: Settings) -> None:
+    def __init__(self, service: Service, settings: Settings) -> None:
         self._service = service
         self._settings = settings
         self._started = int(time.time())

@@ -22,8 +22,6 @@ from chatglm_backend.errors import (
     TooManyRequests,
 )
 
-__all__ = ["OpenAIRoute", "Problem", "ProblemError", "problem_of", "problem_reply"]
-
 _log = logging.getLogger(__name__)
 
 _STATUS: Mapping[type[ChatGLMError], int] = {

@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 from chatglm_backend.core import FinishReason, Usage
 
-__all__ = ["Shape", "finish_word", "sse"]
-
 _WORDS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.TIMEOUT: "length"}
 
 

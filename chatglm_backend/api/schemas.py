@@ -24,8 +24,6 @@ from chatglm_backend.sampling import sampling_fields
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import CHAT_TOKENS, Settings
 
-__all__ = ["ChatMessage", "ChatRequest", "CompletionRequest", "StreamOptions"]
-
 _CONTROLS = frozenset(chr(code) for code in (*range(32), 127)) - frozenset("\t\n\r")
 
 

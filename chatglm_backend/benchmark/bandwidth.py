@@ -10,8 +10,6 @@ import time
 
 import torch
 
-__all__ = ["read_bandwidth_gb_s"]
-
 
 def read_bandwidth_gb_s(*, threads: int, size_bytes: int = 1 << 30, rounds: int = 5) -> float:
     """Return GB/s (10⁹ bytes), the best of ``rounds`` sums over a buffer far larger than any cache.

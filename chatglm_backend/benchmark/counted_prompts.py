@@ -14,8 +14,6 @@ from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.tokenizers.base import EncodedPrompt, Family
 from chatglm_backend.tokenizers.streaming import StreamingDecoder
 
-__all__ = ["CountedPrompts"]
-
 
 class _Silence:
     """A streaming decoder that has nothing to say."""

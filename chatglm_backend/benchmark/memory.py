@@ -6,8 +6,6 @@ import sys
 
 import psutil
 
-__all__ = ["peak_rss_gb"]
-
 
 def peak_rss_gb() -> float:
     """GB of 10⁹ bytes, mapped weights included; on Windows the peak working set."""

@@ -13,8 +13,6 @@ from chatglm_backend.benchmark.report import BenchmarkReport, BenchmarkRun
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.sentences import Sentence
 
-__all__ = ["save_plot"]
-
 _INK, _ACCENT, _CEILING = "#1f2933", "#2563eb", "#9aa5b1"
 _BAR_WIDTH = 0.6
 

@@ -14,8 +14,6 @@ from typing import Any, Protocol
 
 from chatglm_backend.core import CancelToken, Completed, Event, GenerationParams, GenerationRequest
 
-__all__ = ["QUICK_PLAN", "QuickItem", "QuickResult", "QuickService", "measure", "wait_until_idle"]
-
 _POLL_S = 0.2
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-__all__ = ["BenchmarkReport", "BenchmarkRun", "SweepPoint", "recommended_threads"]
-
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkRun:

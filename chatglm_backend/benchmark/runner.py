@@ -20,8 +20,6 @@ from chatglm_backend.engine.engine import Engine, EngineOptions
 from chatglm_backend.errors import RequestError
 from chatglm_backend.models.base import ChatModel
 
-__all__ = ["BenchmarkPlan", "Machine", "run_plan", "run_prompts"]
-
 _UNBOUNDED = 1e9
 
 

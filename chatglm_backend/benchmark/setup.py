@@ -29,8 +29,6 @@ from chatglm_backend.service.loading import Note, Progress, open_model
 from chatglm_backend.settings import Settings
 from chatglm_backend.tokenizers.base import Family
 
-__all__ = ["SYNTHETIC_MODELS", "Bench", "full_size_config", "int4_bytes_per_token", "open_existing", "open_synthetic"]
-
 SYNTHETIC_MODELS: dict[str, Family] = {
     "chatglm-6b": "chatglm",
     "chatglm2-6b": "chatglm2",

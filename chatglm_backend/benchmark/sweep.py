@@ -12,8 +12,6 @@ from chatglm_backend.benchmark.runner import run_prompts
 from chatglm_backend.benchmark.setup import Bench
 from chatglm_backend.core import CancelToken, monotonic_clock
 
-__all__ = ["sweep_threads", "thread_counts"]
-
 
 def thread_counts(most: int) -> tuple[int, ...]:
     """Powers of two below ``most``, and ``most``."""

@@ -13,8 +13,6 @@ from chatglm_backend.cli import benchmark, cache, chat, convert, doctor, downloa
 from chatglm_backend.cli.output import close_streams, emit_error, prepare_streams
 from chatglm_backend.network import quiet_environment
 
-__all__ = ["build_app", "main"]
-
 PROGRAM = "python -m chatglm_backend"
 
 # typer has click's exceptions in a copy of its own or from click itself, depending on its version.

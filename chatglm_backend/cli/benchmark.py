@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from chatglm_backend.benchmark.report import BenchmarkReport
     from chatglm_backend.benchmark.setup import Bench
 
-__all__ = ["benchmark"]
-
 
 @guarded
 @options.with_settings("model", "kernel", "threads")

@@ -14,8 +14,6 @@ from chatglm_backend.cli.output import emit_error, emit_json, guarded, note, say
 from chatglm_backend.settings import with_cache
 from chatglm_backend.units import size
 
-__all__ = ["build_cache_app"]
-
 
 def build_cache_app() -> typer.Typer:
     """The two commands."""

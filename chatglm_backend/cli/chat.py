@@ -21,8 +21,6 @@ from chatglm_backend.settings import CHAT_TOKENS, Settings
 if TYPE_CHECKING:
     from chatglm_backend.service import Service
 
-__all__ = ["chat"]
-
 _COMMANDS = "/reset forgets the conversation, /exit ends, Ctrl-C stops an answer."
 
 

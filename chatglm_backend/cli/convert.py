@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from chatglm_backend.checkpoint.source import CheckpointFolder
     from chatglm_backend.tokenizers.base import Family as FamilyName
 
-__all__ = ["convert_command"]
-
 
 @guarded
 @options.with_settings("model", "family", "revision", "threads")

@@ -8,8 +8,6 @@ from chatglm_backend.service.report import Findings, look_at_everything
 from chatglm_backend.settings import Settings
 from chatglm_backend.units import size
 
-__all__ = ["doctor"]
-
 
 @guarded
 @options.with_settings("threads", "kernel")

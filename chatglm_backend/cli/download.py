@@ -8,8 +8,6 @@ from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.settings import Settings
 from chatglm_backend.units import size
 
-__all__ = ["download"]
-
 
 @guarded
 @options.with_settings("model", "revision")

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from chatglm_backend.serving.ticket import Ticket
     from chatglm_backend.tokenizers.base import EncodedPrompt
 
-__all__ = ["Answer", "collect", "generate"]
-
 _PROMPT_LINE = "-" * 20 + " Prompt " + "-" * 20
 _OUTPUT_LINE = "-" * 20 + " Output " + "-" * 20
 

@@ -12,8 +12,6 @@ import typer
 
 from chatglm_backend.settings import Settings, SettingSpec, load_settings, spec
 
-__all__ = ["ENGINE", "Json", "PromptFormatOption", "Stop", "read_settings", "with_settings"]
-
 ENGINE = ("threads", "kernel", "draft_tokens", "kv_dtype", "family", "revision", "no_cache")
 """The settings of commands that answer, beside model and sampling."""
 

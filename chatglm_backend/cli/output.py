@@ -19,18 +19,6 @@ import typer
 from chatglm_backend.errors import ChatGLMError, ConfigError, InvalidRequest
 from chatglm_backend.installed import missing_sentence
 
-__all__ = [
-    "INTERRUPTED",
-    "close_streams",
-    "emit_error",
-    "emit_json",
-    "guarded",
-    "note",
-    "prepare_streams",
-    "read_input",
-    "say",
-]
-
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells expect it."""
 

@@ -12,8 +12,6 @@ from chatglm_backend.cli.output import note
 from chatglm_backend.core import Clock, LoadProgress, monotonic_clock
 from chatglm_backend.units import size
 
-__all__ = ["STAGES", "LoadBar"]
-
 STAGES = {
     "find": "Looking for the model",
     "check": "Checking files",

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from chatglm_backend.service import Service
     from chatglm_backend.serving.ticket import Ticket
 
-__all__ = ["follow", "open_service"]
-
 _POLL_S = 0.1
 _PATIENCE_S = 0.5
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from chatglm_backend.engine.verify import Precision
     from chatglm_backend.models.config import Family
 
-__all__ = ["verify"]
-
 
 @guarded
 @options.with_settings("kernel", "family", "threads")

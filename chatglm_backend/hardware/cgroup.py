@@ -12,8 +12,6 @@ from pathlib import Path, PurePosixPath
 
 from chatglm_backend.hardware.cpulist import parse_cpulist
 
-__all__ = ["CgroupLimits", "read_cgroup", "read_text"]
-
 _UNLIMITED = 1 << 60
 
 

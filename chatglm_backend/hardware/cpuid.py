@@ -12,8 +12,6 @@ import mmap
 import sys
 from collections.abc import Callable
 
-__all__ = ["CpuId", "flags_from_cpuid", "native_cpuid"]
-
 CpuId = Callable[[int, int], tuple[int, int, int, int]]
 """(leaf, subleaf) -> (eax, ebx, ecx, edx)."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["format_cpulist", "parse_cpulist"]
-
 _LIMIT = 1 << 16
 
 

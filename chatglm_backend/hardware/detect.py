@@ -11,8 +11,6 @@ from chatglm_backend.hardware.linux import read_linux
 from chatglm_backend.hardware.machine import LogicalCpu, Machine
 from chatglm_backend.hardware.windows import read_windows
 
-__all__ = ["read_machine"]
-
 
 def read_machine() -> Machine:
     """Return this machine. Never raises: what cannot be read is assumed and named in ``notes``."""

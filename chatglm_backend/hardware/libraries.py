@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Allocator", "PreloadLibraries", "find_libraries"]
-
 Allocator = Literal["none", "tcmalloc", "jemalloc"]
 
 

@@ -15,8 +15,6 @@ from chatglm_backend.hardware.cgroup import read_cgroup, read_text
 from chatglm_backend.hardware.cpulist import parse_cpulist
 from chatglm_backend.hardware.machine import LogicalCpu, Machine, NumaNode
 
-__all__ = ["read_linux"]
-
 _SMALL_CORE_SHARE = 0.75
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LogicalCpu", "Machine", "NumaNode"]
-
 
 @dataclass(frozen=True, slots=True)
 class LogicalCpu:

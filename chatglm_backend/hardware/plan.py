@@ -18,8 +18,6 @@ from chatglm_backend.hardware.libraries import Allocator, PreloadLibraries
 from chatglm_backend.hardware.machine import LogicalCpu, Machine
 from chatglm_backend.sentences import Sentence
 
-__all__ = ["PLANNED_THREADS", "Profile", "ThreadPlan", "Wishes", "default_profile", "plan_threads", "user_threads"]
-
 Profile = Literal["server", "client"]
 
 PLANNED_THREADS = "CHATGLM_PLANNED_THREADS"

@@ -12,8 +12,6 @@ from chatglm_backend.hardware.machine import Machine
 from chatglm_backend.hardware.plan import PLANNED_THREADS, ThreadPlan, Wishes, plan_threads, user_threads
 from chatglm_backend.sentences import Sentence
 
-__all__ = ["HardwareReport", "hints", "report"]
-
 _MEMORY_NEEDED = 6_000_000_000
 _MACHINES = ("x86_64", "amd64")
 _SHOWN_FLAGS = ("avx", "avx2", "f16c", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from chatglm_backend.hardware.cpuid import flags_from_cpuid, native_cpuid
 from chatglm_backend.hardware.machine import LogicalCpu, Machine, NumaNode
 
-__all__ = ["WindowsFacts", "machine_from_facts", "parse_processor_table", "read_windows"]
-
 _CORE, _NODE, _PACKAGE = 0, 1, 3
 _RELATION_ALL = 0xFFFF
 _GROUP_SIZE = 64

@@ -10,8 +10,6 @@ from chatglm_backend.int4.kernels.variants import VARIANTS, HostCpu
 from chatglm_backend.int4.libraries import missing_features, shipped_variants
 from chatglm_backend.sentences import Sentence
 
-__all__ = ["Available", "available_kernels"]
-
 
 @dataclass(frozen=True, slots=True)
 class Available:

@@ -26,19 +26,6 @@ from chatglm_backend.int4.kernel import Product
 from chatglm_backend.int4.libraries import LibraryVariant, missing_features, shipped_variants
 from chatglm_backend.sentences import Sentence
 
-__all__ = [
-    "OVERRIDE",
-    "BigdlKernel",
-    "BigdlLibrary",
-    "NativeApi",
-    "choose_library",
-    "default_library",
-    "dequantize",
-    "library_folder",
-    "load_native",
-    "quantize",
-]
-
 OVERRIDE = "CHATGLM_INT4_LIBRARY"
 
 _SYM_INT4 = 2

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from chatglm_backend.errors import WrongShape
 
-__all__ = ["BLOCK_BYTES", "BLOCK_WEIGHTS", "check_packed", "dequantize", "row_bytes"]
-
 BLOCK_WEIGHTS = 64
 BLOCK_BYTES = 34
 _SCALE_BYTES = 2

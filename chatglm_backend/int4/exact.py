@@ -8,8 +8,6 @@ from torch import Tensor
 from chatglm_backend.int4.blocks import check_packed, dequantize, row_bytes
 from chatglm_backend.int4.kernel import Product
 
-__all__ = ["ExactKernel"]
-
 _CHUNK_WEIGHTS = 16 * 1024 * 1024
 """Weights expanded at once (64 MiB), so that a full-size output layer fits everywhere."""
 

@@ -11,8 +11,6 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-__all__ = ["BiasProduct", "Kernel", "KernelName", "LayoutKernel", "Product"]
-
 KernelName = Literal["auto", "vnni", "bigdl", "exact"]
 """``auto`` is the fastest that runs here; ``exact`` multiplies with the dequantised weights."""
 

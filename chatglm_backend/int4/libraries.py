@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-__all__ = ["LibraryVariant", "missing_features", "shipped_variants"]
-
 
 @dataclass(frozen=True, slots=True)
 class LibraryVariant:

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from chatglm_backend.int4.kernel import Product
 
-__all__ = ["Int4Linear"]
-
 
 class Int4Linear:
     """See :class:`~chatglm_backend.models.weights.Linear`."""

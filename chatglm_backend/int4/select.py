@@ -17,8 +17,6 @@ from chatglm_backend.int4.kernel import Kernel, KernelName
 from chatglm_backend.models.ops import Ops, TorchOps
 from chatglm_backend.sentences import Sentence
 
-__all__ = ["KernelChoice", "select_kernel"]
-
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:

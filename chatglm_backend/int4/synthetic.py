@@ -13,8 +13,6 @@ from chatglm_backend.int4.blocks import BLOCK_BYTES, BLOCK_WEIGHTS
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.layout import TensorSpec, tensor_specs
 
-__all__ = ["SyntheticTensors"]
-
 _SCALE = 0.0043
 """Block scale at which uniform nibbles have the spread of trained weights, about 0.02."""
 _POOL_BYTES = 1 << 24

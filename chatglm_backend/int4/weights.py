@@ -19,8 +19,6 @@ from chatglm_backend.int4.linear import Int4Linear
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.models.weights import Embedding, Linear
 
-__all__ = ["Int4Weights", "MemoryTensors", "PackedTensors"]
-
 
 class PackedTensors(Protocol):
     """Tensors by the names of :func:`~chatglm_backend.models.layout.tensor_specs`.

@@ -14,15 +14,6 @@ from typing import Literal
 
 from chatglm_backend.hardware import PLANNED_THREADS, Machine, ThreadPlan
 
-__all__ = [
-    "bind_this_process",
-    "numactl_prefix",
-    "page_environment",
-    "printed_environment",
-    "start_page",
-    "usable_numactl",
-]
-
 _NODE_MEMORY_NEEDED = 8_000_000_000
 
 

@@ -22,8 +22,6 @@ from chatglm_backend.launcher.errors import LaunchError
 from chatglm_backend.launcher.torch_source import CPU_INDEX, CudaFinding, cuda_in_report, torch_index, torch_requirement
 from chatglm_backend.network import proxy_of
 
-__all__ = ["EnvironmentState", "PythonEnvironment"]
-
 EnvironmentState = Literal["ready", "changed", "foreign", "unfinished", "missing", "not-an-environment"]
 
 _STAMP = "chatglm-setup.json"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from chatglm_backend.errors import ChatGLMError
 
-__all__ = ["LaunchError"]
-
 
 class LaunchError(ChatGLMError, code="launch"):
     """The environment could not be made; the reason says what to do."""

@@ -22,8 +22,6 @@ from chatglm_backend.launcher.environment import PythonEnvironment
 from chatglm_backend.launcher.options import HELP, LaunchOptions, parse_options
 from chatglm_backend.launcher.platform_check import check_this_platform
 
-__all__ = ["main"]
-
 _STATES = {
     "ready": "is ready",
     "changed": "would get the changed requirements",

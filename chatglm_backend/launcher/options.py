@@ -9,8 +9,6 @@ from typing import Literal, cast
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.hardware import Allocator, Profile, Wishes
 
-__all__ = ["FLAGS", "HELP", "LaunchOptions", "parse_options"]
-
 Action = Literal["start", "help", "print-env", "dry-run", "setup-only"]
 
 FLAGS: dict[str, tuple[str, ...]] = {

@@ -7,8 +7,6 @@ import sys
 
 from chatglm_backend.errors import UnsupportedPlatform
 
-__all__ = ["check_platform", "check_this_platform"]
-
 
 def check_platform(system: str, machine: str, bits: int, libc: str) -> None:
     """Raise ``UnsupportedPlatform`` unless this is 64-bit Linux (glibc) or Windows on x86-64."""

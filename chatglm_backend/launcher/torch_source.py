@@ -9,8 +9,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["CPU_INDEX", "CudaFinding", "cuda_in_report", "torch_index", "torch_requirement"]
-
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 

@@ -18,8 +18,6 @@ from chatglm_backend.errors import ConversationChanged, ConversationGone, Histor
 from chatglm_backend.store.database import Database
 from chatglm_backend.store.records import Conversation, MessageState, Opened, Place, StoredMessage, Summary
 
-__all__ = ["ConversationStore", "title_from"]
-
 _TITLE_CHARS = 60
 _DAY_S = 86_400.0
 _SWEEP_S = 3600.0

@@ -18,8 +18,6 @@ from chatglm_backend.sentences import Sentence
 from chatglm_backend.store.folder import private_folder
 from chatglm_backend.store.schema import NewerSchema, migrate
 
-__all__ = ["Database"]
-
 _PAGE = 4096
 _WAIT_S = 3.0
 

@@ -10,8 +10,6 @@ from chatglm_backend.errors import HistoryUnavailable
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings
 
-__all__ = ["data_folder", "private_folder", "shown_path", "visitor_key"]
-
 _KEY_BYTES = 32
 
 

@@ -8,8 +8,6 @@ from typing import Literal
 
 from chatglm_backend.core import Message, Role
 
-__all__ = ["Conversation", "MessageState", "Opened", "Place", "StoredMessage", "Summary"]
-
 MessageState = Literal["complete", "interrupted"]
 """An answer counts as interrupted until its end was written: a crash leaves the right word behind."""
 

@@ -6,8 +6,6 @@ import sqlite3
 import time
 from collections.abc import Sequence
 
-__all__ = ["MIGRATIONS", "NewerSchema", "migrate"]
-
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE conversations (

@@ -12,8 +12,6 @@ from chatglm_backend.errors import ImportDamaged, ImportNotOurs, ImportOtherVers
 from chatglm_backend.store.records import Conversation, StoredMessage
 from chatglm_backend.textfile import parse_json
 
-__all__ = ["MAX_IMPORT_BYTES", "from_json", "to_json", "to_markdown"]
-
 MAX_IMPORT_BYTES = 8_000_000
 _FORMAT, _VERSION = "chatglm-conversations", 1
 _MAX_CONVERSATIONS, _MAX_MESSAGES, _MAX_TITLE, _MAX_FIGURES = 1000, 10_000, 200, 40

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from chatglm_backend.access.policy import is_loopback
+from chatglm_backend.access.tokens import is_loopback
 
 __all__ = ["may_manage"]
 

@@ -21,7 +21,7 @@ from chatglm_backend.access.guard import Guard
 from chatglm_backend.access.policy import AccessPolicy
 from chatglm_backend.access.server import server_options
 from chatglm_backend.api import openai_router, operations_router
-from chatglm_backend.api.ports import ApiService
+from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
 
 TOKEN = "a-token-for-tests"  # noqa: S105
@@ -49,7 +49,7 @@ class Site:
 
 @contextmanager
 def serving(
-    service: ApiService,
+    service: Service,
     settings: Settings | None = None,
     *,
     metrics: Callable[[], Any] = lambda: None,

@@ -27,8 +27,6 @@ from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import HostCpu, Variant, host_cpu, usable_variants
 from chatglm_backend.sentences import Sentence
 
-__all__ = ["CPU_TOO_OLD", "build_kernel", "fastest"]
-
 CPU_TOO_OLD = "this CPU has no AVX2"
 _FILE = "kernel-choice.json"
 _ROUNDS = {1: 31, 2: 31, 4: 31, 16: 15, 128: 5}

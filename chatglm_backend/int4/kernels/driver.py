@@ -15,8 +15,6 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
-__all__ = ["Driver", "Word", "build_driver"]
-
 Driver = Callable[[int, int, int], None]
 
 

@@ -20,8 +20,6 @@ from chatglm_backend.int4.kernels.layout import BLOCK, GROUP
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.int4.kernels.writer import F32, I8, I32, I64, KernelWriter, Values
 
-__all__ = ["FEW_ROWS", "Arg", "build_module"]
-
 FEW_ROWS = (1, 2, 3, 4)
 """Row counts with a kernel of their own, which keeps all sums in registers."""
 

@@ -14,8 +14,6 @@ from llvmlite import ir
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.int4.kernels.writer import F16, F32, I64, KernelWriter, Values
 
-__all__ = ["ATTENTION_ROWS", "LANES", "AttentionArg", "GateArg", "build_attention", "build_gates"]
-
 LANES = 16
 ATTENTION_ROWS = 4
 """Query rows that share each read of a key or value in the kernel for many rows."""

@@ -14,8 +14,6 @@ from llvmlite import ir
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.int4.kernels.writer import F16, F32, I32, I64, KernelWriter, Values
 
-__all__ = ["ROW_LANES", "AddArg", "NormArg", "RotaryArg", "StoreArg", "build_rows"]
-
 ROW_LANES = 16
 
 

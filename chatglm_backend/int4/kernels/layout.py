@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 
 from chatglm_backend.errors import WrongShape
 
-__all__ = ["BLOCK", "GROUP", "LAYOUT_TAG", "layout_nbytes", "repack", "unpack"]
-
 BLOCK = 64
 """Weights that share a scale."""
 GROUP = 16

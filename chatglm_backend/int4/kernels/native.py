@@ -18,8 +18,6 @@ from chatglm_backend.int4.kernels.emit import build_module
 from chatglm_backend.int4.kernels.objects import ObjectCode, keep_object, kept_object, source_digest
 from chatglm_backend.int4.kernels.variants import Variant
 
-__all__ = ["NativeKernels", "compile_module", "compile_variant"]
-
 
 @dataclass(frozen=True, slots=True)
 class NativeKernels:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["ObjectCode", "keep_object", "kept_object", "source_digest", "write_whole"]
-
 _SUFFIX = ".kernels"
 
 

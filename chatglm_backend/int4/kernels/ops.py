@@ -32,8 +32,6 @@ from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.models.ops import Replay, RotaryTable, TorchOps
 
-__all__ = ["CompiledOps"]
-
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 

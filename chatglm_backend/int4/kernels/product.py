@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.errors import WrongShape
-from chatglm_backend.int4.kernels.emit import FEW_ROWS, Arg
+from chatglm_backend.int4.kernels.emit import FEW_ROWS
+from chatglm_backend.int4.kernels.emit_blocks import Arg
 from chatglm_backend.int4.kernels.layout import BLOCK, BLOCK_BYTES, GROUP, LAYOUT_TAG, layout_nbytes, repack
 from chatglm_backend.int4.kernels.native import NativeKernels
 from chatglm_backend.int4.kernels.team import Team
-
-__all__ = ["ROW_CLASSES", "CompiledKernel", "PickVariant", "Product", "reads_layout", "row_class"]
 
 ROW_CLASSES = (1, 2, 4, 16, 128)
 """The row counts that stand for one row, two, a few, some, and a prompt's worth when variants are compared."""

@@ -17,8 +17,6 @@ from chatglm_backend.int4.kernels.emit_ops import ATTENTION_ROWS, LANES, Attenti
 from chatglm_backend.int4.kernels.emit_rows import StoreArg
 from chatglm_backend.int4.kernels.team import Recording, Team
 
-__all__ = ["RecordedStep", "attention_work", "scores_stride"]
-
 _WEIGHTS_PER_FEATURE = 4
 """How many INT4 weights are multiplied in the time that one feature of a key and a value takes."""
 

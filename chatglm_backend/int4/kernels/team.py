@@ -22,10 +22,8 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.int4.kernels.driver import Driver, Word, build_driver
-from chatglm_backend.int4.kernels.emit import Arg
+from chatglm_backend.int4.kernels.emit_blocks import Arg
 from chatglm_backend.int4.kernels.layout import BLOCK, GROUP
-
-__all__ = ["TILE_ROWS", "Recording", "Team", "Words", "Work"]
 
 Words = np.ndarray[Any, np.dtype[np.int64]]
 """int64 words that compiled code reads."""

@@ -7,20 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-__all__ = [
-    "AVX2",
-    "AVX512VNNI",
-    "AVX512VNNI_FULL",
-    "AVX512VNNI_PLAIN",
-    "AVXVNNI",
-    "VARIANTS",
-    "HostCpu",
-    "Prefetch",
-    "Variant",
-    "host_cpu",
-    "usable_variants",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:

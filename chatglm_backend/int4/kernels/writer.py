@@ -12,8 +12,6 @@ from llvmlite import ir
 
 from chatglm_backend.int4.kernels.variants import Variant
 
-__all__ = ["F16", "F32", "I8", "I32", "I64", "KernelWriter", "Values"]
-
 I8, I32, I64, F32, F16 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.HalfType()
 
 Values = list[ir.Value]
