@@ -1,6 +1,6 @@
 """The machine: sockets, cores, limits, memory, CPU features — and the thread plan made from them.
 
-Standard library only. Knows nothing of models, torch or the page.
+Standard library only, but for what LLVM says of a Windows machine's CPU. Knows nothing of models, torch or the page.
 """
 
 from __future__ import annotations

@@ -11,10 +11,9 @@ import os
 import platform
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from chatglm_backend.hardware.cpuid import flags_from_cpuid, native_cpuid
 from chatglm_backend.hardware.machine import LogicalCpu, Machine, NumaNode
 
 _CORE, _NODE, _PACKAGE = 0, 1, 3
@@ -22,6 +21,14 @@ _RELATION_ALL = 0xFFFF
 _GROUP_SIZE = 64
 # IsProcessorFeaturePresent numbers and Linux's names for them
 _FEATURES = {10: "sse2", 36: "ssse3", 37: "sse4_1", 38: "sse4_2", 39: "avx", 40: "avx2", 41: "avx512f"}
+# LLVM's names of features that Linux writes otherwise
+_RENAMED = {
+    "avx512vnni": "avx512_vnni",
+    "avx512bf16": "avx512_bf16",
+    "avxvnni": "avx_vnni",
+    "sse4.1": "sse4_1",
+    "sse4.2": "sse4_2",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +182,17 @@ def _affinity(kernel32: ctypes.CDLL) -> tuple[int, ...] | None:
     return tuple(groups[0] * _GROUP_SIZE + bit for bit in range(_GROUP_SIZE) if mask.value >> bit & 1)
 
 
+def linux_names(features: Mapping[str, bool]) -> frozenset[str]:
+    """The CPU features that LLVM found switched on, by the names of Linux."""
+    present = (name for name, on in features.items() if on)
+    return frozenset(_RENAMED.get(name, name.replace("-", "_")) for name in present)
+
+
 def _flags(kernel32: ctypes.CDLL, notes: list[str]) -> frozenset[str]:
     known = frozenset(name for number, name in _FEATURES.items() if kernel32.IsProcessorFeaturePresent(number))
     try:
-        kernel32.GetEnabledXStateFeatures.restype = ctypes.c_uint64
-        return flags_from_cpuid(native_cpuid(), kernel32.GetEnabledXStateFeatures()) | known
-    except (OSError, AttributeError):
-        notes.append("cpuid could not be run: only the CPU features Windows names are known")
+        from llvmlite.binding import get_host_cpu_features
+    except ImportError:  # the launcher runs before anything is installed, and needs none of them
+        notes.append("LLVM is not installed: only the CPU features Windows names are known")
         return known
+    return known | linux_names(get_host_cpu_features())

@@ -8,8 +8,9 @@ import pytest
 from hardware_trees import cache_record, core_record, node_record, package_record
 
 from chatglm_backend.hardware import plan_threads, read_machine
-from chatglm_backend.hardware.cpuid import CpuId, flags_from_cpuid, native_cpuid
-from chatglm_backend.hardware.windows import WindowsFacts, machine_from_facts, parse_processor_table
+from chatglm_backend.hardware.report import _SHOWN_FLAGS
+from chatglm_backend.hardware.windows import WindowsFacts, linux_names, machine_from_facts, parse_processor_table
+from chatglm_backend.int4.libraries import shipped_variants
 
 HYBRID = b"".join(
     [
@@ -81,33 +82,15 @@ def test_no_table_still_gives_a_machine() -> None:
     assert any("processor table" in note for note in machine.notes)
 
 
-def fake_cpuid(leaves: dict[tuple[int, int], tuple[int, int, int, int]]) -> CpuId:
-    """Return a CPU that answers from a table."""
-    return lambda leaf, subleaf: leaves.get((leaf, subleaf), (0, 0, 0, 0))
-
-
 def test_features_need_the_systems_consent() -> None:
-    """AVX-512 is reported only when the system saves its registers."""
-    cpuid = fake_cpuid({(0, 0): (7, 0, 0, 0), (1, 0): (0, 0, 1 << 28, 0), (7, 0): (0, 1 << 5 | 1 << 16, 1 << 11, 0)})
-    assert {"avx", "avx2", "avx512f", "avx512_vnni"} == flags_from_cpuid(cpuid, 0xE7)
-    assert {"avx", "avx2"} == flags_from_cpuid(cpuid, 0x07)
-    assert frozenset() == flags_from_cpuid(cpuid, 0x03)
-
-
-def test_leaves_beyond_the_highest_are_not_asked() -> None:
-    """Old CPUs answer unknown leaves with nonsense, which must not count."""
-    cpuid = fake_cpuid({(0, 0): (1, 0, 0, 0), (7, 0): (9, 2**32 - 1, 2**32 - 1, 2**32 - 1)})
-    assert frozenset() == flags_from_cpuid(cpuid, 0xFFFFFFFF)
+    """Features have Linux's names, and count only where they are switched on."""
+    found = linux_names({"avx2": True, "avx512vnni": True, "amx-int8": True, "avx512f": False})
+    assert found == {"avx2", "avx512_vnni", "amx_int8"}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="compares with /proc/cpuinfo")
-def test_cpuid_agrees_with_the_kernel() -> None:
-    """The instruction run here tells the same features as /proc/cpuinfo."""
-    flags = read_machine().flags
-    state = 0x07 | (0xE0 if "avx512f" in flags else 0) | (0x60000 if "amx_tile" in flags else 0)
-    try:
-        found = flags_from_cpuid(native_cpuid(), state)
-    except OSError as error:
-        pytest.skip(f"this system forbids code pages: {error}")
-    assert found <= flags
-    assert {"avx", "avx2", "avx512_vnni", "avx_vnni"} & flags == {"avx", "avx2", "avx512_vnni", "avx_vnni"} & found
+def test_llvm_agrees_with_the_kernel() -> None:
+    """All that bigdl-llm's libraries and the report ask for is told as /proc/cpuinfo tells it."""
+    llvm = pytest.importorskip("llvmlite.binding")
+    asked = set(_SHOWN_FLAGS).union(*(variant.needs for variant in shipped_variants("linux")))
+    assert asked & linux_names(llvm.get_host_cpu_features()) == asked & read_machine().flags
