@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from chatglm_backend.sentences import Sentence
+
 
 def start_command(model: str = "THUDM/chatglm-6b") -> str:
     """What starts the page with a model, fetching it first if need be, in the program's folder."""
@@ -20,7 +22,4 @@ def missing_sentence(error: ModuleNotFoundError) -> str:
     script, python = (
         (".\\launch.ps1", ".venv\\Scripts\\python") if os.name == "nt" else ("./launch.sh", ".venv/bin/python")
     )
-    return (
-        f"{name} is not installed for {sys.executable}: run {script} --setup-only once, "
-        f"then {python} -m chatglm_backend."
-    )
+    return str(Sentence("fix.not_installed_for", name=name, python=sys.executable, script=script, own=python))

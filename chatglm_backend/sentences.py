@@ -15,8 +15,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import cast
 
-__all__ = ["LANGUAGES", "Language", "Sentence", "Texts", "choose_language", "load_texts", "plain"]
-
 Language = str
 """The name of a catalogue's file, such as ``zh``."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chatglm_backend.access.policy import INSECURE_WARNING, AccessPolicy
+from chatglm_backend.access.policy import AccessPolicy
 from chatglm_backend.access.tokens import lan_addresses, qr_svg, qr_text
+from chatglm_backend.sentences import Sentence
 
 _EVERYWHERE = {"0.0.0.0": False, "::": True}  # noqa: S104  compared with, not listened on
 
@@ -29,11 +30,11 @@ def announcement(policy: AccessPolicy, *, picture: bool, addresses: Sequence[str
     """Lines for the terminal; ``picture`` adds the first shared address as a QR code."""
     shared = shared_urls(policy, addresses)
     lines = [policy.url()]
-    lines += [f"On the network: {url}" for url in shared if url != lines[0]]
+    lines += [str(Sentence("announce.network", url=url)) for url in shared if url != lines[0]]
     if policy.login is not None:
-        lines.append("Sign in with the user and password of --auth.")
+        lines.append(str(Sentence("announce.login")))
     if policy.insecure:
-        lines.append(INSECURE_WARNING)
+        lines.append(str(Sentence("announce.insecure")))
     if picture and shared:
         lines.append(qr_text(shared[0]))
     return tuple(lines)

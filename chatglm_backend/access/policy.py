@@ -14,11 +14,6 @@ from chatglm_backend.errors import ConfigError
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings
 
-INSECURE_WARNING = (
-    "There is no access check: everyone who reaches this machine over the network can use the page and the "
-    "endpoint and keep the computer busy. To share with an access token, use --listen instead."
-)
-
 _EVERYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  compared with, not listened on
 _MIN_TOKEN = 8
 

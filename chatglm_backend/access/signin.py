@@ -11,29 +11,8 @@ from urllib.parse import parse_qs
 
 from chatglm_backend.access.asgi import Headers
 from chatglm_backend.access.policy import AccessPolicy
+from chatglm_backend.sentences import choose_language, load_texts
 
-_TEXTS = {
-    "en": {
-        "lang": "en",
-        "title": "Sign in",
-        "token": "Access token",
-        "user": "User",
-        "password": "Password",
-        "button": "Sign in",
-        "wrong": "That is not right. Check it and try again.",
-        "hint": "Open the link or the QR code from the person who shares this page, or type the token from it.",
-    },
-    "zh": {
-        "lang": "zh-CN",
-        "title": "登录",
-        "token": "访问令牌",
-        "user": "用户名",
-        "password": "密码",
-        "button": "登录",
-        "wrong": "不正确，请核对后再试。",
-        "hint": "请打开分享者提供的链接或二维码，或输入其中的令牌。",
-    },
-}
 _STYLE = (
     "body{font:1rem system-ui,sans-serif;max-width:22rem;margin:15vh auto;padding:0 1rem;color-scheme:light dark}"
     "label{display:block;margin:1rem 0 .3rem}input,button{font:inherit;width:100%;box-sizing:border-box;padding:.6rem}"
@@ -95,23 +74,24 @@ class Credentials:
         return f"{self.cookie_name}={self._cookie}; Path={path or '/'}; HttpOnly; SameSite=Lax{secure}"
 
 
-def sign_in_page(policy: AccessPolicy, languages: str, *, wrong: bool = False) -> bytes:
-    """The form as HTML, in Chinese where the browser asks for it first."""
-    texts = _TEXTS["zh" if languages.strip().lower().startswith("zh") else "en"]
+def sign_in_page(policy: AccessPolicy, accept_language: str, *, wrong: bool = False) -> bytes:
+    """The form as HTML, in the language that the browser asks for."""
+    t = load_texts(choose_language(None, accept_language))
     if policy.token is not None:
-        fields = _field("token", texts["token"], "password", "off")
+        fields = _field("token", t("signin.token"), "password", "off")
     else:
-        fields = _field("user", texts["user"], "text", "username") + _field(
-            "password", texts["password"], "password", "current-password"
+        fields = _field("user", t("signin.user"), "text", "username") + _field(
+            "password", t("signin.password"), "password", "current-password"
         )
-    alert = f'<p role="alert">{texts["wrong"]}</p>' if wrong else ""
-    hint = f"<p>{texts['hint']}</p>" if policy.token is not None else ""
+    alert = f'<p role="alert">{t("signin.wrong")}</p>' if wrong else ""
+    hint = f"<p>{t('signin.hint')}</p>" if policy.token is not None else ""
     return (
-        f'<!doctype html><html lang="{texts["lang"]}"><head><meta charset="utf-8"><title>{texts["title"]}</title>'
+        f'<!doctype html><html lang="{t("app.language_tag")}"><head><meta charset="utf-8">'
+        f"<title>{t('signin.title')}</title>"
         f'<meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<link rel="icon" href="data:,"><style>{_STYLE}</style></head>'
-        f'<body><main><h1>{texts["title"]}</h1>{hint}{alert}<form method="post">{fields}'
-        f'<button type="submit">{texts["button"]}</button></form></main></body></html>'
+        f'<body><main><h1>{t("signin.title")}</h1>{hint}{alert}<form method="post">{fields}'
+        f'<button type="submit">{t("signin.title")}</button></form></main></body></html>'
     ).encode()
 
 

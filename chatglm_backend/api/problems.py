@@ -116,6 +116,7 @@ def _of_validation(errors: Sequence[Mapping[str, object]]) -> Problem:
         return Problem(400, "The body is not valid JSON.")
     place = first.get("loc", ())
     parts = [str(part) for part in place if part != "body"] if isinstance(place, (tuple, list)) else []
-    reason = str(first.get("msg", "")).removeprefix("Value error, ")
+    context = first.get("ctx")
+    reason = context["error"] if isinstance(context, dict) and "error" in context else first.get("msg", "")
     param = ".".join(parts) or None
     return Problem(400, f"{param or 'The body'}: {reason}.".replace("..", "."), "invalid_value", param)

@@ -29,11 +29,11 @@ _MAX_TEXT = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A family and why; ``guessed`` where nothing tells ChatGLM2 from ChatGLM3."""
+    """A family and why; ``assumed`` where nothing tells ChatGLM2 from ChatGLM3."""
 
     family: Family
     reason: Sentence
-    guessed: bool = False
+    assumed: bool = False
 
 
 def choose_family(
@@ -74,7 +74,7 @@ def tokenizer_family(folder: Path, asked: Family | None) -> Choice:
             raise MissingFile(path=folder / "tokenizer.model")
         config = {**config, _VOCABULARIES[vocabulary]: 0}
     choice = choose_family(folder, config, asked=asked, name=folder.resolve().name)
-    if choice.guessed:
+    if choice.assumed:
         raise ConfigError(name="family", value="auto", reason=choice.reason)
     return choice
 
@@ -96,7 +96,7 @@ def _second_or_third(folder: Path, config: Mapping[str, object], name: str | Non
         named = family_named_in(called)
         if named in _LATER:
             return Choice(named, reason)
-    return Choice("chatglm2", Sentence("family.guessed"), guessed=True)
+    return Choice("chatglm2", Sentence("family.assumed"), assumed=True)
 
 
 def _told_by_tensors(names: Collection[str]) -> tuple[Family, ...]:

@@ -35,7 +35,7 @@ class Preparation:
 
     ``use_cache=False`` converts into memory and writes nothing. ``quantize`` defaults to bigdl's. ``found`` hears
     which folder is read; ``note``, in one sentence each, what the user should see: a family that
-    was guessed, a damaged file that is made again.
+    was assumed, a damaged file that is made again.
     """
 
     quantize: Quantize | None = None
@@ -117,7 +117,7 @@ def prepare(
     how.found(folder)
     found = Sentence("note.found", name=folder.name, reason=folder.reason)
     _log.info("%s", found)
-    if folder.guessed:
+    if folder.assumed:
         how.note(found)
     if folder.format != "lowbit":
         # Before minutes of converting, and naming the user's file instead of a copy in the cache.

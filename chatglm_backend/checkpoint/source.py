@@ -31,7 +31,7 @@ class CheckpointFolder:
     """A checkpoint that can be read, as it was found.
 
     ``files`` hold the weights of a source, in order; ``quantized`` says that they are THUDM's 4-bit ones.
-    ``why`` it was taken for this family, ``guessed`` where only the user can know; ``reason`` adds the format.
+    ``why`` it was taken for this family, ``assumed`` where only the user can know; ``reason`` adds the format.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class CheckpointFolder:
     files: tuple[Path, ...]
     tokenizer_files: tuple[Path, ...]
     quantized: bool
-    guessed: bool
+    assumed: bool
     why: Sentence
     reason: Sentence
 
@@ -95,7 +95,7 @@ def inspect_folder(path: Path, *, family: Family | None = None, name: str | None
         files=weights.paths,
         tokenizer_files=_tokenizer_files(path),
         quantized=quantized,
-        guessed=choice.guessed,
+        assumed=choice.assumed,
         why=choice.reason,
         reason=reason,
     )
@@ -139,7 +139,7 @@ def _low_bit(path: Path, family: Family | None) -> CheckpointFolder:
         files=(),
         tokenizer_files=(),
         quantized=True,
-        guessed=False,
+        assumed=False,
         why=why,
         reason=Sentence("folder.low_bit", family=manifest.family, why=why),
     )

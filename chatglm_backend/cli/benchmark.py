@@ -108,7 +108,7 @@ def _open(synthetic: str | None, settings: Settings, threads: int) -> Bench:
 
     env = with_cache(settings, os.environ)
     if synthetic in SYNTHETIC_MODELS:
-        note(f"Building {synthetic} with random weights in memory…")
+        note(Sentence("note.synthetic", name=synthetic))
     if synthetic is not None:
         return open_synthetic(synthetic, threads=threads, kernel=settings.kernel, cache=kernel_cache(settings))
     with LoadBar() as bar:

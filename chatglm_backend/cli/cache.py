@@ -11,6 +11,7 @@ import typer
 
 from chatglm_backend.cli import options
 from chatglm_backend.cli.output import emit_error, emit_json, guarded, note, say
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import with_cache
 from chatglm_backend.units import size
 
@@ -45,7 +46,7 @@ def list_command(*, json_output: options.Json = False) -> None:
         emit_json({"ok": True, "entries": found, "bytes": sum(entry.nbytes for entry in entries)})
         return
     if not entries:
-        note("Nothing is kept on this machine.")
+        note(Sentence("note.nothing_kept"))
     for entry in entries:
         state = "" if entry.complete else "  (incomplete)"
         say(f"{entry.name}  {entry.kind}  {size(entry.nbytes)}  {entry.path}{state}")
@@ -64,14 +65,14 @@ def delete_command(
     env = _environment()
     found = next((entry for entry in list_cache(env) if entry.name == name), None)
     if found is None:
-        missing = f"Nothing kept on this machine is called {name}: see 'cache list'."
+        missing = str(Sentence("note.not_kept", name=name))
         note(missing)
         if json_output:
             emit_error("not_kept", missing)
         return 1
     asked = not yes and sys.stdin.isatty()
     if asked and not typer.confirm(f"Delete {found.path} ({size(found.nbytes)})?", err=True):
-        note("Nothing was deleted.")
+        note(Sentence("note.nothing_deleted"))
         if json_output:
             emit_json({"ok": False, "name": name, "path": str(found.path), "bytes": 0})
         return 1

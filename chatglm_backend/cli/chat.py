@@ -16,12 +16,14 @@ from chatglm_backend.cli.session import open_service
 from chatglm_backend.core import GenerationParams, GenerationRequest, Message
 from chatglm_backend.errors import ContextLimitExceeded, RequestError
 from chatglm_backend.sampling import sampling_fields
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import CHAT_TOKENS, Settings
 
 if TYPE_CHECKING:
     from chatglm_backend.service import Service
 
-_COMMANDS = "/reset forgets the conversation, /exit ends, Ctrl-C stops an answer."
+
+_COMMANDS = Sentence("note.commands")
 
 
 @guarded
@@ -92,7 +94,7 @@ class _Conversation:
                 if len(self._messages) < 3:
                     raise
                 del self._messages[:2]
-                note("The conversation is too long for the model: its oldest round is forgotten.")
+                note(Sentence("note.round_forgotten"))
                 continue
             answer = collect(ticket, live=not self._quiet)
             if not self._quiet:
@@ -118,14 +120,14 @@ def _talk(conversation: _Conversation) -> list[dict[str, Any]]:
             continue
         if line.strip() == "/reset":
             conversation.reset()
-            note("The conversation is forgotten.")
+            note(Sentence("note.forgotten"))
         elif line.strip() == "/help":
             note(_COMMANDS)
         else:
             try:
                 turns.append(conversation.ask(line))
             except RequestError as error:
-                note(str(error))
+                note(error)
                 turns.append({"user": line, "error": {"code": error.code, "message": str(error)}})
 
 

@@ -56,8 +56,8 @@ def convert_command(
             progress=bar,
         )
         bar.clear()
-        if source.guessed:
-            note(f"{source.name}: {source.reason}.")
+        if source.assumed:
+            note(Sentence("note.found", name=source.name, reason=source.reason))
         _tell_of_tokenizer(source)
         count = None if settings.threads == AUTO else int(settings.threads)
         target = convert(source, expanded(out), progress=bar, options=ConvertOptions(threads=count))
@@ -68,7 +68,11 @@ def convert_command(
         emit_json({**document, "bytes": manifest.nbytes, "seconds": took, "reason": source.reason})
         return
     say(str(target.resolve()))
-    note(f"{manifest.name} ({manifest.family}) in {size(manifest.nbytes)}, {seconds(took)}.")
+    note(
+        Sentence(
+            "note.converted", name=manifest.name, family=manifest.family, size=size(manifest.nbytes), time=seconds(took)
+        )
+    )
 
 
 def _tell_of_tokenizer(source: CheckpointFolder) -> None:
@@ -80,4 +84,4 @@ def _tell_of_tokenizer(source: CheckpointFolder) -> None:
     try:
         matching_tokenizer(source.path, source.config)
     except CheckpointError as error:
-        note(f"{error} The weights are converted all the same, but cannot answer without their tokenizer.")
+        note(Sentence("note.no_tokenizer", problem=error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from chatglm_backend.cli import options
 from chatglm_backend.cli.output import emit_json, guarded, note, say
 from chatglm_backend.cli.progress import LoadBar
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings
 from chatglm_backend.units import size
 
@@ -33,4 +34,4 @@ def download(*, settings: Settings, json_output: options.Json = False) -> None:
         emit_json({"ok": True, "model": wanted, "path": str(path), "bytes": nbytes})
         return
     say(str(path))
-    note(f"{wanted} is here ({size(nbytes)}). Use it with: python -m chatglm_backend generate --model {wanted}")
+    note(Sentence("note.downloaded", model=wanted, size=size(nbytes)))

@@ -23,6 +23,7 @@ from chatglm_backend.core import (
     monotonic_clock,
 )
 from chatglm_backend.sampling import sampling_fields
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def generate(
         else:
             _print(service, info, request, encoded, answer, json_output=json_output)
     if answer.interrupted:
-        note("Stopped; the answer so far was kept.")
+        note(Sentence("note.answer_stopped"))
         return INTERRUPTED
     if not json_output and answer.end and answer.end.finish_reason is FinishReason.LENGTH:
         note(_cut_off(answer.end.usage, request.params.max_new_tokens))
@@ -148,10 +149,10 @@ def whole_text(service: Service, prompt_ids: Sequence[int], answer: Answer) -> s
     return whole[: len(whole) - (len(alone) - len(answer.text))]
 
 
-def _cut_off(usage: Usage, limit: int) -> str:
+def _cut_off(usage: Usage, limit: int) -> Sentence:
     if usage.completion_tokens < limit:
-        return f"The answer was cut off after {usage.completion_tokens} tokens: the model's context is full."
-    return f"The answer was cut off at its limit of {limit} tokens; --n-predict gives it more."
+        return Sentence("note.context_full", tokens=usage.completion_tokens)
+    return Sentence("note.cut_off", limit=limit)
 
 
 def _print(

@@ -18,6 +18,7 @@ import typer
 
 from chatglm_backend.errors import ChatGLMError, ConfigError, InvalidRequest
 from chatglm_backend.installed import missing_sentence
+from chatglm_backend.sentences import Sentence
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells expect it."""
@@ -106,7 +107,7 @@ def _told(error: BaseException) -> tuple[str, str, int | None]:
     if isinstance(error, ChatGLMError):
         return error.code, str(error), 2 if isinstance(error, (ConfigError, InvalidRequest)) else 1
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", "Stopped.", INTERRUPTED
+        return "interrupted", str(Sentence("note.stopped")), INTERRUPTED
     if isinstance(error, OSError):
         return "file", file_sentence(error), 1
     if isinstance(error, ModuleNotFoundError) and (sentence := missing_sentence(error)):
@@ -116,7 +117,8 @@ def _told(error: BaseException) -> tuple[str, str, int | None]:
 
 def file_sentence(error: OSError) -> str:
     """What the system did not allow, as a sentence."""
-    return f"{error.filename or 'The output or a file'} cannot be used: {error.strerror or error}."
+    path = error.filename or Sentence("value.output")
+    return str(Sentence("file.unusable", path=path, problem=error.strerror or str(error)))
 
 
 def _flush(stream: TextIO | None) -> None:

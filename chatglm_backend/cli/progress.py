@@ -10,16 +10,9 @@ from types import TracebackType
 
 from chatglm_backend.cli.output import note
 from chatglm_backend.core import Clock, LoadProgress, monotonic_clock
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.units import size
 
-STAGES = {
-    "find": "Looking for the model",
-    "check": "Checking files",
-    "download": "Downloading",
-    "convert": "Converting to INT4",
-    "map": "Opening; compiling for this CPU where that is new",
-    "warm_up": "Warming up",
-}
 _REDRAW_S = 0.1
 _PLAIN_AFTER_S, _PLAIN_EVERY_S = 15.0, 60.0
 _WIDTH = 24
@@ -69,7 +62,7 @@ class LoadBar:
             sys.stderr.flush()
 
     def _line(self, progress: LoadProgress, now: float) -> str:
-        text = STAGES.get(progress.stage, progress.stage)
+        text = Sentence(f"load.{progress.stage}")
         if not progress.total:
             return f"{text} ..."
         full = min(_WIDTH, _WIDTH * progress.done // progress.total)

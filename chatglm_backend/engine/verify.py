@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from chatglm_backend.errors import CheckpointError, RequestError, UnusableReference
+from chatglm_backend.errors import ChatGLMError, CheckpointError, RequestError, UnusableReference
 from chatglm_backend.models.base import ChatModel, Feed
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.sentences import Sentence
@@ -48,7 +48,7 @@ class CaseReport:
     greedy_match: bool | None = None
     top1_same: int = 0
     positions: int = 0
-    problem: str = ""
+    problem: Sentence | ChatGLMError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class VerifyReport:
     precision: Precision
     tolerance: float
     cases: tuple[CaseReport, ...]
-    problem: str = ""
+    problem: Sentence | ChatGLMError | None = None
 
     @property
     def max_rel_error(self) -> float | None:
@@ -93,13 +93,13 @@ class VerifyReport:
                     "greedy_match": case.greedy_match,
                     "top1_same": case.top1_same,
                     "positions": case.positions,
-                    "problem": case.problem,
+                    "problem": str(case.problem or ""),
                 }
                 for case in self.cases
             ],
             "max_rel_error": self.max_rel_error,
             "top1_share": self.top1_share,
-            "problem": self.problem,
+            "problem": str(self.problem or ""),
             "ok": self.ok,
         }
 
@@ -112,7 +112,7 @@ def verify_logits(
     logits = _read_logits(folder / _LOGITS_FILE[precision])
     reports = tuple(_verify_case(model, case, index, logits) for index, case in enumerate(cases))
     allowed = DEFAULT_TOLERANCE[precision] if tolerance is None else tolerance
-    return VerifyReport(precision, allowed, reports, problem="" if reports else "expected.json holds no cases")
+    return VerifyReport(precision, allowed, reports, problem=None if reports else Sentence("reference.no_cases"))
 
 
 class _Mismatch(Exception):
@@ -122,10 +122,12 @@ class _Mismatch(Exception):
 def _verify_case(model: ChatModel, case: object, index: int, logits: Mapping[str, Tensor]) -> CaseReport:
     try:
         if not isinstance(case, dict):
-            raise _Mismatch("the case is not an object")
+            raise _Mismatch(Sentence("reference.not_object"))
         return _measure(model, case, index, logits)
-    except (_Mismatch, RequestError) as error:
-        return CaseReport(problem=str(error))
+    except _Mismatch as error:
+        return CaseReport(problem=error.args[0])
+    except RequestError as error:
+        return CaseReport(problem=error)
 
 
 def _measure(model: ChatModel, case: Mapping[str, object], index: int, logits: Mapping[str, Tensor]) -> CaseReport:
@@ -135,7 +137,7 @@ def _measure(model: ChatModel, case: Mapping[str, object], index: int, logits: M
     greedy = _ids(case, "greedy_ids", vocab)
     capacity = len(prompt) + max(len(continuation), len(greedy), 1)
     if not prompt or capacity > model.config.context_limit:
-        raise _Mismatch(f"{len(prompt)} prompt ids and their continuation do not fit the context")
+        raise _Mismatch(Sentence("reference.too_long", tokens=len(prompt)))
     rows = {len(prompt), min(len(prompt), _LAST_ROWS)}
     want_prefill = _expected(logits, f"case{index}.prefill_logits", {(count, vocab) for count in rows})
     want_decode = _expected(logits, f"case{index}.decode_logits", {(len(continuation), vocab)})
@@ -153,7 +155,9 @@ def _measure(model: ChatModel, case: Mapping[str, object], index: int, logits: M
         greedy_match=_greedy(model, cache, len(prompt), prefill.logits[-1:], len(greedy)) == greedy if greedy else None,
         top1_same=_same_top1(prefill.logits, want_prefill) + _same_top1(decoded, want_decode),
         positions=len(want_prefill) + len(want_decode),
-        problem="" if all(bool(torch.isfinite(tensor).all()) for tensor in compared) else "NaN or infinity",
+        problem=None
+        if all(bool(torch.isfinite(tensor).all()) for tensor in compared)
+        else Sentence("reference.not_finite"),
     )
 
 
@@ -177,17 +181,17 @@ def _same_top1(found: Tensor, expected: Tensor) -> int:
 def _ids(case: Mapping[str, object], key: str, vocab: int) -> list[int]:
     value = case.get(key, [])
     if not isinstance(value, list) or not all(type(token) is int and 0 <= token < vocab for token in value):
-        raise _Mismatch(f"{key} must hold ids from 0 to {vocab - 1}")
+        raise _Mismatch(Sentence("reference.ids", name=key, high=vocab - 1))
     return list(value)
 
 
 def _expected(logits: Mapping[str, Tensor], name: str, shapes: set[tuple[int, int]]) -> Tensor:
     tensor = logits.get(name)
     if tensor is None:
-        raise _Mismatch(f"{name} is missing")
+        raise _Mismatch(Sentence("reference.missing", name=name))
     if tuple(tensor.shape) not in shapes:
         wanted = " or ".join(str(list(shape)) for shape in sorted(shapes))
-        raise _Mismatch(f"{name} has the shape {list(tensor.shape)}, not {wanted}")
+        raise _Mismatch(Sentence("reference.shape", name=name, found=list(tensor.shape), expected=wanted))
     return tensor
 
 

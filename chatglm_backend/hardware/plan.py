@@ -39,7 +39,9 @@ class Wishes:
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
-            raise ConfigError(name="threads", value=self.threads, reason=f"use a number from 1 to {_MOST_THREADS}")
+            raise ConfigError(
+                name="threads", value=self.threads, reason=Sentence("number.int", low=1, high=_MOST_THREADS)
+            )
 
 
 @dataclass(frozen=True, slots=True)

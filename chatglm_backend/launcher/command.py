@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from chatglm_backend.hardware import PLANNED_THREADS, Machine, ThreadPlan
+from chatglm_backend.sentences import Sentence
 
 _NODE_MEMORY_NEEDED = 8_000_000_000
 
@@ -32,14 +33,14 @@ def numactl_prefix(plan: ThreadPlan, machine: Machine) -> tuple[str, ...]:
     return (f"--physcpubind={plan.cpulist}", policy)
 
 
-def usable_numactl(arguments: Sequence[str]) -> tuple[str | None, str]:
+def usable_numactl(arguments: Sequence[str]) -> tuple[str | None, Sentence | None]:
     """Return numactl's path when it accepts these arguments here, else ``None`` and why not.
 
     Containers often forbid memory policies: numactl would then refuse to start the page.
     """
     numactl = shutil.which("numactl")
     if numactl is None:
-        return None, "numactl is not installed (sudo apt install numactl); memory follows the cores by first touch"
+        return None, Sentence("numactl.missing")
     try:
         done = subprocess.run(  # noqa: S603 - a tool found on PATH, with numbers of our own
             [numactl, *arguments, sys.executable, "-c", "pass"],
@@ -49,10 +50,10 @@ def usable_numactl(arguments: Sequence[str]) -> tuple[str | None, str]:
             timeout=30,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None, "numactl does not run"
+        return None, Sentence("numactl.fails")
     if done.returncode != 0:
-        return None, "numactl is not permitted here (a container?)"
-    return numactl, ""
+        return None, Sentence("numactl.not_permitted")
+    return numactl, None
 
 
 def page_environment(plan: ThreadPlan, *, threads_asked: bool) -> dict[str, str]:

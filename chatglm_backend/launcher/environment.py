@@ -21,6 +21,7 @@ from typing import Literal
 from chatglm_backend.launcher.errors import LaunchError
 from chatglm_backend.launcher.torch_source import CPU_INDEX, CudaFinding, cuda_in_report, torch_index, torch_requirement
 from chatglm_backend.network import proxy_of
+from chatglm_backend.sentences import Sentence
 
 EnvironmentState = Literal["ready", "changed", "foreign", "unfinished", "missing", "not-an-environment"]
 
@@ -36,7 +37,7 @@ class PythonEnvironment:
     path: Path
     files: tuple[Path, ...]
     environ: Mapping[str, str]
-    say: Callable[[str], None]
+    say: Callable[[Sentence], None]
 
     @property
     def python(self) -> Path:
@@ -74,11 +75,11 @@ class PythonEnvironment:
         if state == "ready":
             return
         if state == "not-an-environment":
-            raise LaunchError(reason=f"{self.path} is no Python environment: move it away, or set CHATGLM_VENV")
+            raise LaunchError(reason=Sentence("launch.in_the_way", path=self.path))
         if state == "unfinished" and self.python.exists() and not os.access(self.python, os.X_OK):
-            raise LaunchError(reason=f"{self.python} may not be run by this user: set CHATGLM_VENV to another folder")
+            raise LaunchError(reason=Sentence("launch.not_permitted", path=self.python))
         if state == "unfinished":
-            self.say(f"{self.path.name} is incomplete or made by another Python: making it anew")
+            self.say(Sentence("launch.anew", name=self.path.name))
             self._remove()
         if state in ("unfinished", "missing"):
             self._create()
@@ -94,21 +95,20 @@ class PythonEnvironment:
         try:
             shutil.rmtree(self.path)
         except OSError as error:
-            raise LaunchError(reason=f"{self.path} cannot be removed ({error.strerror}): delete it by hand") from error
+            raise LaunchError(
+                reason=Sentence("launch.cannot_remove", path=self.path, problem=error.strerror)
+            ) from error
 
     def _create(self) -> None:
         base = str(getattr(sys, "_base_executable", "") or sys.executable)
-        self.say(f"making {self.path} with Python {_version()}")
+        self.say(Sentence("launch.making", path=self.path, version=_version()))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / _UNFINISHED).touch()
         except OSError as error:
-            raise LaunchError(reason=f"{self.path} cannot be made ({error.strerror}): set CHATGLM_VENV") from error
+            raise LaunchError(reason=Sentence("launch.cannot_make", path=self.path, problem=error.strerror)) from error
         if self._call([base, "-m", "venv", str(self.path)]) != 0:
-            raise LaunchError(
-                reason=f"{base} could not make an environment: "
-                f"on Debian and Ubuntu, run 'sudo apt install python{_version()}-venv', then start again"
-            )
+            raise LaunchError(reason=Sentence("launch.no_venv", python=base, version=_version()))
 
     def _install(self) -> None:
         self._modern_pip()
@@ -117,10 +117,10 @@ class PythonEnvironment:
         (self.path / _STAMP).unlink(missing_ok=True)
         if finding:
             self._torch_without_cuda(finding)
-        self.say("installing " + ", ".join(file.name for file in self.files) + " (several minutes the first time)")
+        self.say(Sentence("launch.installing", files=", ".join(file.name for file in self.files)))
         arguments = [word for file in self.files for word in ("-r", str(file))]
         if self._pip("install", *arguments) != 0:
-            raise LaunchError(reason=f"pip could not install the packages: {self._retry()}")
+            raise LaunchError(reason=Sentence("launch.pip_failed", retry=self._retry()))
         stamp = {"python": _version(), "requirements": self._digests()}
         (self.path / _STAMP).write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
         (self.path / _UNFINISHED).unlink(missing_ok=True)
@@ -139,7 +139,7 @@ class PythonEnvironment:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "report.json"
             if self._pip("install", "--quiet", "--dry-run", "--report", str(target), torch) != 0:
-                raise LaunchError(reason=f"pip cannot find {torch}: {self._retry()}")
+                raise LaunchError(reason=Sentence("launch.not_found", package=torch, retry=self._retry()))
             try:
                 report = json.loads(target.read_text(encoding="utf-8"))
             except (OSError, ValueError):
@@ -150,15 +150,15 @@ class PythonEnvironment:
         index, torch = torch_index(self.environ), self._torch()
         if index is None or torch is None:
             return
-        self.say(f"taking torch from {index}: it saves {finding.saving}")
+        self.say(Sentence("launch.without_cuda", index=index, saving=finding.saving))
         patience = ("--retries", "1", "--timeout", "15")
         if self._pip("install", *patience, "--no-deps", "--index-url", index, torch) != 0:
-            self.say(f"{index} did not give it: going on with plain pip, CUDA packages included")
+            self.say(Sentence("launch.with_cuda", index=index))
 
-    def _retry(self) -> str:
+    def _retry(self) -> Sentence:
         """What to do; pip understands fewer kinds of proxies than desktops set."""
         found = proxy_of(self.environ, CPU_INDEX)
-        return f"check the connection{f' and the proxy in {found[0]}' if found else ''}, then start again"
+        return Sentence("launch.retry_proxy", variable=found[0]) if found else Sentence("launch.retry")
 
     def _torch(self) -> str | None:
         lines = [torch_requirement(file.read_text(encoding="utf-8")) for file in self.files]

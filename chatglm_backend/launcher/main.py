@@ -21,15 +21,7 @@ from chatglm_backend.launcher.command import (
 from chatglm_backend.launcher.environment import PythonEnvironment
 from chatglm_backend.launcher.options import HELP, LaunchOptions, parse_options
 from chatglm_backend.launcher.platform_check import check_this_platform
-
-_STATES = {
-    "ready": "is ready",
-    "changed": "would get the changed requirements",
-    "foreign": "was made by hand and would get the requirements",
-    "unfinished": "is incomplete and would be made anew",
-    "missing": "would be made, and the requirements installed",
-    "not-an-environment": "is in the way: it is no Python environment",
-}
+from chatglm_backend.sentences import Sentence
 
 
 def main(argv: Sequence[str], root: Path) -> int:
@@ -37,10 +29,10 @@ def main(argv: Sequence[str], root: Path) -> int:
     try:
         return _run(argv, root)
     except ChatGLMError as error:
-        _say(str(error))
+        _say(error)
         return 2 if error.code == "config" else 1
     except KeyboardInterrupt:
-        _say("stopped")
+        _say(Sentence("launch.stopped"))
         return 130
 
 
@@ -55,7 +47,7 @@ def _run(argv: Sequence[str], root: Path) -> int:
     environment = _environment(options, root)
     if options.action == "setup-only":
         environment.prepare()
-        _say(f"{environment.path} is ready")
+        _say(Sentence("launch.ready", path=environment.path))
         return 0
     if options.action == "start":
         environment.prepare()
@@ -79,33 +71,37 @@ def _plan_and_start(options: LaunchOptions, environment: PythonEnvironment, root
     if options.action == "print-env":
         sys.stdout.write(printed_environment(added, options.shell, prefix))
         return 0
-    numactl, why_not = usable_numactl(prefix) if prefix else (None, "")
+    numactl, why_not = usable_numactl(prefix) if prefix else (None, None)
     command = [str(environment.python), str(root / "webui.py"), *options.page_args]
     if numactl is not None:
         command = [numactl, *prefix, *command]
     if options.action == "dry-run":
         sys.stdout.write(_dry_run(environment, plan, added, command, why_not))
         return 0
-    _say("; ".join(map(str, [*plan.reasons, why_not] if why_not else plan.reasons)))
+    _say(Sentence("launch.plan", reasons=(*plan.reasons, why_not) if why_not else plan.reasons))
     if plan.bind and numactl is None and not bind_this_process(plan.cpus):
-        _say("the system did not let the threads be held on their CPUs")
+        _say(Sentence("launch.not_held"))
     return start_page(command, {**os.environ, **added})
 
 
 def _dry_run(
-    environment: PythonEnvironment, plan: ThreadPlan, added: dict[str, str], command: Sequence[str], why_not: str
+    environment: PythonEnvironment,
+    plan: ThreadPlan,
+    added: dict[str, str],
+    command: Sequence[str],
+    why_not: Sentence | None,
 ) -> str:
-    lines = [f"environment: {environment.path} {_STATES[environment.state()]}"]
+    lines = [f"environment: {environment.path} {Sentence(f'environment.{environment.state()}')}"]
     lines += [f"plan: {reason}" for reason in plan.reasons]
     if why_not:
         lines.append(f"plan: {why_not}")
     if plan.bind and why_not:
-        lines.append(f"plan: held on the CPUs {plan.cpulist} without numactl")
+        lines.append(f"plan: {Sentence('launch.held_without', cpus=plan.cpulist)}")
     lines += [f"set: {name}={value}" for name, value in sorted(added.items())]
     lines.append(f"start: {shlex.join(command)}")
     return "".join(f"{line}\n" for line in lines)
 
 
-def _say(text: str) -> None:
+def _say(text: object) -> None:
     sys.stderr.write(f"launch: {text}\n")
     sys.stderr.flush()

@@ -8,6 +8,7 @@ from typing import Literal, cast
 
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.hardware import Allocator, Profile, Wishes
+from chatglm_backend.sentences import Sentence
 
 Action = Literal["start", "help", "print-env", "dry-run", "setup-only"]
 
@@ -95,10 +96,14 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
 def _with_value(options: LaunchOptions, wishes: Wishes, name: str, value: str) -> tuple[LaunchOptions, Wishes]:
     allowed = FLAGS[name]
     if allowed and value not in allowed:
-        raise ConfigError(name=name, value=value or "empty", reason=f"use {' or '.join(allowed)}")
+        raise ConfigError(
+            name=name,
+            value=value or Sentence("value.empty"),
+            reason=Sentence("use.choices", names=", ".join(allowed[:-1]), last=allowed[-1]),
+        )
     if name == "--threads":
         if not value.isdecimal() or len(value) > 9:
-            raise ConfigError(name=name, value=value or "empty", reason="use a whole number")
+            raise ConfigError(name=name, value=value or Sentence("value.empty"), reason=Sentence("use.whole_number"))
         return options, replace(wishes, threads=int(value))
     if name == "--profile":
         return options, replace(wishes, profile=cast("Profile", value))

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from chatglm_backend.sentences import Sentence
+
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
@@ -23,11 +25,9 @@ class CudaFinding:
         return bool(self.packages) or self.cuda_torch
 
     @property
-    def saving(self) -> str:
-        """What leaving them out saves, in words."""
-        number = len(self.packages)
-        count = f"{number} CUDA package{'s' if number > 1 else ''}, " if number else ""
-        return f"{count}more than 2 GB to download and 4 GB on disk"
+    def saving(self) -> Sentence:
+        """What leaving them out saves."""
+        return Sentence("launch.saving", count=len(self.packages))
 
 
 def cuda_in_report(report: Mapping[str, object]) -> CudaFinding:

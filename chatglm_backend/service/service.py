@@ -207,7 +207,7 @@ class Service:
         except ChatGLMError as error:
             self._finish(cancel, ModelStatus(ModelState.FAILED, error=error), None)
         except OSError as error:
-            reason = f"{error.filename or 'a file'}: {error.strerror or error}"
+            reason = Sentence("file.system", path=error.filename or "–", problem=error.strerror or str(error))
             self._finish(cancel, ModelStatus(ModelState.FAILED, error=ModelError(reason=reason)), None)
         except Exception as error:  # noqa: BLE001 - a status, not a traceback, tells the user
             _log.exception("loading failed")

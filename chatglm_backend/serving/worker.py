@@ -180,7 +180,7 @@ class Worker(Generic[P]):
             self._wake.notify_all()
 
     def _run(self) -> None:
-        reason = "the worker thread ended"
+        reason: object = Sentence("engine.thread_ended")
         try:
             while self._wait_for_work():
                 self._turn()
@@ -290,7 +290,7 @@ class Worker(Generic[P]):
         _log.info("request ended", extra={"facts": ended_facts(job.ticket.request_id, result)})
         job.ticket.publish(result)
 
-    def _crash(self, reason: str) -> None:
+    def _crash(self, reason: object) -> None:
         with self._wake:
             self._crashed = True
             jobs = [*self._running.values(), *self._queue.order()]

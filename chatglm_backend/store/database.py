@@ -108,7 +108,7 @@ class Database:
             connection.execute(f"PRAGMA max_page_count={max(1, self._max_bytes // _PAGE)}")
         except NewerSchema as error:
             connection.close()
-            reason = "it was written by a newer version of this program"
+            reason = Sentence("file.newer")
             raise HistoryUnavailable(path=self.path, reason=reason) from error
         except BaseException:
             connection.close()

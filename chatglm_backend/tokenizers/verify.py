@@ -72,7 +72,9 @@ def verify_tokenizer(folder: Path, cases_file: Path, family: Family) -> Tokenize
         for index, case in enumerate(chats):
             failures += _check_chat(tokenizer, index, case)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UnusableReference(path=str(cases_file), reason=Sentence("reference.incomplete", problem=error)) from error
+        raise UnusableReference(
+            path=str(cases_file), reason=Sentence("reference.incomplete", problem=str(error))
+        ) from error
     return TokenizerReport(family, len(texts), len(chats), tuple(failures))
 
 
@@ -82,7 +84,7 @@ def _cases_of(path: Path, family: Family) -> Mapping[str, object]:
     try:
         document = read_json(path)
     except CheckpointError as error:
-        raise UnusableReference(path=str(path), reason=error.fields.get("reason", "it is no JSON")) from error
+        raise UnusableReference(path=str(path), reason=error.fields.get("reason", error)) from error
     for key, cases in document.items():
         if key.lower().split("-")[0] == family and isinstance(cases, dict):
             return cases

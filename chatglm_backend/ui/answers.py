@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from chatglm_backend.core import GenerationRequest
 from chatglm_backend.errors import ChatGLMError, EngineFailure, HistoryError
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.records import Place
@@ -150,7 +151,7 @@ class PageAnswers:
         """The answer as it grows, from its beginning; kept before it is shown. Ends early when the tab turns."""
         ticket, answer = watch.answer.ticket, Answer()
         if ticket is None:
-            raise EngineFailure(reason="the answer was not begun")
+            raise EngineFailure(reason=Sentence("engine.not_begun"))
         try:
             async with aclosing(ticket.follow(pace_s=_PACE_S, heartbeat_s=_HEARTBEAT_S)) as log:
                 async for batch in log:

@@ -184,7 +184,8 @@ class Presenter:
 def _demo_examples(language: str) -> tuple[str, ...]:
     source = files("chatglm_backend") / "demo_model" / "examples.json"
     try:
-        prompts = json.loads(source.read_text(encoding="utf-8-sig"))[language]
+        known = json.loads(source.read_text(encoding="utf-8-sig"))
+        prompts = known.get(language) or known["en"]
     except (OSError, ValueError, KeyError):
         return ()
     return tuple(str(prompt) for prompt in prompts)[:6]

@@ -112,9 +112,9 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
 
 
 def _family(texts: Texts, info: ModelInfo) -> str:
-    """The family; where it was guessed, also what to do if the guess is wrong."""
+    """The family; where it was assumed, also what to do if the guess is wrong."""
     family = _FAMILIES.get(info.family, info.family)
-    if info.family_reason is None or info.family_reason.code != "family.guessed":
+    if info.family_reason is None or info.family_reason.code != "family.assumed":
         return family
     return texts("model.family", family=family, reason=info.family_reason)
 

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from chatglm_backend.cli.app import main
-from chatglm_backend.cli.progress import STAGES
+from chatglm_backend.sentences import load_texts
 from tests import tiny
 
 pytestmark = pytest.mark.model
@@ -58,7 +58,9 @@ class Done:
 
 def without_progress(text: str) -> str:
     """What was said, without the lines that a slow machine gets while it loads."""
-    progress = tuple(f"{stage}{mark}" for stage in STAGES.values() for mark in (" [", " ..."))
+    texts = load_texts("en")
+    stages = (texts(code) for code in texts.codes if code.startswith("load."))
+    progress = tuple(f"{stage}{mark}" for stage in stages for mark in (" [", " ..."))
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(progress))
 
 

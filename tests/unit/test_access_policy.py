@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from chatglm_backend.access.announce import announcement
-from chatglm_backend.access.policy import INSECURE_WARNING, policy_from
+from chatglm_backend.access.policy import policy_from
 from chatglm_backend.access.throttle import AttemptThrottle
 from chatglm_backend.access.tokens import lan_addresses, new_token, qr_svg, qr_text, sign_in_url
 from chatglm_backend.errors import ConfigError
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings
 
 
@@ -175,7 +176,7 @@ def test_a_private_server_names_one_address_and_an_open_one_its_danger() -> None
     """Without a token in either."""
     assert announcement(policy_from(Settings()), picture=True) == ("http://127.0.0.1:7860/",)
     lines = announcement(policy_from(Settings(insecure_listen=True)), picture=False, addresses=("10.0.0.5",))
-    assert lines[1:] == ("On the network: http://10.0.0.5:7860/", INSECURE_WARNING)
+    assert lines[1:] == ("On the network: http://10.0.0.5:7860/", str(Sentence("announce.insecure")))
 
 
 def test_one_chosen_address_is_named_once() -> None:

@@ -230,7 +230,7 @@ def test_family_from_the_tokenizers_source(tmp_path: Path) -> None:
     folder = build_checkpoint(tmp_path / "model", "chatglm2", _name_or_path="")
     assert inspect_folder(folder).family == "chatglm2"
     assert "--family chatglm3" in str(inspect_folder(folder).reason)
-    assert inspect_folder(folder).guessed
+    assert inspect_folder(folder).assumed
     (folder / "tokenization_chatglm.py").write_text('raise SystemExit\nroles = ["<|user|>"]\n')
     assert inspect_folder(folder).family == "chatglm3"
 
@@ -239,7 +239,7 @@ def test_family_from_the_tokenizers_source(tmp_path: Path) -> None:
 def test_folders_above_do_not_tell_the_family(tmp_path: Path, above: str) -> None:
     """A ChatGLM3 export with its tokenizer's source stays one, wherever it lies and whatever its config remembers."""
     folder = build_checkpoint(tmp_path / above / "export", "chatglm3", _name_or_path="/data/chatglm-6b-v2")
-    assert inspect_folder(folder).guessed
+    assert inspect_folder(folder).assumed
     (folder / "tokenization_chatglm.py").write_text('roles = ["<|user|>"]\n')
     assert inspect_folder(folder).family == "chatglm3"
     (folder / "tokenization_chatglm.py").write_text("class ChatGLMTokenizer: ...\n")

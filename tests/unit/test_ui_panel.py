@@ -59,7 +59,7 @@ def test_the_panel_before_an_answer_is_empty_but_for_the_machine() -> None:
 
 def test_a_guessed_family_says_what_to_do_if_it_is_wrong() -> None:
     """In the page's language; a family that is certain needs no reason."""
-    info = replace(scripted_info(), family="chatglm2", family_reason=Sentence("family.guessed"))
+    info = replace(scripted_info(), family="chatglm2", family_reason=Sentence("family.assumed"))
     facts = model_facts(load_texts("zh"), info)
     assert "ChatGLM2-6B（文件夹中没有 ChatGLM3 的字样（如果是，请加 --family chatglm3））" in facts
     certain = replace(info, family_reason=Sentence("family.low_bit", version=1))

@@ -12,14 +12,13 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
-from chatglm_backend.sentences import LANGUAGES, Language, choose_language
+from chatglm_backend.sentences import LANGUAGES, Language, choose_language, load_texts
 from chatglm_backend.ui.gradio_insides.html import HtmlReply, polish_html
 from chatglm_backend.ui.visitor import ASGIApp, Receive, Scope, Send, cookies_of
 
 __all__ = ["LanguageRoot"]
 
 _COOKIE = "chatglm_language"
-_TAGS = {"zh": "zh-CN"}
 
 
 class LanguageRoot:
@@ -45,7 +44,7 @@ class LanguageRoot:
             scope["path"] = f"{root}/{language}{inner}"
             scope["raw_path"] = scope["path"].encode()
         if inner.strip("/") in ("", language):
-            tag, title = _TAGS.get(language, language), self._titles[language]
+            tag, title = load_texts(language)("app.language_tag"), self._titles[language]
             polish = partial(polish_html, tag=tag, title=title, script=self._script)
             send = HtmlReply(send, polish, _cookie(language, root) if asked else None)
         await self._pages[language](scope, receive, send)

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from chatglm_backend.sentences import LANGUAGES, load_texts
 from chatglm_backend.ui.answers import PageAnswers
 from chatglm_backend.ui.gradio_insides.labels import own_labels
 from chatglm_backend.ui.pages.model import ModelPage
@@ -30,7 +31,7 @@ _FAST_S, _SLOW_S = 1.0, 15.0
 def build_header(presenter: Presenter) -> gr.HTML:
     """Lay the header out in the current Blocks; returns the model's card."""
     t = presenter.texts
-    other = "en" if t.language == "zh" else "zh"
+    other = load_texts(LANGUAGES[(LANGUAGES.index(t.language) + 1) % len(LANGUAGES)])
     keys = {"lost": "page.lost", "no": "page.no", "save": "page.save", "delete": "page.delete"}
     labels = escape(json.dumps(own_labels(t), ensure_ascii=False), quote=True)
     words = "".join(f' data-{name}="{escape(t(key), quote=True)}"' for name, key in keys.items())
@@ -38,8 +39,9 @@ def build_header(presenter: Presenter) -> gr.HTML:
         f'<header class="cg-head" id="cg-words"{words} data-labels="{labels}">'
         f'<span class="cg-logo">{_LOGO}</span>'
         f'<div class="cg-titles"><h1>{escape(t("app.title"))}</h1><p>{escape(t("app.tagline"))}</p></div>'
-        f'<nav class="cg-tools"><a class="cg-tool" href="./?lang={other}" data-action="language" '
-        f'lang="{other}" title="{escape(t("app.language_hint"))}">{escape(t("app.language"))}</a>'
+        f'<nav class="cg-tools"><a class="cg-tool" href="./?lang={other.language}" data-action="language" '
+        f'lang="{other("app.language_tag")}" title="{escape(other("app.language_hint"))}">'
+        f"{escape(other('app.language'))}</a>"
         f'<button type="button" class="cg-tool" data-action="theme" title="{escape(t("app.theme_hint"))}" '
         f'aria-label="{escape(t("app.theme_hint"))}">{_CONTRAST}</button></nav></header>'
     )
