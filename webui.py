@@ -30,19 +30,20 @@ if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
 
+    from chatglm_backend.service import Service
     from chatglm_backend.ui.chat import ChatPresenter
     from chatglm_backend.ui.history import History
+    from chatglm_backend.ui.models import ModelsPresenter
     from chatglm_backend.ui.pages.share import ShareLinks
-    from chatglm_backend.ui.ports import ClosingService, PageService
     from chatglm_backend.ui.presenter import Presenter
-    from chatglm_backend.ui.tools import PageTools
+    from chatglm_backend.ui.speed import SpeedPresenter
 
 __all__ = ["build_page", "create_app", "main", "run_page"]
 
 
 def build_page(
-    presenter: Presenter, chat: ChatPresenter, history: History, tools: PageTools, settings: Settings,
-    links: ShareLinks | None = None,
+    presenter: Presenter, chat: ChatPresenter, speed: SpeedPresenter, models: ModelsPresenter, history: History,
+    settings: Settings, links: ShareLinks | None = None,
 ) -> gr.Blocks:  # fmt: skip
     """The page in the presenter's language; ``links`` are shown to whoever sits at this computer."""
     import gradio as gr
@@ -67,20 +68,20 @@ def build_page(
             with gr.Tab(t("tab.chat"), id="chat", elem_id="cg-tab-chat"):
                 system = build_chat_page(page, chat, history, settings)
             with gr.Tab(t("tab.compare"), id="compare", elem_id="cg-tab-compare"):
-                build_compare_page(tools.compare, history, settings)
+                build_compare_page(presenter, history, settings)
             with gr.Tab(t("tab.speed"), id="speed", elem_id="cg-tab-speed"):
-                build_speed_page(tools.speed)
+                build_speed_page(speed)
             with gr.Tab(t("tab.model"), id="model", elem_id="cg-tab-model"):
-                model = build_model_page(page, presenter, tools.models, shared=tools.shared)
+                model = build_model_page(page, presenter, models)
         gr.HTML(f'<p class="cg-foot">{t("footer.note")}</p>')
-        follow_model(page, presenter, card, examples, system, model)
-        leave_when_closed(page, presenter.answers, tools.speed)
+        follow_model(page, presenter, models, card, examples, system, model)
+        leave_when_closed(page, presenter.answers, speed)
     keep_outputs(page)
     return page
 
 
 def create_app(
-    service: PageService, settings: Settings, policy: AccessPolicy | None = None, links: ShareLinks | None = None
+    service: Service, settings: Settings, policy: AccessPolicy | None = None, links: ShareLinks | None = None
 ) -> FastAPI:
     """The guarded page in every language. Loading the model begins once the page can be opened.
 
@@ -92,6 +93,7 @@ def create_app(
     from chatglm_backend.access.request_log import RequestLog
     from chatglm_backend.api import openai_router, operations_router
     from chatglm_backend.sentences import LANGUAGES, load_texts
+    from chatglm_backend.service.keeping import Keeper
     from chatglm_backend.store.transfer import MAX_IMPORT_BYTES
     from chatglm_backend.ui.answers import PageAnswers
     from chatglm_backend.ui.chat import ChatPresenter
@@ -99,8 +101,9 @@ def create_app(
     from chatglm_backend.ui.gradio_insides.session_owner import SessionOwner
     from chatglm_backend.ui.history import History
     from chatglm_backend.ui.history_routes import history_router
+    from chatglm_backend.ui.models import ModelsPresenter
     from chatglm_backend.ui.presenter import Presenter
-    from chatglm_backend.ui.tools import PageWorkshop
+    from chatglm_backend.ui.speed import SpeedDesk, SpeedPresenter
     from chatglm_backend.ui.visitor import VisitorLayer
 
     @contextlib.asynccontextmanager
@@ -110,16 +113,16 @@ def create_app(
 
     app = FastAPI(title="ChatGLM", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=lifespan)
     policy = policy or policy_from(settings)
-    answers, pages = PageAnswers(service, settings), {}
-    workshop = PageWorkshop(service, answers, settings, shared=policy.shared)
+    answers, desk, keeper, pages = PageAnswers(service, settings), SpeedDesk(), Keeper(settings), {}
     if links is None and policy.listening:
         links = partial(share_links, policy)
     history, catalogues = History(settings), {language: load_texts(language) for language in LANGUAGES}
     for language, texts in catalogues.items():
         presenter, chat = Presenter(service, answers, texts), ChatPresenter(service, answers, history, texts)
-        pages[language] = build_page(presenter, chat, history, workshop.tools(texts), settings, links)
+        speed, models = SpeedPresenter(service, desk, texts), ModelsPresenter(service, keeper, texts, policy.shared)
+        pages[language] = build_page(presenter, chat, speed, models, history, settings, links)
     app.include_router(openai_router(service, settings))
-    app.include_router(operations_router(service, getattr(service, "metrics", lambda: None)))
+    app.include_router(operations_router(service, service.metrics))
     app.include_router(history_router(history, catalogues))
     app.add_middleware(SessionOwner, visitor=history.visitor_of)
     app.add_middleware(VisitorLayer, signer=history.signer)
@@ -165,9 +168,7 @@ def _end_while_starting() -> threading.Event:
     return ended
 
 
-def run_page(
-    service: ClosingService, settings: Settings, policy: AccessPolicy, listener: socket.socket, say: Say
-) -> None:
+def run_page(service: Service, settings: Settings, policy: AccessPolicy, listener: socket.socket, say: Say) -> None:
     """Serve the page until a signal; then give running answers ``drain_seconds``, end the connections, and return."""
     import uvicorn
 
@@ -185,7 +186,7 @@ def run_page(
         service.close()
 
 
-def _drain(service: ClosingService, settings: Settings, say: Say) -> None:
+def _drain(service: Service, settings: Settings, say: Say) -> None:
     seconds = settings.drain_seconds
     hint = f"Ending: running answers get up to {seconds:.0f} seconds. Press Ctrl-C again to end at once."
     told = threading.Timer(1.0, say, [hint])

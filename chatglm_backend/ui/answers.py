@@ -16,12 +16,12 @@ from typing import Any, Literal
 from chatglm_backend.core import GenerationRequest
 from chatglm_backend.errors import ChatGLMError, EngineFailure, HistoryError
 from chatglm_backend.sentences import Sentence
+from chatglm_backend.service import Service
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.records import Place
 from chatglm_backend.ui.conversation import Fitted, Turns
 from chatglm_backend.ui.history import AnswerKeeper
-from chatglm_backend.ui.ports import PageService
 from chatglm_backend.ui.progress import Answer
 
 __all__ = ["Caller", "Page", "PageAnswer", "PageAnswers", "Watch"]
@@ -86,7 +86,7 @@ class Watch:
 class PageAnswers:
     """All answers that a page may still ask for."""
 
-    service: PageService
+    service: Service
     settings: Settings = field(default_factory=Settings)
     _answers: dict[str, PageAnswer] = field(default_factory=dict)
     _watches: dict[tuple[str, Page], Watch] = field(default_factory=dict)
@@ -147,12 +147,20 @@ class PageAnswers:
         for key in [key for key in tuple(self._watches) if key[0] == tab]:
             self._watches.pop(key).turned = True
 
-    async def follow(self, watch: Watch) -> AsyncGenerator[Answer, None]:
-        """The answer as it grows, from its beginning; kept before it is shown. Ends early when the tab turns."""
-        ticket, answer = watch.answer.ticket, Answer()
-        if ticket is None:
-            raise EngineFailure(reason=Sentence("engine.not_begun"))
+    async def follow(
+        self, watch: Watch, request: Callable[[], GenerationRequest] | None = None, *, kernel: str = ""
+    ) -> AsyncGenerator[Answer, None]:
+        """The answer as it grows, from its beginning; kept before it is shown. Ends early when the tab turns.
+
+        With ``request``, it is queued first; whatever refuses it is the answer's error.
+        """
+        answer = Answer()
         try:
+            if request is not None:
+                await self.submit(watch.answer, await asyncio.to_thread(request), kernel=kernel)
+            ticket = watch.answer.ticket
+            if ticket is None:
+                raise EngineFailure(reason=Sentence("engine.not_begun"))
             async with aclosing(ticket.follow(pace_s=_PACE_S, heartbeat_s=_HEARTBEAT_S)) as log:
                 async for batch in log:
                     answer.started = ticket.submitted_at
@@ -161,7 +169,7 @@ class PageAnswers:
                     if watch.turned:
                         return
                     yield answer
-        except ChatGLMError as error:
+        except (ChatGLMError, ValueError, OverflowError) as error:
             answer.fail(error)
             if not watch.turned:
                 yield answer

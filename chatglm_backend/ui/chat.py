@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, Message, ModelInfo, ModelState
 from chatglm_backend.errors import ChatGLMError, HistoryError
 from chatglm_backend.sentences import Texts
+from chatglm_backend.service import Service
 from chatglm_backend.store.records import Place
 from chatglm_backend.ui.answers import Caller, PageAnswer, PageAnswers, Watch
 from chatglm_backend.ui.conversation import SYSTEM_FAMILIES, Fitted, Interrupted, Turns, back_to_user, fit, unfinished
 from chatglm_backend.ui.history import History, Moved
-from chatglm_backend.ui.ports import PageService
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import answer_status, context_bar, empty_prompt, timing_panel, used_memory
 
@@ -57,7 +58,7 @@ class ChatView:
 class ChatPresenter:
     """The Chat page's logic in one language."""
 
-    def __init__(self, service: PageService, answers: PageAnswers, history: History, texts: Texts) -> None:
+    def __init__(self, service: Service, answers: PageAnswers, history: History, texts: Texts) -> None:
         self.texts = texts
         self.answers = answers
         self._history = history
@@ -96,16 +97,8 @@ class ChatPresenter:
             opened, answer.problem = await asyncio.to_thread(self._history.begin, caller.keeper, place, asked)
             answer.place, answer.keeping = None if opened is None else opened.place, self._history.keeper(opened)
         yield self._of(answer, Answer(), box="", changed=True)
-        try:
-            params = form.params()
-            answer.fitted = await asyncio.to_thread(self._fit, asked, form.system, params.max_new_tokens)
-            await self.answers.submit(answer, self._request(answer, params))
-        except (ChatGLMError, ValueError, OverflowError) as error:
-            failed = Answer()
-            failed.fail(error)
-            yield watch.instead or self._of(answer, failed)
-            return
-        async with aclosing(self._follow(watch)) as views:
+        answers = self.answers.follow(watch, partial(self._request, answer, form))
+        async with aclosing(self._views(watch, answers)) as views:
             async for view in views:
                 yield view
 
@@ -123,7 +116,7 @@ class ChatPresenter:
         if watch is None:
             yield still
             return
-        async with aclosing(self._follow(watch, changed=True)) as views:
+        async with aclosing(self._views(watch, self.answers.follow(watch), changed=True)) as views:
             async for view in views:
                 yield view
 
@@ -132,8 +125,10 @@ class ChatPresenter:
         kept = back_to_user(turns, index)
         return kept[:-1], kept[-1].content if kept else ""
 
-    async def _follow(self, watch: Watch, *, changed: bool = False) -> AsyncGenerator[ChatView, None]:
-        async with aclosing(self.answers.follow(watch)) as answers:
+    async def _views(
+        self, watch: Watch, answers: AsyncGenerator[Answer, None], *, changed: bool = False
+    ) -> AsyncGenerator[ChatView, None]:
+        async with aclosing(answers):
             async for answer in answers:
                 yield self._of(watch.answer, answer, changed=changed or not answer.running)
                 changed = False
@@ -158,8 +153,10 @@ class ChatPresenter:
     def _count(self, turns: Turns) -> int:
         return len(self._service.preview_prompt(GenerationRequest("count", messages=turns)).ids)
 
-    def _request(self, answer: PageAnswer, params: GenerationParams) -> GenerationRequest:
-        info, fitted = self._service.status().info, answer.fitted or Fitted(answer.turns, 0, 0)
+    def _request(self, answer: PageAnswer, form: ChatForm) -> GenerationRequest:
+        params = form.params()
+        answer.fitted = fitted = self._fit(answer.turns, form.system, params.max_new_tokens)
+        info = self._service.status().info
         if info is not None and fitted.used:
             room = max(1, min(params.max_new_tokens, info.context_limit - fitted.used))
             params = replace(params, max_new_tokens=room)

@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
-from typing import Protocol
 
 from chatglm_backend.checkpoint.cache import CacheEntry
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.sentences import Texts
-from chatglm_backend.service.keeping import Needs
-from chatglm_backend.service.report import Findings
+from chatglm_backend.service import Service
+from chatglm_backend.service.keeping import Keeper
 from chatglm_backend.store.folder import shown_path
-from chatglm_backend.ui.ports import PageService
+from chatglm_backend.ui.html import alert, paragraph, table, terms
 from chatglm_backend.units import size
 
-__all__ = ["KeptView", "ModelKeeper", "ModelsPresenter"]
-
-
-class ModelKeeper(Protocol):
-    """The part of the service's keeper that the page uses."""
-
-    def entries(self) -> tuple[CacheEntry, ...]:
-        """Everything kept."""
-        ...
-
-    def delete(self, name: str, in_use: str | None) -> CacheEntry:
-        """Delete one entry."""
-        ...
-
-    def report(self) -> Findings:
-        """The doctor's report."""
-        ...
-
-    def needs(self, model: str) -> Needs | None:
-        """What a model takes."""
-        ...
+__all__ = ["KeptView", "ModelsPresenter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +26,11 @@ class KeptView:
 
 
 class ModelsPresenter:
-    """The Model page's logic in one language."""
+    """The Model page's logic in one language. ``shared`` says that other machines reach the page."""
 
-    def __init__(self, service: PageService, keeper: ModelKeeper, texts: Texts) -> None:
+    def __init__(self, service: Service, keeper: Keeper, texts: Texts, shared: bool) -> None:  # noqa: FBT001
         self.texts = texts
+        self.shared = shared
         self._service = service
         self._keeper = keeper
 
@@ -60,9 +39,9 @@ class ModelsPresenter:
         try:
             entries = self._keeper.entries()
         except OSError as error:
-            return KeptView(self._alert(error), ())
+            return KeptView(alert(self.texts.say(error)), ())
         if not entries:
-            return KeptView(f'<p class="cg-facts">{escape(self.texts("kept.nothing"))}</p>', (), said)
+            return KeptView(paragraph(self.texts("kept.nothing")), (), said)
         return KeptView(self._table(entries), tuple(entry.name for entry in entries), said)
 
     def ask(self, name: str | None) -> str:
@@ -70,8 +49,7 @@ class ModelsPresenter:
         entry = next((entry for entry in self._keeper.entries() if entry.name == name), None)
         if entry is None:
             return ""
-        question = self.texts("kept.ask", name=entry.name, size=size(entry.nbytes))
-        return f'<p class="cg-demo" role="alert">{escape(question)}</p>'
+        return paragraph(self.texts("kept.ask", name=entry.name, size=size(entry.nbytes)), "cg-demo", "alert")
 
     def delete(self, name: str, *, allowed: bool) -> KeptView:
         """Delete one entry, if this visitor may."""
@@ -81,9 +59,9 @@ class ModelsPresenter:
         try:
             entry = self._keeper.delete(name, None if info is None else info.name)
         except (ChatGLMError, OSError) as error:
-            return self.kept(self._alert(error))
+            return self.kept(alert(self.texts.say(error)))
         said = self.texts("kept.deleted", name=entry.name, size=size(entry.nbytes))
-        return self.kept(f'<p class="cg-status" role="status">{escape(said)}</p>')
+        return self.kept(paragraph(said, "cg-status", "status"))
 
     def needs(self, model: str, *, allowed: bool = True) -> str:
         """What a folder or hub id takes, beside what there is; empty where that cannot be told.
@@ -95,7 +73,7 @@ class ModelsPresenter:
         try:
             needs = self._keeper.needs(model.strip()) if model.strip() else None
         except (ChatGLMError, OSError) as error:
-            return self._alert(error)
+            return alert(self.texts.say(error))
         if needs is None:
             return ""
         text = self.texts(
@@ -103,8 +81,8 @@ class ModelsPresenter:
             free_memory=size(needs.free_memory),
         )  # fmt: skip
         if needs.enough:
-            return f'<p class="cg-facts" role="status">{escape(text)}</p>'
-        return f'<p class="cg-demo" role="status">{escape(text)} {escape(self.texts("needs.short"))}</p>'
+            return paragraph(text, role="status")
+        return paragraph(f"{text} {self.texts('needs.short')}", "cg-demo", "status")
 
     def report(self, *, allowed: bool = True) -> str:
         """The doctor's report; it names folders, so not for visitors elsewhere."""
@@ -124,31 +102,16 @@ class ModelsPresenter:
             ("folders", [f"{self.texts(f'place.{name}')}: {shown_path(path)}" for name, path in found.folders.items()]),
             ("fixes", [said(fix) for fix in found.fixes] or [self.texts("doctor.nothing")]),
         ]
-        cells = "".join(
-            f"<dt>{escape(self.texts(f'doctor.{key}'))}</dt><dd>{_lines(lines)}</dd>" for key, lines in rows
-        )
-        return f'<dl class="cg-table" aria-label="{escape(self.texts("doctor.title"))}">{cells}</dl>'
+        return terms(self.texts("doctor.title"), [(self.texts(f"doctor.{key}"), lines) for key, lines in rows])
 
     def refusal(self) -> str:
         """Why this visitor may look but not change."""
-        return f'<p class="cg-demo" role="note">{escape(self.texts("model.only_here"))}</p>'
+        return paragraph(self.texts("model.only_here"), "cg-demo", "note")
 
     def _table(self, entries: tuple[CacheEntry, ...]) -> str:
         t = self.texts
-        head = "".join(f'<th scope="col">{escape(t(f"kept.{name}"))}</th>' for name in ("name", "kind", "size"))
-        rows = ""
+        rows = []
         for entry in entries:
             kind = t(f"kept.kind.{entry.kind}") + ("" if entry.complete else f" ({t('kept.incomplete')})")
-            rows += f"<tr><td>{escape(entry.name)}</td><td>{escape(kind)}</td><td>{size(entry.nbytes)}</td></tr>"
-        return (
-            f'<div class="cg-scroll" tabindex="0" role="region" aria-label="{escape(t("kept.title"))}">'
-            f'<table class="cg-grid-table"><caption>{escape(t("kept.title"))}</caption><thead><tr>{head}</tr></thead>'
-            f"<tbody>{rows}</tbody></table></div>"
-        )
-
-    def _alert(self, error: BaseException) -> str:
-        return f'<div class="cg-alert" role="alert">{escape(self.texts.say(error))}</div>'
-
-
-def _lines(lines: list[str]) -> str:
-    return "<br>".join(escape(line) for line in lines if line)
+            rows.append((entry.name, kind, size(entry.nbytes)))
+        return table(t("kept.title"), [t(f"kept.{name}") for name in ("name", "kind", "size")], rows)

@@ -10,14 +10,15 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 
 from chatglm_backend.core import GenerationParams, GenerationRequest, ModelState, PromptFormat
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.sentences import Texts
-from chatglm_backend.ui.answers import Caller, PageAnswer, PageAnswers, Watch
+from chatglm_backend.service import Service
+from chatglm_backend.ui.answers import Caller, Page, PageAnswer, PageAnswers, Watch
 from chatglm_backend.ui.conversation import SYSTEM_FAMILIES
-from chatglm_backend.ui.ports import PageService
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import (
     answer_status,
@@ -84,7 +85,7 @@ class HeaderView:
 class Presenter:
     """The page's logic in one language."""
 
-    def __init__(self, service: PageService, answers: PageAnswers, texts: Texts) -> None:
+    def __init__(self, service: Service, answers: PageAnswers, texts: Texts) -> None:
         self.texts = texts
         self.answers = answers
         self._service = service
@@ -103,35 +104,29 @@ class Presenter:
             takes_system=status.info is not None and status.info.family in SYSTEM_FAMILIES,
         )
 
-    def load(self, model: str) -> HeaderView:
+    def load(self, model: str) -> None:
         """Begin loading a folder or hub id; an empty one loads the default again."""
         self._service.load(model.strip() or None)
-        return self.header()
 
-    def cancel_load(self) -> HeaderView:
+    def cancel_load(self) -> None:
         """Stop loading."""
         self._service.cancel_load()
-        return self.header()
 
     def blank(self) -> PromptView:
         """The Prompt page before an answer."""
-        return self._view(None, sent="")
+        return self._view(None, "")
 
-    async def generate(self, caller: Caller, form: PromptForm) -> AsyncGenerator[PromptView, None]:
+    async def generate(
+        self, caller: Caller, form: PromptForm, page: Page = "prompt"
+    ) -> AsyncGenerator[PromptView, None]:
         """Views of one answer, from the click to its end."""
         if not form.prompt.strip():
             yield replace(self.blank(), status=empty_prompt(self.texts))
             return
-        watch = self.answers.open("prompt", caller)
-        yield self._view(Answer(), sent="", id=watch.answer.id)
-        try:
-            await self.answers.submit(watch.answer, form.request(watch.answer))
-        except (ChatGLMError, ValueError, OverflowError) as error:
-            failed = Answer()
-            failed.fail(error)
-            yield watch.instead or self._view(failed)
-            return
-        async with aclosing(self._follow(watch)) as views:
+        watch = self.answers.open(page, caller)
+        yield self._view(Answer(), "", watch.answer.id, form.kernel)
+        answers = self.answers.follow(watch, partial(form.request, watch.answer), kernel=form.kernel)
+        async with aclosing(self._views(watch, answers, form.kernel)) as views:
             async for view in views:
                 yield view
 
@@ -139,7 +134,7 @@ class Presenter:
         """Go on with the answer that this visitor's page lost a moment ago; nothing if there is none."""
         watch = self.answers.resume("prompt", caller, left=True)
         if watch is not None:
-            async with aclosing(self._follow(watch)) as views:
+            async with aclosing(self._views(watch, self.answers.follow(watch))) as views:
                 async for view in views:
                     yield view
 
@@ -149,15 +144,16 @@ class Presenter:
         self.answers.turn("prompt", caller, blank)
         return blank
 
-    async def _follow(self, watch: Watch) -> AsyncGenerator[PromptView, None]:
-        sent: str | None = ""
-        async with aclosing(self.answers.follow(watch)) as answers:
+    async def _views(
+        self, watch: Watch, answers: AsyncGenerator[Answer, None], kernel: str = ""
+    ) -> AsyncGenerator[PromptView, None]:
+        exact = ""
+        async with aclosing(answers):
             async for answer in answers:
-                if not sent and watch.answer.ticket and self._service.status().state is ModelState.READY:
-                    sent = await self._exact_prompt(watch.answer.ticket.request)
-                    yield self._view(answer, sent, watch.answer.id)
-                else:
-                    yield self._view(answer, id=watch.answer.id)
+                sent = None
+                if not exact and watch.answer.ticket and self._service.status().state is ModelState.READY:
+                    sent = exact = await self._exact_prompt(watch.answer.ticket.request)
+                yield self._view(answer, sent, watch.answer.id, kernel)
         if watch.instead is not None:
             yield watch.instead
 
@@ -167,18 +163,17 @@ class Presenter:
         except ChatGLMError:
             return ""  # the answer itself says what is wrong
 
-    def _view(self, answer: Answer | None, sent: str | None = None, id: str = "") -> PromptView:  # noqa: A002
+    def _view(self, answer: Answer | None, sent: str | None, name: str = "", kernel: str = "") -> PromptView:
+        status = self._service.status()
+        info = replace(status.info, kernel=kernel) if status.info is not None and kernel else status.info
         return PromptView(
             running=answer is not None and answer.running,
-            status=answer_status(self.texts, answer, self._service.status()),
+            status=answer_status(self.texts, answer, status),
             output="" if answer is None else answer.text,
-            timing=self._timing(answer),
+            timing=timing_panel(self.texts, answer, info, used_memory()),
             sent=sent,
-            id=id,
+            id=name,
         )
-
-    def _timing(self, answer: Answer | None) -> str:
-        return timing_panel(self.texts, answer, self._service.status().info, used_memory())
 
 
 def _demo_examples(language: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from chatglm_backend import units
 from chatglm_backend.core import FinishReason, LoadProgress, ModelInfo, ModelState, ModelStatus
 from chatglm_backend.installed import start_command
 from chatglm_backend.sentences import Texts
+from chatglm_backend.ui.html import alert, bar, paragraph, status_line, terms
 from chatglm_backend.ui.plots import sparkline
 from chatglm_backend.ui.progress import Answer, Phase
 
@@ -36,18 +37,18 @@ _FAMILIES = {"chatglm": "ChatGLM-6B", "chatglm2": "ChatGLM2-6B", "chatglm3": "Ch
 def answer_status(texts: Texts, answer: Answer | None, status: ModelStatus) -> str:
     """One line: what is happening to the answer at this moment. The page's script reads it out."""
     if answer is None:
-        return _status_line("idle", texts("status.idle"))
+        return status_line("idle", texts("status.idle"))
     if answer.error is not None:
-        return f'<div class="cg-alert" role="alert">{escape(texts.say(answer.error))}</div>'
+        return alert(texts.say(answer.error))
     if answer.phase is Phase.WAITING and status.state is ModelState.LOADING:
         what = load_line(texts, status.progress)[0]
-        return _status_line("loading", texts("status.loading", what=what), busy=True)
-    return _status_line(answer.phase.value, _phase_text(texts, answer), busy=answer.running)
+        return status_line("loading", texts("status.loading", what=what), busy=True)
+    return status_line(answer.phase.value, _phase_text(texts, answer), busy=answer.running)
 
 
 def empty_prompt(texts: Texts) -> str:
     """The status line after sending nothing."""
-    return _status_line("idle", texts("status.empty"))
+    return status_line("idle", texts("status.empty"))
 
 
 def timing_panel(texts: Texts, answer: Answer | None, info: ModelInfo | None, memory_bytes: int) -> str:
@@ -94,7 +95,7 @@ def model_card(texts: Texts, status: ModelStatus) -> str:
 def model_facts(texts: Texts, info: ModelInfo | None) -> str:
     """All that is known of the loaded model, as a list of terms."""
     if info is None:
-        return f'<p class="cg-facts">{escape(texts("model.no_facts"))}</p>'
+        return paragraph(texts("model.no_facts"))
     kv = texts("model.per_token", kib=units.digits(info.kv_bytes_per_token / 1024), dtype=info.kv_dtype)
     rows = (
         ("name", info.name),
@@ -107,8 +108,7 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
         ("why", texts.say(info.kernel_reason)),
         ("threads", str(info.threads)),
     )
-    cells = "".join(f"<dt>{escape(texts(f'model.fact.{key}'))}</dt><dd>{escape(value)}</dd>" for key, value in rows)
-    return f'<dl class="cg-table" aria-label="{escape(texts("model.facts"))}">{cells}</dl>'
+    return terms(texts("model.facts"), [(texts(f"model.fact.{key}"), [value]) for key, value in rows])
 
 
 def _family(texts: Texts, info: ModelInfo) -> str:
@@ -133,15 +133,10 @@ def load_line(texts: Texts, progress: LoadProgress | None) -> tuple[str, float |
 def context_bar(texts: Texts, used: int, limit: int, dropped: int) -> str:
     """How full the model's context is, and a notice where rounds were left out."""
     share = min(used / limit, 1.0) if limit else 0.0
-    label = escape(texts("chat.context", used=used, limit=limit))
-    notice = ""
-    if dropped:
-        notice = f'<p class="cg-demo" role="status">{escape(texts("chat.dropped", rounds=dropped))}</p>'
-    return (
-        f'<div class="cg-context"><span>{label}</span><div class="cg-bar" role="meter" aria-label="{label}" '
-        f'aria-valuemin="0" aria-valuemax="{limit}" aria-valuenow="{min(used, limit)}">'
-        f'<span style="width:{share * 100:.1f}%"></span></div></div>{notice}'
-    )
+    label = texts("chat.context", used=used, limit=limit)
+    notice = paragraph(texts("chat.dropped", rounds=dropped), "cg-demo", "status") if dropped else ""
+    meter = bar(label, "meter", share, min(used, limit), limit)
+    return f'<div class="cg-context"><span>{escape(label)}</span>{meter}</div>{notice}'
 
 
 def used_memory() -> int:
@@ -187,11 +182,6 @@ def _done_text(texts: Texts, answer: Answer) -> str:
     return texts(f"status.done.{reason.value}", tokens=answer.tokens)
 
 
-def _status_line(state: str, text: str, *, busy: bool = False) -> str:
-    dot = '<span class="cg-spinner" aria-hidden="true"></span>' if busy else ""
-    return f'<div class="cg-status" data-phase="{state}">{dot}{escape(text)}</div>'
-
-
 def _ready_card(texts: Texts, info: ModelInfo) -> str:
     facts = [
         texts("model.parameters", millions=round(info.parameters / 1e6))
@@ -217,14 +207,9 @@ def _ready_card(texts: Texts, info: ModelInfo) -> str:
 
 def _loading_card(texts: Texts, progress: LoadProgress | None) -> str:
     text, share = load_line(texts, progress)
-    width = "" if share is None else f' style="width:{share * 100:.0f}%"'
-    value = "" if share is None else f' aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100"'
-    unknown = " cg-unknown" if share is None else ""
-    return (
-        f'<div class="cg-model" data-state="loading"><span class="cg-pill cg-loading">{escape(text)}</span>'
-        f'<div class="cg-bar{unknown}" role="progressbar" aria-label="{escape(texts("model.loading"))}"{value}>'
-        f"<span{width}></span></div></div>"
-    )
+    progressbar = bar(texts("model.loading"), "progressbar", share, round(100 * (share or 0)))
+    pill = f'<span class="cg-pill cg-loading">{escape(text)}</span>'
+    return f'<div class="cg-model" data-state="loading">{pill}{progressbar}</div>'
 
 
 def _known(value: float | None, form: Callable[[float], str]) -> str:

@@ -9,17 +9,17 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 from chatglm_backend.benchmark.quick import QUICK_PLAN, QuickItem, QuickResult, measure, wait_until_idle
 from chatglm_backend.core import CancelToken, ModelInfo
 from chatglm_backend.errors import ChatGLMError, ModelNotReady
 from chatglm_backend.sentences import Texts, plain
+from chatglm_backend.service import Service
+from chatglm_backend.ui.html import alert, bar, paragraph, status_line, table
 from chatglm_backend.ui.plots import bar_plot, line_plot
-from chatglm_backend.ui.ports import PageService
 from chatglm_backend.units import digits, seconds
 
 __all__ = ["SpeedDesk", "SpeedPresenter", "SpeedView"]
@@ -69,7 +69,7 @@ class SpeedPresenter:
 
     def __init__(
         self,
-        service: PageService,
+        service: Service,
         desk: SpeedDesk,
         texts: Texts,
         plan: Sequence[QuickItem] = QUICK_PLAN,
@@ -85,13 +85,13 @@ class SpeedPresenter:
 
     def blank(self) -> SpeedView:
         """The page before a test."""
-        return SpeedView(running=False, status=_line("idle", self.texts("speed.idle")))
+        return SpeedView(running=False, status=self._line("idle", "speed.idle"))
 
     async def run(self, session: str) -> AsyncGenerator[SpeedView, None]:
         """Views from the click to the end. Leaving early stops the test."""
         token = self._desk.begin(session)
         if token is None:
-            yield SpeedView(running=False, status=_line("idle", self.texts("speed.busy")))
+            yield SpeedView(running=False, status=self._line("idle", "speed.busy"))
             return
         results: list[QuickResult] = []
         info = self._service.status().info
@@ -105,17 +105,16 @@ class SpeedPresenter:
                         break
                 yield self._view(info, results, running=True, status=self._progress(number, "speed.measuring", item))
                 found = await asyncio.to_thread(
-                    measure, self._service, item, token, session=session, accepted=self._accepted()
+                    measure, self._service, item, token, session=session, accepted=self._accepted
                 )
                 if found is None:
                     break
                 results.append(found)
             key = "speed.stopped" if token.cancelled else "speed.gave_way"
-            line = _line("done", self.texts("speed.done" if len(results) == len(self._plan) else key))
+            line = self._line("done", "speed.done" if len(results) == len(self._plan) else key)
             yield self._view(info, results, running=False, status=line)
         except ChatGLMError as error:
-            alert = f'<div class="cg-alert" role="alert">{escape(self.texts.say(error))}</div>'
-            yield self._view(info, results, running=False, status=alert)
+            yield self._view(info, results, running=False, status=alert(self.texts.say(error)))
         finally:
             token.cancel()
             self._desk.end(token)
@@ -125,33 +124,24 @@ class SpeedPresenter:
         self._desk.stop(session)
 
     def _busy(self) -> int:
-        metrics = self._metrics()
-        return 0 if metrics is None else int(metrics.running) + int(metrics.waiting)
+        metrics = self._service.metrics()
+        return 0 if metrics is None else metrics.running + metrics.waiting
 
-    def _accepted(self) -> Callable[[], int] | None:
-        if self._metrics() is None:
-            return None
+    def _accepted(self) -> int:
+        metrics = self._service.metrics()
+        return 0 if metrics is None else metrics.accepted
 
-        def accepted() -> int:
-            metrics = self._metrics()
-            return 0 if metrics is None else int(metrics.accepted)
-
-        return accepted
-
-    def _metrics(self) -> Any:  # noqa: ANN401  the worker's counters, where the service has any
-        return getattr(self._service, "metrics", lambda: None)()
+    def _line(self, phase: str, key: str) -> str:
+        return status_line(phase, self.texts(key), spoken=True)
 
     def _progress(self, number: int, key: str, item: QuickItem | None = None) -> str:
         text = self.texts(
             key, number=number + 1, total=len(self._plan), tokens=item.prompt_tokens if item else 0,
             batch=item.batch if item else 0,
         )  # fmt: skip
-        share = 100 * number // len(self._plan)
-        return (
-            f'{_line("writing", text, busy=True)}<div class="cg-bar" role="progressbar" aria-valuemin="0" '
-            f'aria-valuemax="100" aria-valuenow="{share}" aria-label="{escape(self.texts("tab.speed"))}">'
-            f'<span style="width:{share}%"></span></div>'
-        )
+        share = number / len(self._plan)
+        progress = bar(self.texts("tab.speed"), "progressbar", share, 100 * number // len(self._plan), 100)
+        return status_line("writing", text, busy=True, spoken=True) + progress
 
     def _view(self, info: ModelInfo | None, results: Sequence[QuickResult], *, running: bool, status: str) -> SpeedView:
         if not results:
@@ -162,21 +152,13 @@ class SpeedPresenter:
     def _table(self, results: Sequence[QuickResult]) -> str:
         t = self.texts
         names = ("prompt", "batch", "ttft", "prefill", "decode")
-        head = "".join(f'<th scope="col">{escape(t(f"speed.column.{name}"))}</th>' for name in names)
-        rows = ""
-        for run in results:
-            mark = " *" if run.disturbed else ""
-            cells = (
-                str(run.prompt_tokens), str(run.batch), seconds(run.ttft_s), digits(run.prefill_tok_s),
-                f"{digits(run.decode_tok_s)}{mark}",
-            )  # fmt: skip
-            rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-        note = f'<p class="cg-keys">{escape(t("speed.disturbed"))}</p>' if any(r.disturbed for r in results) else ""
-        return (
-            f'<div class="cg-scroll" tabindex="0" role="region" aria-label="{escape(t("speed.table"))}">'
-            f'<table class="cg-grid-table cg-measured"><caption>{escape(t("speed.table"))}</caption>'
-            f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}"
-        )
+        rows = [
+            (str(run.prompt_tokens), str(run.batch), seconds(run.ttft_s), digits(run.prefill_tok_s),
+             digits(run.decode_tok_s) + (" *" if run.disturbed else ""))
+            for run in results
+        ]  # fmt: skip
+        note = paragraph(t("speed.disturbed"), "cg-keys") if any(run.disturbed for run in results) else ""
+        return table(t("speed.table"), [t(f"speed.column.{name}") for name in names], rows, " cg-measured") + note
 
     def _plots(self, results: Sequence[QuickResult]) -> str:
         t = self.texts
@@ -198,8 +180,3 @@ class SpeedPresenter:
             f'<button type="button" class="cg-tool" data-action="png" data-from="cg-speed-figures">'
             f"{escape(self.texts('speed.png'))}</button></div>"
         )
-
-
-def _line(phase: str, text: str, *, busy: bool = False) -> str:
-    dot = '<span class="cg-spinner" aria-hidden="true"></span>' if busy else ""
-    return f'<div class="cg-status" data-phase="{phase}" role="status" aria-live="polite">{dot}{escape(text)}</div>'

@@ -76,7 +76,7 @@ def test_only_the_host_sees_link_and_code(app: Any, client: str, headers: dict[s
             config = (await visitor.get("/en/config")).json()
             element = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "cg-share")
             found = next(d for d in config["dependencies"] if d["outputs"] == [element])
-            body = {"data": [], "fn_index": found["id"], "session_hash": "s"}
+            body = {"data": [], "fn_index": found["id"], "session_hash": f"session of {client}"}
             reply = await visitor.post("/en/gradio_api/run/predict", json=body)
             return json.dumps(reply.json()["data"][0])
 

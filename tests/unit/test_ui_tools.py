@@ -27,11 +27,11 @@ from chatglm_backend.serving.ticket import Logged
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import ScriptedModel, scripted_service
 from chatglm_backend.ui.answers import Caller, PageAnswers
-from chatglm_backend.ui.compare import ComparePresenter, CompareView
+from chatglm_backend.ui.compare import CompareView, compare
 from chatglm_backend.ui.models import ModelsPresenter
 from chatglm_backend.ui.permission import may_manage
 from chatglm_backend.ui.plots import bar_plot, line_plot, sparkline
-from chatglm_backend.ui.presenter import PromptForm
+from chatglm_backend.ui.presenter import Presenter, PromptForm
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.speed import SpeedDesk, SpeedPresenter, SpeedView
 
@@ -44,17 +44,16 @@ def _params(tokens: int, temperature: float = 0.0) -> Callable[[], GenerationPar
 
 
 def _compare(
-    model: ScriptedModel, left: PromptForm, right: PromptForm, act: Callable[[ComparePresenter, CompareView], None]
+    model: ScriptedModel, left: PromptForm, right: PromptForm, act: Callable[[PageAnswers, CompareView], None]
 ) -> list[CompareView]:
     service = scripted_service(model)
 
     async def collect() -> list[CompareView]:
-        presenter = ComparePresenter(service, PageAnswers(service), TEXTS)
-        views = []
-        async with aclosing(presenter.generate(Caller("me", "tab"), left, right)) as stream:
+        answers, views = PageAnswers(service), []
+        async with aclosing(compare(Presenter(service, answers, TEXTS), Caller("me", "tab"), left, right)) as stream:
             async for view in stream:
                 views.append(view)
-                act(presenter, view)
+                act(answers, view)
         return views
 
     return asyncio.run(collect())
@@ -89,9 +88,9 @@ def test_one_stop_ends_both_answers() -> None:
     """Both tickets are cancelled and both texts stay."""
     model = ScriptedModel()
 
-    def stop(presenter: ComparePresenter, view: CompareView) -> None:
+    def stop(answers: PageAnswers, view: CompareView) -> None:
         if "word1" in view.left.output and "word1" in view.right.output:
-            presenter.answers.stop("me", *view.ids)
+            answers.stop("me", view.left.id, view.right.id)
 
     last = _compare(model, PromptForm("slow", _params(2000)), PromptForm("slow", _params(2000)), stop)[-1]
     assert [ticket.cancelled for ticket in model.answers] == [True, True]
@@ -248,10 +247,11 @@ def test_on_a_shared_page_only_this_machine_changes_models(
     assert may_manage(address, headers, shared=shared) is allowed
 
 
-class _Keeper:
+class _Keeper(Keeper):
     """One entry, and what was asked of it."""
 
     def __init__(self) -> None:
+        super().__init__(Settings())
         self.list = [CacheEntry("a-1234", "THUDM/chatglm-6b", "low-bit", Path("x"), 3_900_000_000, "chatglm", True)]
         self.in_use: list[str | None] = []
 
@@ -276,7 +276,7 @@ class _Keeper:
 def test_what_is_kept_is_listed_and_deleted() -> None:
     """The list shows the size; deleting names the model in use to the keeper and empties the list."""
     keeper, service = _Keeper(), scripted_service()
-    presenter = ModelsPresenter(service, keeper, TEXTS)
+    presenter = ModelsPresenter(service, keeper, TEXTS, shared=False)
     assert "3.90 GB" in presenter.kept().table
     assert "a-1234" in presenter.ask("a-1234")
     after = presenter.delete("a-1234", allowed=True)
@@ -287,14 +287,14 @@ def test_what_is_kept_is_listed_and_deleted() -> None:
 def test_a_visitor_who_may_not_delete_reads_why() -> None:
     """The check is made where the deletion is, not only on the button."""
     keeper = _Keeper()
-    view = ModelsPresenter(scripted_service(), keeper, TEXTS).delete("a-1234", allowed=False)
+    view = ModelsPresenter(scripted_service(), keeper, TEXTS, shared=True).delete("a-1234", allowed=False)
     assert keeper.in_use == []
     assert "shared" in view.said
 
 
 def test_needs_and_the_report_are_sentences() -> None:
     """Too little disk is said; an unknown name says nothing; the report escapes what it shows."""
-    presenter = ModelsPresenter(scripted_service(), _Keeper(), TEXTS)
+    presenter = ModelsPresenter(scripted_service(), _Keeper(), TEXTS, shared=True)
     assert "too little" in presenter.needs("THUDM/chatglm-6b")
     assert presenter.needs("what") == presenter.needs("") == ""
     report = presenter.report()
@@ -304,7 +304,7 @@ def test_needs_and_the_report_are_sentences() -> None:
 
 def test_a_visitor_elsewhere_learns_nothing_of_this_machines_folders() -> None:
     """Neither what a path holds nor where things lie."""
-    presenter = ModelsPresenter(scripted_service(), _Keeper(), TEXTS)
+    presenter = ModelsPresenter(scripted_service(), _Keeper(), TEXTS, shared=True)
     assert presenter.needs("THUDM/chatglm-6b", allowed=False) == ""
     assert presenter.report(allowed=False) == presenter.refusal()
 

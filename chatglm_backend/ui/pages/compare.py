@@ -11,11 +11,11 @@ from typing import Any
 import gradio as gr
 
 from chatglm_backend.settings import PROMPT_TOKENS, Settings
-from chatglm_backend.ui.compare import ComparePresenter, CompareView, SideView
+from chatglm_backend.ui.compare import CompareView, compare
 from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.history import History
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
-from chatglm_backend.ui.presenter import PromptForm
+from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 from chatglm_backend.ui.sampling import SamplingControls
 
 __all__ = ["build_compare_page"]
@@ -38,7 +38,7 @@ class _Outputs(Outputs):
     ids: Any = KEPT
 
 
-def build_compare_page(presenter: ComparePresenter, history: History, settings: Settings) -> None:
+def build_compare_page(presenter: Presenter, history: History, settings: Settings) -> None:
     """Lay the page out in the current Blocks."""
     t = presenter.texts
     prompt = gr.Textbox(
@@ -52,12 +52,12 @@ def build_compare_page(presenter: ComparePresenter, history: History, settings: 
     blank = presenter.blank()
     choices, parts, sampling = [], [], []
     with gr.Row(equal_height=False):
-        for side, view in zip(_SIDES, (blank.left, blank.right), strict=True):
+        for side in _SIDES:
             with gr.Column(scale=1, min_width=290, elem_id=f"cg-compare-{side}"):
                 controls, others = _choices(presenter, settings, side)
                 sampling.append(controls)
                 choices += [*others, *controls.components]
-                parts += _answer(presenter, view, side)
+                parts += _answer(presenter, blank, side)
 
     def form(prompt: str, side: int, values: Sequence[Any]) -> PromptForm:
         return PromptForm(prompt, partial(sampling[side].params, values[2:]), values[0], values[1] or "")
@@ -65,7 +65,7 @@ def build_compare_page(presenter: ComparePresenter, history: History, settings: 
     async def ask(request: gr.Request, prompt: str, *values: Any) -> AsyncGenerator[tuple[Any, ...], None]:  # noqa: ANN401
         half = len(values) // 2
         left, right = form(prompt or "", 0, values[:half]), form(prompt or "", 1, values[half:])
-        async with aclosing(shown(presenter.generate(caller_of(request, history), left, right), show)) as updates:
+        async with aclosing(shown(compare(presenter, caller_of(request, history), left, right), show)) as updates:
             async for update in updates:
                 yield update
 
@@ -75,16 +75,14 @@ def build_compare_page(presenter: ComparePresenter, history: History, settings: 
     def show(view: CompareView, sent: bool) -> _Outputs:  # noqa: FBT001
         buttons = start_and_stop(t("compare.generate"), t("compare.stop"), running=view.running, sent=sent)
         sides = [part for side in (view.left, view.right) for part in (side.status, side.output, side.timing)]
-        return _Outputs(*[*buttons, *sides, view.ids])
+        return _Outputs(*[*buttons, *sides, (view.left.id, view.right.id)])
 
     ids = gr.State(())
     generate.click(ask, [prompt, *choices], _Outputs(*[generate, stop, *parts, ids]).all(), **QUIET)
     stop.click(end, ids, **AT_ONCE)
 
 
-def _choices(
-    presenter: ComparePresenter, settings: Settings, side: str
-) -> tuple[SamplingControls, tuple[gr.Radio, gr.Radio]]:
+def _choices(presenter: Presenter, settings: Settings, side: str) -> tuple[SamplingControls, tuple[gr.Radio, gr.Radio]]:
     t = presenter.texts
     name = side.upper()
     starts = {
@@ -106,7 +104,7 @@ def _choices(
     return sampling, (form, kernel)
 
 
-def _answer(presenter: ComparePresenter, view: SideView, side: str) -> list[Any]:
+def _answer(presenter: Presenter, view: PromptView, side: str) -> list[Any]:
     t = presenter.texts
     output = gr.Textbox(
         label=f"{side.upper()}: {t('prompt.output')}", placeholder=t("prompt.output_placeholder"), lines=6,

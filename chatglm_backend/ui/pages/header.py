@@ -11,7 +11,9 @@ import gradio as gr
 from chatglm_backend.sentences import LANGUAGES, load_texts
 from chatglm_backend.ui.answers import PageAnswers
 from chatglm_backend.ui.gradio_insides.labels import own_labels
+from chatglm_backend.ui.models import ModelsPresenter
 from chatglm_backend.ui.pages.model import ModelPage
+from chatglm_backend.ui.pages.outputs import AT_ONCE, may_change
 from chatglm_backend.ui.presenter import HeaderView, Presenter
 from chatglm_backend.ui.speed import SpeedPresenter
 
@@ -49,44 +51,46 @@ def build_header(presenter: Presenter) -> gr.HTML:
 
 
 def follow_model(
-    page: gr.Blocks, presenter: Presenter, card: gr.HTML, examples: gr.HTML, system: gr.Textbox, model: ModelPage
-) -> None:
+    page: gr.Blocks, presenter: Presenter, models: ModelsPresenter, card: gr.HTML, examples: gr.HTML,
+    system: gr.Textbox, model: ModelPage,
+) -> None:  # fmt: skip
     """Keep all that shows the model up to date: every second while it loads, seldom afterwards."""
     timer = gr.Timer(_FAST_S)
     shown = gr.State("")
 
-    def updates(view: HeaderView, before: str, allowed: bool) -> tuple[Any, ...]:  # noqa: FBT001
+    def updates(request: gr.Request, view: HeaderView, before: str = "") -> tuple[Any, ...]:
         pace = gr.Timer(value=_SLOW_S if view.settled else _FAST_S)
         now = view.card + view.examples + view.facts
         if now == before:
             return *[gr.skip()] * 7, pace, gr.skip()
-        t = presenter.texts
+        t, allowed = presenter.texts, may_change(request, shared=models.shared)
         loading = (
             gr.Button(t("model.load"), interactive=allowed and view.settled),
             gr.Button(t("model.cancel"), interactive=allowed and not view.settled),
         )
-        notice = "" if allowed else model.refusal
+        notice = "" if allowed else models.refusal()
         box = gr.Textbox(visible=view.takes_system)
         return view.card, view.examples, box, view.facts, *loading, notice, pace, now
 
     def refresh(before: str, request: gr.Request) -> tuple[Any, ...]:
-        return updates(presenter.header(), before, model.allowed(request))
+        return updates(request, presenter.header(), before)
 
     def load(source: str, request: gr.Request) -> tuple[Any, ...]:
-        allowed = model.allowed(request)
-        return updates(presenter.load(source or "") if allowed else presenter.header(), "", allowed)
+        if may_change(request, shared=models.shared):
+            presenter.load(source or "")
+        return updates(request, presenter.header())
 
     def cancel(request: gr.Request) -> tuple[Any, ...]:
-        allowed = model.allowed(request)
-        return updates(presenter.cancel_load() if allowed else presenter.header(), "", allowed)
+        if may_change(request, shared=models.shared):
+            presenter.cancel_load()
+        return updates(request, presenter.header())
 
     outputs = [card, examples, system, model.facts, model.load, model.cancel, model.notice, timer, shown]
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     for event in (page.load, timer.tick):
-        event(refresh, shown, outputs, **quiet)
+        event(refresh, shown, outputs, **AT_ONCE)
     for event in (model.load.click, model.source.submit):
-        event(load, model.source, outputs, **quiet)
-    model.cancel.click(cancel, None, outputs, **quiet)
+        event(load, model.source, outputs, **AT_ONCE)
+    model.cancel.click(cancel, None, outputs, **AT_ONCE)
 
 
 def leave_when_closed(page: gr.Blocks, answers: PageAnswers, speed: SpeedPresenter) -> None:

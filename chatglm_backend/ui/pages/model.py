@@ -8,33 +8,24 @@ from typing import Any
 import gradio as gr
 
 from chatglm_backend.ui.models import KeptView, ModelsPresenter
-from chatglm_backend.ui.permission import may_manage
+from chatglm_backend.ui.pages.outputs import QUIET, may_change
 from chatglm_backend.ui.presenter import Presenter
 
 __all__ = ["ModelPage", "build_model_page"]
 
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-
 
 @dataclass(frozen=True, slots=True)
 class ModelPage:
-    """The components that follow the model's life. ``shared`` says that other machines reach the page."""
+    """The components that follow the model's life."""
 
     facts: gr.HTML
     source: gr.Textbox
     load: gr.Button
     cancel: gr.Button
     notice: gr.HTML
-    shared: bool = False
-    refusal: str = ""
-
-    def allowed(self, request: gr.Request) -> bool:
-        """Whether this visitor may load and delete models."""
-        client = request.client
-        return may_manage(client.host if client else None, request.headers, shared=self.shared)
 
 
-def build_model_page(page: gr.Blocks, presenter: Presenter, models: ModelsPresenter, *, shared: bool) -> ModelPage:
+def build_model_page(page: gr.Blocks, presenter: Presenter, models: ModelsPresenter) -> ModelPage:
     """Lay the page out in the current Blocks."""
     t = presenter.texts
     with gr.Row(equal_height=False):
@@ -52,21 +43,20 @@ def build_model_page(page: gr.Blocks, presenter: Presenter, models: ModelsPresen
             with gr.Row(elem_classes="cg-actions"):
                 load = gr.Button(t("model.load"), variant="primary", elem_id="cg-model-load", scale=2)
                 cancel = gr.Button(t("model.cancel"), elem_id="cg-model-cancel", interactive=False, scale=1)
-            made = ModelPage(facts, source, load, cancel, notice, shared, models.refusal())
-            _build_deletion(page, models, made)
+            _build_deletion(page, models, facts)
 
     def tell_needs(model: str, request: gr.Request) -> str:
-        return models.needs(model or "", allowed=made.allowed(request))
+        return models.needs(model or "", allowed=may_change(request, shared=models.shared))
 
     def tell_report(request: gr.Request) -> str:
-        return models.report(allowed=made.allowed(request))
+        return models.report(allowed=may_change(request, shared=models.shared))
 
-    source.change(tell_needs, source, needs, trigger_mode="always_last", **_QUIET)
+    source.change(tell_needs, source, needs, trigger_mode="always_last", **QUIET)
     check.click(tell_report, None, report, show_progress="minimal", api_visibility="private")
-    return made
+    return ModelPage(facts, source, load, cancel, notice)
 
 
-def _build_deletion(page: gr.Blocks, models: ModelsPresenter, made: ModelPage) -> None:
+def _build_deletion(page: gr.Blocks, models: ModelsPresenter, facts: gr.HTML) -> None:
     """What is kept on the disk, and its deletion, which is asked about first."""
     t = models.texts
     table = gr.HTML("", elem_id="cg-kept")
@@ -89,18 +79,18 @@ def _build_deletion(page: gr.Blocks, models: ModelsPresenter, made: ModelPage) -
         )
 
     def refresh(request: gr.Request) -> tuple[Any, ...]:
-        return show(models.kept(), made.allowed(request))
+        return show(models.kept(), may_change(request, shared=models.shared))
 
     def ask(chosen: str | None) -> tuple[Any, ...]:
         text = models.ask(chosen)
         return text, gr.Row(visible=bool(text))
 
     def remove(chosen: str | None, request: gr.Request) -> tuple[Any, ...]:
-        allowed = made.allowed(request)
+        allowed = may_change(request, shared=models.shared)
         return show(models.delete(chosen or "", allowed=allowed), allowed)
 
     parts = [table, name, delete, actions, question, confirm]
-    gr.on([page.load, made.facts.change], refresh, None, parts, **_QUIET)
-    delete.click(ask, name, [question, confirm], **_QUIET)
-    yes.click(remove, name, parts, **_QUIET)
-    no.click(lambda: ("", gr.Row(visible=False)), None, [question, confirm], **_QUIET)
+    gr.on([page.load, facts.change], refresh, None, parts, **QUIET)
+    delete.click(ask, name, [question, confirm], **QUIET)
+    yes.click(remove, name, parts, **QUIET)
+    no.click(lambda: ("", gr.Row(visible=False)), None, [question, confirm], **QUIET)

@@ -11,9 +11,10 @@ import gradio as gr
 
 from chatglm_backend.ui.answers import Caller
 from chatglm_backend.ui.history import History
+from chatglm_backend.ui.permission import may_manage
 from chatglm_backend.ui.visitor import visitor_name
 
-__all__ = ["AT_ONCE", "KEPT", "QUIET", "Outputs", "caller_of", "shown"]
+__all__ = ["AT_ONCE", "KEPT", "QUIET", "Outputs", "caller_of", "may_change", "shown"]
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE: dict[str, Any] = {**QUIET, "queue": False}
@@ -57,3 +58,9 @@ def caller_of(request: gr.Request, history: History) -> Caller:
     cookies, client = dict(request.cookies), request.client
     name = visitor_name(history.signer(), cookies, client.host if client else None)
     return Caller(name, request.session_hash or "", history.visitor(cookies))
+
+
+def may_change(request: gr.Request, *, shared: bool) -> bool:
+    """Whether the visitor may load and delete models, and see what belongs to this machine."""
+    client = request.client
+    return may_manage(client.host if client else None, request.headers, shared=shared)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import Any
 
 import gradio as gr
 
 from chatglm_backend.sentences import Texts
-from chatglm_backend.ui.permission import may_manage
+from chatglm_backend.ui.pages.outputs import AT_ONCE, may_change
 
 __all__ = ["ShareLinks", "build_share", "share_html"]
 
@@ -25,12 +24,9 @@ def build_share(page: gr.Blocks, texts: Texts, links: ShareLinks) -> None:
     element = gr.HTML("", elem_id="cg-share")
 
     def show(request: gr.Request) -> str:
-        client = request.client
-        host = may_manage(client.host if client else None, request.headers, shared=True)
-        return share_html(texts, links()) if host else ""
+        return share_html(texts, links()) if may_change(request, shared=True) else ""
 
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    page.load(show, None, element, **quiet)
+    page.load(show, None, element, **AT_ONCE)
 
 
 def share_html(texts: Texts, links: Sequence[tuple[str, str]]) -> str:

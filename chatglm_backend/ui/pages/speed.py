@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from chatglm_backend.sentences import Texts
 from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
-from chatglm_backend.ui.speed import SpeedPresenter, SpeedView
+from chatglm_backend.ui.pages.outputs import AT_ONCE, QUIET
+from chatglm_backend.ui.speed import SpeedPresenter
 
 __all__ = ["build_speed_page"]
 
@@ -30,16 +30,11 @@ def build_speed_page(presenter: SpeedPresenter) -> None:
     async def run(request: gr.Request) -> AsyncGenerator[tuple[Any, ...], None]:
         async with aclosing(presenter.run(request.session_hash or "")) as views:
             async for view in views:
-                yield _updates(t, view)
+                buttons = start_and_stop(t("speed.start"), t("prompt.stop"), running=view.running)
+                yield *buttons, view.status, view.table, view.plots, view.download
 
     def end(request: gr.Request) -> None:
         presenter.stop(request.session_hash or "")
 
-    outputs = [start, stop, status, table, plots, download]
-    start.click(run, None, outputs, show_progress="hidden", api_visibility="private")
-    stop.click(end, queue=False, show_progress="hidden", api_visibility="private")
-
-
-def _updates(t: Texts, view: SpeedView) -> tuple[Any, ...]:
-    buttons = start_and_stop(t("speed.start"), t("prompt.stop"), running=view.running)
-    return (*buttons, view.status, view.table, view.plots, view.download)
+    start.click(run, None, [start, stop, status, table, plots, download], **QUIET)
+    stop.click(end, **AT_ONCE)

@@ -1,0 +1,55 @@
+"""The pieces of HTML that several pages show. All text is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+__all__ = ["alert", "bar", "paragraph", "status_line", "table", "terms"]
+
+
+def alert(text: str) -> str:
+    """What has gone wrong."""
+    return f'<div class="cg-alert" role="alert">{escape(text)}</div>'
+
+
+def paragraph(text: str, style: str = "cg-facts", role: str = "") -> str:
+    """A sentence or two."""
+    spoken = f' role="{role}"' if role else ""
+    return f'<p class="{style}"{spoken}>{escape(text)}</p>'
+
+
+def status_line(phase: str, text: str, *, busy: bool = False, spoken: bool = False) -> str:
+    """What is happening; ``spoken``: screen readers say it by themselves, without the page's script."""
+    dot = '<span class="cg-spinner" aria-hidden="true"></span>' if busy else ""
+    live = ' role="status" aria-live="polite"' if spoken else ""
+    return f'<div class="cg-status" data-phase="{phase}"{live}>{dot}{escape(text)}</div>'
+
+
+def bar(label: str, role: str, share: float | None, value: int = 0, most: int = 100) -> str:
+    """How far something is: ``share``, from 0 to 1, is drawn, ``value`` of ``most`` said; ``None``: nobody knows."""
+    if share is None:
+        return f'<div class="cg-bar cg-unknown" role="{role}" aria-label="{escape(label)}"><span></span></div>'
+    return (
+        f'<div class="cg-bar" role="{role}" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="{most}" '
+        f'aria-valuenow="{value}"><span style="width:{share * 100:.1f}%"></span></div>'
+    )
+
+
+def terms(label: str, rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """A list of terms, each with its lines."""
+    cells = "".join(
+        f"<dt>{escape(term)}</dt><dd>{'<br>'.join(escape(line) for line in lines if line)}</dd>" for term, lines in rows
+    )
+    return f'<dl class="cg-table" aria-label="{escape(label)}">{cells}</dl>'
+
+
+def table(title: str, head: Iterable[str], rows: Iterable[Iterable[str]], style: str = "") -> str:
+    """A table that scrolls by itself where the page is narrow."""
+    heading = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return (
+        f'<div class="cg-scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
+        f'<table class="cg-grid-table{style}"><caption>{escape(title)}</caption>'
+        f"<thead><tr>{heading}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
