@@ -122,7 +122,7 @@ def create_app(
         speed, models = SpeedPresenter(service, desk, texts), ModelsPresenter(service, keeper, texts, policy.shared)
         pages[language] = build_page(presenter, chat, speed, models, history, settings, links)
     app.include_router(openai_router(service, settings))
-    app.include_router(operations_router(service, service.metrics))
+    app.include_router(operations_router(service))
     app.include_router(history_router(history, catalogues))
     app.add_middleware(SessionOwner, visitor=history.visitor_of)
     app.add_middleware(VisitorLayer, signer=history.signer)

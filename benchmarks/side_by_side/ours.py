@@ -17,7 +17,6 @@ from benchmarks.kernels import COPIES, Matrices, random_packed
 from benchmarks.side_by_side.orders import serve
 from chatglm_backend.benchmark.runner import run_prompts
 from chatglm_backend.benchmark.setup import open_synthetic
-from chatglm_backend.core import CancelToken, monotonic_clock
 from chatglm_backend.int4.kernel import KernelName, Product
 from chatglm_backend.int4.kernels.product import Product as CompiledProduct
 from chatglm_backend.int4.select import select_kernel
@@ -32,7 +31,7 @@ def answers(threads: int, kernel: str, model: str) -> None:
 
     def measure(prompt_tokens: int, new_tokens: int) -> dict[str, object]:
         prompt = f"{prompt_tokens}/{next(numbers)}"
-        found = run_prompts(engine, [prompt], new_tokens, CancelToken(), monotonic_clock)
+        found = run_prompts(engine, [prompt], new_tokens)
         return {"ttft_s": found.ttft_s, "decode_tok_s": found.decode_tok_s}
 
     serve(measure, kernel=bench.machine.kernel)

@@ -6,9 +6,9 @@ Knows tickets and ASGI's messages, and nothing of the forms in which answers are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Any
+import contextlib
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -18,6 +18,8 @@ from chatglm_backend.errors import EngineFailure
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.serving.ticket import Ticket
 
+T = TypeVar("T")
+
 
 class ClientLeft(Exception):
     """Nobody waits for this answer any more."""
@@ -25,16 +27,7 @@ class ClientLeft(Exception):
 
 async def whole_answer(ticket: Ticket, receive: Receive) -> tuple[str, Completed]:
     """The whole text and the last event. Raises ClientLeft as soon as the client hangs up."""
-    answer = asyncio.ensure_future(_collect(ticket))
-    gone = asyncio.ensure_future(_until_gone(receive))
-    try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise ClientLeft
-        return answer.result()
-    finally:
-        ticket.cancel()  # here as well: a task that never began does not clean up
-        await _end(answer, gone)
+    return await _while_there(ticket, receive, _collect(ticket))
 
 
 class EventStream(Response):
@@ -51,21 +44,12 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send until the end, or until nobody listens."""
-        sending = asyncio.ensure_future(self._send_all(send))
-        gone = asyncio.ensure_future(_until_gone(receive))
-        try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        except (TimeoutError, asyncio.TimeoutError, OSError):
-            return
-        finally:
-            self._ticket.cancel()
-            await _end(sending, gone)
+        with contextlib.suppress(ClientLeft, TimeoutError, asyncio.TimeoutError, OSError):
+            await _while_there(self._ticket, receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(self._parts):
+        async with contextlib.aclosing(self._parts):
             async for part in self._parts:
                 await self._send(send, {"type": "http.response.body", "body": part, "more_body": True})
         await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
@@ -85,12 +69,21 @@ async def _collect(ticket: Ticket) -> tuple[str, Completed]:
     raise EngineFailure(reason=Sentence("engine.broke_off"))
 
 
+async def _while_there(ticket: Ticket, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, and the ticket's end. Raises ClientLeft as soon as the client hangs up."""
+    tasks = working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_until_gone(receive))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientLeft
+        return working.result()
+    finally:
+        ticket.cancel()  # here as well: a task that never began does not clean up
+        working.cancel()
+        gone.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _end(*tasks: asyncio.Future[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,7 +5,6 @@ The first two answer anyone, so they say nothing of files, names or errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -14,11 +13,10 @@ from starlette.responses import JSONResponse
 from chatglm_backend.api.metrics import exposition
 from chatglm_backend.core import ModelState, ModelStatus
 from chatglm_backend.service import Service
-from chatglm_backend.serving.metrics import MetricsSnapshot
 
 
-def operations_router(service: Service, metrics: Callable[[], MetricsSnapshot | None] = lambda: None) -> APIRouter:
-    """The routes for whoever looks after the server; ``metrics`` is the worker's snapshot."""
+def operations_router(service: Service) -> APIRouter:
+    """The routes for whoever looks after the server."""
     router = APIRouter(tags=["Operations"])
 
     @router.get("/health", summary="Whether the process is alive")
@@ -32,7 +30,7 @@ def operations_router(service: Service, metrics: Callable[[], MetricsSnapshot | 
 
     @router.get("/metrics", summary="Counters for Prometheus", response_class=Response)
     async def counters() -> Response:
-        content, kind = exposition(metrics(), ready=service.status().state is ModelState.READY)
+        content, kind = exposition(service.metrics(), ready=service.status().state is ModelState.READY)
         return Response(content, headers={"content-type": kind})
 
     return router

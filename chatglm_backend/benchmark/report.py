@@ -5,8 +5,11 @@ Knows no model and runs nothing. GB are 10⁹ bytes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+
+import psutil
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +75,13 @@ def recommended_threads(points: Sequence[SweepPoint], *, tolerance: float = 0.03
     """Return the fewest threads within ``tolerance`` of the best decode speed."""
     best = max(point.decode_tok_s for point in points)
     return min(point.threads for point in points if point.decode_tok_s >= best * (1 - tolerance))
+
+
+def peak_rss_gb() -> float:
+    """The most memory this process has had resident, in GB of 10⁹ bytes, mapped weights included."""
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / 1e9
+    import resource
+
+    # Linux counts kibibytes here.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -13,9 +13,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
-from chatglm_backend.benchmark.report import BenchmarkRun
-from chatglm_backend.core import CancelToken, Clock, Completed, GenerationParams, GenerationRequest, TokenEvent
-from chatglm_backend.core import monotonic_clock as _monotonic_clock
+from chatglm_backend.benchmark.report import BenchmarkRun, SweepPoint
+from chatglm_backend.core import (
+    CancelToken,
+    Clock,
+    Completed,
+    GenerationParams,
+    GenerationRequest,
+    TokenEvent,
+    monotonic_clock,
+)
 from chatglm_backend.engine.engine import Engine, EngineOptions
 from chatglm_backend.errors import RequestError
 from chatglm_backend.models.base import ChatModel
@@ -32,7 +39,6 @@ class BenchmarkPlan:
     batches: tuple[int, ...] = (1,)
     draft_tokens: int = 0
     repeats: int = 3
-    warm_up: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +53,14 @@ class Machine:
 
 
 def run_plan(
-    model: ChatModel,
-    plan: BenchmarkPlan,
-    machine: Machine,
-    *,
-    progress: Callable[[BenchmarkRun], None] | None = None,
-    cancel: CancelToken | None = None,
-    clock: Clock = _monotonic_clock,
+    model: ChatModel, plan: BenchmarkPlan, machine: Machine, *, clock: Clock = monotonic_clock
 ) -> tuple[BenchmarkRun, ...]:
-    """Return one entry per prompt length × batch, in order; fewer when cancelled. Raises RequestError."""
+    """Return one entry per prompt length × batch, in order. Raises RequestError."""
     options = EngineOptions(
         draft_tokens=plan.draft_tokens, prefix_cache_bytes=0, prefill_share=_UNBOUNDED, prefill_units_per_step=1 << 30
     )
     engine = Engine(model, CountedPrompts(model.config), options, clock=clock)
-    token = cancel or CancelToken()
-    if plan.warm_up:
-        run_prompts(engine, [f"{min(plan.prompt_tokens)}/0"], 4, token, clock)
+    run_prompts(engine, [f"{min(plan.prompt_tokens)}/0"], 4, clock)  # warms up
     found: list[BenchmarkRun] = []
     for length in plan.prompt_tokens:
         for batch in plan.batches:
@@ -70,15 +68,10 @@ def run_plan(
             measured = []
             for repeat in range(plan.repeats):
                 prompts = [f"{length}/{1 + repeat * batch + i}" for i in range(batch)]
-                measured.append(run_prompts(engine, prompts, plan.new_tokens, token, clock))
-                if token.cancelled:
-                    return tuple(found)
+                measured.append(run_prompts(engine, prompts, plan.new_tokens, clock))
             # Neighbours come and go: one reading in a bad moment would give a share above 100 %.
             bandwidth = max(bandwidth, machine.bandwidth())
-            run = _entry(length, batch, plan, machine, bandwidth, measured)
-            if progress is not None:
-                progress(run)
-            found.append(run)
+            found.append(_entry(length, batch, plan, machine, bandwidth, measured))
     return tuple(found)
 
 
@@ -94,9 +87,7 @@ class _Measured:
     accepted_draft_tokens: int
 
 
-def run_prompts(
-    engine: Engine, prompts: Sequence[str], new_tokens: int, cancel: CancelToken, clock: Clock
-) -> _Measured:
+def run_prompts(engine: Engine, prompts: Sequence[str], new_tokens: int, clock: Clock = monotonic_clock) -> _Measured:
     """Read all prompts, then decode them together. Raises RequestError."""
     began = clock()
     params = GenerationParams(max_new_tokens=new_tokens)
@@ -105,7 +96,7 @@ def run_prompts(
             GenerationRequest(
                 f"benchmark-{i}", prompt=prompt, prompt_format="raw", params=params, ignore_stop_ids=True
             ),
-            cancel,
+            CancelToken(),
             began,
         )
         for i, prompt in enumerate(prompts)
@@ -168,3 +159,22 @@ def _entry(
         proposed_draft_tokens=sum(m.draft_tokens for m in measured),
         accepted_draft_tokens=sum(m.accepted_draft_tokens for m in measured),
     )
+
+
+def thread_counts(most: int) -> tuple[int, ...]:
+    """Powers of two below ``most``, and ``most``."""
+    return (*(1 << power for power in range((most - 1).bit_length())), most)
+
+
+def sweep_threads(open_engine: Callable[[int], Engine], most: int) -> tuple[SweepPoint, ...]:
+    """One sequence's speed at every count of :func:`thread_counts`.
+
+    ``open_engine`` builds the model anew, because kernels choose and share out their work by thread count.
+    """
+    points = []
+    for threads in thread_counts(most):
+        engine = open_engine(threads)
+        run_prompts(engine, ["32/0"], 4)
+        found = run_prompts(engine, ["32/1"], 16)
+        points.append(SweepPoint(threads, found.decode_tok_s, found.prefill_tok_s))
+    return tuple(points)

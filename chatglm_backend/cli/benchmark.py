@@ -51,20 +51,23 @@ def benchmark(
     Eight visitors at once:
       python -m chatglm_backend benchmark --synthetic chatglm2-6b --batch 1,8 --prompt-tokens 32
     """  # noqa: D301
-    from chatglm_backend.benchmark.runner import BenchmarkPlan, run_plan
+    from chatglm_backend.benchmark.report import BenchmarkReport, peak_rss_gb
+    from chatglm_backend.benchmark.runner import BenchmarkPlan, run_plan, sweep_threads
 
     plan = BenchmarkPlan(_numbers("prompt-tokens", prompt_tokens), new_tokens, _numbers("batch", batch), draft_tokens)
     _check_places(json_out, plot)
-    bench = _open(synthetic, settings, _threads(settings))
+    threads = _threads(settings)
+    bench = _open(synthetic, settings, threads)
     longest = max(plan.prompt_tokens) + new_tokens
     limit = bench.model.config.context_limit
     if longest > limit:
         raise ConfigError(name="prompt-tokens", value=longest, reason=Sentence("use.fewer_tokens", limit=limit))
     runs = run_plan(bench.model, plan, bench.machine)
-    report = _report(runs, bench)
+    report = BenchmarkReport(runs, peak_rss_gb(), bench.load_s)
     if threads_sweep:
         del bench
-        report = _with_sweep(report, synthetic, settings)
+        sweep = sweep_threads(lambda count: _open(synthetic, settings, count).engine(draft_tokens=0), threads)
+        report = replace(report, sweep=sweep)
     if not json_output:
         _print_table(report)
     text = json.dumps(report.document(), ensure_ascii=False, indent=2)
@@ -114,20 +117,6 @@ def _open(synthetic: str | None, settings: Settings, threads: int) -> Bench:
     with LoadBar() as bar:
         found = replace(settings, threads=threads)
         return open_existing(settings.model, found, progress=bar, note=note, env=env)
-
-
-def _report(runs: tuple[object, ...], bench: Bench) -> BenchmarkReport:
-    from chatglm_backend.benchmark.memory import peak_rss_gb
-    from chatglm_backend.benchmark.report import BenchmarkReport
-
-    return BenchmarkReport(runs, peak_rss_gb(), bench.load_s)  # type: ignore[arg-type]
-
-
-def _with_sweep(report: BenchmarkReport, synthetic: str | None, settings: Settings) -> BenchmarkReport:
-    from chatglm_backend.benchmark.sweep import sweep_threads
-
-    most = _threads(settings)
-    return replace(report, sweep=sweep_threads(lambda threads: _open(synthetic, settings, threads), most))
 
 
 def _print_table(report: BenchmarkReport) -> None:

@@ -52,14 +52,13 @@ def serving(
     service: Service,
     settings: Settings | None = None,
     *,
-    metrics: Callable[[], Any] = lambda: None,
     model: Any = None,
 ) -> Iterator[Site]:
     """Serve on a free port of this machine, behind the guard."""
     settings = settings or Settings()
     app = FastAPI()
     app.include_router(openai_router(service, settings))
-    app.include_router(operations_router(service, metrics))
+    app.include_router(operations_router(service))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

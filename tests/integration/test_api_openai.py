@@ -302,7 +302,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     service = Service(settings, env={})
     service.load()
     service.wait_ready(90)
-    with serving(service, settings, metrics=service.metrics) as running:
+    with serving(service, settings) as running:
         yield running
     service.close()
 

@@ -37,7 +37,7 @@ def site(folder: Path, tmp_path: Path) -> Iterator[Site]:
     service = Service(settings)
     service.load()
     service.wait_ready(90)
-    with serving(service, settings, metrics=service.metrics) as running:
+    with serving(service, settings) as running:
         yield running
     service.close()
 

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
-from chatglm_backend.benchmark.runner import BenchmarkPlan, Machine, run_plan, run_prompts
-from chatglm_backend.benchmark.sweep import thread_counts
+from chatglm_backend.benchmark.runner import BenchmarkPlan, Machine, run_plan, run_prompts, thread_counts
 from chatglm_backend.cli.app import main
-from chatglm_backend.core import CancelToken
 from chatglm_backend.engine.engine import Engine, EngineOptions
 from chatglm_backend.errors import RequestError
 from tests.engine_fakes import FakeModel
@@ -24,10 +22,10 @@ def fake(**changes: Any) -> FakeModel:
     return FakeModel(unit_s=1.0, decode_s=0.5, **changes)
 
 
-def measure(plan: BenchmarkPlan, model: FakeModel | None = None, **options: Any) -> tuple[Any, ...]:
+def measure(plan: BenchmarkPlan, model: FakeModel | None = None) -> tuple[Any, ...]:
     """Run a plan on the fake model and its clock."""
     chosen: Any = model or fake()
-    return run_plan(chosen, plan, MACHINE, clock=chosen.clock, **options)
+    return run_plan(chosen, plan, MACHINE, clock=chosen.clock)
 
 
 def test_one_sequence_is_timed_by_the_definitions() -> None:
@@ -59,26 +57,16 @@ def test_every_sequence_makes_all_its_tokens(batch: int) -> None:
     """No stop id ends a run: one token from reading, the rest from decoding."""
     model: Any = fake()
     engine = Engine(model, CountedPrompts(model.config), EngineOptions(draft_tokens=0), clock=model.clock)
-    run_prompts(engine, [f"8/{i}" for i in range(batch)], 6, CancelToken(), model.clock)
+    run_prompts(engine, [f"8/{i}" for i in range(batch)], 6, model.clock)
     assert model.rows_decoded == batch * 5
     assert engine.idle
 
 
 def test_one_entry_for_each_length_and_batch() -> None:
-    """In the order asked for, each reported as it comes."""
-    told: list[Any] = []
+    """In the order asked for."""
     plan = BenchmarkPlan(prompt_tokens=(8, 16), new_tokens=3, batches=(1, 2), repeats=1)
-    runs = measure(plan, progress=told.append)
+    runs = measure(plan)
     assert [(run.prompt_tokens, run.batch) for run in runs] == [(8, 1), (8, 2), (16, 1), (16, 2)]
-    assert told == list(runs)
-
-
-def test_cancelling_keeps_what_is_finished() -> None:
-    """Stopped after the first entry, the rest is not measured."""
-    token = CancelToken()
-    plan = BenchmarkPlan(prompt_tokens=(8, 16, 32), new_tokens=3, repeats=1)
-    runs = measure(plan, cancel=token, progress=lambda _: token.cancel())
-    assert [run.prompt_tokens for run in runs] == [8]
 
 
 def test_a_prompt_that_does_not_fit_is_an_error() -> None:
