@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -35,16 +34,46 @@ _CHECK_TOLERANCE = 0.03
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
 
-class NativeApi(Protocol):
-    """The two native functions in use, on raw tensors that are contiguous already."""
+class NativeApi:
+    """The two native functions in use of one loaded library, on raw tensors that are contiguous already."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        pointer, int32 = ctypes.c_void_p, ctypes.c_int
+        self._quantize = library.ggml_quantize_tensor
+        self._quantize.argtypes = [pointer, pointer, int32, ctypes.c_size_t, int32, pointer]
+        self._quantize.restype = ctypes.c_size_t
+        self._matmul = library.ggml_compute_forward_mul_mat_q_fp32
+        self._matmul.argtypes = [pointer, pointer, int32, pointer, pointer, pointer]
+        self._matmul.restype = None
+        # Fills the library's fp16 tables; without it every product is zero.
+        library.llama_init_backend.argtypes = []
+        library.llama_init_backend.restype = None
+        library.llama_init_backend()
 
     def quantize(self, weight: Tensor, packed: Tensor) -> None:
         """fp32 [out, in] into uint8 [out, in // 64 * 34]."""
-        ...
+        histogram = (ctypes.c_int64 * 16)()
+        self._quantize(
+            weight.data_ptr(),
+            packed.data_ptr(),
+            _SYM_INT4,
+            weight.numel(),
+            weight.shape[-1],
+            ctypes.addressof(histogram),
+        )
 
     def matmul(self, packed: Tensor, out: int, in_: int, x: Tensor, result: Tensor) -> None:
         """``x`` fp32 [rows, in] into ``result`` fp32 [rows, out]."""
-        ...
+        torch.get_num_threads()  # In a thread that is new to torch, this is what gives OpenMP torch's number.
+        weight_shape, x_shape = (ctypes.c_int64 * 2)(in_, out), (ctypes.c_int64 * 2)(in_, x.shape[0])
+        self._matmul(
+            ctypes.addressof(weight_shape),
+            packed.data_ptr(),
+            _SYM_INT4,
+            ctypes.addressof(x_shape),
+            x.data_ptr(),
+            result.data_ptr(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +92,18 @@ class BigdlLibrary:
         self.native.quantize(weight.detach().float().contiguous(), packed)
         return packed
 
-    def matmul(self, packed: Tensor, out: int, in_: int, x: Tensor) -> Tensor:
-        """``x`` fp32 [rows, in] -> fp32 [rows, out], activations rounded to int8 per 64. Raises WrongShape."""
-        check_packed(packed, out, in_)
-        return self._product(packed, out, in_)(x)
 
-    def _product(self, packed: Tensor, out: int, in_: int) -> Product:
-        native = self.native
+class BigdlKernel:
+    """The native library as a :class:`~chatglm_backend.int4.kernel.Kernel`; uses the packed bytes as they are."""
+
+    def __init__(self, library: BigdlLibrary) -> None:
+        self.library = library
+        self.name = f"bigdl-{library.variant}"
+
+    def prepare(self, packed: Tensor, out: int, in_: int) -> Product:
+        """See :class:`~chatglm_backend.int4.kernel.Kernel`. Rounds activations to int8 per 64 values."""
+        check_packed(packed, out, in_)
+        native = self.library.native
 
         def product(x: Tensor) -> Tensor:
             if x.shape[1] != in_ or x.dtype is not torch.float32:
@@ -80,61 +114,6 @@ class BigdlLibrary:
             return result
 
         return product
-
-
-class BigdlKernel:
-    """The native library as a :class:`~chatglm_backend.int4.kernel.Kernel`; uses the packed bytes as they are."""
-
-    def __init__(self, library: BigdlLibrary) -> None:
-        self.library = library
-        self.name = f"bigdl-{library.variant}"
-
-    def prepare(self, packed: Tensor, out: int, in_: int) -> Product:
-        """See :class:`~chatglm_backend.int4.kernel.Kernel`."""
-        check_packed(packed, out, in_)
-        return self.library._product(packed, out, in_)
-
-
-class _CtypesApi:
-    """The native functions of one loaded library."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        pointer, int32 = ctypes.c_void_p, ctypes.c_int
-        self._quantize = library.ggml_quantize_tensor
-        self._quantize.argtypes = [pointer, pointer, int32, ctypes.c_size_t, int32, pointer]
-        self._quantize.restype = ctypes.c_size_t
-        self._matmul = library.ggml_compute_forward_mul_mat_q_fp32
-        self._matmul.argtypes = [pointer, pointer, int32, pointer, pointer, pointer]
-        self._matmul.restype = None
-        # Fills the library's fp16 tables; without it every product is zero.
-        library.llama_init_backend.argtypes = []
-        library.llama_init_backend.restype = None
-        library.llama_init_backend()
-
-    def quantize(self, weight: Tensor, packed: Tensor) -> None:
-        """See :class:`NativeApi`."""
-        histogram = (ctypes.c_int64 * 16)()
-        self._quantize(
-            weight.data_ptr(),
-            packed.data_ptr(),
-            _SYM_INT4,
-            weight.numel(),
-            weight.shape[-1],
-            ctypes.addressof(histogram),
-        )
-
-    def matmul(self, packed: Tensor, out: int, in_: int, x: Tensor, result: Tensor) -> None:
-        """See :class:`NativeApi`."""
-        torch.get_num_threads()  # In a thread that is new to torch, this is what gives OpenMP torch's number.
-        weight_shape, x_shape = (ctypes.c_int64 * 2)(in_, out), (ctypes.c_int64 * 2)(in_, x.shape[0])
-        self._matmul(
-            ctypes.addressof(weight_shape),
-            packed.data_ptr(),
-            _SYM_INT4,
-            ctypes.addressof(x_shape),
-            x.data_ptr(),
-            result.data_ptr(),
-        )
 
 
 Loader = Callable[[Path], NativeApi]
@@ -156,10 +135,10 @@ def load_native(path: Path) -> NativeApi:
         # Spinning OpenMP threads of this library would take the CPU from torch's.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with os.add_dll_directory(str(path.parent)):
-            return _CtypesApi(ctypes.CDLL(str(path), winmode=0))
+            return NativeApi(ctypes.CDLL(str(path), winmode=0))
     if "_amx" in path.name and not _amx_permitted():
         raise OSError("the system does not permit AMX")
-    return _CtypesApi(ctypes.CDLL(str(path)))
+    return NativeApi(ctypes.CDLL(str(path)))
 
 
 def choose_library(

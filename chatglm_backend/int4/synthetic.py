@@ -6,6 +6,8 @@ it is downloaded. Knows shapes from :mod:`chatglm_backend.models.layout`; nothin
 
 from __future__ import annotations
 
+import zlib
+
 import torch
 from torch import Tensor
 
@@ -60,14 +62,6 @@ class SyntheticTensors:
 
     def _bytes(self, spec: TensorSpec, count: int) -> Tensor:
         """``count`` bytes of the pool, from a place of the tensor's own."""
-        start = hash_of(spec.name) % _POOL_BYTES
+        start = zlib.crc32(spec.name.encode()) % _POOL_BYTES
         repeats = (start + count) // _POOL_BYTES + 1
         return self._pool.repeat(repeats)[start : start + count].clone()
-
-
-def hash_of(name: str) -> int:
-    """Return a number that depends on ``name`` alone (Python's own hash changes between runs)."""
-    value = 0
-    for letter in name.encode():
-        value = (value * 257 + letter) % 1_000_003
-    return value * 16

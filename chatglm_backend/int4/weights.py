@@ -6,7 +6,7 @@ Knows tensor names only by their endings; where the bytes lie is the business of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor
 from chatglm_backend.errors import WrongShape
 from chatglm_backend.int4.blocks import BLOCK_BYTES, BLOCK_WEIGHTS
 from chatglm_backend.int4.kernel import BiasProduct, Kernel, KernelName, LayoutKernel, Product
-from chatglm_backend.int4.linear import Int4Linear
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.models.weights import Embedding, Linear
 
@@ -33,21 +32,6 @@ class PackedTensors(Protocol):
     def names(self) -> frozenset[str]:
         """All tensor names."""
         ...
-
-
-class MemoryTensors:
-    """Packed tensors in a mapping."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-
-    def get(self, name: str) -> Tensor:
-        """See :class:`PackedTensors`."""
-        return self._tensors[name]
-
-    def names(self) -> frozenset[str]:
-        """See :class:`PackedTensors`."""
-        return frozenset(self._tensors)
 
 
 class Int4Weights:
@@ -85,9 +69,9 @@ class Int4Weights:
         out, in_ = packed.shape[0], packed.shape[1] // BLOCK_BYTES * BLOCK_WEIGHTS
         bias = self.vector(f"{name}.bias") if f"{name}.bias" in self._names else None
         product = self._product(f"{name}.weight", packed, out, in_)
-        if bias is not None and isinstance(product, BiasProduct):
-            return product.with_bias(bias)
-        return product if bias is None else Int4Linear(product, bias)
+        if bias is None:
+            return product
+        return product.with_bias(bias) if isinstance(product, BiasProduct) else lambda x: product(x).add_(bias)
 
     def _product(self, name: str, packed: Tensor, out: int, in_: int) -> Product:
         if self._layouts is not None and isinstance(self.kernel, LayoutKernel):

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from chatglm_backend.checkpoint.mapping import HeldTensors
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, TokenEvent
 from chatglm_backend.engine.engine import Engine, EngineOptions
 from chatglm_backend.int4.select import KernelChoice, select_kernel
-from chatglm_backend.int4.weights import Int4Weights, MemoryTensors
+from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import ChatModel, Feed, build_model
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.weights import DenseWeights
@@ -60,7 +61,7 @@ def model_of(name: str, kind: str) -> ChatModel:
     """Return a golden model, dense in fp32 or in INT4 with the kernel and operations of this machine."""
     if kind == "dense":
         return build_model(golden_config(name), DenseWeights(dense_tensors(name)), kv_dtype=torch.float32)
-    tensors = MemoryTensors(packed_tensors(name))
+    tensors = HeldTensors(packed_tensors(name))
     choice = chosen_kernel()
     return build_model(golden_config(name), Int4Weights(tensors, choice.kernel), ops=choice.ops)
 

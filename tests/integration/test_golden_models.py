@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from chatglm_backend.checkpoint.mapping import HeldTensors
 from chatglm_backend.int4.kernel import Kernel, KernelName
 from chatglm_backend.int4.kernels.choose import build_kernel
 from chatglm_backend.int4.kernels.ops import CompiledOps
 from chatglm_backend.int4.kernels.variants import VARIANTS, host_cpu, usable_variants
 from chatglm_backend.int4.select import select_kernel
-from chatglm_backend.int4.weights import Int4Weights, MemoryTensors
+from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import ChatModel, Feed, build_model
 from chatglm_backend.models.chatglm import build_chatglm
 from chatglm_backend.models.config import ModelConfig
@@ -40,7 +41,7 @@ def dense_model(name: str) -> ChatModel:
 
 def int4_model(name: str, kernel: KernelName, kv_dtype: torch.dtype) -> ChatModel:
     """Build the folder's model from packed weights."""
-    weights = Int4Weights(MemoryTensors(packed_tensors(name)), kernel)
+    weights = Int4Weights(HeldTensors(packed_tensors(name)), kernel)
     return build_model(golden_config(name), weights, kv_dtype=kv_dtype)
 
 
@@ -111,7 +112,7 @@ def fast(request: pytest.FixtureRequest) -> tuple[Kernel, Ops]:
 def test_fast_kernels_logits(name: str, fast: tuple[Kernel, Ops]) -> None:
     """With fp16 keys and values they stay within 5e-2 and keep 95 % of the top-1 tokens."""
     kernel, ops = fast
-    weights = Int4Weights(MemoryTensors(packed_tensors(name)), kernel)
+    weights = Int4Weights(HeldTensors(packed_tensors(name)), kernel)
     model = build_model(golden_config(name), weights, kv_dtype=torch.float16, ops=ops)
     same = positions = 0
     for case in golden_cases(name, int4=True):

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from chatglm_backend.checkpoint.mapping import HeldTensors
 from chatglm_backend.engine.verify import VerifyReport, verify_logits
 from chatglm_backend.errors import UnusableReference
-from chatglm_backend.int4.weights import Int4Weights, MemoryTensors
+from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import build_model
 from chatglm_backend.models.weights import DenseWeights
 from tests.golden_folders import FOLDERS, GOLDEN, dense_tensors, golden_config, packed_tensors
@@ -62,7 +63,7 @@ def test_every_golden_folder_is_ok_in_fp32(name: str) -> None:
 @pytest.mark.parametrize("name", FOLDERS)
 def test_every_golden_folder_is_ok_in_exact_int4(name: str) -> None:
     """The INT4 expectations hold to 1e-4 with dequantised products."""
-    weights = Int4Weights(MemoryTensors(packed_tensors(name)), "exact")
+    weights = Int4Weights(HeldTensors(packed_tensors(name)), "exact")
     model = build_model(golden_config(name), weights, kv_dtype=torch.float32)
     assert verify_logits(GOLDEN / name, model, precision="int4", tolerance=1e-4).ok
 

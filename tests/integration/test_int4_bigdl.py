@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from chatglm_backend.checkpoint.mapping import HeldTensors
 from chatglm_backend.errors import WrongShape
 from chatglm_backend.hardware import read_machine
-from chatglm_backend.int4.bigdl import OVERRIDE, choose_library, default_library, dequantize, quantize
+from chatglm_backend.int4.bigdl import OVERRIDE, BigdlKernel, choose_library, default_library, dequantize, quantize
 from chatglm_backend.int4.libraries import missing_features, shipped_variants
 from chatglm_backend.int4.select import select_kernel
-from chatglm_backend.int4.weights import Int4Weights, MemoryTensors
+from chatglm_backend.int4.weights import Int4Weights
 
 pytestmark = pytest.mark.model
 
@@ -62,7 +63,7 @@ def test_every_library_multiplies(variant: str, rows: int) -> None:
     packed = library.quantize(random_weight(96, 256))
     x = torch.randn(rows, 256)
     expected = x @ dequantize(packed, 96, 256).T
-    found = library.matmul(packed, 96, 256, x)
+    found = BigdlKernel(library).prepare(packed, 96, 256)(x)
     assert float((found - expected).norm() / expected.norm()) < 0.01
 
 
@@ -126,7 +127,7 @@ def test_unusual_widths_are_refused() -> None:
     with pytest.raises(WrongShape):
         quantize(torch.zeros(4, 100))
     with pytest.raises(WrongShape):
-        default_library().matmul(torch.zeros(10, dtype=torch.uint8), 4, 64, torch.zeros(1, 64))
+        BigdlKernel(default_library()).prepare(torch.zeros(10, dtype=torch.uint8), 4, 64)
 
 
 def test_loading_says_nothing_and_imports_little() -> None:
@@ -147,7 +148,7 @@ def test_packed_weights_as_models_ask_for_them(kernel: str) -> None:
     """Linears add their bias, embeddings read rows, vectors become fp32."""
     weight, bias, table = random_weight(64, 128), torch.randn(64).half(), torch.randn(10, 64).half()
     tensors = {"a.weight": quantize(weight), "a.bias": bias, "e.weight": table}
-    weights = Int4Weights(MemoryTensors(tensors), select_kernel(kernel).kernel)  # type: ignore[arg-type]
+    weights = Int4Weights(HeldTensors(tensors), select_kernel(kernel).kernel)  # type: ignore[arg-type]
     x = torch.randn(3, 128)
     expected = x @ dequantize(tensors["a.weight"], 64, 128).T + bias.float()
     found = weights.linear("a")(x)
@@ -159,4 +160,4 @@ def test_packed_weights_as_models_ask_for_them(kernel: str) -> None:
 def test_the_dense_form_is_not_taken_for_packed() -> None:
     """Handing fp16 weights to the INT4 side is a named error."""
     with pytest.raises(WrongShape, match=r"a\.weight"):
-        Int4Weights(MemoryTensors({"a.weight": torch.zeros(4, 68).half()}), "exact").linear("a")
+        Int4Weights(HeldTensors({"a.weight": torch.zeros(4, 68).half()}), "exact").linear("a")

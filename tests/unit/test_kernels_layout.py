@@ -7,7 +7,7 @@ import pytest
 
 from chatglm_backend.errors import WrongShape
 from chatglm_backend.int4.kernels import layout as layout_room
-from chatglm_backend.int4.kernels.layout import layout_nbytes, repack, unpack
+from chatglm_backend.int4.kernels.layout import layout_nbytes, repack
 
 
 def random_bytes(out: int, in_: int) -> np.ndarray:
@@ -16,10 +16,15 @@ def random_bytes(out: int, in_: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("out", "in_"), [(16, 64), (1, 64), (48, 320), (600, 128), (33, 4096)])
-def test_unpacking_gives_back_the_portable_bytes(out: int, in_: int) -> None:
-    """Nothing is lost, also where the last group is not full."""
+def test_chunks_and_scales_lie_as_described(out: int, in_: int) -> None:
+    """Nothing is lost, also where the last group is not full: what it lacks is zeros."""
     packed = random_bytes(out, in_)
-    np.testing.assert_array_equal(packed, unpack(repack(packed, out, in_), out, in_))
+    groups, blocks, layout = -(-out // 16), in_ // 64, repack(packed, out, in_)
+    chunks = layout[: groups * blocks * 512].reshape(groups, blocks, 8, 16, 4).transpose(0, 3, 1, 2, 4)
+    scales = layout[groups * blocks * 512 :].reshape(groups, blocks, 16, 2).transpose(0, 2, 1, 3)
+    rows = np.concatenate([scales, chunks.reshape(groups, 16, blocks, 32)], axis=-1).reshape(groups * 16, -1)
+    np.testing.assert_array_equal(packed, rows[:out])
+    assert not rows[out:].any()
 
 
 def test_slices_give_the_same_bytes_as_one_go(monkeypatch: pytest.MonkeyPatch) -> None:

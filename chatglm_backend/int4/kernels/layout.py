@@ -79,19 +79,6 @@ def _repack_groups(rows: Bytes, chunks: NDArray[np.uint32], scales: NDArray[np.u
     scales[...] = halves.transpose(0, 2, 1)
 
 
-def unpack(layout: Bytes, out: int, in_: int) -> Bytes:
-    """Layout bytes -> portable bytes ``[out, in_ // 64 * 34]``; the inverse of :func:`repack`."""
-    groups, blocks = _groups(out), _blocks(in_)
-    _check_size("the layout bytes", layout.size, layout_nbytes(out, in_))
-    chunks, scales = _views(layout, groups, blocks)
-    rows = np.empty((groups, GROUP, blocks, BLOCK_BYTES), np.uint8)
-    words = np.ascontiguousarray(chunks.transpose(0, 3, 1, 2))
-    rows[..., 2:] = words.view(np.uint8).reshape(groups, GROUP, blocks, BLOCK // 2)
-    halves = np.ascontiguousarray(scales.transpose(0, 2, 1))
-    rows[..., :2] = halves.view(np.uint8).reshape(groups, GROUP, blocks, 2)
-    return rows.reshape(groups * GROUP, blocks * BLOCK_BYTES)[:out]
-
-
 def _views(layout: Bytes, groups: int, blocks: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:
     flat = layout.reshape(-1)
     split = groups * blocks * GROUP * BLOCK // 2

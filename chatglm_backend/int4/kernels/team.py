@@ -101,14 +101,6 @@ class Team:
         self._step = np.zeros(len(Word), np.int64)
         self._addresses = int(self._step.ctypes.data), int(self._counter.ctypes.data)
         self._recording: Recording | None = None
-        self.pieces_per_thread = PIECES_PER_THREAD
-
-    @property
-    def layer(self) -> str:
-        """The name of numba's threading layer in use; known after the first product."""
-        import numba
-
-        return str(numba.threading_layer())
 
     def empty(self, rows: int, units: int) -> Tensor:
         """Uninitialised fp32 for a result; a recording keeps it."""
@@ -139,7 +131,7 @@ class Team:
 
     def pieces(self, parts: int, items: int) -> int:
         """Into how many pieces ``items`` are cut for ``parts`` threads."""
-        return min(items, parts * self.pieces_per_thread)
+        return min(items, parts * PIECES_PER_THREAD)
 
     def share(
         self, kernel: int, args: Words, items: int, *, work: int, scratch: int = 0, scratch_stride: int = 0
