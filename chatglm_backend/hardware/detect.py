@@ -10,6 +10,7 @@ from pathlib import Path
 from chatglm_backend.hardware.linux import read_linux
 from chatglm_backend.hardware.machine import LogicalCpu, Machine
 from chatglm_backend.hardware.windows import read_windows
+from chatglm_backend.sentences import Sentence
 
 
 def read_machine() -> Machine:
@@ -31,5 +32,5 @@ def read_machine() -> Machine:
         memory_total=0,
         memory_available=0,
         memory_limit=None,
-        notes=("this system is not supported: only its number of CPUs is known",),
+        notes=(Sentence("machine.unsupported"),),
     )

@@ -14,13 +14,14 @@ from pathlib import Path
 from chatglm_backend.hardware.cgroup import read_cgroup, read_text
 from chatglm_backend.hardware.cpulist import parse_cpulist
 from chatglm_backend.hardware.machine import LogicalCpu, Machine, NumaNode
+from chatglm_backend.sentences import Sentence
 
 _SMALL_CORE_SHARE = 0.75
 
 
 def read_linux(root: Path = Path("/"), affinity: Iterable[int] | None = None) -> Machine:
     """Return the machine below ``root``. ``affinity`` holds the CPUs this process may use (``None``: all)."""
-    notes: list[str] = []
+    notes: list[Sentence] = []
     info = _cpuinfo(root)
     nodes, node_of = _nodes(root)
     cpus = _cpus(root, info, node_of, notes)
@@ -31,7 +32,7 @@ def read_linux(root: Path = Path("/"), affinity: Iterable[int] | None = None) ->
         if narrowed:
             allowed = narrowed
         else:
-            notes.append(f"the {name} names no online CPU and was ignored")
+            notes.append(Sentence("machine.no_online", name=name))
     total, available = _memory(root, notes)
     if limits.memory_limit is not None and limits.memory_limit < total:
         total = limits.memory_limit
@@ -63,12 +64,14 @@ def _cpuinfo(root: Path) -> list[dict[str, str]]:
     return blocks
 
 
-def _cpus(root: Path, info: list[dict[str, str]], node_of: dict[int, int], notes: list[str]) -> tuple[LogicalCpu, ...]:
+def _cpus(
+    root: Path, info: list[dict[str, str]], node_of: dict[int, int], notes: list[Sentence]
+) -> tuple[LogicalCpu, ...]:
     folder = root / "sys/devices/system/cpu"
     online = parse_cpulist(read_text(folder / "online"))
     if not online:
         online = tuple(sorted(int(block["processor"]) for block in info)) or tuple(range(os.cpu_count() or 1))
-        notes.append("the list of online CPUs could not be read from /sys")
+        notes.append(Sentence("machine.no_list"))
     small = _small_cores(root, folder, online)
     by_number = {int(block["processor"]): block for block in info}
     cpus: list[LogicalCpu] = []
@@ -84,7 +87,7 @@ def _cpus(root: Path, info: list[dict[str, str]], node_of: dict[int, int], notes
             core, bare = _core_from_cpuinfo(number, block, by_number), bare + 1
         cpus.append(LogicalCpu(number, core, max(socket, 0), node_of.get(number), number in small))
     if bare:
-        notes.append(f"/sys shows no core layout for {bare} CPUs; /proc/cpuinfo was used, else each counts as a core")
+        notes.append(Sentence("machine.no_layout", count=bare))
     return tuple(cpus)
 
 
@@ -123,11 +126,11 @@ def _nodes(root: Path) -> tuple[tuple[NumaNode, ...], dict[int, int]]:
     return tuple(nodes), node_of
 
 
-def _memory(root: Path, notes: list[str]) -> tuple[int, int]:
+def _memory(root: Path, notes: list[Sentence]) -> tuple[int, int]:
     text = read_text(root / "proc/meminfo")
     values = {name: int(kb) * 1024 for name, kb in re.findall(r"^(\w+):\s*(\d+) kB", text, re.MULTILINE)}
     if "MemTotal" not in values:
-        notes.append("/proc/meminfo could not be read: the memory is unknown")
+        notes.append(Sentence("machine.memory_unknown"))
     return values.get("MemTotal", 0), values.get("MemAvailable", values.get("MemFree", 0))
 
 

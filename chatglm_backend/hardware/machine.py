@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from chatglm_backend.sentences import Sentence
+
 
 @dataclass(frozen=True, slots=True)
 class LogicalCpu:
@@ -53,7 +55,7 @@ class Machine:
     memory_total: int
     memory_available: int
     memory_limit: int | None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Sentence, ...] = ()
 
     @property
     def usable(self) -> tuple[LogicalCpu, ...]:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from chatglm_backend.hardware.machine import LogicalCpu, Machine, NumaNode
+from chatglm_backend.sentences import Sentence
 
 _CORE, _NODE, _PACKAGE = 0, 1, 3
 _RELATION_ALL = 0xFFFF
@@ -41,7 +42,7 @@ class WindowsFacts:
     memory_total: int
     memory_available: int
     model_name: str = ""
-    notes: tuple[str, ...] = ()
+    notes: tuple[Sentence, ...] = ()
 
 
 def read_windows() -> Machine:
@@ -55,14 +56,14 @@ def machine_from_facts(facts: WindowsFacts) -> Machine:
     cpus = parse_processor_table(facts.table)
     if not cpus:
         cpus = tuple(LogicalCpu(number, number, 0) for number in range(os.cpu_count() or 1))
-        notes.append("the processor table could not be read: each CPU counts as a core of one socket")
+        notes.append(Sentence("machine.no_table"))
     numbers = {cpu.number for cpu in cpus}
     allowed = numbers if facts.affinity is None else numbers & set(facts.affinity)
     if not allowed:
         allowed = numbers
-        notes.append("the affinity mask names no online CPU and was ignored")
+        notes.append(Sentence("machine.no_online", name="affinity mask"))
     if max(numbers) >= _GROUP_SIZE:
-        notes.append("more than 64 CPUs: Windows may keep this process on one group of 64")
+        notes.append(Sentence("machine.many_cpus"))
     node_numbers = sorted({cpu.node for cpu in cpus if cpu.node is not None})
     nodes = tuple(
         NumaNode(n, tuple(cpu.number for cpu in cpus if cpu.node == n), facts.memory_total // len(node_numbers))
@@ -143,12 +144,12 @@ class _MemoryStatus(ctypes.Structure):
 
 def _ask_system() -> WindowsFacts:
     if sys.platform != "win32":
-        return WindowsFacts(b"", None, frozenset(), 0, 0, notes=("this is not Windows",))
+        return WindowsFacts(b"", None, frozenset(), 0, 0, notes=(Sentence("machine.not_windows"),))
     kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
-    notes: list[str] = []
+    notes: list[Sentence] = []
     status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
     if not kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
-        notes.append("the memory is unknown")
+        notes.append(Sentence("machine.memory_unknown"))
     return WindowsFacts(
         table=_processor_table(kernel32),
         affinity=_affinity(kernel32),
@@ -188,11 +189,11 @@ def linux_names(features: Mapping[str, bool]) -> frozenset[str]:
     return frozenset(_RENAMED.get(name, name.replace("-", "_")) for name in present)
 
 
-def _flags(kernel32: ctypes.CDLL, notes: list[str]) -> frozenset[str]:
+def _flags(kernel32: ctypes.CDLL, notes: list[Sentence]) -> frozenset[str]:
     known = frozenset(name for number, name in _FEATURES.items() if kernel32.IsProcessorFeaturePresent(number))
     try:
         from llvmlite.binding import get_host_cpu_features
     except ImportError:  # the launcher runs before anything is installed, and needs none of them
-        notes.append("LLVM is not installed: only the CPU features Windows names are known")
+        notes.append(Sentence("machine.no_llvm"))
         return known
     return known | linux_names(get_host_cpu_features())
