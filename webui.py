@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from chatglm_backend.ui.presenter import Presenter
     from chatglm_backend.ui.speed import SpeedPresenter
 
-__all__ = ["build_page", "create_app", "main", "run_page"]
-
 
 def build_page(
     presenter: Presenter, chat: ChatPresenter, speed: SpeedPresenter, models: ModelsPresenter, history: History,

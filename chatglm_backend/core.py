@@ -14,31 +14,8 @@ from enum import Enum
 from typing import Literal
 
 from chatglm_backend.errors import InvalidRequest
-from chatglm_backend.sampling import GenerationParams
+from chatglm_backend.sampling import GenerationParams as GenerationParams
 from chatglm_backend.sentences import Sentence
-
-__all__ = [
-    "CancelToken",
-    "Clock",
-    "Completed",
-    "Event",
-    "FinishReason",
-    "GenerationParams",
-    "GenerationRequest",
-    "LoadProgress",
-    "Message",
-    "ModelInfo",
-    "ModelState",
-    "ModelStatus",
-    "PrefillProgress",
-    "PromptFormat",
-    "Queued",
-    "Role",
-    "Timing",
-    "TokenEvent",
-    "Usage",
-    "monotonic_clock",
-]
 
 Role = Literal["system", "user", "assistant"]
 

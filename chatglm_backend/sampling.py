@@ -14,8 +14,6 @@ from typing import Any, Literal
 from chatglm_backend.errors import InvalidRequest
 from chatglm_backend.sentences import Sentence
 
-__all__ = ["GenerationParams", "SamplingField", "check_number", "sampling_fields"]
-
 
 @dataclass(frozen=True, slots=True)
 class SamplingField:

@@ -25,19 +25,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = [
-    "AUTO",
-    "CHAT_TOKENS",
-    "PROMPT_TOKENS",
-    "SettingSpec",
-    "Settings",
-    "config_file",
-    "load_settings",
-    "spec",
-    "specs",
-    "with_cache",
-]
-
 AUTO: Literal["auto"] = "auto"
 CHAT_TOKENS, PROMPT_TOKENS = 512, 128
 """Most tokens of an answer in a conversation, and on a page to one prompt, where nobody set it."""

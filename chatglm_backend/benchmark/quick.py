@@ -1,6 +1,6 @@
 """A small speed test of the model that is loaded, through the queue that ordinary requests take.
 
-Imports no torch: it sees the service through a protocol. One measurement is one call, so that the
+Imports no torch. One measurement is one call, so that the
 caller can show progress and stop in between.
 """
 
@@ -10,34 +10,13 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from chatglm_backend.core import CancelToken, Completed, Event, GenerationParams, GenerationRequest
+from chatglm_backend.service import Service
+from chatglm_backend.serving.ticket import Ticket
 
 _POLL_S = 0.2
-
-
-class _Prompt(Protocol):
-    @property
-    def ids(self) -> tuple[int, ...]: ...
-
-
-class _Ticket(Protocol):
-    def events(self) -> Any: ...  # noqa: ANN401  the ticket's own iterator of events
-
-    def cancel(self) -> None: ...
-
-
-class QuickService(Protocol):
-    """What is asked of the service."""
-
-    def preview_prompt(self, request: GenerationRequest) -> _Prompt:
-        """The exact prompt of a request."""
-        ...
-
-    def submit(self, request: GenerationRequest) -> _Ticket:
-        """Queue a request."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +61,7 @@ def wait_until_idle(busy: Callable[[], int], cancel: CancelToken, timeout_s: flo
 
 
 def measure(
-    service: QuickService,
+    service: Service,
     item: QuickItem,
     cancel: CancelToken,
     *,
@@ -97,7 +76,7 @@ def measure(
         return None
     before = accepted() if accepted else 0
     requests = [_request(service, item, f"{session}-speed-{row}") for row in range(item.batch)]
-    tickets: list[_Ticket] = []
+    tickets: list[Ticket] = []
     try:
         tickets.extend(service.submit(request) for request in requests)
         done = [_follow(ticket, cancel) for ticket in tickets]
@@ -123,7 +102,7 @@ def measure(
     )
 
 
-def _follow(ticket: _Ticket, cancel: CancelToken) -> Completed | None:
+def _follow(ticket: Ticket, cancel: CancelToken) -> Completed | None:
     last: Event | None = None
     for event in ticket.events():
         last = event
@@ -132,7 +111,7 @@ def _follow(ticket: _Ticket, cancel: CancelToken) -> Completed | None:
     return last if isinstance(last, Completed) else None
 
 
-def _request(service: QuickService, item: QuickItem, session: str) -> GenerationRequest:
+def _request(service: Service, item: QuickItem, session: str) -> GenerationRequest:
     """A request whose prompt nothing was kept of, as near to the wanted length as whole words allow."""
     # Sampled, because answers to random words repeat themselves, and guessing right would be measured instead.
     params = GenerationParams(max_new_tokens=item.new_tokens, temperature=1.0, seed=1)

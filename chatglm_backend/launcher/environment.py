@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from chatglm_backend.launcher.errors import LaunchError
+from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.launcher.torch_source import CPU_INDEX, CudaFinding, cuda_in_report, torch_index, torch_requirement
 from chatglm_backend.network import proxy_of
 from chatglm_backend.sentences import Sentence
@@ -28,6 +28,10 @@ EnvironmentState = Literal["ready", "changed", "foreign", "unfinished", "missing
 _STAMP = "chatglm-setup.json"
 _UNFINISHED = "chatglm-unfinished"
 _PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")
+
+
+class LaunchError(ChatGLMError, code="launch"):
+    """The environment could not be made; the reason says what to do."""
 
 
 @dataclass(frozen=True, slots=True)

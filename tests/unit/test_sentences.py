@@ -17,7 +17,7 @@ import pytest
 import chatglm_backend
 from chatglm_backend import errors, ui
 from chatglm_backend.errors import ChatGLMError, ContextLimitExceeded, DamagedFile
-from chatglm_backend.launcher.errors import LaunchError
+from chatglm_backend.launcher.environment import LaunchError
 from chatglm_backend.sentences import LANGUAGES, Sentence, choose_language, load_texts, plain
 
 PACKAGE = Path(chatglm_backend.__file__).parent
