@@ -74,15 +74,6 @@ def packed_tensors(name: str) -> Mapping[str, Tensor]:
     return packed
 
 
-def random_tensors(config: ModelConfig, *, seed: int = 0) -> dict[str, Tensor]:
-    """Return fp32 weights of the config's shapes, small enough that nothing overflows."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        spec.name: torch.randn(spec.shape, generator=generator) * 0.05 + (0.5 if "norm" in spec.name else 0.0)
-        for spec in tensor_specs(config)
-    }
-
-
 def rel_error(found: Tensor, expected: Tensor) -> float:
     """Return ‖found - expected‖ / ‖expected‖."""
     return float((found - expected).norm() / expected.norm())

@@ -14,6 +14,7 @@ from chatglm_backend.access.guard import route_closed
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import scripted_service
 from chatglm_backend.ui.gradio_insides.session_owner import SessionOwner
+from tests.gradio_loop import in_loop
 
 TOKEN = "a-token-for-tests"  # noqa: S105
 KEY = {"authorization": f"Bearer {TOKEN}"}
@@ -37,11 +38,7 @@ def app() -> Iterator[Any]:
     from webui import create_app
 
     service = scripted_service()
-
-    async def build() -> Any:  # without a running loop, Gradio makes some of its own and leaves them open
-        return create_app(service, Settings(token=TOKEN))
-
-    yield asyncio.run(build())
+    yield in_loop(lambda: create_app(service, Settings(token=TOKEN)))
     service.close()
 
 

@@ -42,10 +42,16 @@ def site() -> Iterator[Site]:
     service.close()
 
 
-def test_a_chat_is_answered(site: Site) -> None:
+@pytest.fixture
+def client(site: Site) -> Iterator[openai.OpenAI]:
+    """The official client of the scripted model."""
+    with site.client() as made:
+        yield made
+
+
+def test_a_chat_is_answered(client: openai.OpenAI) -> None:
     """Text, reason, counts and the real model's name."""
-    with site.client() as client:
-        reply = client.chat.completions.create(model="gpt-4o", messages=USER)
+    reply = client.chat.completions.create(model="gpt-4o", messages=USER)
     assert reply.choices[0].message.content == ANSWER
     assert reply.choices[0].message.role == "assistant"
     assert reply.choices[0].finish_reason == "stop"
@@ -53,13 +59,12 @@ def test_a_chat_is_answered(site: Site) -> None:
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (12, 9, 21)
 
 
-def test_a_streamed_chat_is_the_same_text(site: Site) -> None:
+def test_a_streamed_chat_is_the_same_text(client: openai.OpenAI) -> None:
     """In pieces, with the reason at the end and the counts when asked for."""
-    with site.client() as client:
-        stream = client.chat.completions.create(
-            model="x", messages=USER, stream=True, stream_options={"include_usage": True}
-        )
-        chunks = list(stream)
+    stream = client.chat.completions.create(
+        model="x", messages=USER, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
     assert chunks[0].choices[0].delta.role == "assistant"
     pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
     assert "".join(piece or "" for piece in pieces) == ANSWER
@@ -67,33 +72,26 @@ def test_a_streamed_chat_is_the_same_text(site: Site) -> None:
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert (chunks[-1].choices, chunks[-1].usage.total_tokens) == ([], 21)
     assert len({chunk.id for chunk in chunks}) == 1
+    uncounted = list(client.chat.completions.create(model="x", messages=USER, stream=True))
+    assert all(chunk.choices and chunk.usage is None for chunk in uncounted)
 
 
-def test_no_counts_in_a_stream_unless_asked_for(site: Site) -> None:
-    """As OpenAI does."""
-    with site.client() as client:
-        chunks = list(client.chat.completions.create(model="x", messages=USER, stream=True))
-    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
-
-
-def test_completions_work_whole_and_streamed(site: Site) -> None:
+def test_completions_work_whole_and_streamed(site: Site, client: openai.OpenAI) -> None:
     """The prompt goes to the model as it is."""
-    with site.client() as client:
-        whole = client.completions.create(model="x", prompt="What is AI")
-        streamed = list(client.completions.create(model="x", prompt="What is AI", stream=True))
+    whole = client.completions.create(model="x", prompt="What is AI")
+    streamed = list(client.completions.create(model="x", prompt="What is AI", stream=True))
     assert (whole.choices[0].text, whole.choices[0].finish_reason) == (ANSWER, "stop")
     assert "".join(chunk.choices[0].text for chunk in streamed) == ANSWER
     assert site.model.requests[-1].prompt_format == "raw"
     assert site.model.requests[-1].prompt == "What is AI"
 
 
-def test_what_is_asked_for_reaches_the_engine(site: Site) -> None:
+def test_what_is_asked_for_reaches_the_engine(site: Site, client: openai.OpenAI) -> None:
     """All of it; and a limit ends the answer with its own reason."""
-    with site.client() as client:
-        reply = client.chat.completions.create(
-            model="x", messages=USER, max_completion_tokens=2, temperature=0, top_p=0.5, seed=7, stop=["!", "?"],
-            extra_body={"top_k": 4, "unheard_of": True},
-        )  # fmt: skip
+    reply = client.chat.completions.create(
+        model="x", messages=USER, max_completion_tokens=2, temperature=0, top_p=0.5, seed=7, stop=["!", "?"],
+        extra_body={"top_k": 4, "unheard_of": True},
+    )  # fmt: skip
     params = site.model.requests[-1].params
     assert (params.max_new_tokens, params.temperature, params.top_p, params.seed) == (2, 0, 0.5, 7)
     assert (params.top_k, params.stop) == (4, ("!", "?"))
@@ -117,13 +115,12 @@ def test_the_asynchronous_client_works(site: Site) -> None:
     assert asyncio.run(ask()) == [ANSWER, "".join(SCENES["latex"].pieces), ANSWER]
 
 
-def test_models_are_listed(site: Site) -> None:
+def test_models_are_listed(client: openai.OpenAI) -> None:
     """One, found by its name."""
-    with site.client() as client:
-        assert [model.id for model in client.models.list()] == ["scripted-chatglm"]
-        assert client.models.retrieve("scripted-chatglm").owned_by == "local"
-        with pytest.raises(openai.NotFoundError):
-            client.models.retrieve("gpt-4o")
+    assert [model.id for model in client.models.list()] == ["scripted-chatglm"]
+    assert client.models.retrieve("scripted-chatglm").owned_by == "local"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-4o")
 
 
 @pytest.mark.parametrize("key", ["wrong-key-of-nobody", "a-token-for-test"])
@@ -145,11 +142,11 @@ def test_a_wrong_key_is_an_authentication_error(site: Site, key: str) -> None:
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_goes_wrong_has_its_own_exception(
-    site: Site, text: str, kind: type[openai.APIStatusError], code: str, *, stream: bool
+    client: openai.OpenAI, text: str, kind: type[openai.APIStatusError], code: str, *, stream: bool
 ) -> None:
     """With our sentence; in a running stream it is the plain one."""
     expected: type[openai.APIError] = openai.APIError if stream and text == "broken" else kind
-    with site.client() as client, pytest.raises(expected) as caught:
+    with pytest.raises(expected) as caught:
         list(client.chat.completions.create(model="x", messages=[{"role": "user", "content": text}], stream=stream))
     assert caught.value.code == code
     assert len(str(caught.value)) > 20
@@ -159,9 +156,9 @@ def test_what_goes_wrong_has_its_own_exception(
     ("fields", "param"),
     [({"n": 2}, "n must be 1"), ({"tools": [{"type": "function"}]}, "tools"), ({"seed": "x"}, "seed")],
 )
-def test_what_is_not_supported_is_a_clear_400(site: Site, fields: dict[str, Any], param: str) -> None:
+def test_what_is_not_supported_is_a_clear_400(client: openai.OpenAI, fields: dict[str, Any], param: str) -> None:
     """The sentence names the field."""
-    with site.client() as client, pytest.raises(openai.BadRequestError, match=param):
+    with pytest.raises(openai.BadRequestError, match=param):
         client.chat.completions.create(model="x", messages=USER, extra_body=fields)
 
 
@@ -224,15 +221,14 @@ def test_a_client_that_leaves_frees_the_engine(site: Site, *, stream: bool) -> N
     assert ticket.made < 100
 
 
-def test_a_reader_that_stops_reading_a_stream_ends_it(site: Site) -> None:
+def test_a_reader_that_stops_reading_a_stream_ends_it(site: Site, client: openai.OpenAI) -> None:
     """Closing the client's stream is enough."""
-    with site.client() as client:
-        messages = [{"role": "user", "content": "slow"}]
-        stream = client.chat.completions.create(model="x", messages=messages, max_tokens=2000, stream=True)
-        for chunk in stream:
-            if "word3" in (chunk.choices[0].delta.content or ""):
-                break
-        stream.close()
+    messages = [{"role": "user", "content": "slow"}]
+    stream = client.chat.completions.create(model="x", messages=messages, max_tokens=2000, stream=True)
+    for chunk in stream:
+        if "word3" in (chunk.choices[0].delta.content or ""):
+            break
+    stream.close()
     assert wait_for(site.model.answers[-1].ended.is_set, 2)
     assert site.model.answers[-1].cancelled
 

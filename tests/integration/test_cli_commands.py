@@ -32,6 +32,9 @@ PROMPT_LINE = "-------------------- Prompt --------------------"
 OUTPUT_LINE = "-------------------- Output --------------------"
 
 
+interrupts = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to one process, which Windows cannot")
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tiny.Family, Path]:
     """One small checkpoint of each family."""
@@ -76,24 +79,30 @@ def run(*arguments: str, text: str = "", **changes: str) -> Done:
     return Done(code, out.getvalue(), without_progress(err.getvalue()))
 
 
-def run_process(*arguments: str, **changes: str) -> Done:
-    """Run one command to its end in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "chatglm_backend", *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        cwd=ROOT,
-        env=environment(**changes),
-        timeout=110,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, without_progress(done.stderr))
+def started(*arguments: str, **changes: str) -> Any:
+    """Start one command in a process of its own, its three streams apart."""
+    command = [sys.executable, "-m", "chatglm_backend", *arguments]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, cwd=ROOT, env=environment(**changes), encoding="utf-8", **pipes)
+
+
+def ended(process: Any, seconds: float = 110) -> Done:
+    """Wait for the end of a process."""
+    with process:
+        out, err = process.communicate(timeout=seconds)
+    return Done(process.returncode, out, without_progress(err))
+
+
+def document_of(*arguments: str, **options: str) -> dict[str, Any]:
+    """What a command says with ``--json``."""
+    found: dict[str, Any] = json.loads(run(*arguments, "--json", **options).stdout)
+    return found
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_generate_prints_the_recipes_form(folders: dict[tiny.Family, Path], family: tiny.Family) -> None:
     """Inference time, prompt with its format, prompt and answer; on stderr one line, that the limit ended it."""
-    done = run_process("generate", "--repo-id-or-model-path", str(folders[family]), "--n-predict", "6")
+    done = ended(started("generate", "--repo-id-or-model-path", str(folders[family]), "--n-predict", "6"))
     lines = done.stdout.split("\n")
     assert (done.returncode, done.stderr.count("\n")) == (0, 1)
     assert "at its limit of 6 tokens; --n-predict" in done.stderr
@@ -127,24 +136,17 @@ def test_json_is_one_document(folders: dict[tiny.Family, Path]) -> None:
 
 def test_sampling_is_repeatable_with_a_seed(folders: dict[tiny.Family, Path]) -> None:
     """The same seed gives the same ids, another one others."""
-
-    def ids(seed: str) -> list[int]:
-        arguments = ("--temperature", "1.5", "--seed", seed, "--n-predict", "12", "--json")
-        found: list[int] = json.loads(run("generate", "--model", str(folders["chatglm2"]), *arguments).stdout)[
-            "token_ids"
-        ]
-        return found
-
-    assert ids("1") == ids("1")
-    assert ids("1") != ids("2")
+    ask = ("generate", "--model", str(folders["chatglm2"]), "--temperature", "1.5", "--n-predict", "12", "--seed")
+    first, again, other = (document_of(*ask, seed)["token_ids"] for seed in ("1", "1", "2"))
+    assert first == again != other
 
 
 def test_a_stop_text_cuts_the_answer(folders: dict[tiny.Family, Path]) -> None:
     """The output ends before the stop text, and says why it ended."""
-    base = ("generate", "--model", str(folders["chatglm2"]), "--n-predict", "24", "--json")
-    whole = json.loads(run(*base).stdout)
+    base = ("generate", "--model", str(folders["chatglm2"]), "--n-predict", "24")
+    whole = document_of(*base)
     stop = next(c for c in whole["text"][2:] if c.isascii() and c.isprintable() and c not in whole["text"][:2])
-    cut = json.loads(run(*base, "--stop", stop).stdout)
+    cut = document_of(*base, "--stop", stop)
     assert cut["finish_reason"] == "stop"
     assert cut["text"] == whole["text"].split(stop)[0]
     assert cut["output"] == cut["formatted_prompt"] + cut["text"]
@@ -152,8 +154,7 @@ def test_a_stop_text_cuts_the_answer(folders: dict[tiny.Family, Path]) -> None:
 
 def test_the_model_can_come_from_the_environment(folders: dict[tiny.Family, Path]) -> None:
     """CHATGLM_MODEL sets the default."""
-    done = run("generate", "--n-predict", "2", "--json", CHATGLM_MODEL=str(folders["chatglm2"]))
-    assert json.loads(done.stdout)["family"] == "chatglm2"
+    assert document_of("generate", "--n-predict", "2", CHATGLM_MODEL=str(folders["chatglm2"]))["family"] == "chatglm2"
 
 
 def test_a_named_hub_model_offline_is_one_sentence() -> None:
@@ -172,10 +173,8 @@ def test_a_prompt_that_does_not_fit_is_told_with_numbers(folders: dict[tiny.Fami
 
 def test_a_prompt_from_a_pipe_has_no_line_break_at_its_end(folders: dict[tiny.Family, Path]) -> None:
     """``echo hi | … --prompt -`` asks what ``--prompt hi`` asks; a break inside stays."""
-    done = run(
-        "generate", "--model", str(folders["chatglm2"]), "--n-predict", "2", "--prompt", "-", "--json", text="a\nb\n"
-    )
-    assert json.loads(done.stdout)["prompt"] == "a\nb"
+    ask = ("generate", "--model", str(folders["chatglm2"]), "--n-predict", "2", "--prompt", "-")
+    assert document_of(*ask, text="a\nb\n")["prompt"] == "a\nb"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a closed standard input is a shell's doing")
@@ -218,7 +217,7 @@ def test_chat_answers_on_stdout_only(folders: dict[tiny.Family, Path]) -> None:
 def test_full_width_marks_come_back_everywhere() -> None:
     """The bundled model speaks ChatGLM-6B's vocabulary, which has none: streamed, printed, in documents, the same."""
     ask = ("--prompt", "你好", "--prompt-format", "chat", "--n-predict", "32")
-    document = json.loads(run("generate", *ask, "--json").stdout)
+    document = document_of("generate", *ask)
     text = document["text"]
     assert "！" in text
     assert "，" in text
@@ -227,7 +226,7 @@ def test_full_width_marks_come_back_everywhere() -> None:
     assert run("generate", *ask).stdout.rstrip("\n").endswith(text)
     assert text in run("generate", *ask, "--stream").stdout
     chat = ("chat", "--n-predict", "32")
-    assert json.loads(run(*chat, "--json", text="你好\n").stdout)["turns"][0]["assistant"] == text
+    assert document_of(*chat, text="你好\n")["turns"][0]["assistant"] == text
     assert run(*chat, text="你好\n").stdout == text + "\n"
 
 
@@ -236,45 +235,35 @@ def test_convert_then_generate_from_the_result(folders: dict[tiny.Family, Path],
     out = tmp_path / "低 bit"
     done = run("convert", "--model", str(folders["chatglm2"]), "--out", str(out), "--json")
     assert (done.returncode, json.loads(done.stdout)["path"]) == (0, str(out))
-    ids = [
-        json.loads(run("generate", "--model", str(model), "--n-predict", "6", "--json").stdout)["token_ids"]
-        for model in (folders["chatglm2"], out)
-    ]
-    assert ids[0] == ids[1]
+    ask = ("generate", "--n-predict", "6", "--model")
+    assert document_of(*ask, str(folders["chatglm2"]))["token_ids"] == document_of(*ask, str(out))["token_ids"]
 
 
 def test_no_cache_writes_nothing(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
     """--no-cache leaves no low-bit checkpoint behind."""
-    cache = tmp_path / "cache"
-    done = run(
-        "generate", "--model", str(folders["chatglm"]), "--n-predict", "2", "--no-cache", CHATGLM_CACHE=str(cache)
-    )
-    assert done.returncode == 0
-    assert not list(cache.rglob("*.safetensors"))
-
-
-@pytest.mark.parametrize("wrong", ["missing", "pointer", "damaged"])
-def test_a_tokenizer_that_cannot_be_read_is_named_before_converting(tmp_path: Path, wrong: str) -> None:
-    """The sentence names the user's own file, and nothing was converted for it."""
-    folder = tiny.build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")
-    file = folder / "tokenizer.model"
-    file.unlink()
-    if wrong != "missing":
-        file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" if wrong == "pointer" else b"no model" * 9)
-    done = run("generate", "--model", str(folder), "--n-predict", "2", CHATGLM_CACHE=str(tmp_path / "cache"))
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert str(file) in done.stderr
+    ask = ("generate", "--model", str(folders["chatglm"]), "--n-predict", "2", "--no-cache")
+    assert run(*ask, CHATGLM_CACHE=str(tmp_path / "cache")).returncode == 0
     assert not list(tmp_path.glob("cache/**/*.safetensors"))
 
 
-def test_a_tokenizer_of_another_model_is_named_before_converting(tmp_path: Path) -> None:
-    """A vocabulary that is larger than the model's own would end in the middle of an answer."""
+@pytest.mark.parametrize("wrong", ["missing", "pointer", "damaged", "another model's"])
+def test_a_tokenizer_that_cannot_be_read_is_named_before_converting(tmp_path: Path, wrong: str) -> None:
+    """The sentence names the user's own file, and nothing was converted for it.
+
+    A vocabulary that is larger than the model's own would end in the middle of an answer.
+    """
+    foreign = wrong == "another model's"
     folder = tiny.build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps(config | {"padded_vocab_size": 64}), encoding="utf-8")
+    file = folder / ("config.json" if foreign else "tokenizer.model")
+    contents = {"pointer": "version https://git-lfs.github.com/spec/v1\n", "damaged": "no model" * 9}
+    contents["another model's"] = json.dumps(tiny.config_of("chatglm2") | {"padded_vocab_size": 64})
+    file.unlink()
+    if wrong in contents:
+        file.write_text(contents[wrong], encoding="utf-8")
     done = run("generate", "--model", str(folder), "--n-predict", "2", CHATGLM_CACHE=str(tmp_path / "cache"))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert "do not belong together" in done.stderr
+    assert ("do not belong together" if foreign else str(file)) in done.stderr
+    assert not list(tmp_path.glob("cache/**/*.safetensors"))
 
 
 def test_weights_without_their_tokenizer_can_be_converted_but_not_asked(tmp_path: Path) -> None:
@@ -286,11 +275,8 @@ def test_weights_without_their_tokenizer_can_be_converted_but_not_asked(tmp_path
     assert (done.returncode, "do not belong together" in done.stderr) == (0, True)
     (folder / "tokenizer.model").unlink()
     done = run("convert", "--model", str(folder), "--out", str(bare), "--json")
-    assert (done.returncode, json.loads(done.stdout)["ok"], "tokenizer.model is missing" in done.stderr) == (
-        0,
-        True,
-        True,
-    )
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, True)
+    assert "tokenizer.model is missing" in done.stderr
     for low_bit, words in ((whole, "do not belong together"), (bare, "tokenizer.model is missing")):
         asked = run("generate", "--model", str(low_bit), "--n-predict", "2")
         assert (asked.returncode, asked.stdout, asked.stderr.count("\n")) == (1, "", 1)
@@ -329,7 +315,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(folders: dict[tiny.Famil
     """A file where the cache folder should be is named."""
     place = tmp_path / "file"
     place.write_text("")
-    done = run_process("generate", "--model", str(folders["chatglm2"]), CHATGLM_CACHE=str(place))
+    done = ended(started("generate", "--model", str(folders["chatglm2"]), CHATGLM_CACHE=str(place)))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert str(place) in done.stderr
 
@@ -340,10 +326,10 @@ def test_cache_list_and_delete(folders: dict[tiny.Family, Path], tmp_path: Path)
     config.write_text(f"cache = {json.dumps(str(tmp_path / 'cache'))}\n", encoding="utf-8")
     where = {"CHATGLM_CONFIG": str(config), "CHATGLM_CACHE": ""}
     run("generate", "--model", str(folders["chatglm2"]), "--n-predict", "1", **where)
-    entries = json.loads(run("cache", "list", "--json", **where).stdout)["entries"]
-    assert [entry["kind"] for entry in entries] == ["low-bit"]
-    assert run("cache", "delete", entries[0]["name"], "--yes", **where).returncode == 0
-    assert json.loads(run("cache", "list", "--json", **where).stdout)["entries"] == []
+    (entry,) = document_of("cache", "list", **where)["entries"]
+    assert entry["kind"] == "low-bit"
+    assert run("cache", "delete", entry["name"], "--yes", **where).returncode == 0
+    assert document_of("cache", "list", **where)["entries"] == []
 
 
 @pytest.mark.parametrize("arguments", [[], ["--precision", "int4"], ["--precision", "int4", "--kernel", "exact"]])
@@ -389,22 +375,13 @@ def test_doctor_tells_everything_in_json(folders: dict[tiny.Family, Path]) -> No
     assert isinstance(document["fixes"], list)
 
 
-def test_doctor_names_a_model_that_is_not_there() -> None:
-    """A wrong path in the environment is a thing to fix."""
-    done = run("doctor", "--json", CHATGLM_MODEL="/no/such/folder")
-    assert "/no/such/folder" in " ".join(json.loads(done.stdout)["fixes"])
-
-
-def test_doctor_names_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
-    """A file in the cache folder's place is a thing to fix, with the variable that helps, and the report is whole;
-    so is a proxy that no download can use.
-    """
+def test_doctor_names_what_is_not_there_or_cannot_be_used(tmp_path: Path) -> None:
+    """A wrong model, a file in a cache folder's place, and a proxy that no download can use are things to fix."""
     (tmp_path / "file").touch()
-    folders = {"CHATGLM_CACHE": str(tmp_path / "file" / "cache"), "HF_HOME": str(tmp_path / "file")}
-    done = run("doctor", "--json", https_proxy="gibberish://x", **folders)
-    fixes = " ".join(json.loads(done.stdout)["fixes"])
-    for name in ("CHATGLM_CACHE", "HF_HOME", "https_proxy=gibberish://x"):
-        assert name in fixes
+    blocked = {"CHATGLM_CACHE": str(tmp_path / "file" / "cache"), "HF_HOME": str(tmp_path / "file")}
+    found = document_of("doctor", CHATGLM_MODEL="/no/such/folder", https_proxy="gibberish://x", **blocked)
+    for name in ("/no/such/folder", "CHATGLM_CACHE", "HF_HOME", "https_proxy=gibberish://x"):
+        assert name in " ".join(found["fixes"])
 
 
 def test_doctor_ends_with_what_to_fix() -> None:
@@ -416,104 +393,56 @@ def test_doctor_ends_with_what_to_fix() -> None:
 
 def test_a_reader_that_leaves_is_quiet(folders: dict[tiny.Family, Path]) -> None:
     """``| head -1`` ends without a traceback."""
-    command = [sys.executable, "-m", "chatglm_backend", "generate", "--model", str(folders["chatglm2"])]
-    process = subprocess.Popen(
-        [*command, "--n-predict", "400", "--stream"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        env=environment(),
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.readline()
-    process.stdout.close()
-    error = process.stderr.read()
-    process.stderr.close()
-    process.wait(60)
-    assert without_progress(error.decode()) == ""
+    with started("generate", "--model", str(folders["chatglm2"]), "--n-predict", "400", "--stream") as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert without_progress(process.stderr.read()) == ""
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to one process, which Windows cannot")
+@interrupts
 def test_interrupting_generate_keeps_the_text(folders: dict[tiny.Family, Path]) -> None:
     """Ctrl-C during an answer: exit code 130 and the text so far on stdout."""
-    arguments = [
-        "--stream",
-        "--n-predict",
-        "490",
-        "--kernel",
-        "exact",
-        "--draft-tokens",
-        "0",
-        "--temperature",
-        "0.5",
-        "--seed",
-        "1",
-    ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "chatglm_backend", "generate", "--model", str(folders["chatglm2"]), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        env=environment(),
-        encoding="utf-8",
-    )
-    assert process.stdout is not None
+    slow = ("--stream", "--n-predict=490", "--kernel=exact", "--draft-tokens=0", "--temperature=0.5", "--seed=1")
+    process = started("generate", "--model", str(folders["chatglm2"]), *slow)
     while process.stdout.readline().rstrip("\n") != OUTPUT_LINE:
         assert process.poll() is None
     process.stdout.readline()
     time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Inference time" in out
-    assert "Traceback" not in err
-    assert "kept" in err
+    done = ended(process)
+    assert done.returncode == 130
+    assert "Inference time" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "kept" in done.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to one process, which Windows cannot")
+@interrupts
 def test_interrupting_a_chat_that_reads_a_pipe_ends_it(folders: dict[tiny.Family, Path]) -> None:
     """Ctrl-C while a chat waits for its pipe ends it, with the document of what was said until then."""
-    arguments = ["--model", str(folders["chatglm3"]), "--n-predict", "2", "--kernel", "exact", "--json"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "chatglm_backend", "chat", *arguments, "--log-level", "info"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        env=environment(),
-        encoding="utf-8",
-    )
-    assert process.stdin is not None
-    assert process.stderr is not None
+    options = ("--n-predict=2", "--kernel=exact", "--json", "--log-level=info")
+    process = started("chat", "--model", str(folders["chatglm3"]), *options)
     process.stdin.write("你好\n/help\n")
     process.stdin.flush()
     while "/reset" not in process.stderr.readline():
         assert process.poll() is None
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert (process.returncode, len(json.loads(out)["turns"])) == (0, 1)
+    done = ended(process)
+    assert (done.returncode, len(json.loads(done.stdout)["turns"])) == (0, 1)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to one process, which Windows cannot")
+@interrupts
 @pytest.mark.parametrize("extra", [[], ["--json"]])
 def test_interrupting_what_does_not_answer_ends_at_once(extra: list[str], tmp_path: Path) -> None:
     """Ctrl-C while loading waits for a hub that says nothing: exit code 130 and one line, long before it gives up."""
     with socket.create_server(("127.0.0.1", 0)) as hub:
         hub.settimeout(60)
         where = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.getsockname()[1]}", "HF_HOME": str(tmp_path)}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "chatglm_backend", "generate", "--model", "THUDM/chatglm2-6b", *extra],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
-            env=environment(**where, HF_HUB_OFFLINE="", TRANSFORMERS_OFFLINE=""),
-            encoding="utf-8",
-        )
+        online = {"HF_HUB_OFFLINE": "", "TRANSFORMERS_OFFLINE": ""}
+        process = started("generate", "--model", "THUDM/chatglm2-6b", *extra, **where, **online)
         visit, _ = hub.accept()
         with visit:
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=15)  # the hub is given longer than that
-    assert (process.returncode, without_progress(err)) == (130, "Stopped.\n")
-    assert not extra or json.loads(out)["error"]["code"] == "interrupted"
+            done = ended(process, seconds=15)  # the hub is given longer than that
+    assert (done.returncode, done.stderr) == (130, "Stopped.\n")
+    assert not extra or json.loads(done.stdout)["error"]["code"] == "interrupted"

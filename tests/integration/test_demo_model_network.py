@@ -10,6 +10,7 @@ from chatglm_backend.checkpoint.lowbit import open_low_bit
 from chatglm_backend.models.base import Feed, build_model
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.weights import DenseWeights
+from tests.small_models import read_prompt
 from tools.demo_model.network import Network, Size, fake_int4
 from tools.demo_model.warm import dense_state
 
@@ -53,10 +54,7 @@ def test_training_logits_equal_inference_logits() -> None:
     batched = network(ids, starts, lengths, wanted).view(2, 12, -1)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         cache = model.new_cache(32)
-        prefill = model.prefill(prompt, cache)
-        while not prefill.advance():
-            pass
-        expected = [prefill.logits[0]]
+        expected = [read_prompt(model, prompt, cache)[0]]
         expected += [model.decode([Feed((token,), cache)])[0].clone() for token in answer]
         found = batched[row, len(prompt) - 1 : len(prompt) + len(answer)]
         torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-4)

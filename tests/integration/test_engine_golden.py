@@ -20,6 +20,7 @@ from chatglm_backend.models.weights import DenseWeights
 from chatglm_backend.tokenizers.base import EncodedPrompt
 from tests.engine_fakes import ByteTokenizer
 from tests.golden_folders import FOLDERS, dense_tensors, golden_cases, golden_config, packed_tensors
+from tests.small_models import read_prompt
 
 pytestmark = pytest.mark.model
 
@@ -85,14 +86,6 @@ def ask(ids: Sequence[int], number: int = 0, tokens: int = 24, **params: Any) ->
         params=GenerationParams(max_new_tokens=tokens, **params),
         ignore_stop_ids=True,
     )
-
-
-def read(model: ChatModel, ids: Sequence[int], cache: KVCache) -> torch.Tensor:
-    """Read ids into a cache; the logits behind the last one."""
-    prefill = model.prefill(ids, cache)
-    while not prefill.advance():
-        pass
-    return prefill.logits
 
 
 def tokens_of(events: Any) -> list[int]:
@@ -169,16 +162,16 @@ def test_reused_keys_and_values_give_the_same_bits(name: str) -> None:
     """
     model, ids = model_of(name, "auto"), max(prompts_of(name), key=len)
     whole = model.new_cache(len(ids))
-    expected = read(model, ids, whole)
+    expected = read_prompt(model, ids, whole)
     spoken = model.new_cache(len(ids))
-    read(model, ids[:3], spoken)
+    read_prompt(model, ids[:3], spoken)
     for token in ids[3:]:
         model.decode([Feed((token,), spoken)])
     for source in (whole, spoken):
         for length in (1, 2, 5, len(ids) - 4, len(ids) - 1):
             cache = model.new_cache(len(ids))
             cache.copy_prefix_from(source, length)
-            assert torch.equal(read(model, ids[length:], cache), expected), length
+            assert torch.equal(read_prompt(model, ids[length:], cache), expected), length
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -205,9 +198,7 @@ def test_rows_do_not_feel_their_neighbours(name: str) -> None:
 
     def cache_of() -> KVCache:
         cache = model.new_cache(len(ids) + len(fed))
-        prefill = model.prefill(ids, cache)
-        while not prefill.advance():
-            pass
+        read_prompt(model, ids, cache)
         return cache
 
     alone = cache_of()

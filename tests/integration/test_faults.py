@@ -24,6 +24,12 @@ pytestmark = pytest.mark.model
 BOOM = "a secret of the layer's"
 
 
+def loaded(service: Service) -> None:
+    """Load to the end, whatever that is."""
+    service.load()
+    service.wait_ready(90)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A small model's original folder."""
@@ -35,8 +41,7 @@ def site(folder: Path, tmp_path: Path) -> Iterator[Site]:
     """The endpoint in front of it, with a cache of its own."""
     settings = Settings(model=str(folder), threads=1, cache=str(tmp_path / "cache"), drain_seconds=5)
     service = Service(settings)
-    service.load()
-    service.wait_ready(90)
+    loaded(service)
     with serving(service, settings) as running:
         yield running
     service.close()
@@ -138,8 +143,7 @@ def test_a_dead_worker_is_told_readiness_turns_red_and_loading_again_helps(site:
     assert httpx.get(f"{site.url}/health").status_code == 200
     with pytest.raises(openai.InternalServerError):
         ask(site, "The quick", 8)
-    site.service.load()
-    site.service.wait_ready(90)
+    loaded(site.service)
     assert httpx.get(f"{site.url}/ready").status_code == 200
     assert ask(site, "The quick", 8) == before
 
@@ -150,14 +154,12 @@ def test_files_that_vanish_do_not_disturb_those_who_are_served(site: Site, folde
     folder.rename(tmp_path / "elsewhere")
     shutil.rmtree(tmp_path / "cache")
     assert ask(site, "The quick") == before
-    site.service.load()
     with pytest.raises(ChatGLMError, match="chatglm2-6b"):
-        site.service.wait_ready(90)
+        loaded(site.service)
     ready = httpx.get(f"{site.url}/ready")
     assert (ready.status_code, ready.json()) == (503, {"status": "failed"})
     (tmp_path / "elsewhere").rename(folder)
-    site.service.load()
-    site.service.wait_ready(90)
+    loaded(site.service)
     assert ask(site, "The quick") == before
 
 
@@ -166,13 +168,11 @@ def test_one_missing_file_is_named(folder: Path, tmp_path: Path, missing: str) -
     """In a status, not a traceback; the file back in its place, the same service loads."""
     (folder / missing).rename(tmp_path / "hidden")
     service = Service(Settings(model=str(folder), threads=1, cache=str(tmp_path / "cache")))
-    service.load()
     with pytest.raises(ChatGLMError, match=missing):
-        service.wait_ready(90)
+        loaded(service)
     assert service.status().state is ModelState.FAILED
     (tmp_path / "hidden").rename(folder / missing)
-    service.load()
-    service.wait_ready(90)
+    loaded(service)
     service.close()
 
 
@@ -201,10 +201,8 @@ def test_a_disk_that_fills_up_during_conversion_is_told_and_space_helps(
 
     monkeypatch.setattr(Path, "open", opened)
     service = Service(Settings(model=str(folder), threads=1, cache=str(tmp_path / "cache")))
-    service.load()
     with pytest.raises(ChatGLMError, match="GB free"):
-        service.wait_ready(90)
+        loaded(service)
     full = False
-    service.load()
-    service.wait_ready(90)
+    loaded(service)
     service.close()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -19,19 +17,11 @@ from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import ChatModel, Feed, build_model
 from chatglm_backend.models.chatglm import build_chatglm
-from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.ops import Ops, TorchOps
-from chatglm_backend.models.positions import PositionPlan, PrefixPlan, prefix_plan
+from chatglm_backend.models.positions import PrefixPlan, prefix_plan
 from chatglm_backend.models.weights import DenseWeights
-from tests.golden_folders import (
-    FOLDERS,
-    Case,
-    dense_tensors,
-    golden_cases,
-    golden_config,
-    packed_tensors,
-    rel_error,
-)
+from tests.golden_folders import FOLDERS, Case, dense_tensors, golden_cases, golden_config, packed_tensors, rel_error
+from tests.small_models import read_prompt
 
 
 def dense_model(name: str) -> ChatModel:
@@ -48,10 +38,8 @@ def int4_model(name: str, kernel: KernelName, kv_dtype: torch.dtype) -> ChatMode
 def run(model: ChatModel, case: Case, *, max_rows: int = 128) -> tuple[Tensor, Tensor]:
     """Return prefill logits for the expected rows, and the logits after each continuation id fed alone."""
     cache = model.new_cache(len(case.input_ids) + len(case.continuation_ids))
-    prefill = model.prefill(case.input_ids, cache, max_rows=max_rows, logit_rows=len(case.prefill_logits))
-    while not prefill.advance():
-        pass
-    return prefill.logits, torch.cat([model.decode([Feed((token,), cache)]) for token in case.continuation_ids])
+    prefill = read_prompt(model, case.input_ids, cache, max_rows=max_rows, logit_rows=len(case.prefill_logits))
+    return prefill, torch.cat([model.decode([Feed((token,), cache)]) for token in case.continuation_ids])
 
 
 def errors(model: ChatModel, case: Case, *, max_rows: int = 128) -> tuple[float, float]:
@@ -75,10 +63,7 @@ def test_fp32_greedy_ids_equal_the_authors(name: str) -> None:
     model = dense_model(name)
     for case in golden_cases(name):
         cache = model.new_cache(len(case.input_ids) + 24)
-        prefill = model.prefill(case.input_ids, cache)
-        while not prefill.advance():
-            pass
-        ids = [int(prefill.logits.argmax())]
+        ids = [int(read_prompt(model, case.input_ids, cache).argmax())]
         while len(ids) < 24:
             ids.append(int(model.decode([Feed((ids[-1],), cache)]).argmax()))
         assert case.greedy_ids == ids
@@ -124,73 +109,34 @@ def test_fast_kernels_logits(name: str, fast: tuple[Kernel, Ops]) -> None:
     assert same >= 0.95 * positions
 
 
-@dataclass(frozen=True)
-class CausalMask:
-    """A wrong plan: ChatGLM-6B's positions, but nobody sees a later token of the prompt."""
+class WrongPlan:
+    """ChatGLM-6B's positions with one method that is wrong."""
 
-    right: PrefixPlan
-
-    @property
-    def fixed_tokens(self) -> int:
-        """As in the right plan."""
-        return self.right.fixed_tokens
-
-    def position(self, index: int) -> int:
-        """As in the right plan."""
-        return self.right.position(index)
-
-    def block(self, index: int) -> int:
-        """As in the right plan."""
-        return self.right.block(index)
-
-    def visible(self, index: int) -> int:
-        """Count the tokens up to this one."""
-        return index + 1
+    def __init__(self, right: PrefixPlan, name: str, wrong: Callable[[int], int]) -> None:
+        self.fixed_tokens = right.fixed_tokens
+        self.position, self.block, self.visible = right.position, right.block, right.visible
+        setattr(self, name, wrong)
 
 
-@dataclass(frozen=True)
-class NoBlocks(CausalMask):
-    """A wrong plan: block positions stay 0."""
-
-    def block(self, index: int) -> int:  # noqa: ARG002
-        """Never count."""
-        return 0
-
-    def visible(self, index: int) -> int:
-        """As in the right plan."""
-        return self.right.visible(index)
+MISTAKES: dict[str, Callable[[int], int]] = {
+    "visible": lambda index: index + 1,  # nobody sees a later token of the prompt
+    "block": lambda _: 0,  # block positions do not count
+    "position": lambda index: index,  # positions go on growing behind the prompt
+}
 
 
-@dataclass(frozen=True)
-class GrowingPositions(CausalMask):
-    """A wrong plan: positions go on growing behind the prompt."""
-
-    def position(self, index: int) -> int:
-        """Go on growing."""
-        return index
-
-    def visible(self, index: int) -> int:
-        """As in the right plan."""
-        return self.right.visible(index)
-
-
-def _mutated(mutant: type[CausalMask], ids: Sequence[int], config: ModelConfig) -> PositionPlan:
-    return mutant(prefix_plan(ids, config))
-
-
-@pytest.mark.parametrize("mutant", [CausalMask, NoBlocks, GrowingPositions])
-def test_the_goldens_catch_wrong_positions(mutant: type[CausalMask]) -> None:
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_goldens_catch_wrong_positions(mistake: str) -> None:
     """Each of the three easy mistakes with ChatGLM-6B's positions misses the goldens by far."""
-    name = "chatglm-6b"
+    config = golden_config("chatglm-6b")
     wrong = build_chatglm(
-        golden_config(name),
-        DenseWeights(dense_tensors(name)),
+        config,
+        DenseWeights(dense_tensors("chatglm-6b")),
         ops=TorchOps(),
         kv_dtype=torch.float32,
-        plan_for=partial(_mutated, mutant),
+        plan_for=lambda ids, _: WrongPlan(prefix_plan(ids, config), mistake, MISTAKES[mistake]),
     )
-    case = golden_cases(name)[2]
-    assert max(errors(wrong, case)) > 1e-2
+    assert max(errors(wrong, golden_cases("chatglm-6b")[2])) > 1e-2
 
 
 def test_rounding_the_frequencies_of_the_second_family_is_caught() -> None:

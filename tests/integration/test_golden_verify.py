@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from chatglm_backend.models.weights import DenseWeights
 from tests.golden_folders import FOLDERS, GOLDEN, dense_tensors, golden_config, packed_tensors
 
 NAME = "chatglm3-6b"
+PREFILL = "case1.prefill_logits"
 
 
 def verify_fp32(folder: Path, name: str = NAME, *, tolerance: float | None = None) -> VerifyReport:
@@ -34,7 +36,7 @@ def changed(
     tmp_path: Path,
     *,
     expected: Callable[[dict[str, Any]], None] | None = None,
-    logits: Callable[[dict[str, Tensor]], None] | None = None,
+    logits: Callable[[dict[str, Tensor]], object] | None = None,
 ) -> Path:
     """Copy the expectations and change them."""
     for file in ("expected.json", "expected_logits.safetensors"):
@@ -98,42 +100,30 @@ def test_no_cases_are_not_ok(tmp_path: Path) -> None:
     assert (report.ok, report.max_rel_error) == (False, None)
 
 
-def _drop(tensors: dict[str, Tensor]) -> None:
-    del tensors["case1.decode_logits"]
+DAMAGES: dict[str, Callable[[dict[str, Tensor]], object]] = {
+    "missing": lambda tensors: tensors.pop("case1.decode_logits"),
+    "narrow": lambda tensors: tensors.update({PREFILL: tensors[PREFILL][:, :-1].contiguous()}),
+    "short": lambda tensors: tensors.update({PREFILL: tensors[PREFILL][-3:].contiguous()}),
+    "nan": lambda tensors: tensors["case1.decode_logits"][0, :1].fill_(float("nan")),
+}
 
 
-def _cut(tensors: dict[str, Tensor]) -> None:
-    tensors["case1.prefill_logits"] = tensors["case1.prefill_logits"][:, :-1].contiguous()
-
-
-def _fewer_rows(tensors: dict[str, Tensor]) -> None:
-    tensors["case1.prefill_logits"] = tensors["case1.prefill_logits"][-3:].contiguous()
-
-
-def _nan(tensors: dict[str, Tensor]) -> None:
-    tensors["case1.decode_logits"][0, 0] = float("nan")
-
-
-@pytest.mark.parametrize("damage", [_drop, _cut, _fewer_rows, _nan])
-def test_unusable_expectations_are_not_ok(tmp_path: Path, damage: Callable[[dict[str, Tensor]], None]) -> None:
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_unusable_expectations_are_not_ok(tmp_path: Path, damage: Callable[[dict[str, Tensor]], object]) -> None:
     """A missing tensor, a wrong shape and NaN fail the folder and leave the other cases measured."""
     report = verify_fp32(changed(tmp_path, logits=damage))
     assert (report.ok, report.max_rel_error) == (False, None)
     assert report.cases[0].prefill_rel_error is not None
 
 
-def _beyond_vocabulary(document: dict[str, Any]) -> None:
-    document["cases"][0]["input_ids"][0] = 600
-
-
-def _beyond_context(document: dict[str, Any]) -> None:
-    document["cases"][0]["input_ids"] *= 200
-
-
-@pytest.mark.parametrize("damage", [_beyond_vocabulary, _beyond_context])
-def test_ids_that_the_model_cannot_read_are_named(tmp_path: Path, damage: Callable[[dict[str, Any]], None]) -> None:
+@pytest.mark.parametrize("ids", [lambda ids: [600, *ids[1:]], lambda ids: ids * 200], ids=["vocabulary", "context"])
+def test_ids_that_the_model_cannot_read_are_named(tmp_path: Path, ids: Callable[[list[int]], list[int]]) -> None:
     """Such a case fails with words instead of a traceback."""
-    report = verify_fp32(changed(tmp_path, expected=damage))
+
+    def change(document: dict[str, Any]) -> None:
+        document["cases"][0]["input_ids"] = ids(document["cases"][0]["input_ids"])
+
+    report = verify_fp32(changed(tmp_path, expected=change))
     assert not report.ok
     assert report.cases[0].problem
 
@@ -148,15 +138,15 @@ def test_a_broken_model_is_not_ok() -> None:
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     """The error says which of the two files to look at."""
-    model = build_model(golden_config(NAME), DenseWeights(dense_tensors(NAME)), kv_dtype=torch.float32)
-    with pytest.raises(UnusableReference, match=r"expected\.json"):
-        verify_logits(tmp_path, model)
-    (tmp_path / "expected.json").write_text("{}")
-    with pytest.raises(UnusableReference, match=r"expected\.json"):
-        verify_logits(tmp_path, model)
-    (tmp_path / "expected.json").write_text('{"cases": []}')
-    with pytest.raises(UnusableReference, match=r"expected_logits"):
-        verify_logits(tmp_path, model)
-    (tmp_path / "expected_logits.safetensors").write_bytes(b"no header")
-    with pytest.raises(UnusableReference, match=r"expected_logits"):
-        verify_logits(tmp_path, model)
+    expected, logits = tmp_path / "expected.json", tmp_path / "expected_logits.safetensors"
+    for file, content, named in (
+        (logits, b"no header", "expected.json"),
+        (expected, b"{}", "expected.json"),
+        (expected, b'{"cases": []}', "expected_logits"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(UnusableReference, match=re.escape(named)):
+            verify_fp32(tmp_path)
+    logits.unlink()
+    with pytest.raises(UnusableReference, match="expected_logits"):
+        verify_fp32(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -108,18 +108,9 @@ def test_several_threads_quantise_at_once() -> None:
     """Conversion may use threads: each gets the bytes it would get alone."""
     weights = [torch.randn(64, 512, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
     expected = [quantize(weight) for weight in weights]
-    found: list[Tensor | None] = [None] * 4
-
-    def work(index: int) -> None:
-        for _ in range(20):
-            found[index] = quantize(weights[index])
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(one is not None and torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda weight: [quantize(weight) for _ in range(20)][-1], weights))
+    assert all(map(torch.equal, found, expected))
 
 
 def test_unusual_widths_are_refused() -> None:

@@ -26,6 +26,7 @@ from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import build_model
 from chatglm_backend.service.layouts import map_weights
 from tests import tiny
+from tests.small_models import read_prompt
 
 pytestmark = pytest.mark.model
 PROMPT = tuple(range(5, 25))
@@ -82,10 +83,7 @@ def opened(
 def logits(checkpoint: LowBitCheckpoint, weights: Int4Weights) -> Tensor:
     """Return the logits [rows, vocab] of a short prompt."""
     model = build_model(checkpoint.config, weights)
-    prefill = model.prefill(PROMPT, model.new_cache(32), logit_rows=len(PROMPT))
-    while not prefill.advance():
-        pass
-    return prefill.logits
+    return read_prompt(model, PROMPT, model.new_cache(32), logit_rows=len(PROMPT))
 
 
 def layout_files(folder: Path) -> list[Path]:

@@ -29,6 +29,13 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return made
 
 
+def refusal(project: Project, *arguments: str, code: int = 1) -> str:
+    """The one sentence that a run ends with."""
+    done = project.run(*arguments)
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, 1)
+    return done.stderr
+
+
 def last_line(text: str) -> str:
     """Return the last line of an output."""
     return text.strip().splitlines()[-1]
@@ -104,9 +111,7 @@ def test_help_names_every_flag(project: Project) -> None:
 
 def test_a_wrong_flag_value_is_one_sentence(project: Project) -> None:
     """A wrong profile stops at once with exit code 2."""
-    done = project.run("--profile", "turbo")
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert "server or client" in done.stderr
+    assert "server or client" in refusal(project, "--profile", "turbo", code=2)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +123,7 @@ def test_other_platforms_stop_before_anything(project: Project, uname: str, word
     system, machine = uname.split()
     project.stub("uname", f'case "$1" in -s) echo {system} ;; *) echo {machine} ;; esac')
     project.stub("python3", "touch ran; exit 1")
-    done = project.run()
-    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert words in done.stderr
+    assert words in refusal(project)
     assert not (project.root / "ran").exists()
 
 
@@ -137,9 +140,7 @@ def test_other_platforms_stop_before_anything(project: Project, uname: str, word
 def test_a_python_that_does_not_count(project: Project, body: str, words: str) -> None:
     """A shim, an old, a 32-bit and another Python each get one sentence that says what to do."""
     project.stub("python3", body)
-    done = project.run()
-    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert words in done.stderr
+    assert words in refusal(project)
 
 
 def test_no_python_at_all(project: Project) -> None:
@@ -154,10 +155,7 @@ def test_debian_without_venv(project: Project, tmp_path: Path) -> None:
     """A Python without ensurepip is recognised by the real probe, and the package to install is named."""
     (tmp_path / "ensurepip.py").write_text("raise ImportError\n", encoding="utf-8")
     project.stub("python3", f'[ "$1" = -I ] && shift\nPYTHONPATH="{tmp_path}" exec "{REAL}" "$@"')
-    done = project.run()
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert f"sudo apt install python{version}-venv" in done.stderr
+    assert "sudo apt install python{}.{}-venv".format(*sys.version_info) in refusal(project)
 
 
 def test_the_next_candidate_is_taken(project: Project) -> None:
@@ -187,8 +185,7 @@ def test_a_folder_in_the_way_is_not_deleted(project: Project) -> None:
     precious = project.root / ".venv" / "thesis.txt"
     precious.parent.mkdir()
     precious.write_text("mine", encoding="utf-8")
-    done = project.run()
-    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    refusal(project)
     assert precious.read_text(encoding="utf-8") == "mine"
 
 

@@ -12,6 +12,7 @@ import pytest
 from chatglm_backend.access.announce import share_links
 from chatglm_backend.access.policy import AccessPolicy, policy_from
 from chatglm_backend.settings import Settings
+from tests.gradio_loop import in_loop
 
 TOKEN = "a-token-for-tests"  # noqa: S105
 
@@ -49,12 +50,8 @@ def app() -> Any:
     from webui import create_app
 
     policy = AccessPolicy(bind_host="0.0.0.0", required=True, token=TOKEN, any_address=True)  # noqa: S104
-    service = scripted_service()
-
-    async def build() -> Any:
-        return create_app(service, Settings(history=False), policy, links=lambda: share_links(policy, ("192.168.1.5",)))
-
-    return asyncio.run(build())
+    links = share_links(policy, ("192.168.1.5",))
+    return in_loop(lambda: create_app(scripted_service(), Settings(history=False), policy, links=lambda: links))
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,21 @@ from chatglm_backend.access.policy import AccessPolicy
 from chatglm_backend.access.throttle import AttemptThrottle
 
 TOKEN = "a-token-for-tests"  # noqa: S105
+KEY = {"authorization": f"Bearer {TOKEN}"}
 PRIVATE = AccessPolicy(bind_host="0.0.0.0", required=True, token=TOKEN, any_address=True)  # noqa: S104
 LOCAL = AccessPolicy()
+GRADIO = "/gradio_api/"
+SECRET = (
+    "/config", "/assets/index.js", "/theme.css", "/en/", "/zh/config", "/v1/models", "/v1/chat/completions", "/metrics",
+    "/robots.txt", "/health/", "/readyx", f"{GRADIO}queue/join", f"{GRADIO}queue/data", f"{GRADIO}heartbeat/x",
+    f"{GRADIO}cancel",
+)  # fmt: skip
+CLOSED = (
+    "upload", "upload_progress", "file=/etc/passwd", "file/etc/passwd", "/upload", "component_server",
+    "component_server/", "process_recording", "vibe-edit", "undo-vibe-edit/", "vibe-code", "vibe-starter-queries/",
+    "stream/x/close", "custom_component/x", "runs", "run-history/records", "profiling/traces", "deep_link",
+)  # fmt: skip
+CLOSED_ELSEWHERE = (f"/en{GRADIO}upload", f"/zh{GRADIO}proxy=https://elsewhere", "/monitoring/summary", "/svelte/x")
 
 
 @dataclass
@@ -95,26 +108,7 @@ def cookie_of(guard: Guard) -> dict[str, str]:
     return {"cookie": "other=1; " + line.split(";")[0]}
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/config",
-        "/assets/index.js",
-        "/gradio_api/queue/join",
-        "/gradio_api/queue/data",
-        "/gradio_api/heartbeat/x",
-        "/gradio_api/cancel",
-        "/theme.css",
-        "/en/",
-        "/zh/config",
-        "/v1/models",
-        "/v1/chat/completions",
-        "/metrics",
-        "/robots.txt",
-        "/health/",
-        "/readyx",
-    ],
-)
+@pytest.mark.parametrize("path", SECRET)
 def test_without_the_token_everything_is_401(path: str) -> None:
     """Static files and the queue are no exception."""
     reply = ask(PRIVATE, path)
@@ -122,10 +116,9 @@ def test_without_the_token_everything_is_401(path: str) -> None:
     assert b"reached" not in reply.body
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready"])
-def test_health_and_readiness_need_no_token(path: str) -> None:
+def test_health_and_readiness_need_no_token() -> None:
     """A supervisor can ask them."""
-    assert ask(PRIVATE, path).body == b"reached 0"
+    assert [ask(PRIVATE, path).body for path in ("/health", "/ready")] == [b"reached 0"] * 2
 
 
 def test_the_door_shows_a_form_and_nothing_of_the_application() -> None:
@@ -175,39 +168,33 @@ def test_the_form_signs_in() -> None:
     assert b'role="alert"' in bad.body
 
 
-@pytest.mark.parametrize(
-    ("authorization", "expected"),
-    [
-        (f"Bearer {TOKEN}", 200),
-        (f"bearer  {TOKEN} ", 200),
-        ("Bearer wrong", 401),
-        ("Bearer ", 401),
-        ("Bearer \xff\xfe", 401),
-        (TOKEN, 401),
-        (f"Basic {base64.b64encode(b'ada:secret').decode()}", 401),
-    ],
-)
-def test_the_bearer_key_is_the_token(authorization: str, expected: int) -> None:
-    """Nothing else is."""
-    assert ask(PRIVATE, "/v1/models", headers={"authorization": authorization}).status == expected
+LOGIN = AccessPolicy(required=True, login="ada:secret")
+
+
+def basic(login: bytes) -> str:
+    """The header of user and password."""
+    return f"Basic {base64.b64encode(login).decode()}"
 
 
 @pytest.mark.parametrize(
-    ("authorization", "expected"),
+    ("policy", "authorization", "expected"),
     [
-        (f"Basic {base64.b64encode(b'ada:secret').decode()}", 200),
-        ("Bearer ada:secret", 200),
-        (f"Basic {base64.b64encode(b'ada:wrong').decode()}", 401),
-        ("Basic ?", 401),
-        ("Basic //79", 401),
+        (PRIVATE, f"Bearer {TOKEN}", 200),
+        (PRIVATE, f"bearer  {TOKEN} ", 200),
+        *(
+            (PRIVATE, wrong, 401)
+            for wrong in ("Bearer wrong", "Bearer ", "Bearer \xff\xfe", TOKEN, basic(b"ada:secret"))
+        ),
+        (LOGIN, basic(b"ada:secret"), 200),
+        (LOGIN, "Bearer ada:secret", 200),
+        *((LOGIN, wrong, 401) for wrong in (basic(b"ada:wrong"), "Basic ?", "Basic //79")),
     ],
 )
-def test_user_and_password_work_as_basic_login(authorization: str, expected: int) -> None:
-    """They are the API's key as well."""
-    policy = AccessPolicy(required=True, login="ada:secret")
+def test_the_key_is_the_token_or_the_login(policy: AccessPolicy, authorization: str, expected: int) -> None:
+    """Nothing else is; user and password work as basic login and as the API's key as well."""
     reply = ask(policy, "/v1/models", headers={"authorization": authorization})
     assert reply.status == expected
-    assert expected == 200 or reply.headers["www-authenticate"].startswith("Basic")
+    assert policy is PRIVATE or expected == 200 or reply.headers["www-authenticate"].startswith("Basic")
 
 
 def test_user_and_password_work_in_the_form() -> None:
@@ -231,17 +218,16 @@ def test_many_wrong_tokens_are_not_even_looked_at() -> None:
     throttle = AttemptThrottle(3, 60.0, clock=lambda: now[0])
     guard = Guard(application, PRIVATE, throttle)
     cookie = cookie_of(guard)
-    key = {"authorization": f"Bearer {TOKEN}"}
     for _ in range(3):
         assert ask(guard, headers={"authorization": "Bearer guess"}).status == 401
-    late = ask(guard, headers=key)
+    late = ask(guard, headers=KEY)
     assert (late.status, late.headers["retry-after"]) == (429, "60")
     assert ask(guard, "/", query=f"token={TOKEN}").status == 429
     assert ask(guard, "/", method="POST", parts=(f"token={TOKEN}".encode(),)).status == 429
     assert ask(guard, headers=cookie).status == 200
-    assert ask(guard, headers=key, client="192.168.1.10").status == 200
+    assert ask(guard, headers=KEY, client="192.168.1.10").status == 200
     now[0] = 61.0
-    assert ask(guard, headers=key).status == 200
+    assert ask(guard, headers=KEY).status == 200
 
 
 def test_a_page_with_an_old_cookie_locks_nobody_out() -> None:
@@ -253,23 +239,14 @@ def test_a_page_with_an_old_cookie_locks_nobody_out() -> None:
     assert len(throttle) == 0
 
 
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1:7860", 200),
-        ("localhost:1", 200),
-        ("LOCALHOST", 200),
-        ("[::1]:7860", 200),
-        ("127.8.8.8", 200),
-        ("192.168.1.2:7860", 421),
-        ("evil.example", 421),
-        ("localhost.evil.example", 421),
-        ("127.0.0.1.evil.example", 421),
-        ("localhost:7860@evil.example", 421),
-        ("", 421),
-        ("a b", 421),
-    ],
-)
+OWN = ("127.0.0.1:7860", "localhost:1", "LOCALHOST", "[::1]:7860", "127.8.8.8")
+FOREIGN = (
+    "192.168.1.2:7860", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example",
+    "localhost:7860@evil.example", "", "a b",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("host", "expected"), [*((host, 200) for host in OWN), *((host, 421) for host in FOREIGN)])
 def test_only_this_machines_names_are_answered_to(host: str, expected: int) -> None:
     """A foreign name that points here (DNS rebinding) gets nothing."""
     assert ask(LOCAL, headers={"host": host}).status == expected
@@ -316,37 +293,11 @@ def test_a_proxys_public_name_may_be_an_origin() -> None:
         assert ask(policy, method="POST", headers={"origin": origin}, parts=(b"{}",)).status == expected
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/gradio_api/upload",
-        "/en/gradio_api/upload",
-        "/gradio_api/upload_progress",
-        "/gradio_api/file=/etc/passwd",
-        "/gradio_api/file/etc/passwd",
-        "/zh/gradio_api/proxy=https://elsewhere",
-        "/gradio_api//upload",
-        "/gradio_api/component_server",
-        "/gradio_api/component_server/",
-        "/gradio_api/process_recording",
-        "/gradio_api/vibe-edit",
-        "/gradio_api/undo-vibe-edit/",
-        "/gradio_api/vibe-code",
-        "/gradio_api/vibe-starter-queries/",
-        "/gradio_api/stream/x/close",
-        "/gradio_api/custom_component/x",
-        "/gradio_api/runs",
-        "/gradio_api/run-history/records",
-        "/gradio_api/profiling/traces",
-        "/gradio_api/deep_link",
-        "/monitoring/summary",
-        "/svelte/x",
-    ],
-)
+@pytest.mark.parametrize("path", [*(GRADIO + path for path in CLOSED), *CLOSED_ELSEWHERE])
 def test_gradios_file_and_proxy_routes_are_closed_to_all(path: str) -> None:
     """Also where no token is asked for, and with one."""
     assert ask(LOCAL, path).status == 403
-    assert ask(PRIVATE, path, headers={"authorization": f"Bearer {TOKEN}"}).status == 403
+    assert ask(PRIVATE, path, headers=KEY).status == 403
 
 
 @pytest.mark.parametrize(

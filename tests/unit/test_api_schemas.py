@@ -39,29 +39,21 @@ def test_all_parameters_arrive() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "expected"),
+    ("fields", "name", "expected"),
     [
-        ({"max_tokens": 5}, 5),
-        ({"max_completion_tokens": 6}, 6),
-        ({"max_tokens": 5, "max_completion_tokens": 6}, 6),
-        ({"max_tokens": None}, 512),
+        ({"max_tokens": 5}, "max_new_tokens", 5),
+        ({"max_completion_tokens": 6}, "max_new_tokens", 6),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_new_tokens", 6),
+        ({"max_tokens": None}, "max_new_tokens", 512),
+        ({"temperature": 0}, "greedy", True),
+        ({"temperature": 1}, "temperature", 1),
+        ({"stop": "。"}, "stop", ("。",)),
+        ({"stop": None}, "stop", ()),
     ],
 )
-def test_both_names_limit_the_answer(fields: dict[str, Any], expected: int) -> None:
-    """The newer one wins."""
-    assert params(**fields).max_new_tokens == expected
-
-
-def test_temperature_zero_and_whole_numbers_are_allowed() -> None:
-    """As OpenAI allows them."""
-    assert params(temperature=0).greedy
-    assert params(temperature=1).temperature == 1
-
-
-def test_one_stop_text_needs_no_list() -> None:
-    """Nor does none."""
-    assert params(stop="。").stop == ("。",)
-    assert params(stop=None).stop == ()
+def test_fields_mean_what_they_mean_to_openai(fields: dict[str, Any], name: str, expected: object) -> None:
+    """The newer name of the limit wins; zero, whole and negative numbers are allowed; one stop text needs no list."""
+    assert getattr(params(**fields), name) == expected
 
 
 def test_unknown_fields_are_ignored() -> None:
@@ -85,43 +77,41 @@ def test_messages_may_be_text_or_text_parts() -> None:
     ]
 
 
+REFUSED: list[tuple[str, str, list[Any]]] = [
+    ("n", "n must be 1", [2, 0]),
+    ("tools", "tools", [[{"type": "function"}]]),
+    ("functions", "functions", [[{}]]),
+    ("response_format", "response_format", [{"type": "json_object"}]),
+    ("logprobs", "logprobs", [True]),
+    ("logit_bias", "logit_bias", [{"1": 5}]),
+    ("modalities", "modalities", [["audio"]]),
+    ("messages", "messages", [[], "hello"]),
+    ("messages", "role", [[{"role": "tool", "content": "x"}]]),
+    ("messages", "last message", [[{"role": "assistant", "content": "x"}]]),
+    ("content", "pictures", [[{"type": "image_url"}]]),
+    ("content", "text parts", [5]),
+    ("content", "control characters", ["a\x00b", "a\x1bb"]),
+    ("content", "surrogate", ["a\ud800", [{"type": "text", "text": "\udfff"}]]),
+    ("stop", "surrogate", ["\ud800"]),
+    ("stop", "empty", [[""]]),
+    ("stop", "at most 16", [["x"] * 17]),
+    ("stop", "256", ["x" * 300]),
+    ("stop", "stop", [{"a": 1}]),
+    ("temperature", "temperature", ["hot", True]),
+    ("max_tokens", "max_tokens", [10**30]),
+    ("seed", "seed", [1.5]),
+    ("model", "unicode", ["\ud800"]),
+]
+"""A field, what the refusal says, and the values that get it; ``content`` is the last message's."""
+
+
 @pytest.mark.parametrize(
-    ("fields", "word"),
-    [
-        ({"n": 2}, "n must be 1"),
-        ({"n": 0}, "n must be 1"),
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"functions": [{}]}, "functions"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logprobs": True}, "logprobs"),
-        ({"logit_bias": {"1": 5}}, "logit_bias"),
-        ({"modalities": ["audio"]}, "modalities"),
-        ({"messages": []}, "messages"),
-        ({"messages": "hello"}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "role"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "last message"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "pictures"),
-        ({"messages": [{"role": "user", "content": 5}]}, "text parts"),
-        ({"messages": [{"role": "user", "content": "a\x00b"}]}, "control characters"),
-        ({"messages": [{"role": "user", "content": "a\x1bb"}]}, "control characters"),
-        ({"messages": [{"role": "user", "content": "a\ud800"}]}, "surrogate"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "\udfff"}]}]}, "surrogate"),
-        ({"stop": "\ud800"}, "surrogate"),
-        ({"stop": [""]}, "empty"),
-        ({"stop": ["x"] * 17}, "at most 16"),
-        ({"stop": "x" * 300}, "256"),
-        ({"stop": {"a": 1}}, "stop"),
-        ({"temperature": "hot"}, "temperature"),
-        ({"temperature": True}, "temperature"),
-        ({"max_tokens": 10**30}, "max_tokens"),
-        ({"seed": 1.5}, "seed"),
-        ({"model": "\ud800"}, "unicode"),
-    ],
+    ("field", "word", "value"), [(f, word, value) for f, word, values in REFUSED for value in values]
 )
-def test_what_cannot_be_served_says_why(fields: dict[str, Any], word: str) -> None:
+def test_what_cannot_be_served_says_why(field: str, word: str, value: Any) -> None:
     """The sentence or the place names it."""
     with pytest.raises(ValidationError) as caught:
-        chat(**fields)
+        chat(**({"messages": [{"role": "user", "content": value}]} if field == "content" else {field: value}))
     assert word in str([(error["loc"], error["msg"]) for error in caught.value.errors()])
 
 

@@ -37,18 +37,15 @@ def config(family: Family) -> ModelConfig:
 
 
 def test_the_document_has_the_promised_keys() -> None:
-    """Programs read these names; a sweep adds its own two."""
-    document = BenchmarkReport((run(), run(batch=4, bandwidth_share=None)), 4.2, 3.5).document()
+    """Programs read these names; a sweep adds its own two: thread counts with their speeds, and the one to use."""
+    runs = (run(), run(batch=4, bandwidth_share=None))
+    sweep = (SweepPoint(1, 3.0, 9.0), SweepPoint(2, 5.5, 17.0))
+    document: Any = BenchmarkReport(runs, 4.2, 3.5).document()
     assert set(document) == {"runs", "peak_rss_gb", "load_s"}
-    runs: Any = document["runs"]
-    assert [entry["batch"] for entry in runs] == [1, 4]
-    assert set(runs[0]) >= RUN_KEYS
+    assert [entry["batch"] for entry in document["runs"]] == [1, 4]
+    assert set(document["runs"][0]) >= RUN_KEYS
     assert json.loads(json.dumps(document, allow_nan=False)) == document
-
-
-def test_a_sweep_is_told_with_its_advice() -> None:
-    """Thread counts, their speeds, and the one to use."""
-    document = BenchmarkReport((run(),), 1.0, 1.0, (SweepPoint(1, 3.0, 9.0), SweepPoint(2, 5.5, 17.0))).document()
+    document = BenchmarkReport(runs, 1.0, 1.0, sweep).document()
     assert document["recommended_threads"] == 2
     assert document["sweep"] == [
         {"threads": 1, "decode_tok_s": 3.0, "prefill_tok_s": 9.0},
@@ -77,18 +74,9 @@ def test_prompts_have_the_length_that_they_name(family: Family, length: int) -> 
     assert ids[len(body) :] == tail
     assert not special & set(body)
     assert all(0 <= token < 320 for token in body)
-
-
-def test_prompts_differ_from_each_other() -> None:
-    """Nothing that was read before can be used again, from the first token on."""
-    prompts = CountedPrompts(config("chatglm2"))
-    firsts = [prompts.encode_prompt(f"32/{variant}", "raw").ids[0] for variant in range(8)]
-    assert len(set(firsts)) == 8
-
-
-def test_no_token_ends_a_run_early() -> None:
-    """The tokenizer of benchmarks knows no stop id."""
-    assert CountedPrompts(config("chatglm3")).stop_ids == frozenset()
+    assert prompts.stop_ids == frozenset()  # no token ends a run early
+    firsts = [prompts.encode_prompt(f"{length}/{variant}", "raw").ids[0] for variant in range(8)]
+    assert len(set(firsts)) == 8  # nothing that was read before can be used again, from the first token on
 
 
 def test_bandwidth_is_read_from_a_buffer_beyond_any_cache() -> None:

@@ -81,20 +81,19 @@ def test_sweeps_double_the_threads(most: int, counts: tuple[int, ...]) -> None:
     assert thread_counts(most) == counts
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        ["--synthetic", "nonsense"],
-        ["--prompt-tokens", "many"],
-        ["--prompt-tokens", "1"],
-        ["--batch", "0"],
-        ["--new-tokens", "1"],
-        ["--json-out", "/no/such/folder/x.json"],
-    ],
-)
-def test_wrong_wishes_are_exit_code_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Before anything is loaded, and with one JSON document where it was asked for."""
-    assert main(["benchmark", *wrong, "--json"]) == 2
-    captured = capsys.readouterr()
-    assert json.loads(captured.out)["ok"] is False
-    assert captured.err != ""
+WRONG = (
+    "--synthetic nonsense", "--synthetic chatglm-7b", "--prompt-tokens many", "--prompt-tokens none",
+    "--prompt-tokens 0", "--prompt-tokens 1", "--batch 0", "--batch 1,-2", "--new-tokens 1", "--draft-tokens -1",
+    "--kernel magic", "--threads 0", "--json-out no/such/folder/out.json", "--plot no/such/folder/out.png",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_wishes_are_exit_code_2(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sentence before anything is loaded, and one JSON document where it was asked for."""
+    for form in ([], ["--json"]):
+        assert main(["benchmark", *wrong.split(), *form]) == 2
+        told = capsys.readouterr()
+        assert (json.loads(told.out)["ok"] is False) if form else (told.out == "")
+        assert told.err.strip()
+        assert "Traceback" not in told.err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from chatglm_backend.core import CancelToken, FinishReason, GenerationParams, GenerationRequest, Message
@@ -22,23 +24,21 @@ def test_temperature_zero_is_greedy() -> None:
     assert not GenerationParams(temperature=0.7).greedy
 
 
-def test_request_takes_a_prompt_or_messages() -> None:
-    """Exactly one of the two must be given, and the user speaks last."""
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: GenerationRequest("r"),
+        lambda: GenerationRequest("r", prompt="a", messages=(Message("user", "b"),)),
+        lambda: GenerationRequest("r", messages=(Message("assistant", "b"),)),
+        lambda: Message("tool", "x"),
+        lambda: Message("user", 3),
+    ],
+)
+def test_request_takes_a_prompt_or_messages(wrong: Callable[[], object]) -> None:
+    """Exactly one of the two, and the user speaks last; only the three roles exist, and content is text."""
     with pytest.raises(InvalidRequest):
-        GenerationRequest("r")
-    with pytest.raises(InvalidRequest):
-        GenerationRequest("r", prompt="a", messages=(Message("user", "b"),))
-    with pytest.raises(InvalidRequest):
-        GenerationRequest("r", messages=(Message("assistant", "b"),))
+        wrong()
     assert GenerationRequest("r", prompt="").prompt == ""
-
-
-def test_message_roles_are_checked() -> None:
-    """Only the three roles exist, and content is text."""
-    with pytest.raises(InvalidRequest):
-        Message("tool", "x")  # type: ignore[arg-type]
-    with pytest.raises(InvalidRequest):
-        Message("user", 3)  # type: ignore[arg-type]
 
 
 def test_first_cancel_reason_wins() -> None:

@@ -8,37 +8,19 @@ from tools.demo_model.grading import last_number, passes
 
 
 @pytest.mark.parametrize(
-    ("answer", "right"),
+    ("wanted", "right", "wrong"),
     [
-        ("37+25=62", True),
-        ("37 + 25 = 62.", True),
-        ("37+25=620", False),
-        ("37+25=162", False),
-        ("37+25=-62", False),
-        ("37+25=6", False),
+        ("62", ["37+25=62", "37 + 25 = 62."], ["37+25=620", "37+25=162", "37+25=-62", "37+25=6"]),
+        ("-15", ["37-52=-15"], ["37-52=15"]),
+        ("Git LFS 拉取：“好”", ['git lfs拉取:"好"'], []),
+        ("Paris", ["Paris."], ["Paris? Sorry, I do not know that."]),
     ],
+    ids=["no part of another number", "with its sign", "case, width, spaces and quotes", "no refusal"],
 )
-def test_numbers_are_whole(answer: str, right: bool) -> None:
-    """A wanted number is not a part of another number."""
-    assert right == passes({"must_contain": ["62"], "must_not_contain": []}, answer)
-
-
-def test_a_negative_number_needs_its_sign() -> None:
-    """-15 is wanted, 15 is not enough."""
-    item = {"must_contain": ["-15"], "must_not_contain": []}
-    assert passes(item, "37-52=-15")
-    assert not passes(item, "37-52=15")
-
-
-def test_case_width_spaces_and_quotes_do_not_matter() -> None:
-    """Half-width and full-width, case, spaces and quotation marks are the same."""
-    assert passes({"must_contain": ["Git LFS 拉取：“好”"], "must_not_contain": []}, 'git lfs拉取:"好"')
-
-
-def test_an_unwanted_text_fails_the_answer() -> None:
-    """A refusal is wrong where an answer was wanted."""
-    item = {"must_contain": ["Paris"], "must_not_contain": ["do not know that"]}
-    assert not passes(item, "Paris? Sorry, I do not know that.")
+def test_what_counts_as_right(wanted: str, right: list[str], wrong: list[str]) -> None:
+    """Numbers are whole and keep their sign, how a text is written does not matter, and a refusal is wrong."""
+    item = {"must_contain": [wanted], "must_not_contain": ["do not know that"]}
+    assert [passes(item, answer) for answer in (*right, *wrong)] == [True] * len(right) + [False] * len(wrong)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from chatglm_backend.core import (
     GenerationRequest,
     Message,
     PrefillProgress,
+    Timing,
     TokenEvent,
 )
 from chatglm_backend.engine.engine import Engine, EngineOptions
@@ -71,16 +72,11 @@ def test_ignored_stop_ids_are_tokens_like_others() -> None:
 
 
 def test_a_stop_string_ends_the_answer_before_it() -> None:
-    """Also across tokens; what looked like its beginning is shown when it was not one."""
+    """Also across tokens; what looked like its beginning is shown when it was not one, at the end at the latest."""
     events = answer("one EN two END three", "hi", stop=("END",))
     assert text_of(events) == "one EN two "
     assert FinishReason.STOP is events[-1].finish_reason
-
-
-def test_text_held_back_comes_with_the_end() -> None:
-    """An answer that ends inside a possible stop string loses nothing."""
-    events = answer("abcEN", "hi", stop=("END",))
-    assert events[-1].text == "EN"
+    assert answer("abcEN", "hi", stop=("END",))[-1].text == "EN"
 
 
 def test_a_conversation_is_encoded_as_one() -> None:
@@ -143,7 +139,7 @@ def test_cancelled_at_any_token_the_engine_stays_usable(index: int) -> None:
     while not engine.idle:
         for sequence, event in engine.step():
             told[sequence].append(event)
-            if sequence is mine and isinstance(event, TokenEvent) and event.index == index:
+            if sequence is mine and getattr(event, "index", None) == index:
                 cancel.cancel()
     last = told[mine][-1]
     reason = FinishReason.CANCELLED if index < 11 else FinishReason.LENGTH
@@ -256,11 +252,8 @@ def test_draft_tokens_change_no_text(text: str, stop: tuple[str, ...]) -> None:
 
 def test_drafts_on_a_hashing_model_are_undone_exactly() -> None:
     """Wrong draft tokens leave no trace in the KV cache."""
-    prompt = "abcabcabcabcabc"
-    expected = text_of(engine_of().generate(ask(prompt, max_new_tokens=100)))
-    model = FakeModel()
-    events = list(engine_of(model, DRAFTING).generate(ask(prompt, max_new_tokens=100)))
-    assert expected == text_of(events)
+    request = ask("abcabcabcabcabc", max_new_tokens=100)
+    assert text_of(engine_of().generate(request)) == text_of(engine_of(None, DRAFTING).generate(request))
 
 
 def test_right_drafts_save_steps() -> None:
@@ -321,13 +314,8 @@ def test_a_follow_up_reads_only_what_is_new() -> None:
     last_events = list(engine.generate(ask(prompt)))
     assert text_of(engine_of().generate(ask(prompt))) == text_of(last_events)
     assert last_events[-1].usage.cached_tokens >= len("hello there")
-
-
-def test_chatglm_6b_reads_every_prompt_in_full() -> None:
-    """No reuse for the family whose prefix depends on the rest."""
-    engine = engine_of(FakeModel(family="chatglm"), EngineOptions())
-    list(engine.generate(ask("hello there")))
-    assert list(engine.generate(ask("hello there")))[-1].usage.cached_tokens == 0
+    first_family = engine_of(FakeModel(family="chatglm"), EngineOptions())  # its prefix depends on the rest
+    assert [list(first_family.generate(ask("hello there")))[-1].usage.cached_tokens for _ in range(2)] == [0, 0]
 
 
 def test_waiting_and_reading_are_timed_apart() -> None:
@@ -337,13 +325,4 @@ def test_waiting_and_reading_are_timed_apart() -> None:
     engine = engine_of(model)
     clock.now = 3.0
     sequence = engine.start(ask("abcd", max_new_tokens=3), CancelToken(), 0.0)
-    timing = collect(engine, [sequence])[sequence][-1].timing
-    assert (
-        timing.queue_wait_s,
-        timing.ttft_s,
-        timing.prefill_s,
-        timing.prefill_tok_s,
-        timing.decode_tok_s,
-        timing.itl_p95_ms,
-        timing.total_s,
-    ) == (3.0, 7.0, 4.0, 1.0, 2.0, 500.0, 8.0)
+    assert collect(engine, [sequence])[sequence][-1].timing == Timing(3.0, 7.0, 4.0, 1.0, 2.0, 500.0, 500.0, 8.0)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from chatglm_backend.core import Timing
 from chatglm_backend.engine.draft import Drafter, PromptLookup, StepCosts
 from chatglm_backend.engine.prefix_cache import PrefixCache, common_prefix
 from chatglm_backend.engine.timing import RequestTimer, percentile
@@ -44,22 +46,13 @@ def test_timing_follows_its_definitions() -> None:
         clock.now = moment
         timer.token()
     clock.now = 9.0
-    timing = timer.finish(evaluated_prompt_tokens=8)
-    assert (
-        timing.queue_wait_s,
-        timing.ttft_s,
-        timing.prefill_s,
-        timing.prefill_tok_s,
-        timing.decode_tok_s,
-        timing.itl_p50_ms,
-        timing.total_s,
-    ) == (2.0, 6.0, 4.0, 2.0, 1.5, 500.0, 9.0)
+    timing = replace(timer.finish(evaluated_prompt_tokens=8), itl_p95_ms=None)
+    assert timing == Timing(2.0, 6.0, 4.0, prefill_tok_s=2.0, decode_tok_s=1.5, itl_p50_ms=500.0, total_s=9.0)
 
 
 def test_nothing_measured_is_none() -> None:
     """A request that was cancelled at once has no rates."""
-    timing = RequestTimer(FakeClock(), 0.0).finish(evaluated_prompt_tokens=5)
-    assert (timing.ttft_s, timing.prefill_tok_s, timing.decode_tok_s, timing.itl_p95_ms) == (None, None, None, None)
+    assert RequestTimer(FakeClock(), 0.0).finish(evaluated_prompt_tokens=5) == Timing()
 
 
 def test_percentiles_interpolate() -> None:
@@ -67,27 +60,19 @@ def test_percentiles_interpolate() -> None:
     assert [percentile([1.0, 2.0], 0.5), percentile([1.0, 2.0], 1.0), percentile([], 0.5)] == [1.5, 2.0, None]
 
 
-def free(extra: int) -> float:
-    """Draft tokens that cost nothing."""
-    del extra
-    return 1.0
-
-
-def test_lookup_proposes_what_followed_before() -> None:
-    """After '1 2' came '3 4' last time."""
-    assert PromptLookup([1, 2, 3, 4, 9, 1, 2]).propose(2) == (3, 4)
-
-
-def test_lookup_continues_a_repetition() -> None:
-    """A run of one token is taken to go on, longer than the run seen."""
-    assert PromptLookup([7, 7, 7, 7]).propose(6) == (7,) * 6
-
-
-def test_lookup_has_no_draft_without_a_precedent() -> None:
-    """Nothing seen, nothing proposed; no room, no draft."""
-    assert PromptLookup([1, 2, 3]).propose(8) == ()
-    assert PromptLookup([]).propose(8) == ()
-    assert drafter([1, 2, 3, 1, 2]).propose(0, free) == ()
+@pytest.mark.parametrize(
+    ("seen", "size", "draft"),
+    [
+        ([1, 2, 3, 4, 9, 1, 2], 2, (3, 4)),
+        ([7, 7, 7, 7], 6, (7,) * 6),  # a run of one token is taken to go on, longer than the run seen
+        ([1, 2, 3], 8, ()),
+        ([], 8, ()),
+    ],
+)
+def test_lookup_proposes_what_followed_before(seen: list[int], size: int, draft: tuple[int, ...]) -> None:
+    """After '1 2' came '3 4' last time; nothing seen, nothing proposed; no room, no draft."""
+    assert PromptLookup(seen).propose(size) == draft
+    assert Drafter(PromptLookup(seen), max_tokens=8).propose(0, lambda _: 1.0) == ()
 
 
 @pytest.mark.parametrize(("cost", "most"), [(0.0, 140), (0.05, 24), (1.0, 4)])

@@ -5,7 +5,6 @@ A failure here means that a newer Gradio does something else: its message says w
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import re
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import pytest
 
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.ui.gradio_insides.labels import own_labels
+from tests.gradio_loop import in_loop
 
 gr = pytest.importorskip("gradio")
 pytest.importorskip("fastapi")
@@ -49,11 +49,7 @@ def served(echo: Callable[[str], str] = str) -> TestClient:
     from chatglm_backend.ui.gradio_insides.mounting import mount_pages
 
     app = FastAPI()
-
-    async def build() -> None:  # without a running loop, Gradio makes some of its own and leaves them open
-        mount_pages(app, {"zh": small_page(echo)})
-
-    asyncio.run(build())
+    in_loop(lambda: mount_pages(app, {"zh": small_page(echo)}))
     return TestClient(app, headers={"accept-language": "zh"})
 
 
@@ -74,14 +70,8 @@ def test_mounting_ends_with_a_route_that_can_be_taken_out() -> None:
     """``mounting``: the last route is the mounted application; it shares its holder of sessions with the page."""
     from fastapi import FastAPI
 
-    app = FastAPI()
-
-    async def build() -> Any:
-        page = small_page()
-        gr.mount_gradio_app(app, page, path="/zh", ssr_mode=False)
-        return page
-
-    page = asyncio.run(build())
+    app, page = FastAPI(), in_loop(small_page)
+    in_loop(lambda: gr.mount_gradio_app(app, page, path="/zh", ssr_mode=False))
     mounted = getattr(app.router.routes[-1], "app", None)
     told = "mount_gradio_app no longer appends one Mount with the application in `app`; see mounting.py"
     assert hasattr(mounted, "state_holder"), changed(told)
@@ -98,12 +88,8 @@ def test_the_session_holder_is_as_its_replacement_expects() -> None:
         def update(self, session_id: str) -> None:
             called.append(session_id)
 
-    async def build() -> Any:
-        holder = Watched()
-        holder.set_blocks(small_page())
-        return holder
-
-    holder = asyncio.run(build())
+    holder = Watched()
+    holder.set_blocks(in_loop(small_page))
     session = holder["a"]
     assert called == ["a"], changed("StateHolder.__getitem__ no longer calls update(); see sessions.py")
     assert session.is_closed is False, changed("a session no longer says is_closed")
@@ -141,11 +127,7 @@ def test_the_page_and_its_requests_stay_under_its_language() -> None:
 
 def test_handlers_can_be_wrapped() -> None:
     """``handlers``: a page's events are in ``fns``, each with its function and its outputs."""
-
-    async def build() -> Any:
-        return small_page()
-
-    events = [*asyncio.run(build()).fns.values()]
+    events = [*in_loop(small_page).fns.values()]
     assert [callable(event.fn) for event in events] == [True], changed("Blocks.fns holds no events; see handlers.py")
     assert len(events[0].outputs) == 1, changed("an event's outputs are not in `outputs`; see handlers.py")
 

@@ -24,25 +24,19 @@ from chatglm_backend.sentences import Sentence
 def test_counts(tmp_path: Path, name: str, sockets: int, cores: int, cpus: int, smt: bool) -> None:
     """Sockets, physical cores, CPUs and SMT are counted right, also where core ids repeat over sockets."""
     machine = read_linux(plant(name, tmp_path))
-    assert (sockets, cores, cpus, smt) == (
-        len(machine.sockets),
-        machine.physical_cores,
-        len(machine.cpus),
-        machine.smt,
-    )
+    found = (len(machine.sockets), machine.physical_cores, len(machine.cpus), machine.smt)
+    assert found == (sockets, cores, cpus, smt)
 
 
-@pytest.mark.parametrize("name", ["hybrid-2p-4e", "hybrid-by-capacity"])
-def test_small_cores_of_hybrid_cpus(tmp_path: Path, name: str) -> None:
-    """Efficiency cores are known by the kernel's lists or by their capacity."""
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [("hybrid-2p-4e", [4, 5, 6, 7]), ("hybrid-by-capacity", [4, 5, 6, 7]), ("vm-2cores-cgroup-v1", [])],
+)
+def test_small_cores_of_hybrid_cpus(tmp_path: Path, name: str, small: list[int]) -> None:
+    """Efficiency cores are known by the kernel's lists or by their capacity, unless it is the same for all."""
     machine = read_linux(plant(name, tmp_path))
-    assert machine.hybrid
-    assert [cpu.number for cpu in machine.cpus if cpu.efficient] == [4, 5, 6, 7]
-
-
-def test_equal_capacities_are_no_hybrid(tmp_path: Path) -> None:
-    """A capacity file alone, the same for all, makes no small cores."""
-    assert not read_linux(plant("vm-2cores-cgroup-v1", tmp_path)).hybrid
+    assert machine.hybrid == bool(small)
+    assert [cpu.number for cpu in machine.cpus if cpu.efficient] == small
 
 
 def test_numa_nodes_without_cpus_do_not_count(tmp_path: Path) -> None:
@@ -54,15 +48,11 @@ def test_numa_nodes_without_cpus_do_not_count(tmp_path: Path) -> None:
 
 
 def test_affinity_narrows(tmp_path: Path) -> None:
-    """What taskset allows is what counts."""
-    machine = read_linux(plant("1-socket-4-cores-smt", tmp_path), affinity={0, 4, 5, 99})
-    assert machine.allowed == (0, 4, 5)
-    assert machine.usable_cores == 2
-
-
-def test_affinity_that_fits_nothing_is_ignored(tmp_path: Path) -> None:
-    """A mask without online CPUs is named and not obeyed."""
-    machine = read_linux(plant("1-socket-4-cores-smt", tmp_path), affinity={99})
+    """What taskset allows is what counts; a mask without online CPUs is named and not obeyed."""
+    root = plant("1-socket-4-cores-smt", tmp_path)
+    machine = read_linux(root, affinity={0, 4, 5, 99})
+    assert (machine.allowed, machine.usable_cores) == ((0, 4, 5), 2)
+    machine = read_linux(root, affinity={99})
     assert len(machine.allowed) == 8
     assert Sentence("machine.no_online", name="affinity mask") in machine.notes
 

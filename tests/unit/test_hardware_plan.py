@@ -21,6 +21,7 @@ from chatglm_backend.hardware import (
 )
 from chatglm_backend.sentences import Sentence
 
+BOTH = {"OMP_NUM_THREADS", "NUMBA_NUM_THREADS"}
 LIBRARIES = PreloadLibraries(
     tcmalloc=Path("/env/libtcmalloc.so"), jemalloc=Path("/env/libjemalloc.so"), iomp=Path("/env/lib/libiomp5.so")
 )
@@ -56,18 +57,38 @@ def test_the_socket_with_more_allowed_cores_wins(tmp_path: Path) -> None:
     assert plan.numa_nodes == (1,)
 
 
-def test_client_profile_uses_both_sockets(tmp_path: Path) -> None:
-    """The client profile means all allowed cores, and binds nothing."""
-    plan = plan_threads(machine(tmp_path, "2-sockets-8-cores-smt"), Wishes(profile="client"))
-    assert plan.threads == 8
-    assert not plan.bind
+@pytest.mark.parametrize(
+    ("name", "wishes", "expected"),
+    [
+        ("2-sockets-8-cores-smt", Wishes(profile="client"), {"threads": 8, "bind": False}),
+        ("2-sockets-8-cores-smt", Wishes(threads=8), {"threads": 8, "bind": False, "numa_nodes": ()}),
+        ("hybrid-2p-4e", Wishes(threads=2), {"cpus": (0, 2), "bind": True}),
+    ],
+    ids=["all allowed cores, bound to none", "more than one socket's cores", "the two performance cores"],
+)
+def test_wishes(tmp_path: Path, name: str, wishes: Wishes, expected: dict[str, object]) -> None:
+    """A profile or a number of threads decides which cores are used and held."""
+    plan = plan_threads(machine(tmp_path, name), wishes)
+    assert {field: getattr(plan, field) for field in expected} == expected
+    assert (Sentence("plan.few_cores", cores=4) in plan.reasons) == (wishes.threads == 8)
 
 
-def test_fewer_threads_on_a_hybrid_cpu_take_the_big_cores(tmp_path: Path) -> None:
-    """Asked for two threads, a hybrid CPU gives its two performance cores and is held on them."""
-    plan = plan_threads(machine(tmp_path, "hybrid-2p-4e"), Wishes(threads=2))
-    assert plan.cpus == (0, 2)
-    assert plan.bind
+@pytest.mark.parametrize(
+    ("wishes", "environ", "threads", "set_"),
+    [
+        (Wishes(), {"OMP_NUM_THREADS": "3,2"}, 3, {"NUMBA_NUM_THREADS"}),
+        (Wishes(threads=2), {"OMP_NUM_THREADS": "4", "NUMBA_NUM_THREADS": "4"}, 2, BOTH),
+        (Wishes(), {"OMP_NUM_THREADS": "many"}, 4, BOTH),
+    ],
+    ids=["kept and followed", "a flag is more explicit", "unusable is as good as unset"],
+)
+def test_the_users_own_number(
+    tmp_path: Path, wishes: Wishes, environ: dict[str, str], threads: int, set_: set[str]
+) -> None:
+    """OMP_NUM_THREADS is read, never rewritten, unless a flag or nonsense makes it void."""
+    plan = plan_threads(machine(tmp_path, "1-socket-4-cores-smt"), wishes, environ)
+    assert plan.threads == threads
+    assert {name: plan.env[name] for name in BOTH & plan.env.keys()} == dict.fromkeys(set_, str(threads))
 
 
 @pytest.mark.parametrize(
@@ -79,35 +100,6 @@ def test_quota_is_rounded_down_to_at_least_one(tmp_path: Path, name: str, thread
     plan = plan_threads(machine(tmp_path, name))
     assert threads == plan.threads
     assert "plan.threads_quota" in {reason.code for reason in plan.reasons}
-
-
-def test_the_users_own_number_is_kept(tmp_path: Path) -> None:
-    """OMP_NUM_THREADS is read, never rewritten, and the others follow it."""
-    plan = plan_threads(machine(tmp_path, "cgroup-v2-quota-and-memory"), environ={"OMP_NUM_THREADS": "3,2"})
-    assert plan.threads == 3
-    assert "OMP_NUM_THREADS" not in plan.env
-    assert plan.env["NUMBA_NUM_THREADS"] == "3"
-
-
-def test_a_flag_beats_the_environment(tmp_path: Path) -> None:
-    """--threads is more explicit than a variable."""
-    plan = plan_threads(
-        machine(tmp_path, "1-socket-4-cores-smt"), Wishes(threads=2), {"OMP_NUM_THREADS": "4", "NUMBA_NUM_THREADS": "4"}
-    )
-    assert (plan.threads, plan.env["OMP_NUM_THREADS"], plan.env["NUMBA_NUM_THREADS"]) == (2, "2", "2")
-
-
-def test_an_unusable_own_number_is_replaced(tmp_path: Path) -> None:
-    """OMP_NUM_THREADS=many counts as unset."""
-    plan = plan_threads(machine(tmp_path, "1-socket-4-cores-smt"), environ={"OMP_NUM_THREADS": "many"})
-    assert plan.env["OMP_NUM_THREADS"] == "4"
-
-
-def test_more_threads_than_cores_are_not_bound(tmp_path: Path) -> None:
-    """A user who asks for more than one socket's cores gets them, unbound, with a warning."""
-    plan = plan_threads(machine(tmp_path, "2-sockets-8-cores-smt"), Wishes(threads=8))
-    assert (plan.threads, plan.bind, plan.numa_nodes) == (8, False, ())
-    assert Sentence("plan.few_cores", cores=4) in plan.reasons
 
 
 @pytest.mark.parametrize("threads", [0, -1, 4096])

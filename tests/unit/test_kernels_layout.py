@@ -27,20 +27,13 @@ def test_chunks_and_scales_lie_as_described(out: int, in_: int) -> None:
     assert not rows[out:].any()
 
 
-def test_slices_give_the_same_bytes_as_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Working through the rows in slices changes nothing."""
+@pytest.mark.parametrize("options", [{}, {"threads": 3}])
+def test_slices_give_the_same_bytes_as_one_go(monkeypatch: pytest.MonkeyPatch, options: dict[str, int]) -> None:
+    """Working through the rows in slices, side by side too, changes nothing; the last one is not full."""
     packed = random_bytes(200, 128)
     whole = repack(packed, 200, 128)
     monkeypatch.setattr(layout_room, "_STREAM_BYTES", 1)
-    np.testing.assert_array_equal(whole, repack(packed, 200, 128))
-
-
-def test_threads_give_the_same_bytes_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slices are laid out side by side, the last one not full."""
-    packed = random_bytes(200, 128)
-    whole = repack(packed, 200, 128)
-    monkeypatch.setattr(layout_room, "_STREAM_BYTES", 1)
-    np.testing.assert_array_equal(whole, repack(packed, 200, 128, threads=3))
+    np.testing.assert_array_equal(whole, repack(packed, 200, 128, **options))
 
 
 def test_full_groups_take_as_many_bytes_as_the_portable_form() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +14,25 @@ from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
 from chatglm_backend.int4.kernels.objects import ObjectCode, keep_object, kept_object
 from chatglm_backend.int4.kernels.ops import CompiledOps
 from chatglm_backend.int4.kernels.team import Team
-from chatglm_backend.int4.kernels.variants import host_cpu, usable_variants
+from chatglm_backend.int4.kernels.variants import VARIANTS, Variant, host_cpu, usable_variants
 
 USABLE = usable_variants(host_cpu())
 CODE = ObjectCode(("one", "two"), b"\x7fELF\nwith a line break")
+FOREIGN = (b"null\n", b"{}\n", b"[1]\n", b'{"sha256": 1, "functions": 2}\n', b"\xff\xfe\n")
 needs_avx2 = pytest.mark.skipif(not USABLE, reason="this CPU has no AVX2")
 
 
-def gates(cache: Path | None) -> NativeKernels:
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """The one file that keeping code makes."""
+    keep_object(tmp_path, "gates", "key", CODE)
+    (file,) = tmp_path.iterdir()
+    return file
+
+
+def gates(cache: Path, variant: Variant = USABLE[0] if USABLE else VARIANTS[0]) -> NativeKernels:
     """A small module, compiled or found."""
-    return compile_module(USABLE[0], "gates", lambda triple: build_gates(USABLE[0], triple), cache)
+    return compile_module(variant, "gates", lambda triple: build_gates(variant, triple), cache)
 
 
 def test_what_is_kept_is_found_under_its_key_only(tmp_path: Path) -> None:
@@ -43,22 +53,18 @@ def test_outdated_code_is_dropped(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("keep", [0, 5, 40, -1])
-def test_half_a_file_counts_as_none(tmp_path: Path, keep: int) -> None:
-    """Wherever it was cut."""
-    keep_object(tmp_path, "gates", "key", CODE)
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:keep])
-    assert kept_object(tmp_path, "gates", "key") is None
-
-
-@pytest.mark.parametrize("content", [b"null\n", b"{}\n", b"[1]\n", b'{"sha256": 1, "functions": 2}\n', b"\xff\xfe\n"])
-def test_a_foreign_file_counts_as_none(tmp_path: Path, content: bytes) -> None:
-    """Whatever lies in the code's place."""
-    keep_object(tmp_path, "gates", "key", CODE)
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(content)
-    assert kept_object(tmp_path, "gates", "key") is None
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        *(lambda data, cut=cut: data[:cut] for cut in (0, 5, 40, -1)),
+        *(lambda _, content=content: content for content in FOREIGN),
+        lambda data: data.replace(b'"two"', b'"too"'),  # a name that is not in the code would end the process
+    ],
+)
+def test_half_a_file_and_a_foreign_one_count_as_none(kept: Path, damaged: Callable[[bytes], bytes]) -> None:
+    """Wherever it was cut, and whatever lies in the code's place."""
+    kept.write_bytes(damaged(kept.read_bytes()))
+    assert kept_object(kept.parent, "gates", "key") is None
 
 
 def test_a_place_that_takes_no_files_is_no_error(tmp_path: Path) -> None:
@@ -69,23 +75,13 @@ def test_a_place_that_takes_no_files_is_no_error(tmp_path: Path) -> None:
     assert kept_object(blocked, "gates", "key") is None
 
 
-def test_names_that_were_changed_are_not_believed(tmp_path: Path) -> None:
-    """A name that is not in the code would end the process."""
-    keep_object(tmp_path, "gates", "key", CODE)
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes().replace(b'"two"', b'"too"'))
-    assert kept_object(tmp_path, "gates", "key") is None
-
-
-def test_a_file_that_cannot_take_its_place_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_file_that_cannot_take_its_place_leaves_nothing_behind(kept: Path) -> None:
     """As on a full disk, or where something lies in the way."""
-    keep_object(tmp_path, "gates", "key", CODE)
-    (file,) = tmp_path.iterdir()
-    file.unlink()
-    file.mkdir()
-    (file / "in the way").touch()
-    keep_object(tmp_path, "gates", "key", CODE)
-    assert list(tmp_path.iterdir()) == [file]
+    kept.unlink()
+    kept.mkdir()
+    (kept / "in the way").touch()
+    keep_object(kept.parent, "gates", "key", CODE)
+    assert list(kept.parent.iterdir()) == [kept]
 
 
 @needs_avx2
@@ -101,8 +97,7 @@ def test_the_second_time_nothing_is_compiled(tmp_path: Path) -> None:
 def test_code_of_another_variant_is_not_taken(tmp_path: Path) -> None:
     """Even under the same name."""
     gates(tmp_path)
-    changed = replace(USABLE[0], prefetch=None)
-    assert not compile_module(changed, "gates", lambda triple: build_gates(changed, triple), tmp_path).kept
+    assert not gates(tmp_path, replace(USABLE[0], prefetch=None)).kept
 
 
 @needs_avx2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -88,6 +88,16 @@ def rounded(packed: np.ndarray, x: np.ndarray) -> np.ndarray:
     return (quantized * x_scales[..., None].astype(np.float64)).reshape(len(x), -1) @ weights.T
 
 
+def multiplied(kernel: CompiledKernel, packed: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The kernel's product of portable bytes and fp32 rows."""
+    return kernel.prepare(torch.from_numpy(packed), len(packed), x.shape[1])(torch.from_numpy(x)).numpy()
+
+
+def normal(rows: int, in_: int, seed: int = 1) -> np.ndarray:
+    """Random activations, fp32 [rows, in]."""
+    return np.random.default_rng(seed).standard_normal((rows, in_)).astype(np.float32)
+
+
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
     """The norm of the difference over the norm of what was expected."""
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
@@ -99,7 +109,7 @@ def test_products_equal_integer_arithmetic_on_rounded_activations(kernel: Compil
     product = kernel.prepare(torch.from_numpy(packed), 64, 320)
     widest = usable_variants(host_cpu())[0].name
     for rows in ROW_COUNTS if product.variants[1] == widest else FEWER_ROW_COUNTS:
-        x = np.random.default_rng(rows).standard_normal((rows, 320)).astype(np.float32)
+        x = normal(rows, 320, rows)
         found = product(torch.from_numpy(x)).numpy()
         assert (rows, 64) == found.shape
         assert relative(found, rounded(packed, x)) < 1e-5, rows
@@ -110,11 +120,10 @@ def test_products_equal_integer_arithmetic_on_rounded_activations(kernel: Compil
 @pytest.mark.parametrize("rows", [1, 3, 40])
 def test_output_rows_need_not_fill_a_group(kernel: CompiledKernel, out: int, rows: int) -> None:
     """Matrices whose rows are no multiple of 16 give exactly their own rows."""
-    packed = make_packed(out, 128)
-    x = np.random.default_rng(1).standard_normal((rows, 128)).astype(np.float32)
-    found = kernel.prepare(torch.from_numpy(packed), out, 128)(torch.from_numpy(x))
-    assert (rows, out) == tuple(found.shape)
-    assert relative(found.numpy(), rounded(packed, x)) < 1e-5
+    packed, x = make_packed(out, 128), normal(rows, 128)
+    found = multiplied(kernel, packed, x)
+    assert (rows, out) == found.shape
+    assert relative(found, rounded(packed, x)) < 1e-5
 
 
 @pytest.mark.parametrize("rows", [1, 4, 5, 200])
@@ -128,10 +137,8 @@ def test_a_bias_is_added_once(kernel: CompiledKernel, rows: int) -> None:
 
 def test_long_rows_add_up(kernel: CompiledKernel) -> None:
     """A product of many blocks, not a round number of them."""
-    packed = make_packed(32, 64 * 130)
-    x = np.random.default_rng(2).standard_normal((9, 64 * 130)).astype(np.float32)
-    found = kernel.prepare(torch.from_numpy(packed), 32, 64 * 130)(torch.from_numpy(x)).numpy()
-    assert relative(found, rounded(packed, x)) < 1e-5
+    packed, x = make_packed(32, 64 * 130), normal(9, 64 * 130)
+    assert relative(multiplied(kernel, packed, x), rounded(packed, x)) < 1e-5
 
 
 @pytest.mark.parametrize("rows", [2, 20])
@@ -142,8 +149,7 @@ def test_extreme_nibbles_and_activations_do_not_overflow(kernel: CompiledKernel,
         blocks[..., :2] = np.frombuffer(np.float16(1.0).tobytes(), np.uint8)
         packed = blocks.reshape(16, -1)
         x = np.full((rows, 128), sign, np.float32)
-        found = kernel.prepare(torch.from_numpy(packed), 16, 128)(torch.from_numpy(x)).numpy()
-        np.testing.assert_allclose(found, exact(packed, x), rtol=1e-6)
+        np.testing.assert_allclose(multiplied(kernel, packed, x), exact(packed, x), rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [0.0, 6e-8, -6e-8, 65504.0])
@@ -151,20 +157,18 @@ def test_unusual_weight_scales_keep_their_value(kernel: CompiledKernel, scale: f
     """Zero, subnormal and the largest fp16 scales are read as what they are."""
     packed = make_packed(16, 64)
     packed.reshape(16, 1, 34)[..., :2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
-    x = np.random.default_rng(3).standard_normal((2, 64)).astype(np.float32)
-    found = kernel.prepare(torch.from_numpy(packed), 16, 64)(torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(found, rounded(packed, x), rtol=1e-5, atol=1e-30)
+    x = normal(2, 64)
+    np.testing.assert_allclose(multiplied(kernel, packed, x), rounded(packed, x), rtol=1e-5, atol=1e-30)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("rows", [3, 17])
 def test_a_bad_activation_spoils_only_its_own_row(kernel: CompiledKernel, bad: float, rows: int) -> None:
     """Not-a-number and infinity make their row not-a-number; the others stay right."""
-    packed = make_packed(32, 128)
-    x = np.random.default_rng(4).standard_normal((rows, 128)).astype(np.float32)
+    packed, x = make_packed(32, 128), normal(rows, 128)
     clean = rounded(packed, x)
     x[1, 70] = bad
-    found = kernel.prepare(torch.from_numpy(packed), 32, 128)(torch.from_numpy(x)).numpy()
+    found = multiplied(kernel, packed, x)
     assert np.isnan(found[1]).all()
     others = [row for row in range(rows) if row != 1]
     assert relative(found[others], clean[others]) < 1e-5
@@ -220,22 +224,18 @@ def test_a_result_may_be_written_into_given_memory(kernel: CompiledKernel) -> No
     assert torch.equal(place, product(x))
 
 
-@pytest.mark.parametrize(
-    ("out", "place"),
-    [
-        (32, torch.zeros(2, 32)),
-        (32, torch.zeros(3, 48)),
-        (32, torch.zeros(3, 64)[:, ::2]),
-        (32, torch.zeros(3, 32).double()),
-        (40, torch.zeros(3, 40)),
-        (40, torch.zeros(3, 48)),
-    ],
-)
-def test_memory_that_does_not_fit_is_refused(kernel: CompiledKernel, out: int, place: torch.Tensor) -> None:
+def test_memory_that_does_not_fit_is_refused(kernel: CompiledKernel) -> None:
     """Nothing is written beyond its end, and no result is cut out of it."""
-    product = kernel.prepare(torch.from_numpy(make_packed(out, 128)), out, 128)
-    with pytest.raises(WrongShape):
-        product(torch.randn(3, 128), place)
+    strided, double = torch.zeros(3, 64)[:, ::2], torch.zeros(3, 32).double()
+    places = {
+        32: (torch.zeros(2, 32), torch.zeros(3, 48), strided, double),
+        40: (torch.zeros(3, 40), torch.zeros(3, 48)),
+    }
+    for out, unfit in places.items():
+        product = kernel.prepare(torch.from_numpy(make_packed(out, 128)), out, 128)
+        for place in unfit:
+            with pytest.raises(WrongShape):
+                product(torch.randn(3, 128), place)
 
 
 def test_several_threads_may_call_at_once(kernels: dict[str, CompiledKernel]) -> None:
@@ -246,18 +246,12 @@ def test_several_threads_may_call_at_once(kernels: dict[str, CompiledKernel]) ->
     product = kernel.prepare(torch.from_numpy(make_packed(64, 256)), 64, 256)
     inputs = [torch.randn(rows, 256) for rows in (1, 3, 20, 64)]
     expected = [product(x) for x in inputs]
-    failures: list[int] = []
 
-    def work(index: int) -> None:
-        results = [product(inputs[index]) for _ in range(20)]
-        failures.extend(index for result in results if not torch.equal(expected[index], result))
+    def right(index: int) -> bool:
+        return all(torch.equal(expected[index], product(inputs[index])) for _ in range(20))
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(inputs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert failures == []
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(right, range(4)))
 
 
 def test_the_thread_count_does_not_change_results(kernels: dict[str, CompiledKernel]) -> None:
@@ -271,8 +265,7 @@ def test_the_thread_count_does_not_change_results(kernels: dict[str, CompiledKer
         assert kernel is not None
         results.append(kernel.prepare(torch.from_numpy(make_packed(64, 256)), 64, 256)(torch.ones(40, 256)))
         assert kernel.team.threads <= threads
-    assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], results[2])
+    assert all(torch.equal(results[0], result) for result in results[1:])
 
 
 def test_the_other_encoding_is_of_256_bits() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from chatglm_backend.int4.kernel import Kernel, KernelName
 from chatglm_backend.int4.kernels.choose import build_kernel
 from chatglm_backend.int4.kernels.ops import CompiledOps
 from chatglm_backend.int4.kernels.team import Team
@@ -22,46 +23,29 @@ from chatglm_backend.models.base import Feed, build_model
 from chatglm_backend.models.config import Family, ModelConfig
 from chatglm_backend.models.decoder import Decoder
 from chatglm_backend.models.kv_cache import GROWTH_BLOCK, KVCache
+from tests.small_models import GMASK, SOP, read_prompt, small_config
 
 FAMILIES: tuple[Family, ...] = ("chatglm", "chatglm2")
-GMASK, SOP = 91, 94
 FIRST, OTHER = (5, 6, 7, 8, 9, GMASK, SOP), (30, 31, GMASK, SOP)
-
-
-def config_of(family: Family) -> ModelConfig:
-    """Return a config whose products are shared between threads and whose heads fit the compiled attention."""
-    first = family == "chatglm"
-    return ModelConfig(
-        family=family,
-        num_layers=3,
-        hidden_size=512,
-        num_heads=8,
-        num_kv_heads=8 if first else 2,
-        head_dim=64,
-        ffn_hidden_size=1024,
-        vocab_size=96,
-        context_limit=600,
-        layernorm_eps=1e-5,
-        stop_ids=(95,),
-        gmask_id=GMASK if first else None,
-        mask_id=90 if first else None,
-        bos_id=SOP if first else None,
-    )
+# products are shared between threads, and heads fit the compiled attention
+SHARED = {"num_layers": 3, "hidden_size": 512, "num_heads": 8, "head_dim": 64, "ffn_hidden_size": 1024}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request: pytest.FixtureRequest) -> Decoder:
     """Return a model of random INT4 weights with the compiled operations."""
-    return built(config_of(request.param))
+    return built(small_config(request.param, **SHARED))
 
 
-def built(config: ModelConfig, kv_dtype: torch.dtype = torch.float16) -> Decoder:
+def built(
+    config: ModelConfig, kv_dtype: torch.dtype = torch.float16, products: Kernel | KernelName | None = None
+) -> Decoder:
     """Build a model for this CPU."""
     kernel = build_kernel(2)
     if kernel is None:
         pytest.skip("this CPU has no AVX2")
     ops = CompiledOps(kernel.team, usable_variants(host_cpu())[0])
-    made = build_model(config, Int4Weights(SyntheticTensors(config), kernel), ops=ops, kv_dtype=kv_dtype)
+    made = build_model(config, Int4Weights(SyntheticTensors(config), products or kernel), ops=ops, kv_dtype=kv_dtype)
     assert isinstance(made, Decoder)
     return made
 
@@ -69,9 +53,7 @@ def built(config: ModelConfig, kv_dtype: torch.dtype = torch.float16) -> Decoder
 def started(model: Decoder, ids: Sequence[int], capacity: int = 600) -> KVCache:
     """Return a cache that holds the prompt."""
     cache = model.new_cache(capacity)
-    prefill = model.prefill(ids, cache)
-    while not prefill.advance():
-        pass
+    read_prompt(model, ids, cache)
     return cache
 
 
@@ -129,29 +111,25 @@ def test_truncated_sequences_go_on_from_where_they_were_cut(model: Decoder) -> N
     assert torch.equal(step(model, 11, cache, replays=True), first)
 
 
-def test_what_cannot_be_replayed_is_computed_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A 32-bit cache is torch's business: nothing is recorded, and the result is the forward pass's."""
-    model = built(config_of("chatglm2"), torch.float32)
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({}, {"kv_dtype": torch.float32}),
+        ({}, {"products": "exact"}),
+        ({"head_dim": 24}, {}),
+    ],
+    ids=["torch handles 32-bit caches", "a recording lacks other kernels' products", "the compiled attention is wider"],
+)
+def test_what_cannot_be_replayed_is_computed_step_by_step(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, int], options: dict[str, Any]
+) -> None:
+    """Nothing is recorded, and the result is the forward pass's."""
+    model = built(small_config("chatglm2", **SHARED | changes), **options)
     monkeypatch.setattr(Team, "play", lambda *_: pytest.fail("replayed"))
     plain, other = started(model, FIRST), started(model, FIRST)
     for token in (3, 4, 5):
         expected = step(model, token, plain, replays=False)
         assert torch.equal(step(model, token, other, replays=True), expected)
-
-
-def test_products_of_other_kernels_are_computed_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recording holds the steps of one team of threads: with products from elsewhere it would lack them."""
-    kernel = build_kernel(2)
-    if kernel is None:
-        pytest.skip("this CPU has no AVX2")
-    config = config_of("chatglm2")
-    ops = CompiledOps(kernel.team, usable_variants(host_cpu())[0])
-    model = build_model(config, Int4Weights(SyntheticTensors(config), "exact"), ops=ops)
-    assert isinstance(model, Decoder)
-    monkeypatch.setattr(Team, "play", lambda *_: pytest.fail("replayed"))
-    plain, other = started(model, FIRST), started(model, FIRST)
-    for token in (3, 4, 5):
-        assert torch.equal(step(model, token, other, replays=True), step(model, token, plain, replays=False))
 
 
 def test_memory_that_moved_half_way_is_not_taken_for_the_old(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +155,7 @@ def test_memory_that_moved_half_way_is_not_taken_for_the_old(model: Decoder, mon
 
 def test_a_model_is_free_as_soon_as_nobody_holds_it() -> None:
     """Nothing in it refers to the whole of it, so its weights do not wait for Python to look for circles."""
-    model = built(config_of("chatglm2"))
+    model = built(small_config("chatglm2", **SHARED))
     cache = started(model, FIRST)
     for token in (3, 4):
         step(model, token, cache, replays=True)
@@ -188,15 +166,6 @@ def test_a_model_is_free_as_soon_as_nobody_holds_it() -> None:
         assert held() is None
     finally:
         gc.enable()
-
-
-def test_odd_widths_are_computed_step_by_step() -> None:
-    """Heads that the compiled attention does not take."""
-    config = replace(config_of("chatglm2"), head_dim=24, num_heads=8)
-    model = built(config)
-    plain, other = started(model, FIRST), started(model, FIRST)
-    for token in (3, 4, 5):
-        assert torch.equal(step(model, token, other, replays=True), step(model, token, plain, replays=False))
 
 
 def test_a_recording_writes_only_into_memory_of_its_own(model: Decoder) -> None:

@@ -7,60 +7,29 @@ import weakref
 
 import pytest
 import torch
-from torch import Tensor
 
 from chatglm_backend.errors import InvalidRequest
 from chatglm_backend.models.base import ChatModel, Feed, build_model
-from chatglm_backend.models.config import Family, ModelConfig
+from chatglm_backend.models.config import Family
 from chatglm_backend.models.kv_cache import GROWTH_BLOCK, KVCache
 from chatglm_backend.models.weights import DenseWeights
-from tests.golden_folders import random_tensors
+from tests.small_models import GMASK, SOP, random_tensors, read_prompt, small_config
 
 FAMILIES: tuple[Family, ...] = ("chatglm", "chatglm2")
-GMASK, SOP = 91, 94
 FIRST_PROMPT = (5, 6, 7, 8, 9, 10, 11, GMASK, SOP)
 OTHER_PROMPT = (30, 31, 32, GMASK, SOP)
 
 
-def config_of(family: Family) -> ModelConfig:
-    """Return a config with two layers and an odd head structure."""
-    first = family == "chatglm"
-    return ModelConfig(
-        family=family,
-        num_layers=2,
-        hidden_size=64,
-        num_heads=4,
-        num_kv_heads=4 if first else 2,
-        head_dim=16,
-        ffn_hidden_size=128,
-        vocab_size=96,
-        context_limit=600,
-        layernorm_eps=1e-5,
-        stop_ids=(95,),
-        gmask_id=GMASK if first else None,
-        mask_id=90 if first else None,
-        bos_id=SOP if first else None,
-    )
-
-
 def model_of(family: Family, *, kv_dtype: torch.dtype = torch.float32) -> ChatModel:
     """Build a small random model."""
-    config = config_of(family)
+    config = small_config(family)
     return build_model(config, DenseWeights(random_tensors(config)), kv_dtype=kv_dtype)
-
-
-def read(model: ChatModel, ids: tuple[int, ...], cache: KVCache, *, max_rows: int = 128) -> Tensor:
-    """Prefill to the end and return the last row's logits."""
-    prefill = model.prefill(ids, cache, max_rows=max_rows)
-    while not prefill.advance():
-        pass
-    return prefill.logits
 
 
 def started(model: ChatModel, ids: tuple[int, ...]) -> KVCache:
     """Return a cache that holds the prompt."""
     cache = model.new_cache(64)
-    read(model, ids, cache)
+    read_prompt(model, ids, cache)
     return cache
 
 
@@ -91,7 +60,7 @@ def test_several_ids_at_once_equal_one_by_one(family: Family) -> None:
 def test_a_paused_and_sliced_prefill_equals_a_straight_one(family: Family, max_rows: int) -> None:
     """Other sequences may read and decode between any two units."""
     model = model_of(family)
-    straight = read(model, FIRST_PROMPT, model.new_cache(64))
+    straight = read_prompt(model, FIRST_PROMPT, model.new_cache(64))
     busy = started(model, OTHER_PROMPT)
     cache, other = model.new_cache(64), model.new_cache(64)
     prefill = model.prefill(FIRST_PROMPT, cache, max_rows=max_rows)
@@ -110,14 +79,12 @@ def test_a_paused_and_sliced_prefill_equals_a_straight_one(family: Family, max_r
 def test_only_the_rows_asked_for_have_logits(family: Family) -> None:
     """One row by default; more rows end with the same one."""
     model = model_of(family)
-    one = read(model, FIRST_PROMPT, model.new_cache(64))
-    prefill = model.prefill(FIRST_PROMPT, model.new_cache(64), logit_rows=3)
+    one = read_prompt(model, FIRST_PROMPT, model.new_cache(64))
+    three = read_prompt(model, FIRST_PROMPT, model.new_cache(64), logit_rows=3)
     with pytest.raises(ValueError, match="not read"):
-        _ = prefill.logits
-    while not prefill.advance():
-        pass
-    assert (one.shape, prefill.logits.shape) == ((1, 96), (3, 96))
-    torch.testing.assert_close(prefill.logits[-1:], one)
+        _ = model.prefill(FIRST_PROMPT, model.new_cache(64)).logits
+    assert (one.shape, three.shape) == ((1, 96), (3, 96))
+    torch.testing.assert_close(three[-1:], one)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -141,17 +108,19 @@ def test_an_abandoned_prefill_leaves_the_cache_usable(family: Family, units: int
     for _ in range(units):
         dropped.advance()
     assert cache.length == 0
-    torch.testing.assert_close(read(model, OTHER_PROMPT, cache), read(model, OTHER_PROMPT, model.new_cache(64)))
+    torch.testing.assert_close(
+        read_prompt(model, OTHER_PROMPT, cache), read_prompt(model, OTHER_PROMPT, model.new_cache(64))
+    )
 
 
 def test_a_reused_prefix_equals_a_fresh_prompt() -> None:
     """ChatGLM2 and 3 may copy what two prompts have in common and read only the rest."""
     model = model_of("chatglm2")
     prompt = (1, 2, 3, 4, 5, 60, 61, 62)
-    fresh = read(model, prompt, model.new_cache(64))
+    fresh = read_prompt(model, prompt, model.new_cache(64))
     cache = model.new_cache(64)
     cache.copy_prefix_from(started(model, (1, 2, 3, 4, 5, 70, 71)), 5)
-    torch.testing.assert_close(read(model, prompt[5:], cache), fresh)
+    torch.testing.assert_close(read_prompt(model, prompt[5:], cache), fresh)
     assert cache.length == len(prompt)
 
 
@@ -166,7 +135,9 @@ def test_a_first_family_prompt_is_never_continued() -> None:
     with pytest.raises(ValueError, match="depend"):
         model.new_cache(64).copy_prefix_from(cache, 3)
     cache.truncate(0)
-    torch.testing.assert_close(read(model, OTHER_PROMPT, cache), read(model, OTHER_PROMPT, model.new_cache(64)))
+    torch.testing.assert_close(
+        read_prompt(model, OTHER_PROMPT, cache), read_prompt(model, OTHER_PROMPT, model.new_cache(64))
+    )
 
 
 @pytest.mark.parametrize("ids", [(5, 6, GMASK), (5, 6, SOP)])
@@ -203,7 +174,7 @@ def test_the_stated_bytes_per_token_are_the_memory_taken(family: Family, dtype: 
     model = model_of(family, kv_dtype=dtype)
     cache = model.new_cache(600)
     assert (cache.bytes_per_token, cache.nbytes) == (expected, 0)
-    read(model, FIRST_PROMPT, cache)
+    read_prompt(model, FIRST_PROMPT, cache)
     held = sum(tensor.untyped_storage().nbytes() for layer in range(2) for tensor in cache.read(layer, cache.length))
     assert cache.nbytes == held == GROWTH_BLOCK * expected
 
@@ -214,8 +185,8 @@ def test_a_growing_cache_keeps_what_it_holds() -> None:
     grown, roomy = model.new_cache(600), model.new_cache(600)
     roomy.reserve(600)
     prompt = tuple(range(90)) * 2 + tuple(range(74))
-    read(model, prompt, grown)
-    read(model, prompt, roomy)
+    read_prompt(model, prompt, grown)
+    read_prompt(model, prompt, roomy)
     before = grown.nbytes
     for token in (5, 6, 7, 8):
         found, expected = model.decode([Feed((token,), grown)]), model.decode([Feed((token,), roomy)])
@@ -225,9 +196,9 @@ def test_a_growing_cache_keeps_what_it_holds() -> None:
 
 def test_fp16_keys_and_values_stay_close() -> None:
     """Halving the cache's memory costs little accuracy."""
-    exact = read(model_of("chatglm2"), FIRST_PROMPT, model_of("chatglm2").new_cache(64))
+    exact = read_prompt(model_of("chatglm2"), FIRST_PROMPT, model_of("chatglm2").new_cache(64))
     half = model_of("chatglm2", kv_dtype=torch.float16)
-    found = read(half, FIRST_PROMPT, half.new_cache(64))
+    found = read_prompt(half, FIRST_PROMPT, half.new_cache(64))
     assert float((found - exact).norm() / exact.norm()) < 5e-3
 
 

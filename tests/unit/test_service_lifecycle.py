@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -29,45 +30,54 @@ def ready(service: Service) -> ModelInfo:
     return service.wait_ready(10)
 
 
-def held() -> ScriptedModel:
-    """A model whose loading stays half done."""
-    return ScriptedModel(load_seconds=0.2, hold=True)
+@pytest.fixture
+def made() -> Iterator[Callable[..., Service]]:
+    """A maker of services that are closed afterwards."""
+    with contextlib.ExitStack() as closing:
+
+        def make(model: ScriptedModel, /, **settings: Any) -> Service:
+            service = Service(Settings(**settings), loader=model, env={})
+            closing.callback(service.close)
+            return service
+
+        yield make
 
 
-def half_loaded(service: Service) -> None:
-    """Wait until a loading shows its bytes."""
+@pytest.fixture
+def half(made: Callable[..., Service]) -> tuple[Service, ScriptedModel]:
+    """A service that shows the bytes of a loading that stays half done, and its model."""
+    model = ScriptedModel(load_seconds=0.2, hold=True)
+    service = made(model, model="m", queue_limit=1)
+    service.load()
     while (progress := service.status().progress) is None or not progress.done:
         threading.Event().wait(0.01)
+    return service, model
 
 
-def test_nothing_is_loaded_before_it_is_asked_for() -> None:
+def test_nothing_is_loaded_before_it_is_asked_for(made: Callable[..., Service]) -> None:
     """A new service has no model and refuses requests by name."""
-    service = Service(Settings(), loader=ScriptedModel())
+    service = made(ScriptedModel())
     assert service.status().state is ModelState.NONE
     with pytest.raises(ModelNotReady):
         service.submit(ask())
 
 
-def test_loading_returns_at_once_and_shows_its_stage() -> None:
+def test_loading_returns_at_once_and_shows_its_stage(half: tuple[Service, ScriptedModel]) -> None:
     """The status tells the stage and bytes while the thread works, and then what is loaded; waiting has a limit."""
-    model = held()
-    service = Service(Settings(model="m"), loader=model)
-    service.load()
-    half_loaded(service)
+    service, model = half
     assert service.status().state is ModelState.LOADING
     with pytest.raises(ModelNotReady):
         service.wait_ready(0.05)
     model.hold = False
     assert ready(service) == scripted_info()
     assert model.loaded == ["m"]
-    service.close()
 
 
-def test_a_failure_can_be_read_in_the_status_and_loading_works_again() -> None:
+def test_a_failure_can_be_read_in_the_status_and_loading_works_again(made: Callable[..., Service]) -> None:
     """The loading error stays readable, is what wait_ready raises, and does not stand in the way of the next model."""
     error = ModelNotFound(path="/nowhere")
     model = ScriptedModel(load_error=error)
-    service = Service(Settings(), loader=model)
+    service = made(model)
     service.load("x")
     with pytest.raises(ModelNotFound):
         ready(service)
@@ -75,34 +85,29 @@ def test_a_failure_can_be_read_in_the_status_and_loading_works_again() -> None:
     model.load_error = None
     service.load("y")
     assert ready(service) == scripted_info()
-    service.close()
 
 
-def test_an_unexpected_exception_becomes_a_sentence() -> None:
+def test_an_unexpected_exception_becomes_a_sentence(made: Callable[..., Service]) -> None:
     """Whatever a library raises ends as one of our errors, the original attached to the log."""
-    service = Service(Settings(), loader=ScriptedModel(load_error=ValueError("odd")))
+    service = made(ScriptedModel(load_error=ValueError("odd")))
     service.load()
     with pytest.raises(ModelError, match="ValueError: odd"):
         ready(service)
-    service.close()
 
 
-def test_cancelled_loading_leaves_no_model() -> None:
+def test_cancelled_loading_leaves_no_model(half: tuple[Service, ScriptedModel]) -> None:
     """After cancelling there is no model, and the reason is told."""
-    service = Service(Settings(), loader=held())
-    service.load()
-    half_loaded(service)
+    service, _ = half
     service.cancel_load()
     with pytest.raises(LoadCancelled):
         ready(service)
     assert service.status().state is ModelState.NONE
-    service.close()
 
 
-def test_another_model_waits_until_the_first_is_given_up() -> None:
+def test_another_model_waits_until_the_first_is_given_up(made: Callable[..., Service]) -> None:
     """Two models never lie in memory together, and the first one's answers get their time."""
     model = ScriptedModel({}, Script(("w ",) * 20, delay_s=0.02))
-    service = Service(Settings(drain_seconds=30), loader=model)
+    service = made(model, drain_seconds=30)
     service.load("first")
     ready(service)
     ticket = service.submit(ask())
@@ -113,45 +118,37 @@ def test_another_model_waits_until_the_first_is_given_up() -> None:
     assert ticket.text == "w " * 20
     ready(service)
     assert model.loaded == ["first", "second"]
-    service.close()
 
 
-def test_a_second_load_replaces_one_in_progress() -> None:
+def test_a_second_load_replaces_one_in_progress(half: tuple[Service, ScriptedModel]) -> None:
     """The newest wish wins; the older loading is cancelled and its result never shown."""
-    model = held()
-    service = Service(Settings(), loader=model)
-    service.load("first")
-    half_loaded(service)
+    service, model = half
     service.load("second")
     model.hold = False
     ready(service)
     assert model.loaded[-1] == "second"
     assert isinstance(list(service.submit(ask()).events())[-1], Completed)
-    service.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_worker_turns_the_status_red() -> None:
+def test_a_dead_worker_turns_the_status_red(made: Callable[..., Service]) -> None:
     """A model that can no longer answer is not shown as ready."""
 
     class Dying(ScriptedModel):
         def step(self) -> Sequence[Any]:
             raise RuntimeError
 
-    service = Service(Settings(), loader=Dying())
+    service = made(Dying())
     service.load()
     ready(service)
     with pytest.raises(EngineFailure):
         list(service.submit(ask()).events())
     assert service.status().state is ModelState.FAILED
-    service.close()
 
 
-def test_close_ends_loading_and_refuses_more() -> None:
+def test_close_ends_loading_and_refuses_more(half: tuple[Service, ScriptedModel]) -> None:
     """Closing during a loading ends its thread; loading afterwards does nothing."""
-    model = held()
-    service = Service(Settings(), loader=model)
-    service.load()
+    service, model = half
     service.close()
     service.load()
     assert service.status().state is ModelState.NONE
@@ -163,11 +160,9 @@ def ask() -> GenerationRequest:
     return GenerationRequest("a", prompt="What is AI", params=GenerationParams(max_new_tokens=500))
 
 
-def test_a_request_may_come_before_its_model() -> None:
+def test_a_request_may_come_before_its_model(half: tuple[Service, ScriptedModel]) -> None:
     """It waits, unless it may not, and is answered once the model is there; its time is counted from then."""
-    model = held()
-    service = Service(Settings(), loader=model, env={})
-    service.load()
+    service, model = half
     with pytest.raises(ModelNotReady):
         service.submit(ask())
     ticket = service.submit(ask(), wait=True)
@@ -176,14 +171,11 @@ def test_a_request_may_come_before_its_model() -> None:
     model.hold = False
     assert "".join(getattr(event, "text", "") for event in ticket.events()) == ticket.text != ""
     assert ticket.submitted_at > parked
-    service.close()
 
 
-def test_a_request_that_waits_for_its_model_can_be_stopped() -> None:
+def test_a_request_that_waits_for_its_model_can_be_stopped(half: tuple[Service, ScriptedModel]) -> None:
     """Its only event is the end, and the model never hears of it."""
-    model = held()
-    service = Service(Settings(), loader=model, env={})
-    service.load()
+    service, model = half
     ticket = service.submit(ask(), wait=True)
     ticket.cancel()
     (end,) = ticket.events()
@@ -192,14 +184,13 @@ def test_a_request_that_waits_for_its_model_can_be_stopped() -> None:
     model.hold = False
     ready(service)
     assert model.answers == []
-    service.close()
 
 
-def test_a_request_that_waits_hears_why_no_model_came() -> None:
+def test_a_request_that_waits_hears_why_no_model_came(made: Callable[..., Service]) -> None:
     """A failed loading's error, also for those who come afterwards; a cancelled loading; the end of the program."""
     error = ModelNotFound(path="x")
     model = ScriptedModel(load_seconds=0.2, load_error=error, hold=True)
-    service = Service(Settings(), loader=model, env={})
+    service = made(model)
 
     def waiting() -> Ticket:
         service.load()
@@ -222,12 +213,9 @@ def test_a_request_that_waits_hears_why_no_model_came() -> None:
         list(ended.events())
 
 
-def test_no_more_wait_for_a_model_than_for_an_answer() -> None:
+def test_no_more_wait_for_a_model_than_for_an_answer(half: tuple[Service, ScriptedModel]) -> None:
     """The queue's limit holds there too."""
-    model = held()
-    service = Service(Settings(queue_limit=1), loader=model, env={})
-    service.load()
+    service, _ = half
     service.submit(ask(), wait=True)
     with pytest.raises(QueueFull):
         service.submit(ask(), wait=True)
-    service.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,13 +29,18 @@ def _store(folder: Path, **options: object) -> ConversationStore:
     return ConversationStore(folder / "history.sqlite3", **options)  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> ConversationStore:
+    """An empty store."""
+    return _store(tmp_path)
+
+
 def _ask(text: str) -> tuple[Message, ...]:
     return (Message("user", text),)
 
 
-def test_a_question_and_its_answer_are_kept(tmp_path: Path) -> None:
+def test_a_question_and_its_answer_are_kept(store: ConversationStore, tmp_path: Path) -> None:
     """Another store on the same file finds them, with state and figures."""
-    store = _store(tmp_path)
     opened = store.begin("ann", None, _ask("What is AI?"))
     store.save_answer(opened.answer_id, "A field", "complete", {"ttft_s": 0.5})
     store.close()
@@ -49,18 +54,16 @@ def test_a_question_and_its_answer_are_kept(tmp_path: Path) -> None:
     assert found.messages[1].timing == {"ttft_s": 0.5}
 
 
-def test_an_answer_without_an_end_reads_as_interrupted(tmp_path: Path) -> None:
+def test_an_answer_without_an_end_reads_as_interrupted(store: ConversationStore, tmp_path: Path) -> None:
     """After a crash between two saves the text so far is there, marked."""
-    store = _store(tmp_path)
     opened = store.begin("ann", None, _ask("slow"))
     store.save_answer(opened.answer_id, "half", "interrupted")
     found = _store(tmp_path).read("ann", opened.place.conversation_id)
     assert [(m.content, m.state) for m in found.messages][-1] == ("half", "interrupted")
 
 
-def test_an_answer_that_never_began_is_not_shown(tmp_path: Path) -> None:
+def test_an_answer_that_never_began_is_not_shown(store: ConversationStore) -> None:
     """The question alone is found, and the next question takes the empty place."""
-    store = _store(tmp_path)
     opened = store.begin("ann", None, _ask("one"))
     assert [m.content for m in store.read("ann", opened.place.conversation_id).messages] == ["one"]
     again = store.begin("ann", opened.place, (*_ask("one"), *_ask("two")))
@@ -68,9 +71,8 @@ def test_an_answer_that_never_began_is_not_shown(tmp_path: Path) -> None:
     assert [m.content for m in store.read("ann", again.place.conversation_id).messages] == ["one", "two", "2"]
 
 
-def test_nobody_sees_or_changes_anothers(tmp_path: Path) -> None:
+def test_nobody_sees_or_changes_anothers(store: ConversationStore) -> None:
     """Each way to a conversation ends at its owner."""
-    store = _store(tmp_path)
     place = store.begin("ann", None, _ask("secret")).place
     name = place.conversation_id
     assert store.list("bob") == ()
@@ -90,17 +92,15 @@ def test_nobody_sees_or_changes_anothers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["100%", "a_b", "it's", 'say "hi"', "back\\slash", "“引号”", "'; DROP TABLE x; --"])
-def test_search_takes_every_character_as_it_is(tmp_path: Path, text: str) -> None:
+def test_search_takes_every_character_as_it_is(store: ConversationStore, text: str) -> None:
     """Wildcards and quotes are found where they stand, and nowhere else."""
-    store = _store(tmp_path)
     store.begin("ann", None, _ask("100 aXb its say hi backslash"))
     wanted = store.begin("ann", None, _ask(f"see {text} here")).place.conversation_id
     assert [s.id for s in store.list("ann", text)] == [wanted]
 
 
-def test_search_reads_answers_too(tmp_path: Path) -> None:
+def test_search_reads_answers_too(store: ConversationStore) -> None:
     """A word that only the model used leads to the conversation."""
-    store = _store(tmp_path)
     opened = store.begin("ann", None, _ask("What is AI?"))
     store.begin("ann", None, _ask("Something else"))
     store.save_answer(opened.answer_id, "机器学习的领域", "complete")
@@ -129,9 +129,8 @@ def test_a_second_tab_cannot_overwrite_the_first(tmp_path: Path) -> None:
     assert [m.content for m in two.read("ann", ahead.place.conversation_id).messages] == ["start", "from one"]
 
 
-def test_a_replaced_answer_cannot_come_back(tmp_path: Path) -> None:
+def test_a_replaced_answer_cannot_come_back(store: ConversationStore) -> None:
     """A slow answer that was replaced meanwhile writes nothing."""
-    store = _store(tmp_path)
     old = store.begin("ann", None, _ask("q"))
     new = store.begin("ann", old.place, _ask("q"))
     store.save_answer(new.answer_id, "new", "complete")
@@ -142,76 +141,53 @@ def test_a_replaced_answer_cannot_come_back(tmp_path: Path) -> None:
 def test_many_threads_lose_nothing(tmp_path: Path) -> None:
     """Eight threads on two stores begin and answer; each word is found."""
     stores = (_store(tmp_path), _store(tmp_path))
-    errors: list[BaseException] = []
 
     def work(number: int) -> None:
-        try:
-            store = stores[number % 2]
-            place, turns = None, ()
-            for turn in range(5):
-                turns = (*turns, Message("user", f"{number}.{turn}"))
-                opened = store.begin("ann", place, turns)
-                place = opened.place
-                store.save_answer(opened.answer_id, f"answer {number}.{turn}", "complete")
-                turns = (*turns, Message("assistant", f"answer {number}.{turn}"))
-        except BaseException as error:  # noqa: BLE001
-            errors.append(error)
+        store = stores[number % 2]
+        place, turns = None, ()
+        for turn in range(5):
+            turns = (*turns, Message("user", f"{number}.{turn}"))
+            opened = store.begin("ann", place, turns)
+            place = opened.place
+            store.save_answer(opened.answer_id, f"answer {number}.{turn}", "complete")
+            turns = (*turns, Message("assistant", f"answer {number}.{turn}"))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert errors == []
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
     counts = [len(stores[0].read("ann", s.id).messages) for s in stores[0].list("ann")]
     assert counts == [10] * 8
 
 
-def test_two_tabs_racing_for_one_place_are_told_apart(tmp_path: Path) -> None:
+def test_two_tabs_racing_for_one_place_are_told_apart(store: ConversationStore) -> None:
     """Of many tabs that answer the same revision exactly one gets it."""
-    store = _store(tmp_path)
     place = store.begin("ann", None, _ask("start")).place
-    outcomes: list[str] = []
 
-    def work(number: int) -> None:
+    def work(number: int) -> str:
         try:
             store.begin("ann", place, (*_ask("start"), *_ask(str(number))))
-            outcomes.append("kept")
         except ConversationChanged:
-            outcomes.append("changed")
+            return "changed"
+        return "kept"
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert sorted(outcomes) == ["changed"] * 5 + ["kept"]
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(work, range(6))) == ["changed"] * 5 + ["kept"]
 
 
-def test_old_conversations_go_after_the_retention(tmp_path: Path) -> None:
-    """What was not touched for so many days is deleted; 0 days keeps it."""
+@pytest.mark.parametrize("days", [30, 0])
+def test_old_conversations_go_after_the_retention(tmp_path: Path, days: int) -> None:
+    """What was not touched for so many days is deleted; 0 days keeps it, years later too."""
     clock = _Clock()
-    store = _store(tmp_path, retention_days=30, now=clock)
+    store = _store(tmp_path, retention_days=days, now=clock)
     store.begin("ann", None, _ask("old"))
-    clock.time += 29 * _DAY
+    clock.time += (29 if days else 5000) * _DAY
     store.begin("ann", None, _ask("young"))
     assert [s.title for s in store.list("ann")] == ["young", "old"]
     clock.time += 2 * _DAY
-    assert [s.title for s in store.list("ann")] == ["young"]
+    assert [s.title for s in store.list("ann")] == (["young"] if days else ["young", "old"])
 
 
-def test_without_a_retention_all_is_kept(tmp_path: Path) -> None:
-    """Years later it is still there."""
-    clock = _Clock()
-    store = _store(tmp_path, now=clock)
-    store.begin("ann", None, _ask("old"))
-    clock.time += 5000 * _DAY
-    assert [s.title for s in store.list("ann")] == ["old"]
-
-
-def test_deleted_text_is_in_no_file_any_more(tmp_path: Path) -> None:
+def test_deleted_text_is_in_no_file_any_more(store: ConversationStore, tmp_path: Path) -> None:
     """After deleting all, neither the file nor its log holds a word of it."""
-    store = _store(tmp_path)
     store.begin("bob", None, _ask("stays"))
     store.begin("ann", None, _ask("unforgettable-words"))
     assert store.delete_all("ann") == 1
@@ -221,9 +197,8 @@ def test_deleted_text_is_in_no_file_any_more(tmp_path: Path) -> None:
     assert [s.title for s in store.list("bob")] == ["stays"]
 
 
-def test_a_new_conversation_is_remembered_as_such(tmp_path: Path) -> None:
+def test_a_new_conversation_is_remembered_as_such(store: ConversationStore) -> None:
     """After leaving, nothing is open; after deleting the open one, neither."""
-    store = _store(tmp_path)
     name = store.begin("ann", None, _ask("one")).place.conversation_id
     store.leave("ann")
     assert store.last_open("ann") is None
@@ -232,9 +207,8 @@ def test_a_new_conversation_is_remembered_as_such(tmp_path: Path) -> None:
     assert store.last_open("ann") is None
 
 
-def test_half_a_character_pair_does_no_harm(tmp_path: Path) -> None:
+def test_half_a_character_pair_does_no_harm(store: ConversationStore) -> None:
     """What a browser may send as broken text is kept as a mark."""
-    store = _store(tmp_path)
     store.begin("ann", None, _ask("bad \ud83d end"))
     assert [s.title for s in store.list("ann")] == ["bad ? end"]
 

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from refusals import refused
@@ -123,15 +124,11 @@ def test_file_and_key_are_their_owners_only(tmp_path: Path) -> None:
 
 
 def test_the_key_stays_the_same(tmp_path: Path) -> None:
-    """A restart reads the key that the first start made."""
+    """A restart reads the key that the first start made; half a key would sign nothing safely, and is replaced."""
     key = visitor_key(tmp_path)
     assert len(key) == 32
     assert visitor_key(tmp_path) == key
     assert [p.name for p in tmp_path.iterdir()] == ["visitor.key"]
-
-
-def test_a_key_that_was_cut_short_is_replaced(tmp_path: Path) -> None:
-    """Half a key would sign nothing safely."""
     (tmp_path / "visitor.key").write_bytes(b"short")
     assert len(visitor_key(tmp_path)) == 32
 
@@ -180,33 +177,25 @@ def test_the_smallest_export_is_read() -> None:
     assert from_json(_export())[0].messages[0].content == "hi"
 
 
+WRONG: dict[str, list[Any]] = {
+    "format": ["other"],
+    "version": [2],
+    "conversations": [{}, [], [1]],
+    "messages": ["no", [[]]],
+    "title": [5],
+    "role": ["root"],
+    "content": [None],
+    "state": ["running"],
+    "timing": [[1], {"a": "b"}, {"a": 10**400}],
+    "created": [-1, True],
+    "updated": [float("nan"), "yesterday"],
+}
+FOREIGN = (b"", b"\xff\xfe", b"[]", b"[" * 100_000, b" " * 8_000_001)
+
+
 @pytest.mark.parametrize(
     "data",
-    [
-        b"",
-        b"\xff\xfe",
-        b"[]",
-        b"[" * 100_000,
-        b" " * 8_000_001,
-        _export(format="other"),
-        _export(version=2),
-        _export(conversations={}),
-        _export(conversations=[]),
-        _export(conversations=[1]),
-        _export(messages="no"),
-        _export(messages=[[]]),
-        _export(title=5),
-        _export(role="root"),
-        _export(content=None),
-        _export(state="running"),
-        _export(timing=[1]),
-        _export(timing={"a": "b"}),
-        _export(timing={"a": 10**400}),
-        _export(created=-1),
-        _export(created=True),
-        _export(updated=float("nan")),
-        _export(updated="yesterday"),
-    ],
+    [*FOREIGN, *(_export(**{field: value}) for field, values in WRONG.items() for value in values)],
     ids=range(23),
 )
 def test_anything_else_is_refused(data: bytes) -> None:

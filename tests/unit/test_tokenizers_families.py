@@ -103,19 +103,17 @@ def test_later_prompts_start_with_gmask_and_sop(folders: dict[tiny.Family, Path]
     assert (pieces + 1, pieces + 3) == tokenizer.encode_prompt("hi", "raw").ids[:2]
 
 
-def test_v1_chat_text(folders: dict[tiny.Family, Path]) -> None:
-    """A first question stays bare; rounds count from 0."""
-    tokenizer = own(folders, "chatglm")
-    assert tokenizer.encode_chat(turns("q")).text == "q"
-    assert tokenizer.encode_chat(turns("a", "b", "c")).text == "[Round 0]\n问：a\n答：b\n[Round 1]\n问：c\n答："
-
-
-def test_v2_chat_text(folders: dict[tiny.Family, Path]) -> None:
-    """Rounds count from 1 and are always written."""
-    tokenizer = own(folders, "chatglm2")
-    assert tokenizer.encode_chat(turns("q")).text == "[Round 1]\n\n问：q\n\n答："
-    expected = "[Round 1]\n\n问：a\n\n答：b\n\n[Round 2]\n\n问：c\n\n答："
-    assert expected == tokenizer.encode_chat(turns("a", "b", "c")).text
+@pytest.mark.parametrize(
+    ("family", "first", "second"),
+    [
+        ("chatglm", "q", "[Round 0]\n问：a\n答：b\n[Round 1]\n问：c\n答："),
+        ("chatglm2", "[Round 1]\n\n问：q\n\n答：", "[Round 1]\n\n问：a\n\n答：b\n\n[Round 2]\n\n问：c\n\n答："),
+    ],
+)
+def test_chat_text(folders: dict[tiny.Family, Path], family: tiny.Family, first: str, second: str) -> None:
+    """ChatGLM-6B's first question stays bare, and rounds count from 0; ChatGLM2's from 1, and are always written."""
+    tokenizer = own(folders, family)
+    assert [tokenizer.encode_chat(turns(*said)).text for said in ("q", "abc")] == [first, second]
 
 
 def test_v3_chat_ids(folders: dict[tiny.Family, Path]) -> None:
@@ -204,25 +202,24 @@ def test_marks_are_restored_as_soon_as_they_are_decided(folders: dict[tiny.Famil
     assert [*map(str.strip, shown), stream.finish()] == ["好", "，", "a", "", "，是", "！", "", "?"]
 
 
-def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
-    """The error names the file that is not there."""
-    with pytest.raises(MissingFile, match=r"ice_text\.model"):
-        load_tokenizer(tmp_path, "chatglm")
-
-
-def test_a_pointer_file_is_named(tmp_path: Path) -> None:
-    """A clone without git-lfs is told from damage."""
-    (tmp_path / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
-    with pytest.raises(LfsPointerFile):
-        load_tokenizer(tmp_path, "chatglm2")
-
-
-@pytest.mark.parametrize("content", [b"", b"not a model"])
-def test_a_damaged_tokenizer_is_named(tmp_path: Path, content: bytes) -> None:
-    """Anything else that is no sentencepiece model is called damaged."""
-    (tmp_path / "tokenizer.model").write_bytes(content)
-    with pytest.raises(DamagedFile):
-        load_tokenizer(tmp_path, "chatglm2")
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (None, MissingFile),
+        (b"version https://git-lfs.github.com/spec/v1\n", LfsPointerFile),  # a clone without git-lfs
+        (b"", DamagedFile),
+        (b"not a model", DamagedFile),
+    ],
+)
+@pytest.mark.parametrize(("family", "name"), [("chatglm", "ice_text.model"), ("chatglm2", "tokenizer.model")])
+def test_what_is_no_tokenizer_is_named(
+    tmp_path: Path, family: tiny.Family, name: str, content: bytes | None, error: type[Exception]
+) -> None:
+    """The error names the file, and tells what is missing or a pointer from damage."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(error, match=re.escape(name)):
+        load_tokenizer(tmp_path, family)
 
 
 def test_a_folder_with_a_chinese_name_works(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from chatglm_backend.ui.answers import Caller, PageAnswers, Watch
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 from chatglm_backend.ui.progress import Answer, Phase
 from chatglm_backend.ui.render import answer_status, example_chips, model_card
+from tests.unit.page_views import shown
 
 T = TypeVar("T")
 ANN, ANNS_OTHER_TAB, BOB = Caller("ann", "tab 1"), Caller("ann", "tab 2"), Caller("bob", "tab 3")
@@ -61,11 +62,7 @@ class Site:
 
     def views(self, form: PromptForm) -> list[PromptView]:
         """All that the Prompt page shows."""
-
-        async def collect() -> list[PromptView]:
-            return [view async for view in self.presenter().generate(ANN, form)]
-
-        return asyncio.run(collect())
+        return shown(lambda: self.presenter().generate(ANN, form))
 
 
 def _site(grace: float = 30.0, timeout: float = 0.0, **scenes: Script) -> Site:
@@ -117,11 +114,7 @@ def test_a_request_waits_for_a_loading_model() -> None:
     service = Service(loader=ScriptedModel(load_seconds=1.0), env={})
     service.load()
     presenter = Presenter(service, PageAnswers(service), load_texts("en"))
-
-    async def collect() -> list[PromptView]:
-        return [view async for view in presenter.generate(ANN, PromptForm("anything"))]
-
-    views = _run(collect)
+    views = shown(lambda: presenter.generate(ANN, PromptForm("anything")))
     assert 'data-phase="loading"' in views[0].status
     assert views[-1].output == "An answer from the script."
 
@@ -133,11 +126,7 @@ def test_a_failed_model_is_said_at_once() -> None:
     with pytest.raises(MissingFile):
         service.wait_ready(10)
     presenter = Presenter(service, PageAnswers(service), load_texts("en"))
-
-    async def collect() -> list[PromptView]:
-        return [view async for view in presenter.generate(ANN, PromptForm("anything"))]
-
-    last = _run(collect)[-1]
+    last = shown(lambda: presenter.generate(ANN, PromptForm("anything")))[-1]
     assert ("a.bin" in last.status, last.running) == (True, False)
 
 
@@ -312,9 +301,9 @@ def test_status_and_examples_escape_what_they_show() -> None:
     """Text from people and errors never becomes markup."""
     texts, answer = load_texts("en"), Answer()
     answer.fail(MissingFile(path="<img src=x>"))
-    shown = answer_status(texts, answer, _site().service.status()) + example_chips(texts, ('"><script>x',))
-    assert "<img" not in shown
-    assert "<script" not in shown
+    status = answer_status(texts, answer, _site().service.status()) + example_chips(texts, ('"><script>x',))
+    assert "<img" not in status
+    assert "<script" not in status
 
 
 def test_the_demonstration_model_says_what_it_is() -> None:

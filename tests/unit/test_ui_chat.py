@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from chatglm_backend.ui.conversation import Interrupted, Turns, back_to_user, fi
 from chatglm_backend.ui.history import History, Moved
 from chatglm_backend.ui.markdown import as_typed
 from chatglm_backend.ui.presenter import Presenter
+from tests.unit.page_views import shown as all_views
 
 ANN = Caller("ann", "tab", "ann")
 _TALK: Turns = (Message("user", "one"), Message("assistant", "1"), Message("user", "two"), Message("assistant", "2"))
@@ -31,14 +32,11 @@ def _chat(**info: object) -> tuple[ScriptedModel, ChatPresenter]:
 
 def _ask(
     presenter: ChatPresenter, action: str, turns: Turns, index: int = 0, text: str = "", tokens: int = 512,
-    system: str = "",
+    system: str = "", act: Callable[[ChatView], object] = lambda _: None,
 ) -> list[ChatView]:  # fmt: skip
-    async def collect() -> list[ChatView]:
-        asked = presenter.asked(action, turns, index, text)
-        form = ChatForm(lambda: GenerationParams(max_new_tokens=tokens), system)
-        return [view async for view in presenter.answer(ANN, None, turns, asked, form)]
-
-    return asyncio.run(collect())
+    asked = presenter.asked(action, turns, index, text)
+    form = ChatForm(lambda: GenerationParams(max_new_tokens=tokens), system)
+    return all_views(lambda: presenter.answer(ANN, None, turns, asked, form), act)
 
 
 def _send(presenter: ChatPresenter, turns: Turns, text: str, **how: Any) -> list[ChatView]:
@@ -81,12 +79,8 @@ def test_rounds_are_dropped_whole_and_from_the_front() -> None:
     fitted = fit((system, *_TALK, Message("user", "three")), _length, limit=12, reserve=2)
     assert fitted.messages == (system, *_TALK[2:], Message("user", "three"))
     assert (fitted.dropped, fitted.used) == (1, 10)
-
-
-def test_a_last_question_that_is_too_long_is_kept() -> None:
-    """Nothing is cut silently: the engine says that it does not fit."""
-    fitted = fit((Message("user", "x" * 99),), _length, limit=10, reserve=2)
-    assert (len(fitted.messages), fitted.dropped) == (1, 0)
+    long = fit((Message("user", "x" * 99),), _length, limit=10, reserve=2)  # kept: the engine says that it does not fit
+    assert (len(long.messages), long.dropped) == (1, 0)
 
 
 def test_dropped_rounds_are_said_on_the_page() -> None:
@@ -105,16 +99,10 @@ def test_an_answer_is_asked_no_longer_than_the_context_allows() -> None:
 
 
 def test_going_back_finds_the_question() -> None:
-    """From an answer or a question, the conversation ends with that question."""
-    assert back_to_user(_TALK, 3) == _TALK[:3]
-    assert back_to_user(_TALK, 0) == _TALK[:1]
+    """From an answer or a question, the conversation ends with that question; undo brings it back into the box."""
+    assert [back_to_user(_TALK, index) for index in (3, 0)] == [_TALK[:3], _TALK[:1]]
     assert back_to_user((), 0) == ()
-
-
-def test_undo_brings_the_question_back_into_the_box() -> None:
-    """The last round is gone, its question can be typed on."""
-    _, presenter = _chat()
-    assert presenter.undo(_TALK, 3) == (_TALK[:2], "two")
+    assert _chat()[1].undo(_TALK, 3) == (_TALK[:2], "two")
 
 
 def test_an_edited_question_replaces_what_followed() -> None:
@@ -138,15 +126,11 @@ def test_a_stopped_answer_is_marked_and_can_be_gone_on_with() -> None:
     whole = _send(presenter, (), "What is AI?")[-1]
     assert (type(whole.turns[-1]), whole.resumable) == (Message, False)
 
-    async def stop() -> list[ChatView]:
-        views, form = [], ChatForm(lambda: GenerationParams(max_new_tokens=5000))
-        async for view in presenter.answer(ANN, None, (), presenter.asked("send", (), 0, "slow"), form):
-            views.append(view)
-            if len(view.turns) == 2:
-                presenter.answers.stop("ann", view.id)
-        return views
+    def stop(view: ChatView) -> None:
+        if len(view.turns) == 2:
+            presenter.answers.stop("ann", view.id)
 
-    views = asyncio.run(stop())
+    views = _send(presenter, (), "slow", tokens=5000, act=stop)
     assert [view.resumable for view in views[:-1]] == [False] * (len(views) - 1)
     assert (type(views[-1].turns[-1]), views[-1].resumable) == (Interrupted, True)
     after = _ask(presenter, "go_on", views[-1].turns)[-1]
@@ -158,7 +142,7 @@ def test_a_question_without_an_answer_is_asked_again() -> None:
     """Going on after a crash before the first word adds no second question."""
     model, presenter = _chat()
     turns = (Message("user", "What is AI?"),)
-    assert _shown(presenter, turns).resumable
+    assert all_views(lambda: presenter.show(ANN, Moved(turns), None))[-1].resumable
     assert len(_ask(presenter, "go_on", turns)[-1].turns) == 2
     assert model.requests[-1].messages == turns
 
@@ -185,13 +169,6 @@ def test_a_long_answer_is_shown_in_pieces_and_a_question_in_one() -> None:
     assert len(question["content"]) == 1
     assert len(answer["content"]) > 2
     assert as_typed("\n".join(part["text"] for part in answer["content"])) == text
-
-
-def _shown(presenter: ChatPresenter, turns: Turns) -> ChatView:
-    async def collect() -> list[ChatView]:
-        return [view async for view in presenter.show(ANN, Moved(turns), None)]
-
-    return asyncio.run(collect())[-1]
 
 
 def test_an_answer_that_goes_on_is_shown_where_its_conversation_is_opened(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from chatglm_backend.ui.history import History
 from chatglm_backend.ui.history_list import Command, conversation_list, read_command
 from chatglm_backend.ui.history_routes import history_router
 from chatglm_backend.ui.visitor import VisitorLayer, VisitorSigner
+from tests.unit.page_views import shown
 
 _QUESTION: Turns = (Message("user", "What is AI?"),)
 
@@ -57,10 +58,7 @@ class Site:
 
 
 def _ask(history: History, place: Place | None, turns: Turns, text: str, keeper: str | None = "ann") -> list[ChatView]:
-    async def collect() -> list[ChatView]:
-        return [view async for view in Site(history).answer(place, turns, text, keeper)]
-
-    return asyncio.run(collect())
+    return shown(lambda: Site(history).answer(place, turns, text, keeper))
 
 
 def _contents(history: History, visitor: str = "ann") -> list[list[str]]:
@@ -149,13 +147,11 @@ def test_a_stopped_answer_is_interrupted(tmp_path: Path) -> None:
     """Its text is kept and it does not count as whole."""
     site = Site(_history(tmp_path), words=WORDS)
 
-    async def follow() -> ChatView:
-        async for view in site.answer(None, (), "words"):
-            if len(view.turns) == 2:
-                site.presenter.answers.stop("ann", view.id)
-        return view
+    def stop(view: ChatView) -> None:
+        if len(view.turns) == 2:
+            site.presenter.answers.stop("ann", view.id)
 
-    last = asyncio.run(follow())
+    last = shown(lambda: site.answer(None, (), "words"), stop)[-1]
     found = site.read()
     assert (found.content, found.state) == (last.turns[-1].content, "interrupted")
 
@@ -229,19 +225,15 @@ def test_titles_are_text_in_the_list(tmp_path: Path) -> None:
     assert "&quot;&gt;&lt;img" in listing
 
 
-def test_the_list_says_where_and_who_can_read(tmp_path: Path) -> None:
-    """Folder, host and doubt are named in both languages."""
+def test_the_list_says_where_and_who_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folder, host and doubt are named in both languages; visitors from elsewhere do not read whose home it is in."""
     history = _history(tmp_path)
     for language, words in (("en", "can be wrong"), ("zh", "可能有误")):
         listing = conversation_list(load_texts(language), history, "ann", "", None)  # type: ignore[arg-type]
         assert str(tmp_path) in listing
         assert words in listing
-
-
-def test_the_list_does_not_name_whose_home_it_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Visitors from elsewhere read it as well."""
     monkeypatch.setattr(Path, "home", lambda: tmp_path.parent)
-    listing = conversation_list(load_texts("en"), _history(tmp_path), "ann", "", None)
+    listing = conversation_list(load_texts("en"), history, "ann", "", None)
     assert f"Kept in {Path('~') / tmp_path.name} on" in listing
     assert str(tmp_path) not in listing
 

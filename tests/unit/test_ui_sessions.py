@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.gradio_loop import in_loop
 
 if TYPE_CHECKING:
     from chatglm_backend.ui.gradio_insides.sessions import Sessions
@@ -18,7 +19,7 @@ def sessions(open_kept: int, closed_kept: int, quiet_s: float = 0) -> Sessions:
     """For a small page with a state."""
     from chatglm_backend.ui.gradio_insides.sessions import Sessions
 
-    async def build() -> Sessions:  # without a running loop, Gradio makes some of its own and leaves them open
+    def build() -> Sessions:
         with gr.Blocks() as page:
             gr.State(())
             gr.Textbox()
@@ -26,7 +27,7 @@ def sessions(open_kept: int, closed_kept: int, quiet_s: float = 0) -> Sessions:
         found.set_blocks(page)
         return found
 
-    return asyncio.run(build())
+    return in_loop(build)
 
 
 def test_of_closed_pages_only_the_last_are_kept() -> None:

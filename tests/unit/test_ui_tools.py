@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import re
 import struct
 from collections.abc import Callable
-from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from chatglm_backend.ui.plots import bar_plot, line_plot, sparkline
 from chatglm_backend.ui.presenter import Presenter, PromptForm
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.speed import SpeedDesk, SpeedPresenter, SpeedView
+from tests.unit.page_views import shown
 
 TEXTS = load_texts("en")
 PLAN = (QuickItem(8, 1, 4), QuickItem(16, 1, 4), QuickItem(8, 2, 4))
@@ -44,40 +43,25 @@ def _params(tokens: int, temperature: float = 0.0) -> Callable[[], GenerationPar
 
 
 def _compare(
-    model: ScriptedModel, left: PromptForm, right: PromptForm, act: Callable[[PageAnswers, CompareView], None]
-) -> list[CompareView]:
+    model: ScriptedModel, left: PromptForm, right: PromptForm,
+    act: Callable[[PageAnswers, CompareView], object] = lambda *_: None,
+) -> list[CompareView]:  # fmt: skip
     service = scripted_service(model)
-
-    async def collect() -> list[CompareView]:
-        answers, views = PageAnswers(service), []
-        async with aclosing(compare(Presenter(service, answers, TEXTS), Caller("me", "tab"), left, right)) as stream:
-            async for view in stream:
-                views.append(view)
-                act(answers, view)
-        return views
-
-    return asyncio.run(collect())
+    answers = PageAnswers(service)
+    page = Presenter(service, answers, TEXTS)
+    return shown(lambda: compare(page, Caller("me", "tab"), left, right), lambda view: act(answers, view))
 
 
-def _measure(model: ScriptedModel, act: Callable[[SpeedPresenter], None] = lambda _: None) -> list[SpeedView]:
-    service = scripted_service(model)
-
-    async def collect() -> list[SpeedView]:
-        presenter = SpeedPresenter(service, SpeedDesk(), TEXTS, PLAN)
-        views = []
-        async for view in presenter.run("me"):
-            views.append(view)
-            act(presenter)
-        return views
-
-    return asyncio.run(collect())
+def _measure(service: Service, act: Callable[[SpeedPresenter], object] = lambda _: None, **how: Any) -> list[SpeedView]:
+    presenter = SpeedPresenter(service, SpeedDesk(), TEXTS, PLAN, **how)
+    return shown(lambda: presenter.run("me"), lambda _: act(presenter))
 
 
 def test_both_answers_get_their_own_settings_and_are_whole() -> None:
     """The two sides differ in what they were asked, and both end."""
     model = ScriptedModel()
     left, right = PromptForm("What is AI?", _params(3), "raw"), PromptForm("What is AI?", _params(64, 0.8))
-    last = _compare(model, left, right, lambda *_: None)[-1]
+    last = _compare(model, left, right)[-1]
     asked = {(r.params.max_new_tokens, r.prompt_format, r.params.temperature) for r in model.requests}
     assert asked == {(3, "raw", 0.0), (64, "recipe", 0.8)}
     assert (last.running, last.left.output) == (False, "AI is the")
@@ -101,9 +85,7 @@ def test_one_stop_ends_both_answers() -> None:
 
 def test_a_bad_value_on_one_side_leaves_the_other_alone() -> None:
     """An error is shown where it belongs."""
-    last = _compare(
-        ScriptedModel(), PromptForm("What is AI?", _params(9, -1)), PromptForm("What is AI?"), lambda *_: None
-    )[-1]
+    last = _compare(ScriptedModel(), PromptForm("What is AI?", _params(9, -1)), PromptForm("What is AI?"))[-1]
     assert "temperature" in last.left.status
     assert last.right.output.startswith("AI is")
 
@@ -111,7 +93,7 @@ def test_a_bad_value_on_one_side_leaves_the_other_alone() -> None:
 def test_comparing_nothing_sends_nothing() -> None:
     """An empty prompt costs nothing."""
     model = ScriptedModel()
-    views = _compare(model, PromptForm(" "), PromptForm(" "), lambda *_: None)
+    views = _compare(model, PromptForm(" "), PromptForm(" "))
     assert [view.running for view in views] == [False]
     assert model.answers == []
 
@@ -119,7 +101,7 @@ def test_comparing_nothing_sends_nothing() -> None:
 def test_a_speed_test_fills_table_plots_and_download() -> None:
     """One request for each answer of the plan, stop ids ignored, nothing repeated."""
     model = ScriptedModel()
-    last = _measure(model)[-1]
+    last = _measure(scripted_service(model))[-1]
     assert [request.ignore_stop_ids for request in model.requests] == [True] * 4
     assert not any(request.params.greedy for request in model.requests)  # greedy answers get draft tokens
     assert len({request.prompt for request in model.requests}) == 4
@@ -140,7 +122,7 @@ def test_a_stopped_speed_test_keeps_what_it_has() -> None:
         if len(model.requests) == 1:
             presenter.stop("me")
 
-    last = _measure(model, stop)[-1]
+    last = _measure(scripted_service(model), stop)[-1]
     assert (last.running, len(model.requests)) == (False, 1)
     assert "Stopped" in last.status
     assert last.table.count("<tr>") == 2
@@ -148,11 +130,7 @@ def test_a_stopped_speed_test_keeps_what_it_has() -> None:
 
 def test_a_speed_test_without_a_model_says_so() -> None:
     """No model, one sentence."""
-
-    async def collect() -> list[SpeedView]:
-        return [view async for view in SpeedPresenter(Service(), SpeedDesk(), TEXTS, PLAN).run("me")]
-
-    last = asyncio.run(collect())[-1]
+    last = _measure(Service())[-1]
     assert "not ready" in last.status
     assert not last.running
 
@@ -203,12 +181,7 @@ def _measure_beside_others(busy_for: int, patience_s: float) -> tuple[ScriptedMo
     service.load()
     service.wait_ready(30)
     service.busy_for = busy_for
-
-    async def collect() -> list[SpeedView]:
-        presenter = SpeedPresenter(service, SpeedDesk(), TEXTS, PLAN, patience_s=patience_s)
-        return [view async for view in presenter.run("me")]
-
-    return model, asyncio.run(collect())
+    return model, _measure(service, patience_s=patience_s)
 
 
 def test_a_speed_test_lets_others_finish_first() -> None:
