@@ -14,7 +14,7 @@ from typing import Literal
 
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.hardware.cpulist import format_cpulist
-from chatglm_backend.hardware.libraries import Allocator, PreloadLibraries
+from chatglm_backend.hardware.libraries import Allocator
 from chatglm_backend.hardware.machine import LogicalCpu, Machine
 from chatglm_backend.sentences import Sentence
 
@@ -92,7 +92,7 @@ def plan_threads(
     machine: Machine,
     wishes: Wishes | None = None,
     environ: Mapping[str, str] | None = None,
-    libraries: PreloadLibraries | None = None,
+    libraries: Mapping[str, Path] | None = None,
 ) -> ThreadPlan:
     """Plan one thread per physical core that may be used, within the quota; the user's numbers come first."""
     wishes, environ = wishes or Wishes(), environ or {}
@@ -108,7 +108,7 @@ def plan_threads(
         choice.reasons.append(Sentence("plan.held", cpus=format_cpulist(cpus)))
     if threads > len(choice.cpus):
         cpus, nodes, bind = machine.allowed, (), False
-    env = _variables(machine, threads, wishes, environ, libraries or PreloadLibraries(), choice.reasons)
+    env = _variables(machine, threads, wishes, environ, libraries or {}, choice.reasons)
     return ThreadPlan(threads, cpus, profile, tuple(choice.reasons), env, nodes, bind or bool(nodes))
 
 
@@ -157,11 +157,7 @@ def _count(machine: Machine, choice: _Choice, wishes: Wishes, environ: Mapping[s
     own = user_threads(environ)
     if own is not None:
         planned = environ.get(PLANNED_THREADS) == str(own)
-        choice.reasons.append(
-            Sentence("plan.threads_planned", threads=_threads(own))
-            if planned
-            else Sentence("plan.threads_kept", threads=_threads(own))
-        )
+        choice.reasons.append(Sentence(f"plan.threads_{'planned' if planned else 'kept'}", threads=_threads(own)))
         return own
     if machine.quota_cpus is not None and machine.quota_cpus < available:
         # Rounded down: a thread too many has the whole group stopped until the next period.
@@ -184,7 +180,7 @@ def _variables(
     threads: int,
     wishes: Wishes,
     environ: Mapping[str, str],
-    libraries: PreloadLibraries,
+    libraries: Mapping[str, Path],
     reasons: list[Sentence],
 ) -> dict[str, str]:
     wanted: dict[str, str] = {"NUMBA_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
@@ -209,16 +205,13 @@ def _variables(
 
 
 def _preload(
-    wishes: Wishes, environ: Mapping[str, str], libraries: PreloadLibraries, reasons: list[Sentence]
+    wishes: Wishes, environ: Mapping[str, str], libraries: Mapping[str, Path], reasons: list[Sentence]
 ) -> list[str]:
-    asked: dict[str, Path | None] = {"tcmalloc": libraries.tcmalloc, "jemalloc": libraries.jemalloc}
-    candidates: list[tuple[str, Path | None]] = (
-        [(wishes.allocator, asked[wishes.allocator])] if wishes.allocator != "none" else []
-    )
-    if wishes.intel_openmp:
-        candidates.append(("libiomp5", libraries.iomp))
+    asked: list[str] = [] if wishes.allocator == "none" else [wishes.allocator]
+    asked += ["libiomp5"] if wishes.intel_openmp else []
     chosen: list[str] = []
-    for name, path in candidates:
+    for name in asked:
+        path = libraries.get(name)
         if path is None:
             reasons.append(Sentence("plan.preload_missing", name=name))
         elif re.search(r"[\s:]", str(path)):

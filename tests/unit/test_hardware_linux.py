@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from hardware_trees import plant
 
-from chatglm_backend.hardware import format_cpulist, parse_cpulist, read_linux
+from chatglm_backend.hardware.cpulist import format_cpulist, parse_cpulist
+from chatglm_backend.hardware.linux import read_linux
 from chatglm_backend.sentences import Sentence
 
 

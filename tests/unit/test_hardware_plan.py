@@ -9,22 +9,17 @@ import pytest
 from hardware_trees import plant
 
 from chatglm_backend.errors import ConfigError
-from chatglm_backend.hardware import (
-    PLANNED_THREADS,
-    Machine,
-    PreloadLibraries,
-    Wishes,
-    hints,
-    plan_threads,
-    read_linux,
-    report,
-)
+from chatglm_backend.hardware import PLANNED_THREADS, Machine, Wishes, plan_threads, report
+from chatglm_backend.hardware.linux import read_linux
+from chatglm_backend.hardware.report import hints
 from chatglm_backend.sentences import Sentence
 
 BOTH = {"OMP_NUM_THREADS", "NUMBA_NUM_THREADS"}
-LIBRARIES = PreloadLibraries(
-    tcmalloc=Path("/env/libtcmalloc.so"), jemalloc=Path("/env/libjemalloc.so"), iomp=Path("/env/lib/libiomp5.so")
-)
+LIBRARIES = {
+    "tcmalloc": Path("/env/libtcmalloc.so"),
+    "jemalloc": Path("/env/libjemalloc.so"),
+    "libiomp5": Path("/env/lib/libiomp5.so"),
+}
 
 
 def machine(tmp_path: Path, name: str, affinity: set[int] | None = None) -> Machine:
@@ -132,13 +127,13 @@ def test_preload_keeps_the_users_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("libraries", "environ", "reason"),
     [
-        (PreloadLibraries(), {}, "plan.preload_missing"),
-        (PreloadLibraries(tcmalloc=Path("/my env/libtcmalloc.so")), {}, "plan.preload_path"),
+        ({}, {}, "plan.preload_missing"),
+        ({"tcmalloc": Path("/my env/libtcmalloc.so")}, {}, "plan.preload_path"),
         (LIBRARIES, {"LD_PRELOAD": "/usr/lib/libtcmalloc.so"}, "plan.preload_already"),
     ],
 )
 def test_preloads_that_cannot_be(
-    tmp_path: Path, libraries: PreloadLibraries, environ: dict[str, str], reason: str
+    tmp_path: Path, libraries: dict[str, Path], environ: dict[str, str], reason: str
 ) -> None:
     """A missing library, a path LD_PRELOAD cannot hold and a double one are named and left out."""
     plan = plan_threads(machine(tmp_path, "1-socket-4-cores-smt"), Wishes(allocator="tcmalloc"), environ, libraries)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from hardware_trees import plant
 
-from chatglm_backend.hardware import PLANNED_THREADS, Wishes, plan_threads, read_linux
+from chatglm_backend.hardware import PLANNED_THREADS, Wishes, plan_threads
+from chatglm_backend.hardware.linux import read_linux
 from chatglm_backend.launcher.command import (
     bind_this_process,
     numactl_prefix,
