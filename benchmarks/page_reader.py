@@ -12,6 +12,8 @@ import urllib.request
 
 from gradio_client import Client  # type: ignore[import-untyped]
 
+from benchmarks.side_by_side.orders import serve
+
 
 def read_endpoint(address: str, prompt: str, new_tokens: int) -> None:
     """Stream a completion to its end. Raises RuntimeError when it was cut short."""
@@ -41,16 +43,16 @@ def main(address: str) -> None:
     client = Client(f"{address}/en/", verbose=False)
     known = client.view_api(return_format="dict")["named_endpoints"]["/generate"]["parameters"]
     as_set = [parameter.get("parameter_default") for parameter in known[3:]]
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        order = json.loads(line)
-        prompt = f"{order['prompt_tokens']}/{order['number']}"
-        began = time.perf_counter()
-        if order["page"]:
-            read_page(client, as_set, prompt, order["new_tokens"])
+
+    def measure(page: int, number: int, prompt_tokens: int, new_tokens: int) -> dict[str, object]:
+        prompt, began = f"{prompt_tokens}/{number}", time.perf_counter()
+        if page:
+            read_page(client, as_set, prompt, new_tokens)
         else:
-            read_endpoint(address, prompt, order["new_tokens"])
-        print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
+            read_endpoint(address, prompt, new_tokens)
+        return {"seconds": time.perf_counter() - began}
+
+    serve(measure)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
+from chatglm_backend.access.asgi import client_address
 from chatglm_backend.api.answers import ClientLeft, EventStream, whole_answer
 from chatglm_backend.api.problems import OpenAIRoute, Problem, ProblemError, problem_of, problem_reply
 from chatglm_backend.api.replies import Shape, finish_word, sse
@@ -80,31 +81,12 @@ class _Routes:
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """Answer the last message of a conversation."""
-        return await self._answer(
-            request,
-            GenerationRequest(
-                request_id=f"chatcmpl-{uuid.uuid4().hex}",
-                visitor=_visitor(request),
-                messages=tuple(message.message() for message in body.messages),
-                prompt_format="chat",
-                params=body.params(self._settings, body.limit(self._settings)),
-            ),
-            body,
-        )
+        messages = tuple(message.message() for message in body.messages)
+        return await self._answer(request, body, "chatcmpl", messages=messages, prompt_format="chat")
 
     async def completion(self, body: CompletionRequest, request: Request) -> Response:
         """Continue a text."""
-        return await self._answer(
-            request,
-            GenerationRequest(
-                request_id=f"cmpl-{uuid.uuid4().hex}",
-                visitor=_visitor(request),
-                prompt=body.prompt,
-                prompt_format="raw",
-                params=body.params(self._settings, body.limit(self._settings)),
-            ),
-            body,
-        )
+        return await self._answer(request, body, "cmpl", prompt=body.prompt, prompt_format="raw")
 
     async def other(self, request: Request, rest: str) -> Response:
         """Say in OpenAI's form that there is nothing here."""
@@ -115,11 +97,18 @@ class _Routes:
         return problem_reply(Problem(404, f"There is no {request.method} route here.", "not_found"))
 
     async def _answer(
-        self, request: Request, wanted: GenerationRequest, body: ChatRequest | CompletionRequest
+        self,
+        request: Request,
+        body: ChatRequest | CompletionRequest,
+        name: str,
+        **asked: Any,  # noqa: ANN401 - the request's own fields
     ) -> Response:
+        params = body.params(self._settings, body.limit(self._settings))
+        visitor = f"api:{client_address(request.scope)}"
+        wanted = GenerationRequest(f"{name}-{uuid.uuid4().hex}", visitor, params=params, **asked)
         ticket = await self._submit(wanted)
-        kind = "chat" if isinstance(body, ChatRequest) else "text"
-        shape = Shape(kind, wanted.request_id, int(time.time()), self._name())  # type: ignore[arg-type]
+        kind: Literal["chat", "text"] = "chat" if isinstance(body, ChatRequest) else "text"
+        shape = Shape(kind, wanted.request_id, int(time.time()), self._name())
         if body.stream:
             return EventStream(ticket, _stream(ticket, shape, include_usage=body.include_usage))
         try:
@@ -178,10 +167,6 @@ async def _stream(ticket: Ticket, shape: Shape, *, include_usage: bool) -> Async
     if include_usage:
         yield sse(shape.usage(usage))
     yield sse("[DONE]")
-
-
-def _visitor(request: Request) -> str:
-    return f"api:{request.client.host if request.client else 'local'}"
 
 
 def _cancel_result(submitting: asyncio.Future[Ticket]) -> None:

@@ -11,8 +11,7 @@ import os
 import platform
 import struct
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 
 from chatglm_backend.hardware.machine import LogicalCpu, Machine, NumaNode
 from chatglm_backend.sentences import Sentence
@@ -32,33 +31,36 @@ _RENAMED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class WindowsFacts:
-    """What the system answered, before any interpretation. Memory in bytes; ``affinity`` ``None``: no limit."""
-
-    table: bytes
-    affinity: tuple[int, ...] | None
-    flags: frozenset[str]
-    memory_total: int
-    memory_available: int
-    model_name: str = ""
-    notes: tuple[Sentence, ...] = ()
-
-
 def read_windows() -> Machine:
-    """Return this Windows machine; what cannot be asked is assumed and named in ``notes``."""
-    return machine_from_facts(_ask_system())
+    """Return this Windows machine; what cannot be asked is assumed and named in ``notes``. Raises OSError elsewhere."""
+    if sys.platform != "win32":
+        raise OSError("this is not Windows")
+    kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+    notes: list[Sentence] = []
+    status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
+    if not kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+        notes.append(Sentence("machine.memory_unknown"))
+    flags = _flags(kernel32, notes)
+    table, affinity = _processor_table(kernel32), _affinity(kernel32)
+    return windows_machine(table, affinity, flags, (status.total, status.available), platform.processor(), notes)
 
 
-def machine_from_facts(facts: WindowsFacts) -> Machine:
-    """Build the machine from the system's answers."""
-    notes = list(facts.notes)
-    cpus = parse_processor_table(facts.table)
+def windows_machine(
+    table: bytes,
+    affinity: tuple[int, ...] | None,
+    flags: frozenset[str],
+    memory: tuple[int, int],
+    model_name: str = "",
+    notes: Iterable[Sentence] = (),
+) -> Machine:
+    """Build the machine from the system's answers. ``memory`` in bytes: all, free; ``affinity`` ``None``: no limit."""
+    notes, (total, available) = list(notes), memory
+    cpus = parse_processor_table(table)
     if not cpus:
         cpus = tuple(LogicalCpu(number, number, 0) for number in range(os.cpu_count() or 1))
         notes.append(Sentence("machine.no_table"))
     numbers = {cpu.number for cpu in cpus}
-    allowed = numbers if facts.affinity is None else numbers & set(facts.affinity)
+    allowed = numbers if affinity is None else numbers & set(affinity)
     if not allowed:
         allowed = numbers
         notes.append(Sentence("machine.no_online", name="affinity mask"))
@@ -66,20 +68,20 @@ def machine_from_facts(facts: WindowsFacts) -> Machine:
         notes.append(Sentence("machine.many_cpus"))
     node_numbers = sorted({cpu.node for cpu in cpus if cpu.node is not None})
     nodes = tuple(
-        NumaNode(n, tuple(cpu.number for cpu in cpus if cpu.node == n), facts.memory_total // len(node_numbers))
+        NumaNode(n, tuple(cpu.number for cpu in cpus if cpu.node == n), total // len(node_numbers))
         for n in node_numbers
     )
     return Machine(
         system="Windows",
         architecture=platform.machine(),
-        model_name=facts.model_name,
+        model_name=model_name,
         cpus=cpus,
         allowed=tuple(sorted(allowed)),
-        flags=facts.flags,
+        flags=flags,
         nodes=nodes,
         quota_cpus=None,
-        memory_total=facts.memory_total,
-        memory_available=facts.memory_available,
+        memory_total=total,
+        memory_available=available,
         memory_limit=None,
         notes=tuple(notes),
     )
@@ -139,25 +141,6 @@ class _MemoryStatus(ctypes.Structure):
         ("total", ctypes.c_uint64),
         ("available", ctypes.c_uint64),
         ("rest", ctypes.c_uint64 * 5),
-    )
-
-
-def _ask_system() -> WindowsFacts:
-    if sys.platform != "win32":
-        return WindowsFacts(b"", None, frozenset(), 0, 0, notes=(Sentence("machine.not_windows"),))
-    kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
-    notes: list[Sentence] = []
-    status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
-    if not kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
-        notes.append(Sentence("machine.memory_unknown"))
-    return WindowsFacts(
-        table=_processor_table(kernel32),
-        affinity=_affinity(kernel32),
-        flags=_flags(kernel32, notes),
-        memory_total=status.total,
-        memory_available=status.available,
-        model_name=platform.processor(),
-        notes=tuple(notes),
     )
 
 

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,14 +82,11 @@ class Database:
                 if not _damaged(error):
                     raise self._explained(error) from error
                 self._notice = self._set_aside()
-                self._connection = self._explaining(self._connect)
+                try:
+                    self._connection = self._connect()
+                except sqlite3.Error as again:
+                    raise self._explained(again) from again
         return self._connection
-
-    def _explaining(self, connect: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
-        try:
-            return connect()
-        except sqlite3.Error as error:
-            raise self._explained(error) from error
 
     def _connect(self) -> sqlite3.Connection:
         private_folder(self.path.parent)

@@ -7,9 +7,9 @@ import sys
 import pytest
 from hardware_trees import cache_record, core_record, node_record, package_record
 
-from chatglm_backend.hardware import plan_threads, read_machine
+from chatglm_backend.hardware import Machine, plan_threads, read_machine
 from chatglm_backend.hardware.report import _SHOWN_FLAGS
-from chatglm_backend.hardware.windows import WindowsFacts, linux_names, machine_from_facts, parse_processor_table
+from chatglm_backend.hardware.windows import linux_names, parse_processor_table, windows_machine
 from chatglm_backend.int4.libraries import shipped_variants
 from chatglm_backend.sentences import Sentence
 
@@ -26,9 +26,9 @@ HYBRID = b"".join(
 )
 
 
-def facts(table: bytes, affinity: tuple[int, ...] | None = None) -> WindowsFacts:
-    """Return answers of a system with this table and 16 GB."""
-    return WindowsFacts(table, affinity, frozenset({"avx2"}), 16_000_000_000, 9_000_000_000)
+def machine_of(table: bytes, affinity: tuple[int, ...] | None = None) -> Machine:
+    """Return a machine with this table and 16 GB."""
+    return windows_machine(table, affinity, frozenset({"avx2"}), (16_000_000_000, 9_000_000_000))
 
 
 def test_hybrid_table() -> None:
@@ -52,7 +52,7 @@ def test_two_sockets_in_two_groups() -> None:
             node_record(1, 0b11, group=1),
         ]
     )
-    machine = machine_from_facts(facts(table))
+    machine = machine_of(table)
     assert [cpu.number for cpu in machine.cpus] == [0, 1, 64, 65]
     assert machine.sockets == (0, 1)
     assert [node.cpus for node in machine.nodes] == [(0, 1), (64, 65)]
@@ -68,7 +68,7 @@ def test_a_truncated_table_keeps_whole_records() -> None:
 
 def test_affinity_and_the_plan() -> None:
     """Windows uses all allowed cores, big ones first, and quiets Intel's spinning threads."""
-    machine = machine_from_facts(facts(HYBRID, affinity=(2, 3, 4, 5)))
+    machine = machine_of(HYBRID, affinity=(2, 3, 4, 5))
     plan = plan_threads(machine)
     assert plan.profile == "client"
     assert plan.cpus == (2, 4, 5)
@@ -78,7 +78,7 @@ def test_affinity_and_the_plan() -> None:
 
 def test_no_table_still_gives_a_machine() -> None:
     """Where the system's call fails, each CPU counts as a core, and a note says so."""
-    machine = machine_from_facts(facts(b""))
+    machine = machine_of(b"")
     assert machine.cpus
     assert Sentence("machine.no_table") in machine.notes
 
