@@ -72,7 +72,8 @@ class Visitors:
             params=GenerationParams(max_new_tokens=new_tokens),
         )
         stream = Stream(time.perf_counter())
-        ticket = self.worker.submit(request)
+        ticket = Ticket(request)
+        self.worker.take(ticket)
         reader = threading.Thread(target=_read, args=(ticket, stream), daemon=True)
         reader.start()
         return ticket, stream, reader

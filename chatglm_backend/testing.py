@@ -33,9 +33,10 @@ from chatglm_backend.core import (
 from chatglm_backend.errors import EngineFailure, LoadCancelled, RequestError
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import LoadedModel, Service
-from chatglm_backend.service.loading import Note, Progress
+from chatglm_backend.service.loading import Loading
 from chatglm_backend.serving.worker import Worker, WorkerOptions
 from chatglm_backend.settings import AUTO, Settings
+from chatglm_backend.tokenizers.base import EncodedPrompt
 
 _TICK_S = 0.01
 
@@ -54,14 +55,6 @@ class Script:
     prefill_units: int = 4
     refuse: RequestError | None = None
     fail_after: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ScriptedPrompt:
-    """What the preview shows: the fields of the real encoded prompt."""
-
-    ids: tuple[int, ...]
-    text: str
 
 
 SCENES: Mapping[str, Script] = {
@@ -165,22 +158,19 @@ class ScriptedModel:
         """What was asked."""
         return [answer.request for answer in self.answers]
 
-    def __call__(
-        self, model: str | None, settings: Settings, *, progress: Progress, cancel: CancelToken, note: Note,
-        env: Mapping[str, str],
-    ) -> LoadedModel:  # fmt: skip
+    def __call__(self, model: str | None, how: Loading) -> LoadedModel:
         """A scripted loading, in 20 steps. Raises LoadCancelled and ``load_error``."""
-        del note, env
+        settings = how.settings
         self.loaded.append(model)
         total, stages, steps = 3_300_000_000, ("find", "check", "convert", "map", "warm_up"), 20
         for step in range(steps if self.load_seconds else 0):
             until = time.monotonic() + self.load_seconds / steps
             while time.monotonic() < until or (self.hold and step == steps // 2):
-                if cancel.cancelled:
+                if how.cancel.cancelled:
                     raise LoadCancelled(model=str(model))
                 time.sleep(_TICK_S)
             stage = cast("Any", stages[step * len(stages) // steps])
-            progress(LoadProgress(stage, total * (step + 1) // steps, total))
+            how.progress(LoadProgress(stage, total * (step + 1) // steps, total))
         if self.load_error is not None:
             raise self.load_error
         options = WorkerOptions(
@@ -194,15 +184,15 @@ class ScriptedModel:
             for kernel in ("", *self.info.other_kernels)
         }
         worker = Worker(engines, options)
-        return LoadedModel(self.info, cast("Any", None), cast("Any", self.encode), cast("Any", worker))
+        return LoadedModel(self.info, cast("Any", None), self.encode, cast("Any", worker))
 
-    def encode(self, request: GenerationRequest) -> ScriptedPrompt:
+    def encode(self, request: GenerationRequest) -> EncodedPrompt:
         """The prompt in the original recipe's form, or as typed for the raw format."""
         if request.prompt is None:
             text = "\n".join(f"{message.role}: {message.content}" for message in request.messages)
         else:
             text = request.prompt if request.prompt_format == "raw" else f"问：{request.prompt}\n答："
-        return ScriptedPrompt(tuple(range(len(text))), text)
+        return EncodedPrompt(tuple(range(len(text))), text)
 
     def prepare(self, request: GenerationRequest, *, kernel: str = "") -> ScriptedAnswer:
         """The scene whose word occurs in the prompt. Raises what the scene says at submission."""

@@ -25,7 +25,7 @@ from chatglm_backend.models.base import ChatModel, build_model
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.layout import tensor_specs
 from chatglm_backend.sentences import Sentence
-from chatglm_backend.service.loading import Note, Progress, open_model
+from chatglm_backend.service.loading import Loading, Note, Progress, open_model
 from chatglm_backend.settings import Settings
 from chatglm_backend.tokenizers.base import Family
 
@@ -99,7 +99,7 @@ def open_existing(
 ) -> Bench:
     """Open a model as the page would, converting it first if need be. Raises what the service's loading raises."""
     began = time.perf_counter()
-    opened = open_model(model, settings, progress=progress, cancel=CancelToken(), note=note, env=env)
+    opened = open_model(model, Loading(settings, progress, CancelToken(), note, env))
     config = opened.checkpoint.config
     machine = _machine(opened.checkpoint.name, opened.kernel, opened.threads, config)
     return Bench(opened.network, machine, time.perf_counter() - began)

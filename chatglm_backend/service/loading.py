@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, LoadProgress, ModelInfo
 from chatglm_backend.errors import LoadCancelled
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from chatglm_backend.serving.worker import Worker
     from chatglm_backend.tokenizers.base import EncodedPrompt, Family, Tokenizer
 
-__all__ = ["LoadedModel", "Loader", "Note", "OpenedModel", "Progress", "load_model", "open_model"]
+__all__ = ["LoadedModel", "Loader", "Loading", "Note", "OpenedModel", "Progress", "load_model", "open_model"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,21 +46,19 @@ class LoadedModel:
     worker: Worker[PreparedRequest]
 
 
-class Loader(Protocol):
-    """Makes a model ready. Raises a :class:`ChatGLMError`, LoadCancelled among them."""
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How a model is to be made ready, and who is told of it."""
 
-    def __call__(
-        self,
-        model: str | None,
-        settings: Settings,
-        *,
-        progress: Progress,
-        cancel: CancelToken,
-        note: Note,
-        env: Mapping[str, str],
-    ) -> LoadedModel:
-        """Load ``model``, or the default one for ``None``."""
-        ...
+    settings: Settings
+    progress: Progress
+    cancel: CancelToken
+    note: Note
+    env: Mapping[str, str]
+
+
+Loader = Callable[[str | None, Loading], LoadedModel]
+"""Makes a model, ``None`` the default one, ready. Raises a :class:`ChatGLMError`, LoadCancelled among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +75,10 @@ class OpenedModel:
     others: Mapping[str, Callable[[], ChatModel]]
 
 
-def open_model(
-    model: str | None,
-    settings: Settings,
-    *,
-    progress: Progress,
-    cancel: CancelToken,
-    note: Note,
-    env: Mapping[str, str],
-) -> OpenedModel:
+def open_model(model: str | None, how: Loading) -> OpenedModel:
     """Find, convert if need be, and map ``model``. Only a model that was named is ever downloaded."""
-    progress(LoadProgress("find"))
+    settings, env = how.settings, how.env
+    how.progress(LoadProgress("find"))
     import torch
 
     from chatglm_backend.checkpoint.default import bundled_folder, default_model
@@ -102,7 +93,7 @@ def open_model(
         default = default_model(env)
         model = default.model
         if default.notice:
-            note(default.notice)
+            how.note(default.notice)
     wishes = Wishes(threads=None if settings.threads == AUTO else int(settings.threads))
     plan = plan_threads(read_machine(), wishes, env)
     found: list[CheckpointFolder] = []
@@ -111,9 +102,9 @@ def open_model(
         model,
         Preparation(
             use_cache=not settings.no_cache,
-            progress=progress,
-            cancel=cancel,
-            note=note,
+            progress=how.progress,
+            cancel=how.cancel,
+            note=how.note,
             found=found.append,
             env=env,
         ),
@@ -121,14 +112,15 @@ def open_model(
         family=None if settings.family == AUTO else cast("Family", settings.family),
         revision=settings.revision,
     )
-    progress(LoadProgress("map"))
+    how.progress(LoadProgress("map"))
     choice = select_kernel(
         cast("KernelName", settings.kernel),
         threads=plan.threads,
         cache=kernel_cache(settings, env),
         notify=_log.info,
     )
-    weights = map_weights(checkpoint, choice.kernel, progress=progress, cancel=cancel, keep=not settings.no_cache)
+    keep = not settings.no_cache
+    weights = map_weights(checkpoint, choice.kernel, progress=how.progress, cancel=how.cancel, keep=keep)
     network = build_model(checkpoint.config, weights, kv_dtype=getattr(torch, settings.kv_dtype), ops=choice.ops)
     is_demo = model == str(bundled_folder())
     reason = found[0].why if found else None
@@ -136,17 +128,9 @@ def open_model(
     return OpenedModel(checkpoint, network, choice.kernel.name, choice.reason, plan.threads, is_demo, reason, others)
 
 
-def load_model(
-    model: str | None,
-    settings: Settings,
-    *,
-    progress: Progress,
-    cancel: CancelToken,
-    note: Note,
-    env: Mapping[str, str],
-) -> LoadedModel:
-    """See :class:`Loader`."""
-    opened = open_model(model, settings, progress=progress, cancel=cancel, note=note, env=env)
+def load_model(model: str | None, how: Loading) -> LoadedModel:
+    """See :data:`Loader`."""
+    opened, settings = open_model(model, how), how.settings
     from chatglm_backend.checkpoint.prepare import matching_tokenizer
     from chatglm_backend.engine.engine import Engine, EngineOptions
     from chatglm_backend.models.layout import parameter_count
@@ -157,8 +141,8 @@ def load_model(
     if settings.draft_tokens != AUTO:
         options = replace(options, draft_tokens=int(settings.draft_tokens))
     engine = Engine(network, tokenizer, options)
-    progress(LoadProgress("warm_up"))
-    _warm_up(engine, cancel, checkpoint.name)
+    how.progress(LoadProgress("warm_up"))
+    _warm_up(engine, how.cancel, checkpoint.name)
     bytes_per_token = network.new_cache(1).bytes_per_token
     info = ModelInfo(
         name=checkpoint.name,

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from chatglm_backend.core import CancelToken, GenerationRequest, LoadProgress, ModelInfo, ModelState, ModelStatus
@@ -24,7 +25,7 @@ from chatglm_backend.errors import (
     ShuttingDown,
 )
 from chatglm_backend.sentences import Sentence
-from chatglm_backend.service.loading import LoadedModel, Loader, Note, load_model
+from chatglm_backend.service.loading import LoadedModel, Loader, Loading, Note, load_model
 from chatglm_backend.settings import Settings, with_cache
 
 if TYPE_CHECKING:
@@ -137,23 +138,20 @@ class Service:
         """
         from chatglm_backend.serving.ticket import Ticket
 
+        ticket = Ticket(
+            request, kernel=kernel, disconnect_grace_s=disconnect_grace_s, timeout_s=timeout_s, wake=self._end_cancelled
+        )
         with self._changed:
             loaded, status = self._loaded, self._status
             if wait and status.state is ModelState.LOADING:
                 if len(self._parked) >= self.settings.queue_limit:
                     raise QueueFull(waiting=len(self._parked))
-                ticket = Ticket(
-                    request,
-                    kernel=kernel,
-                    disconnect_grace_s=disconnect_grace_s,
-                    timeout_s=timeout_s,
-                    wake=self._end_cancelled,
-                )
                 self._parked.append(ticket)
                 return ticket
         if loaded is None:
             raise status.error if wait and isinstance(status.error, ChatGLMError) else ModelNotReady()
-        return loaded.worker.submit(request, kernel=kernel, disconnect_grace_s=disconnect_grace_s, timeout_s=timeout_s)
+        loaded.worker.take(ticket)
+        return ticket
 
     def metrics(self) -> MetricsSnapshot | None:
         """The worker's counters; ``None`` without a model."""
@@ -194,14 +192,8 @@ class Service:
         try:
             if cancel.cancelled:
                 raise LoadCancelled(model=model or "the model")
-            loaded = self._loader(
-                model,
-                self.settings,
-                progress=lambda step: self._tell(cancel, step),
-                cancel=cancel,
-                note=self._note,
-                env=self._env,
-            )
+            how = Loading(self.settings, partial(self._tell, cancel), cancel, self._note, self._env)
+            loaded = self._loader(model, how)
         except LoadCancelled as error:
             self._finish(cancel, ModelStatus(ModelState.NONE, error=error), None)
         except ChatGLMError as error:

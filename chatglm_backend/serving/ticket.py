@@ -55,7 +55,8 @@ class Ticket:
     ) -> None:
         """``kernel`` is empty for the model's own, or one of its other ones, for comparisons.
 
-        ``timeout_s`` ``None`` or 0: no limit. ``wake`` tells whoever has the ticket that its end is asked for.
+        With ``disconnect_grace_s`` it is cancelled when nobody reads for so long. ``timeout_s`` ``None`` or 0: no
+        limit. ``wake`` tells whoever has the ticket that its end is asked for.
         """
         self.request = request
         self.kernel = kernel

@@ -92,26 +92,8 @@ class Worker(Generic[P]):
         """Whether the thread is alive and takes requests."""
         return not self._crashed and not self._closing and self._thread.is_alive()
 
-    def submit(
-        self,
-        request: GenerationRequest,
-        *,
-        kernel: str = "",
-        disconnect_grace_s: float | None = None,
-        timeout_s: float | None = None,
-    ) -> Ticket:
-        """Take a request in line. With ``disconnect_grace_s`` it is cancelled when nobody reads for so long.
-
-        Raises what :meth:`take` raises.
-        """
-        ticket = Ticket(
-            request, kernel=kernel, disconnect_grace_s=disconnect_grace_s, timeout_s=timeout_s, clock=self._clock
-        )
-        self.take(ticket)
-        return ticket
-
     def take(self, ticket: Ticket) -> None:
-        """Take a ticket in line.
+        """Take a request in line.
 
         Raises ContextLimitExceeded, QueueFull, TooManyRequests, InvalidRequest (an id in use, an unknown kernel),
         ShuttingDown or EngineFailure (the worker has died).

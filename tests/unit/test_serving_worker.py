@@ -13,6 +13,7 @@ import pytest
 
 from chatglm_backend.core import (
     CancelToken,
+    Clock,
     Completed,
     Event,
     FinishReason,
@@ -22,6 +23,7 @@ from chatglm_backend.core import (
     Timing,
     TokenEvent,
     Usage,
+    monotonic_clock,
 )
 from chatglm_backend.errors import (
     EngineFailure,
@@ -37,20 +39,14 @@ from chatglm_backend.serving.worker import Worker, WorkerOptions
 WAIT = 10.0
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What the fake engine knows of a request."""
-
-    prompt_tokens: int
-    kv_bytes: int
-
-
 @dataclass(eq=False)
 class Life:
     """One sequence of the fake engine."""
 
     request: GenerationRequest
-    cancel: CancelToken
+    kv_bytes: int
+    prompt_tokens: int = 3
+    cancel: CancelToken = field(default_factory=CancelToken)
     made: int = 0
 
 
@@ -66,19 +62,19 @@ class FakeEngine:
     steps: int = 0
     crash: BaseException | None = None
 
-    def prepare(self, request: GenerationRequest) -> Measured:
-        return Measured(3, 100 * len(request.prompt or ""))
+    def prepare(self, request: GenerationRequest) -> Life:
+        return Life(request, 100 * len(request.prompt or ""))
 
-    def start(self, request: GenerationRequest, cancel: CancelToken, submitted_at: float, prepared: Measured) -> Life:
-        del submitted_at, prepared
+    def start(self, request: GenerationRequest, cancel: CancelToken, submitted_at: float, prepared: Life) -> Life:
+        del submitted_at
         if request.prompt == "unstartable":
             raise MemoryError
-        life = Life(request, cancel)
-        self.lives.append(life)
+        prepared.cancel = cancel
+        self.lives.append(prepared)
         self.started.append(request.request_id)
         self.most_running = max(self.most_running, len(self.lives))
         self.mine_running.append(sum(one.request.visitor == request.visitor for one in self.lives))
-        return life
+        return prepared
 
     def step(self) -> Sequence[tuple[Life, Event | RequestError]]:
         self.gate.wait(WAIT)
@@ -107,6 +103,15 @@ def ask(name: str, session: str = "local", prompt: str = "x", tokens: int = 3) -
     return GenerationRequest(name, session, prompt=prompt, params=GenerationParams(max_new_tokens=tokens))
 
 
+class Line(Worker[Life]):
+    """A worker that makes the tickets itself, by its own clock."""
+
+    def submit(self, request: GenerationRequest, **limits: Any) -> Ticket:
+        ticket = Ticket(request, clock=self._clock, **limits)
+        self.take(ticket)
+        return ticket
+
+
 @pytest.fixture
 def engine() -> FakeEngine:
     """An engine whose gate is closed."""
@@ -116,13 +121,11 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def make(engine: FakeEngine) -> Iterator[Any]:
     """A maker of workers that are closed afterwards."""
-    made: list[Worker[Measured]] = []
+    made: list[Line] = []
 
-    def build(clock: Any = None, **options: Any) -> Worker[Measured]:
-        extra = {} if clock is None else {"clock": clock}
-        worker: Worker[Measured] = Worker({"": engine}, WorkerOptions(**options), **extra)
-        made.append(worker)
-        return worker
+    def build(clock: Clock = monotonic_clock, **options: Any) -> Line:
+        made.append(Line({"": engine}, WorkerOptions(**options), clock=clock))
+        return made[-1]
 
     yield build
     engine.gate.set()
@@ -220,7 +223,7 @@ def test_twelve_requests_of_one_visitor_are_queued(make: Any, engine: FakeEngine
 def test_each_kernel_has_an_engine_of_its_own(engine: FakeEngine) -> None:
     """A request goes to the one it asks for, and both are stepped."""
     other = FakeEngine(gate=engine.gate)
-    worker: Worker[Measured] = Worker({"": engine, "other": other})
+    worker = Line({"": engine, "other": other})
     engine.gate.set()
     tickets = worker.submit(ask("a")), worker.submit(ask("b"), kernel="other")
     assert [reason_of(ticket) for ticket in tickets] == [FinishReason.LENGTH] * 2
