@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 PATIENCE_S = 60.0
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def until(check: Callable[[], object], seconds: float = PATIENCE_S) -> None:
@@ -56,7 +64,7 @@ class Site:
         def answers() -> bool:
             assert self.process.poll() is None, f"the page ended with {self.process.returncode}"
             try:
-                self.state()
+                urllib.request.urlopen(f"{self.url}/health", timeout=10).close()
             except OSError:
                 return False
             return True
@@ -81,6 +89,7 @@ class Visit:
     """An open page and the addresses outside this machine that it asked for."""
 
     page: Any
+    site: Site
     foreign: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -103,6 +112,46 @@ class Visit:
         """Type a prompt and send it from the keyboard."""
         self.page.fill("#cg-prompt textarea", prompt)
         self.page.press("#cg-prompt textarea", "Control+Enter")
+
+    def limit(self, tokens: int, slider: str = "#cg-max-new-tokens") -> None:
+        """Set how many new tokens there are at most."""
+        self.page.fill(f"{slider} input[type=number]", str(tokens))
+        self.page.press(f"{slider} input[type=number]", "Tab")
+
+    def reach(self, selector: str) -> None:
+        """Press Tab until the focus is on the element or in it, as somebody without a mouse does."""
+        for _ in range(80):
+            self.page.keyboard.press("Tab")
+            if self.page.evaluate("selector => !!document.activeElement.closest(selector)", selector):
+                return
+        raise AssertionError(f"Tab never leads to {selector}")
+
+    def use_every_page(self, said: str) -> Iterator[str]:
+        """Go through all pages and use each; gives the name of each, where it is to be looked at."""
+        page = self.page
+        self.send("AI是什么？")
+        self.status("done")
+        yield "prompt"
+        self.tab(1, "#cg-chat-box textarea")
+        page.fill("#cg-chat-box textarea", said)
+        page.press("#cg-chat-box textarea", "Enter")
+        page.locator("#cg-chat-status .cg-status[data-phase=done]").wait_for()
+        yield "chat"
+        self.tab(2, "#cg-compare-prompt textarea")
+        page.fill("#cg-compare-prompt textarea", "AI是什么？")
+        page.click("#cg-compare-generate")
+        page.locator("#cg-compare-status-b .cg-status[data-phase=done]").wait_for()
+        yield "compare"
+        self.tab(3, "#cg-speed-start")
+        page.click("#cg-speed-start")
+        yield "speed, running"
+        page.locator("#cg-speed-download a").wait_for()
+        yield "speed"
+        self.tab(4, "#cg-model-source")
+        page.fill("#cg-model-source :is(input, textarea)", "THUDM/chatglm3-6b")
+        page.click("#cg-doctor-run")
+        page.locator("#cg-doctor dl").wait_for()
+        yield "model"
 
     def tab(self, number: int, seen: str) -> None:
         """Open one of the five pages, on which ``seen`` then stands."""

@@ -40,13 +40,6 @@ def ended(visit: Visit) -> None:
     visit.page.locator(f"{STATUS}[data-phase=done]").wait_for()
 
 
-def max_tokens(visit: Visit, number: int) -> None:
-    """Set the slider."""
-    field = "#cg-chat-max-new-tokens input[type=number]"
-    visit.page.fill(field, str(number))
-    visit.page.press(field, "Tab")
-
-
 def titles(visit: Visit, *expected: str) -> None:
     """Wait until the list of conversations has these rows."""
     visit.page.wait_for_function(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from browser_helpers import PATIENCE_S, Serve, Site, Visit, Visitor
+from browser_helpers import PATIENCE_S, Serve, Site, Visit, Visitor, free_port
+from chat_steps import open_chat
 
 playwright_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is missing: install requirements-dev.txt"
@@ -34,12 +34,6 @@ _FLAGS = (
 )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """Start a page: ``serve(scenario)``; the same scenario is shared unless it has an environment of its own.
@@ -52,7 +46,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     def start(scenario: str = "ready", **environment: str) -> Site:
         if scenario in running and not environment:
             return running[scenario]
-        port, data = _free_port(), str(tmp_path_factory.mktemp(scenario))
+        port, data = free_port(), str(tmp_path_factory.mktemp(scenario))
         own = {"SCRIPTED_DATA": data, **environment}
         script = Path(__file__).with_name("serve.py")
         process = subprocess.Popen([sys.executable, str(script), str(port), scenario], env={**os.environ, **own})
@@ -107,7 +101,7 @@ def visitor(chromium: Any) -> Iterator[Visitor]:
         )
         context.set_default_timeout(PATIENCE_S * 1000)
         contexts.append(context)
-        seen = Visit(context.new_page())
+        seen = Visit(context.new_page(), site)
 
         def note(request: Any) -> None:
             address = urlsplit(request.url)
@@ -123,3 +117,21 @@ def visitor(chromium: Any) -> Iterator[Visitor]:
     yield visit
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def visit(serve: Serve, visitor: Visitor) -> Visit:
+    """The page that keeps no conversations, opened by a new visitor."""
+    return visitor(serve())
+
+
+@pytest.fixture
+def chat(visit: Visit) -> Visit:
+    """Its Chat page."""
+    return open_chat(visit)
+
+
+@pytest.fixture
+def kept(serve: Serve, visitor: Visitor) -> Visit:
+    """The Chat page of a server that keeps conversations."""
+    return open_chat(visitor(serve("kept")))

@@ -11,16 +11,14 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from browser_helpers import Site, free_port
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
@@ -95,30 +93,15 @@ def _page() -> Iterator[str]:
     """The program as a new user starts it; gives its address."""
     with tempfile.TemporaryDirectory(prefix="chatglm-") as home:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("CHATGLM_", "XDG_", "HF_"))}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         command = [sys.executable, str(_ROOT / "webui.py"), "--port", str(port)]
         with subprocess.Popen(command, env={**kept, "HOME": home, "USERPROFILE": home}) as program:
             try:
-                url = f"http://127.0.0.1:{port}"
-                _wait(url, program)
-                yield url
+                site = Site(f"http://127.0.0.1:{port}", program)
+                site.wait_until_open()
+                yield site.url
             finally:
                 program.terminate()
-
-
-def _wait(url: str, program: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        if program.poll() is not None:
-            raise SystemExit(f"the page ended with {program.returncode}")
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return
-    raise SystemExit("the page did not open")
 
 
 def _keep(picture: bytes, path: Path) -> None:

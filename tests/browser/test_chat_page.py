@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import pytest
-from browser_helpers import Serve, Visitor, until
+from browser_helpers import Serve, Visit, Visitor, until
 from chat_steps import ANSWERS, BOX, STATUS, open_chat, say, written
 
 pytestmark = pytest.mark.browser
 
 
-def test_a_conversation_of_two_rounds(serve: Serve, visitor: Visitor) -> None:
+def test_a_conversation_of_two_rounds(chat: Visit) -> None:
     """Both answers stand on the page, and the second question took the first round along."""
-    site = serve()
-    visit = open_chat(visitor(site))
-    say(visit, "What is AI?")
-    say(visit, "AI是什么？")
-    written(visit, "AI是人工智能的缩写，它让机器学会思考。")
-    assert visit.page.locator(ANSWERS).first.inner_text().strip() == "AI is the study of machines that learn."
-    assert visit.page.locator(ANSWERS).count() == 2
-    assert site.state()["messages"][-1][0] == "What is AI?"
-    assert visit.page.input_value(BOX) == ""
-    assert "Context:" in visit.page.inner_text("#cg-context")
+    say(chat, "What is AI?")
+    say(chat, "AI是什么？")
+    written(chat, "AI是人工智能的缩写，它让机器学会思考。")
+    assert chat.page.locator(ANSWERS).first.inner_text().strip() == "AI is the study of machines that learn."
+    assert chat.page.locator(ANSWERS).count() == 2
+    assert chat.site.state()["messages"][-1][0] == "What is AI?"
+    assert chat.page.input_value(BOX) == ""
+    assert "Context:" in chat.page.inner_text("#cg-context")
 
 
 def test_a_system_prompt_where_the_family_reads_one(serve: Serve, visitor: Visitor) -> None:
@@ -35,48 +33,43 @@ def test_a_system_prompt_where_the_family_reads_one(serve: Serve, visitor: Visit
     assert other.page.locator("#cg-chat-system").count() == 0
 
 
-def test_stop_keeps_the_text_and_the_conversation_goes_on(serve: Serve, visitor: Visitor) -> None:
+def test_stop_keeps_the_text_and_the_conversation_goes_on(chat: Visit) -> None:
     """After a stop the next question is answered."""
-    site = serve()
-    visit = open_chat(visitor(site))
-    say(visit, "slow", answered=False)
-    written(visit, "word2")
-    visit.page.keyboard.press("Escape")
-    visit.page.locator(f"{STATUS}[data-phase=done]", has_text="Stopped").wait_for()
-    assert site.ticket()["cancelled"]
-    say(visit, "What is AI?")
-    written(visit, "machines that learn")
+    say(chat, "slow", answered=False)
+    written(chat, "word2")
+    chat.page.keyboard.press("Escape")
+    chat.page.locator(f"{STATUS}[data-phase=done]", has_text="Stopped").wait_for()
+    assert chat.site.ticket()["cancelled"]
+    say(chat, "What is AI?")
+    written(chat, "machines that learn")
 
 
-def test_code_formulas_and_html_are_shown_safely_and_locally(serve: Serve, visitor: Visitor) -> None:
+def test_code_formulas_and_html_are_shown_safely_and_locally(chat: Visit) -> None:
     """Code is highlighted, a formula is set, HTML is text, nothing is fetched from elsewhere."""
-    visit = open_chat(visitor(serve()))
-    say(visit, "code please")
-    say(visit, "latex please")
-    say(visit, "html please")
-    written(visit, "<b>not bold</b>")
-    visit.page.locator("#cg-chat pre code span").first.wait_for()
-    until(lambda: visit.page.locator("#cg-chat .katex").count() == 2)
-    assert visit.page.locator(f"{ANSWERS} img").count() == 0
-    assert visit.page.evaluate("window.hacked") is None
-    assert (visit.foreign, visit.faults) == ([], [])
+    say(chat, "code please")
+    say(chat, "latex please")
+    say(chat, "html please")
+    written(chat, "<b>not bold</b>")
+    chat.page.locator("#cg-chat pre code span").first.wait_for()
+    until(lambda: chat.page.locator("#cg-chat .katex").count() == 2)
+    assert chat.page.locator(f"{ANSWERS} img").count() == 0
+    assert chat.page.evaluate("window.hacked") is None
+    assert (chat.foreign, chat.faults) == ([], [])
 
 
-def test_keys_break_lines_and_respect_an_input_method(serve: Serve, visitor: Visitor) -> None:
+def test_keys_break_lines_and_respect_an_input_method(chat: Visit) -> None:
     """Shift+Enter breaks the line; Enter while composing sends nothing."""
-    site = serve()
-    visit = open_chat(visitor(site))
-    before = len(site.state()["tickets"])
-    visit.page.fill(BOX, "one")
-    visit.page.press(BOX, "Shift+Enter")
-    visit.page.keyboard.type("two")
-    visit.page.evaluate(
+    before = len(chat.site.state()["tickets"])
+    chat.page.fill(BOX, "one")
+    chat.page.press(BOX, "Shift+Enter")
+    chat.page.keyboard.type("two")
+    chat.page.evaluate(
         "document.querySelector('#cg-chat-box textarea').dispatchEvent(new KeyboardEvent('keydown',"
         "{key:'Enter',isComposing:true,bubbles:true,cancelable:true}))"
     )
-    visit.page.wait_for_timeout(300)
-    assert visit.page.input_value(BOX) == "one\ntwo"
-    assert len(site.state()["tickets"]) == before
+    chat.page.wait_for_timeout(300)
+    assert chat.page.input_value(BOX) == "one\ntwo"
+    assert len(chat.site.state()["tickets"]) == before
 
 
 def test_changing_the_tab_stops_no_answer_and_a_phone_fits(serve: Serve, visitor: Visitor) -> None:

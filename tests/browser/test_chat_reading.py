@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from browser_helpers import Serve, Site, Visit, Visitor, until
-from chat_steps import ANSWERS, BOX, answers, ended, max_tokens, open_chat, say, written
+from chat_steps import ANSWERS, BOX, answers, ended, open_chat, say, written
 
 pytestmark = pytest.mark.browser
 
@@ -20,12 +20,10 @@ def _composing(visit: Visit) -> Any:
 
 
 @pytest.mark.parametrize(("tab", "box", "keys"), [(1, BOX, "Enter"), (0, "#cg-prompt textarea", "Control+Enter")])
-def test_an_input_method_never_sends(serve: Serve, visitor: Visitor, tab: int, box: str, keys: str) -> None:
+def test_an_input_method_never_sends(visit: Visit, tab: int, box: str, keys: str) -> None:
     """Characters being chosen, the key that confirms them included; the same key afterwards sends."""
-    site = serve()
-    visit = visitor(site)
     visit.tab(tab, box)
-    before = len(site.state()["prompts"])
+    before = len(visit.site.state()["prompts"])
     visit.page.focus(box)
     session = _composing(visit)
     session.send("Input.imeSetComposition", {"text": "ni hao", "selectionStart": 6, "selectionEnd": 6})
@@ -37,34 +35,33 @@ def test_an_input_method_never_sends(serve: Serve, visitor: Visitor, tab: int, b
              "modifiers": 2 if keys.startswith("Control") else 0},
         )  # fmt: skip
     visit.page.wait_for_timeout(300)
-    assert len(site.state()["prompts"]) == before
+    assert len(visit.site.state()["prompts"]) == before
     session.send("Input.insertText", {"text": "AI是什么？"})
     until(lambda: visit.page.input_value(box) == "AI是什么？")
-    assert len(site.state()["prompts"]) == before
+    assert len(visit.site.state()["prompts"]) == before
     visit.page.keyboard.press(keys)
-    until(lambda: len(site.state()["prompts"]) == before + 1)
-    assert site.state()["prompts"][-1] == "AI是什么？"
+    until(lambda: len(visit.site.state()["prompts"]) == before + 1)
+    assert visit.site.state()["prompts"][-1] == "AI是什么？"
 
 
-def test_the_focus_returns_to_the_box(serve: Serve, visitor: Visitor) -> None:
+def test_the_focus_returns_to_the_box(chat: Visit) -> None:
     """After sending with the mouse, stopping, undoing, regenerating and beginning anew one types on."""
-    visit = open_chat(visitor(serve()))
-    visit.page.fill(BOX, "What is AI?")
-    visit.page.click("#cg-chat-send")
-    visit.page.wait_for_function(_FOCUSED)
-    ended(visit)
-    visit.page.wait_for_function(_FOCUSED)
-    say(visit, "slow", answered=False)
-    written(visit, "word2 ")
-    visit.page.click("#cg-chat-stop")
-    visit.page.locator("#cg-chat .cg-cut").wait_for()
-    visit.page.wait_for_function(_FOCUSED)
-    visit.page.get_by_label("Undo").last.click()
-    visit.page.wait_for_function(f"document.querySelector('{BOX}').value === 'slow'")
-    visit.page.wait_for_function(_FOCUSED)
-    visit.page.click("#cg-chat-clear")
-    answers(visit, 0)
-    visit.page.wait_for_function(_FOCUSED)
+    chat.page.fill(BOX, "What is AI?")
+    chat.page.click("#cg-chat-send")
+    chat.page.wait_for_function(_FOCUSED)
+    ended(chat)
+    chat.page.wait_for_function(_FOCUSED)
+    say(chat, "slow", answered=False)
+    written(chat, "word2 ")
+    chat.page.click("#cg-chat-stop")
+    chat.page.locator("#cg-chat .cg-cut").wait_for()
+    chat.page.wait_for_function(_FOCUSED)
+    chat.page.get_by_label("Undo").last.click()
+    chat.page.wait_for_function(f"document.querySelector('{BOX}').value === 'slow'")
+    chat.page.wait_for_function(_FOCUSED)
+    chat.page.click("#cg-chat-clear")
+    answers(chat, 0)
+    chat.page.wait_for_function(_FOCUSED)
 
 
 def _still(visit: Visit) -> bool:
@@ -74,26 +71,25 @@ def _still(visit: Visit) -> bool:
     return bool(visit.page.evaluate(f"{_LOG}.scrollTop") == top)
 
 
-def test_scrolling_yields_to_a_reader_who_scrolled_up(serve: Serve, visitor: Visitor) -> None:
+def test_scrolling_yields_to_a_reader_who_scrolled_up(chat: Visit) -> None:
     """New words keep the end in sight; one turn of the wheel is enough to stay; at the end it goes on."""
-    visit = open_chat(visitor(serve()))
-    max_tokens(visit, 2000)
-    say(visit, "paragraphs", answered=False)
-    visit.page.wait_for_function(f"{_LOG}.scrollHeight > {_LOG}.clientHeight + 500")
+    chat.limit(2000, "#cg-chat-max-new-tokens")
+    say(chat, "paragraphs", answered=False)
+    chat.page.wait_for_function(f"{_LOG}.scrollHeight > {_LOG}.clientHeight + 500")
     at_end = f"{_LOG}.scrollHeight - {_LOG}.scrollTop - {_LOG}.clientHeight < 40"
-    visit.page.wait_for_function(at_end)
-    visit.page.hover("#cg-chat")
-    visit.page.mouse.wheel(0, -200)
-    until(lambda: not visit.page.evaluate(at_end) and _still(visit))
-    top = visit.page.evaluate(f"{_LOG}.scrollTop")
-    height = visit.page.evaluate(f"{_LOG}.scrollHeight")
-    visit.page.wait_for_function(f"{_LOG}.scrollHeight > {height} + 100")
-    assert abs(visit.page.evaluate(f"{_LOG}.scrollTop") - top) <= 2
-    visit.page.mouse.wheel(0, 100_000)
-    height = visit.page.evaluate(f"{_LOG}.scrollHeight")
-    visit.page.wait_for_function(f"{_LOG}.scrollHeight > {height} + 100")
-    visit.page.wait_for_function(at_end)
-    visit.page.click("#cg-chat-clear")
+    chat.page.wait_for_function(at_end)
+    chat.page.hover("#cg-chat")
+    chat.page.mouse.wheel(0, -200)
+    until(lambda: not chat.page.evaluate(at_end) and _still(chat))
+    top = chat.page.evaluate(f"{_LOG}.scrollTop")
+    height = chat.page.evaluate(f"{_LOG}.scrollHeight")
+    chat.page.wait_for_function(f"{_LOG}.scrollHeight > {height} + 100")
+    assert abs(chat.page.evaluate(f"{_LOG}.scrollTop") - top) <= 2
+    chat.page.mouse.wheel(0, 100_000)
+    height = chat.page.evaluate(f"{_LOG}.scrollHeight")
+    chat.page.wait_for_function(f"{_LOG}.scrollHeight > {height} + 100")
+    chat.page.wait_for_function(at_end)
+    chat.page.click("#cg-chat-clear")
 
 
 def test_screen_readers_hear_sentences_once(serve: Serve, visitor: Visitor) -> None:
@@ -146,47 +142,44 @@ def test_copying_works_over_plain_http_on_the_network(serve: Serve, visitor: Vis
     assert (visit.foreign, visit.faults) == ([], [])
 
 
-def test_a_long_answer_is_one_message_and_copied_whole(serve: Serve, visitor: Visitor) -> None:
+def test_a_long_answer_is_one_message_and_copied_whole(chat: Visit) -> None:
     """It stands in pieces, of which only the last is rendered anew for each word; nobody can tell."""
-    visit = open_chat(visitor(serve()))
-    visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    max_tokens(visit, 60)
-    say(visit, "paragraphs")
-    written(visit, "Paragraph 59 of many")
-    assert visit.page.locator(f"{ANSWERS} .md").count() == 3
-    assert visit.page.locator(ANSWERS).count() == 1
-    visit.page.locator("#cg-chat").get_by_label("Copy message").last.click()
+    chat.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    chat.limit(60, "#cg-chat-max-new-tokens")
+    say(chat, "paragraphs")
+    written(chat, "Paragraph 59 of many")
+    assert chat.page.locator(f"{ANSWERS} .md").count() == 3
+    assert chat.page.locator(ANSWERS).count() == 1
+    chat.page.locator("#cg-chat").get_by_label("Copy message").last.click()
     whole = "".join(f"Paragraph {number} of many, with some words in it.\n\n" for number in range(60))
-    until(lambda: visit.page.evaluate("navigator.clipboard.readText()") == whole)
+    until(lambda: chat.page.evaluate("navigator.clipboard.readText()") == whole)
 
 
-def test_a_stopped_answer_is_copied_without_its_mark(serve: Serve, visitor: Visitor) -> None:
+def test_a_stopped_answer_is_copied_without_its_mark(chat: Visit) -> None:
     """The mark is for the screen."""
-    visit = open_chat(visitor(serve()))
-    visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    say(visit, "slow", answered=False)
-    written(visit, "word2 ")
-    visit.page.keyboard.press("Escape")
-    visit.page.locator("#cg-chat .cg-cut").wait_for()
-    visit.page.locator("#cg-chat").get_by_label("Copy message").last.click()
-    until(lambda: visit.page.evaluate("navigator.clipboard.readText()").startswith("word0 word1 word2 "))
-    copied = visit.page.evaluate("navigator.clipboard.readText()")
+    chat.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    say(chat, "slow", answered=False)
+    written(chat, "word2 ")
+    chat.page.keyboard.press("Escape")
+    chat.page.locator("#cg-chat .cg-cut").wait_for()
+    chat.page.locator("#cg-chat").get_by_label("Copy message").last.click()
+    until(lambda: chat.page.evaluate("navigator.clipboard.readText()").startswith("word0 word1 word2 "))
+    copied = chat.page.evaluate("navigator.clipboard.readText()")
     assert "interrupted" not in copied
     assert "<" not in copied
 
 
-def test_hostile_markdown_runs_nothing_and_fetches_nothing(serve: Serve, visitor: Visitor) -> None:
+def test_hostile_markdown_runs_nothing_and_fetches_nothing(chat: Visit) -> None:
     """Scripts, handlers, styles, frames, pictures and links, in prose, code, formulas and the question."""
-    visit = open_chat(visitor(serve()))
-    say(visit, "hostile <img src=x onerror=window.hacked=1>")
-    shown = visit.page.locator(ANSWERS).last
+    say(chat, "hostile <img src=x onerror=window.hacked=1>")
+    shown = chat.page.locator(ANSWERS).last
     until(lambda: "onerror=window.hacked=7" in shown.inner_text())
     assert "<svg onload=window.hacked=2>" in shown.inner_text()
-    assert "<img src=x onerror=window.hacked=1>" in visit.page.locator("#cg-chat .user.message").last.inner_text()
+    assert "<img src=x onerror=window.hacked=1>" in chat.page.locator("#cg-chat .user.message").last.inner_text()
     assert shown.locator("script, iframe, style, object, embed, form, svg[onload], img[onerror]").count() == 0
     links = shown.locator("a").evaluate_all("all => all.map(one => one.getAttribute('href') || '')")
     assert [link for link in links if link.lower().strip().startswith(("javascript", "data", "vbscript"))] == []
-    visit.page.wait_for_timeout(500)
-    assert visit.page.evaluate("window.hacked") is None
-    assert [address for address in visit.foreign if "elsewhere.example" not in address] == []
-    assert visit.faults == []
+    chat.page.wait_for_timeout(500)
+    assert chat.page.evaluate("window.hacked") is None
+    assert [address for address in chat.foreign if "elsewhere.example" not in address] == []
+    assert chat.faults == []

@@ -39,8 +39,7 @@ def test_a_prompts_answer_is_there_again_after_a_reload(serve: Serve, visitor: V
     """The Prompt page reads on as well, with the prompt and the exact prompt."""
     site = serve("kept")
     visit, before = visitor(site), len(site.state()["tickets"])
-    visit.page.fill("#cg-max-new-tokens input[type=number]", "2048")
-    visit.page.press("#cg-max-new-tokens input[type=number]", "Tab")
+    visit.limit(2048)
     visit.send("slow")
     visit.status("writing")
     visit.page.reload()

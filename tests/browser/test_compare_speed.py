@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from browser_helpers import Serve, Visitor, until
+from browser_helpers import Visit, until
 
 pytestmark = pytest.mark.browser
 
 
-def test_two_settings_side_by_side_and_one_stop(serve: Serve, visitor: Visitor) -> None:
+def test_two_settings_side_by_side_and_one_stop(visit: Visit) -> None:
     """Each side obeys its own limit; Escape stops both; the next comparison works."""
-    site = serve()
-    visit = visitor(site)
     page = visit.page
     visit.tab(2, "#cg-compare-prompt")
     page.fill("#cg-compare-prompt textarea", "What is AI?")
@@ -25,7 +23,7 @@ def test_two_settings_side_by_side_and_one_stop(serve: Serve, visitor: Visitor) 
         page.locator(f"#cg-compare-status-{side} .cg-status[data-phase=done]").wait_for()
     until(lambda: page.input_value("#cg-compare-output-a textarea") == "AI is the")
     until(lambda: page.input_value("#cg-compare-output-b textarea") == "AI is the study of machines that learn.")
-    seen = site.state()
+    seen = visit.site.state()
     assert sorted(zip(seen["kernels"][-2:], seen["formats"][-2:], strict=True)) == [("", "recipe"), ("bigdl", "raw")]
     shown = [page.inner_text(f"#cg-compare-timing-{side} [data-figure=kernel] dd") for side in ("a", "b")]
     assert shown == ["vnni", "bigdl"]
@@ -37,12 +35,11 @@ def test_two_settings_side_by_side_and_one_stop(serve: Serve, visitor: Visitor) 
     page.keyboard.press("Escape")
     for side in ("a", "b"):
         page.locator(f"#cg-compare-status-{side}", has_text="Stopped").wait_for()
-    until(lambda: [ticket["cancelled"] for ticket in site.state()["tickets"][-2:]] == [True, True])
+    until(lambda: [ticket["cancelled"] for ticket in visit.site.state()["tickets"][-2:]] == [True, True])
 
 
-def test_a_speed_test_ends_with_plots_and_files(serve: Serve, visitor: Visitor) -> None:
+def test_a_speed_test_ends_with_plots_and_files(visit: Visit) -> None:
     """Both files can be saved, and the page fetched nothing from elsewhere."""
-    visit = visitor(serve())
     page = visit.page
     visit.tab(3, "#cg-speed-start")
     page.click("#cg-speed-start")

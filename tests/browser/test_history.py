@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from browser_helpers import Serve, Visitor
+from browser_helpers import Serve, Visit, Visitor
 from chat_steps import answers, open_chat, say, titles, written
 
 pytestmark = pytest.mark.browser
@@ -48,43 +48,42 @@ def test_two_visitors_and_a_restart(serve: Serve, visitor: Visitor) -> None:
     assert (ann.foreign, ann.faults) == ([], [])
 
 
-def test_list_search_rename_export_import(serve: Serve, visitor: Visitor, tmp_path: Path) -> None:
+def test_list_search_rename_export_import(kept: Visit, tmp_path: Path) -> None:
     """The panel's own ways, and a file that goes out and comes back."""
-    visit = open_chat(visitor(serve("kept")))
-    say(visit, "What is AI?")
-    visit.page.locator("#cg-chat-clear").click()
-    answers(visit, 0)
-    say(visit, "100% <b>sure</b>")
-    titles(visit, "100% <b>sure</b>", "What is AI?")
+    say(kept, "What is AI?")
+    kept.page.locator("#cg-chat-clear").click()
+    answers(kept, 0)
+    say(kept, "100% <b>sure</b>")
+    titles(kept, "100% <b>sure</b>", "What is AI?")
 
-    search = visit.page.locator("#cg-history-search").locator("input, textarea").first
+    search = kept.page.locator("#cg-history-search").locator("input, textarea").first
     search.fill("machines")
-    titles(visit, "What is AI?")
-    visit.page.locator("#cg-history [data-history=open]").click()
-    written(visit, "machines that learn")
+    titles(kept, "What is AI?")
+    kept.page.locator("#cg-history [data-history=open]").click()
+    written(kept, "machines that learn")
     search.fill("")
-    titles(visit, "100% <b>sure</b>", "What is AI?")
+    titles(kept, "100% <b>sure</b>", "What is AI?")
 
-    visit.page.locator("#cg-history .cg-row[aria-current] [data-history=rename]").click()
-    visit.page.keyboard.type("Renamed 改名")
-    visit.page.keyboard.press("Enter")
-    visit.page.locator("#cg-history .cg-open", has_text="Renamed 改名").wait_for()
+    kept.page.locator("#cg-history .cg-row[aria-current] [data-history=rename]").click()
+    kept.page.keyboard.type("Renamed 改名")
+    kept.page.keyboard.press("Enter")
+    kept.page.locator("#cg-history .cg-open", has_text="Renamed 改名").wait_for()
 
-    with visit.page.expect_download() as waiting:
-        visit.page.locator("#cg-history a[href*='form=json']").click()
+    with kept.page.expect_download() as waiting:
+        kept.page.locator("#cg-history a[href*='form=json']").click()
     file = tmp_path / "export.json"
     waiting.value.save_as(file)
     assert waiting.value.suggested_filename == "Renamed 改名.json"
     assert [one["title"] for one in json.loads(file.read_text("utf-8"))["conversations"]] == ["Renamed 改名"]
 
-    visit.page.locator("#cg-history .cg-row[aria-current] [data-history=delete]").click()
-    visit.page.locator("dialog .cg-yes").click()
-    titles(visit, "100% <b>sure</b>")
-    visit.page.set_input_files("#cg-history input[type=file]", file)
-    visit.page.locator("#cg-history .cg-open", has_text="Renamed 改名").wait_for()
-    assert visit.page.locator("#cg-history .cg-open").count() == 2
-    written(visit, "machines that learn")
+    kept.page.locator("#cg-history .cg-row[aria-current] [data-history=delete]").click()
+    kept.page.locator("dialog .cg-yes").click()
+    titles(kept, "100% <b>sure</b>")
+    kept.page.set_input_files("#cg-history input[type=file]", file)
+    kept.page.locator("#cg-history .cg-open", has_text="Renamed 改名").wait_for()
+    assert kept.page.locator("#cg-history .cg-open").count() == 2
+    written(kept, "machines that learn")
     file.write_text("{}")
-    visit.page.set_input_files("#cg-history input[type=file]", file)
-    visit.page.locator("#cg-history-said", has_text="holds no conversations of this program").wait_for()
-    assert (visit.foreign, visit.faults) == ([], [])
+    kept.page.set_input_files("#cg-history input[type=file]", file)
+    kept.page.locator("#cg-history-said", has_text="holds no conversations of this program").wait_for()
+    assert (kept.foreign, kept.faults) == ([], [])

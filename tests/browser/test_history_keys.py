@@ -11,15 +11,6 @@ from chat_steps import answers, open_chat, say, titles
 pytestmark = pytest.mark.browser
 
 
-def _reach(visit: Visit, selector: str) -> None:
-    """Press Tab until the focus is on the element."""
-    for _ in range(80):
-        visit.page.keyboard.press("Tab")
-        if visit.page.evaluate("selector => document.activeElement.matches(selector)", selector):
-            return
-    raise AssertionError(f"Tab never leads to {selector}")
-
-
 def _focused(visit: Visit, selector: str) -> None:
     """Wait until the focus has come to the element."""
     visit.page.wait_for_function("selector => document.activeElement.matches(selector)", arg=selector)
@@ -39,7 +30,7 @@ def test_renaming_by_keyboard_gives_the_focus_back(serve: Serve, visitor: Visito
     visit = visitor(serve("kept"))
     _two_conversations(visit)
     button = "#cg-history .cg-row[aria-current] [data-history=rename]"
-    _reach(visit, button)
+    visit.reach(button)
     visit.page.keyboard.press("Enter")
     _focused(visit, "dialog input")
     visit.page.keyboard.type("not this")
@@ -61,39 +52,37 @@ def test_deleting_by_keyboard_leads_to_the_next_row(serve: Serve, visitor: Visit
     visit = visitor(serve("kept"))
     _two_conversations(visit)
     button = "#cg-history .cg-row [data-history=delete]"
-    _reach(visit, button)
+    visit.reach(button)
     visit.page.keyboard.press("Enter")
     _focused(visit, "dialog button:not(.cg-yes)")
     visit.page.keyboard.press("Enter")
     _focused(visit, button)
     titles(visit, "AI是什么？", "What is AI?")
     visit.page.keyboard.press("Enter")
-    _reach(visit, "dialog .cg-yes")
+    visit.reach("dialog .cg-yes")
     visit.page.keyboard.press("Enter")
     titles(visit, "What is AI?")
     _focused(visit, "#cg-history .cg-row .cg-open")
-    _reach(visit, button)
+    visit.reach(button)
     visit.page.keyboard.press("Enter")
-    _reach(visit, "dialog .cg-yes")
+    visit.reach("dialog .cg-yes")
     visit.page.keyboard.press("Enter")
     titles(visit)
     _focused(visit, "#cg-history-search :is(textarea, input)")
     assert visit.faults == []
 
 
-def test_without_history_nothing_is_kept_and_the_page_says_so(serve: Serve, visitor: Visitor) -> None:
+def test_without_history_nothing_is_kept_and_the_page_says_so(chat: Visit) -> None:
     """No list, no search, no file, no cookie that stays; a reload shows an empty conversation."""
-    site = serve()
-    visit = open_chat(visitor(site))
-    assert "Conversations are not kept" in visit.page.inner_text("#cg-history")
-    assert visit.page.locator("#cg-history-search").count() == 0
-    assert visit.page.locator("#cg-history button, #cg-history a, #cg-history input").count() == 0
-    say(visit, "What is AI?")
-    assert visit.page.locator("#cg-history .cg-row").count() == 0
-    assert [one["expires"] for one in visit.page.context.cookies() if "visitor" in one["name"]] == [-1]
-    visit.page.reload()
-    say(open_chat(visit), "once more")
-    answers(visit, 1)
-    assert site.state()["messages"][-1] == ["once more"]
-    assert list(Path(site.environment["SCRIPTED_DATA"]).iterdir()) == []
-    assert (visit.foreign, visit.faults) == ([], [])
+    assert "Conversations are not kept" in chat.page.inner_text("#cg-history")
+    assert chat.page.locator("#cg-history-search").count() == 0
+    assert chat.page.locator("#cg-history button, #cg-history a, #cg-history input").count() == 0
+    say(chat, "What is AI?")
+    assert chat.page.locator("#cg-history .cg-row").count() == 0
+    assert [one["expires"] for one in chat.page.context.cookies() if "visitor" in one["name"]] == [-1]
+    chat.page.reload()
+    say(open_chat(chat), "once more")
+    answers(chat, 1)
+    assert chat.site.state()["messages"][-1] == ["once more"]
+    assert list(Path(chat.site.environment["SCRIPTED_DATA"]).iterdir()) == []
+    assert (chat.foreign, chat.faults) == ([], [])

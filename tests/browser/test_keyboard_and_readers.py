@@ -6,21 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_helpers import Serve, Visitor, until
-from chat_steps import open_chat, say, written
+from browser_helpers import Serve, Visit, Visitor, until
 
 pytestmark = pytest.mark.browser
 
 _AXE = Path(__file__).with_name("vendor") / "axe.min.js"
-
-
-def _reach(page: Any, selector: str) -> None:
-    """Press Tab until the focus is on the element, as somebody without a mouse does."""
-    for _ in range(80):
-        page.keyboard.press("Tab")
-        if page.evaluate("selector => !!document.activeElement.closest(selector)", selector):
-            return
-    raise AssertionError(f"Tab never leads to {selector}")
 
 
 def _open(page: Any, name: str) -> None:
@@ -34,46 +24,45 @@ def _open(page: Any, name: str) -> None:
     page.locator(f"#cg-tab-{name}").wait_for()
 
 
-def test_every_page_is_used_with_the_keyboard_alone(serve: Serve, visitor: Visitor) -> None:
+def test_every_page_is_used_with_the_keyboard_alone(visit: Visit) -> None:
     """From the address bar to an answer, a conversation, a comparison, a speed test, another model."""
-    site = serve()
-    page = visitor(site).page
+    page = visit.page
     page.evaluate("document.activeElement.blur()")
-    _reach(page, "[data-action=language]")
-    _reach(page, "[data-action=theme]")
-    _reach(page, "[role=tab]")
-    _reach(page, "#cg-prompt")
+    visit.reach("[data-action=language]")
+    visit.reach("[data-action=theme]")
+    visit.reach("[role=tab]")
+    visit.reach("#cg-prompt")
     page.keyboard.type("What is AI?")
-    _reach(page, "#cg-generate")
+    visit.reach("#cg-generate")
     page.keyboard.press("Enter")
     page.locator("#cg-answer-status .cg-status[data-phase=done]").wait_for()
     _open(page, "chat")
-    _reach(page, "#cg-chat-box")
+    visit.reach("#cg-chat-box")
     page.keyboard.type("What is AI?")
     page.keyboard.press("Enter")
     page.locator("#cg-chat-status .cg-status[data-phase=done]").wait_for()
     _open(page, "compare")
-    _reach(page, "#cg-compare-prompt")
+    visit.reach("#cg-compare-prompt")
     page.keyboard.type("What is AI?")
-    _reach(page, "#cg-compare-format-b")
+    visit.reach("#cg-compare-format-b")
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
     page.locator("#cg-compare-prompt textarea").focus()
-    _reach(page, "#cg-compare-generate")
+    visit.reach("#cg-compare-generate")
     page.keyboard.press("Enter")
     page.locator("#cg-compare-status-b .cg-status[data-phase=done]").wait_for()
-    assert sorted(site.state()["formats"][-2:]) == ["chat", "recipe"]
+    assert sorted(visit.site.state()["formats"][-2:]) == ["chat", "recipe"]
     _open(page, "speed")
-    _reach(page, "#cg-speed-start")
+    visit.reach("#cg-speed-start")
     page.keyboard.press("Enter")
     page.locator("#cg-speed-download a").wait_for()
-    _reach(page, "#cg-speed-download a")
+    visit.reach("#cg-speed-download a")
     _open(page, "model")
-    _reach(page, "#cg-model-source")
+    visit.reach("#cg-model-source")
     page.keyboard.type("/models/other")
-    _reach(page, "#cg-model-load")
+    visit.reach("#cg-model-load")
     page.keyboard.press("Enter")
-    until(lambda: site.state()["loaded"][-1] == "/models/other")
+    until(lambda: visit.site.state()["loaded"][-1] == "/models/other")
 
 
 @pytest.mark.parametrize(
@@ -86,36 +75,18 @@ def test_no_page_has_a_serious_accessibility_finding(
     """Contrast, names, roles and order on every page, as it is opened and once it has been used."""
     visit = visitor(serve("demo"), language=language, width=width, scheme=scheme)
     page = visit.page
-    visit.send("AI是什么？")
-    visit.status("done")
     page.evaluate(_AXE.read_text(encoding="utf-8"))
     page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
     findings = []
 
-    def check(where: str) -> None:
+    for where in visit.use_every_page("code please"):
+        if where == "chat":
+            page.locator("#cg-chat .token.keyword").first.wait_for()
         result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
         assert len(result["passes"]) > 10
-        findings.extend(
+        findings += [
             (where, item["id"], [node["html"][:160] for node in item["nodes"]])
             for item in result["violations"]
             if item["impact"] in ("serious", "critical")
-        )
-
-    check("prompt")
-    say(open_chat(visit), "code please")
-    written(visit, "That adds.")
-    page.locator("#cg-chat .token.keyword").first.wait_for()
-    check("chat")
-    page.get_by_role("tab").nth(2).click()
-    check("compare")
-    page.get_by_role("tab").nth(3).click()
-    page.click("#cg-speed-start")
-    check("speed, running")
-    page.locator("#cg-speed-download a").wait_for()
-    check("speed")
-    page.get_by_role("tab").nth(4).click()
-    page.fill("#cg-model-source input, #cg-model-source textarea", "THUDM/chatglm3-6b")
-    page.click("#cg-doctor-run")
-    page.locator("#cg-doctor dl").wait_for()
-    check("model")
+        ]
     assert findings == []

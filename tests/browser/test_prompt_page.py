@@ -15,9 +15,8 @@ def _figure(visit: Visit, name: str) -> str:
     return str(visit.page.inner_text(f"[data-figure={name}] dd"))
 
 
-def test_a_prompt_streams_and_shows_its_timing(serve: Serve, visitor: Visitor) -> None:
+def test_a_prompt_streams_and_shows_its_timing(visit: Visit) -> None:
     """The text grows, then the figures and the exact prompt stand beside it."""
-    visit = visitor(serve())
     visit.send("queue")
     assert "position" in visit.status("queued")
     assert visit.output() == ""
@@ -29,26 +28,23 @@ def test_a_prompt_streams_and_shows_its_timing(serve: Serve, visitor: Visitor) -
     assert _figure(visit, "kernel") == "vnni"
 
 
-def test_stop_frees_the_engine_keeps_the_text_and_lets_the_next_prompt_run(serve: Serve, visitor: Visitor) -> None:
+def test_stop_frees_the_engine_keeps_the_text_and_lets_the_next_prompt_run(visit: Visit) -> None:
     """The engine ends within a moment of the click, and the page is ready for more."""
-    site = serve()
-    visit = visitor(site)
     visit.send("slow")
     visit.status("writing")
     until(lambda: "word5 " in visit.output())
     visit.page.click("#cg-stop")
-    until(lambda: site.ticket()["ended"])
+    until(lambda: visit.site.ticket()["ended"])
     assert "Stopped" in visit.status("done")
     kept = visit.output()
     assert kept.startswith("word0 word1 ")
-    assert site.ticket()["cancelled"]
+    assert visit.site.ticket()["cancelled"]
     visit.send("What is AI?")
     until(lambda: visit.output() == "AI is the study of machines that learn.")
 
 
-def test_an_error_in_the_middle_is_said_and_the_page_goes_on(serve: Serve, visitor: Visitor) -> None:
+def test_an_error_in_the_middle_is_said_and_the_page_goes_on(visit: Visit) -> None:
     """The sentence appears, the text before it stays, the next prompt works."""
-    visit = visitor(serve())
     visit.send("broken")
     alert = visit.page.locator("#cg-answer-status .cg-alert")
     alert.wait_for()
@@ -58,84 +54,71 @@ def test_an_error_in_the_middle_is_said_and_the_page_goes_on(serve: Serve, visit
     visit.answered("AI is the study of machines that learn.")
 
 
-def test_html_in_an_answer_stays_text(serve: Serve, visitor: Visitor) -> None:
+def test_html_in_an_answer_stays_text(visit: Visit) -> None:
     """Neither the answer nor the prompt can run anything."""
-    visit = visitor(serve())
     visit.send("html <img src=x onerror=window.hacked=3>")
     visit.status("done")
     until(lambda: "<script>window.hacked=2</script>" in visit.output())
     assert visit.page.evaluate("window.hacked") is None
 
 
-def test_leaving_a_page_that_keeps_nothing_frees_the_engine(serve: Serve, visitor: Visitor) -> None:
+def test_leaving_a_page_that_keeps_nothing_frees_the_engine(visit: Visit) -> None:
     """A reload takes the answer up again; a page that does not come back ends it, and a fresh one answers again."""
-    site = serve()
-    visit = visitor(site)
-    visit.page.fill("#cg-max-new-tokens input[type=number]", "2048")
-    visit.page.press("#cg-max-new-tokens input[type=number]", "Tab")
+    visit.limit(2048)
     visit.send("slow")
     visit.status("writing")
     visit.page.reload()
     visit.status("writing")
     until(lambda: visit.page.input_value("#cg-prompt textarea") == "slow")  # what was typed is there again
-    assert not site.ticket()["cancelled"]
+    assert not visit.site.ticket()["cancelled"]
     context = visit.page.context
     visit.page.close()
-    until(lambda: site.ticket()["ended"])
-    assert site.ticket()["cancelled"]
+    until(lambda: visit.site.ticket()["ended"])
+    assert visit.site.ticket()["cancelled"]
     visit.page = context.new_page()
-    visit.page.goto(site.url)
+    visit.page.goto(visit.site.url)
     visit.send("What is AI?")
     visit.answered("AI is the study of machines that learn.")
 
 
-def test_clear_stops_and_empties(serve: Serve, visitor: Visitor) -> None:
+def test_clear_stops_and_empties(visit: Visit) -> None:
     """Clear in mid-answer leaves an empty page, and it stays empty."""
-    site = serve()
-    visit = visitor(site)
     visit.send("slow")
     visit.status("writing")
     visit.page.click("#cg-clear")
     visit.status("idle")
-    until(lambda: site.ticket()["ended"])
+    until(lambda: visit.site.ticket()["ended"])
     visit.page.wait_for_timeout(600)
     assert visit.output() == ""
     assert visit.page.input_value("#cg-prompt textarea") == ""
 
 
-def test_the_page_asks_no_other_host_and_reports_no_fault(serve: Serve, visitor: Visitor) -> None:
+def test_the_page_asks_no_other_host_and_reports_no_fault(visit: Visit) -> None:
     """Fonts, scripts, analytics: everything comes from this machine."""
-    visit = visitor(serve())
     visit.send("What is AI?")
     visit.status("done")
     assert visit.foreign == []
     assert visit.faults == []
 
 
-def test_the_slider_reaches_the_engine(serve: Serve, visitor: Visitor) -> None:
+def test_the_slider_reaches_the_engine(visit: Visit) -> None:
     """Three new tokens are three new tokens."""
-    site = serve()
-    visit = visitor(site)
-    visit.page.fill("#cg-max-new-tokens input[type=number]", "3")
-    visit.page.press("#cg-max-new-tokens input[type=number]", "Tab")
+    visit.limit(3)
     visit.send("What is AI?")
     assert "3 new tokens" in visit.status("done")
-    assert site.state()["max_new_tokens"][-1] == 3
+    assert visit.site.state()["max_new_tokens"][-1] == 3
 
 
-def test_an_example_fills_the_prompt(serve: Serve, visitor: Visitor) -> None:
+def test_an_example_fills_the_prompt(visit: Visit) -> None:
     """One click, then the usual key."""
-    visit = visitor(serve())
     visit.page.click("button[data-fill='AI是什么？']")
     visit.page.keyboard.press("Control+Enter")
     visit.answered("AI是人工智能的缩写，它让机器学会思考。")
 
 
-def test_keys_send_stop_and_respect_an_input_method(serve: Serve, visitor: Visitor) -> None:
+def test_keys_send_stop_and_respect_an_input_method(visit: Visit) -> None:
     """Enter breaks the line, a composing Ctrl+Enter sends nothing, Esc stops."""
-    site = serve()
-    visit = visitor(site)
-    before = len(site.state()["tickets"])
+    before = len(visit.site.state()["tickets"])
     visit.page.fill("#cg-prompt textarea", "slow")
     visit.page.press("#cg-prompt textarea", "Enter")
     visit.page.evaluate(
@@ -143,7 +126,7 @@ def test_keys_send_stop_and_respect_an_input_method(serve: Serve, visitor: Visit
         "{key:'Enter',ctrlKey:true,isComposing:true,bubbles:true}))"
     )
     visit.page.wait_for_timeout(400)
-    assert len(site.state()["tickets"]) == before
+    assert len(visit.site.state()["tickets"]) == before
     visit.page.press("#cg-prompt textarea", "Control+Enter")
     visit.status("writing")
     visit.page.keyboard.press("Escape")
@@ -226,11 +209,9 @@ def test_a_failed_loading_is_one_sentence_and_the_page_stays_usable(serve: Serve
     assert visit.page.locator("#cg-generate").is_enabled()
 
 
-def test_a_long_answer_is_shown_in_few_updates(serve: Serve, visitor: Visitor) -> None:
+def test_a_long_answer_is_shown_in_few_updates(visit: Visit) -> None:
     """All of 2048 tokens arrive, many to an update: drawing for each would take the browser longer than the model."""
-    visit = visitor(serve())
-    visit.page.fill("#cg-max-new-tokens input[type=number]", "2048")
-    visit.page.press("#cg-max-new-tokens input[type=number]", "Tab")
+    visit.limit(2048)
     visit.page.evaluate(
         "window.seen=new Set();setInterval(()=>window.seen.add("
         "document.querySelector('#cg-output textarea').value.length),20)"

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_helpers import PATIENCE_S
+from browser_helpers import PATIENCE_S, Serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
 
@@ -20,27 +14,10 @@ TOKEN = "a-token-for-tests"  # noqa: S105
 _TELL = "window.refused = []; addEventListener('securitypolicyviolation', e => refused.push(e.violatedDirective))"
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+@pytest.fixture
+def address(serve: Serve) -> str:
     """A page that asks for a token, on a scripted model."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    script = str(Path(__file__).with_name("serve.py"))
-    with subprocess.Popen([sys.executable, script, str(port), "locked"]) as process:
-        url = f"http://127.0.0.1:{port}"
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{url}/ready", timeout=10).close()
-            except OSError:  # noqa: PERF203
-                assert process.poll() is None
-                time.sleep(0.1)
-            else:
-                break
-        else:
-            raise AssertionError("the page did not open within a minute")
-        yield url
-        process.terminate()
+    return serve("locked").url
 
 
 @pytest.fixture
