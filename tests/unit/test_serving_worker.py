@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,6 +131,16 @@ def make(engine: FakeEngine) -> Iterator[Any]:
     engine.gate.set()
     for worker in made:
         worker.close()
+
+
+def followed(ticket: Ticket, found: Callable[[list[Logged]], object], **how: float) -> None:
+    """Read as a page does."""
+
+    async def read() -> None:
+        async for batch in ticket.follow(**how):
+            found(batch)
+
+    asyncio.run(read())
 
 
 def reason_of(ticket: Ticket) -> FinishReason:
@@ -383,17 +393,13 @@ def test_closing_cancels_what_does_not_end(make: Any, engine: FakeEngine) -> Non
 
 def test_event_loops_read_too(make: Any, engine: FakeEngine) -> None:
     """The asynchronous reader gets heartbeats while nothing comes, then every event."""
-    ticket = make().submit(ask("a"))
+    found: list[list[Logged]] = []
 
-    async def read() -> list[list[Logged]]:
-        found = []
-        async for batch in ticket.follow(heartbeat_s=0.01):
-            if not batch:
-                engine.gate.set()
-            found.append(batch)
-        return found
+    def take(batch: list[Logged]) -> None:
+        found.append(batch)
+        engine.gate.set()
 
-    found = asyncio.run(read())
+    followed(make().submit(ask("a")), take, heartbeat_s=0.01)
     assert found[0] == []
     events = [logged.event for batch in found for logged in batch]
     assert [type(event) for event in events] == [TokenEvent, TokenEvent, TokenEvent, Completed]
@@ -403,11 +409,8 @@ def test_a_slow_reader_gets_many_events_at_once(make: Any, engine: FakeEngine) -
     """A thousand tokens do not become a thousand redraws, and each knows when it came."""
     ticket = make().submit(ask("a", tokens=1000))
     engine.gate.set()
-
-    async def read() -> list[list[Logged]]:
-        return [batch async for batch in ticket.follow(pace_s=0.05)]
-
-    found = asyncio.run(read())
+    found: list[list[Logged]] = []
+    followed(ticket, found.append, pace_s=0.05)
     times = [logged.at for batch in found for logged in batch]
     assert times == sorted(times)
     assert len(times) == 1001
@@ -420,15 +423,10 @@ def test_a_failing_answer_tells_its_events_first() -> None:
     ticket.publish(TokenEvent(0, 1, "x"))
     ticket.publish(EngineFailure(reason="scripted"))
     ticket.publish(TokenEvent(1, 1, "late"))
-
-    async def read(found: list[Logged]) -> None:
-        async for batch in ticket.follow():
-            found += batch
-
     for _ in range(2):
         found: list[Logged] = []
         with pytest.raises(EngineFailure):
-            asyncio.run(read(found))
+            followed(ticket, found.extend)
         assert [logged.event for logged in found] == [TokenEvent(0, 1, "x")]
 
 
