@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from chatglm_backend.core import Completed
 
@@ -96,14 +96,8 @@ class Metrics:
     def completed(self, event: Completed) -> None:
         """Count a request that ended in the engine."""
         self.finished[event.finish_reason.value] += 1
-        usage, timing = event.usage, event.timing
-        self._tokens.update(
-            prompt=usage.prompt_tokens,
-            cached=usage.cached_tokens,
-            completion=usage.completion_tokens,
-            draft=usage.draft_tokens,
-            accepted=usage.accepted_draft_tokens,
-        )
+        timing = event.timing
+        self._tokens.update(asdict(event.usage))
         self._queue_wait_s.observe(timing.queue_wait_s)
         self._total_s.observe(timing.total_s)
         self._running_s += timing.total_s - timing.queue_wait_s
@@ -120,11 +114,11 @@ class Metrics:
             refused=dict(self.refused),
             finished=dict(self.finished),
             failed=dict(self.failed),
-            prompt_tokens=self._tokens["prompt"],
-            cached_tokens=self._tokens["cached"],
-            completion_tokens=self._tokens["completion"],
-            draft_tokens=self._tokens["draft"],
-            accepted_draft_tokens=self._tokens["accepted"],
+            prompt_tokens=self._tokens["prompt_tokens"],
+            cached_tokens=self._tokens["cached_tokens"],
+            completion_tokens=self._tokens["completion_tokens"],
+            draft_tokens=self._tokens["draft_tokens"],
+            accepted_draft_tokens=self._tokens["accepted_draft_tokens"],
             queue_wait_s=self._queue_wait_s.snapshot(),
             ttft_s=self._ttft_s.snapshot(),
             itl_s=self.itl_s.snapshot(),

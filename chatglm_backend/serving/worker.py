@@ -205,7 +205,7 @@ class Worker(Generic[P]):
             for job in gone:
                 self._queue.remove(job.ticket.request.visitor, job)
         for job in gone:
-            self._end(job, job.ticket.end_unserved(job.prepared.prompt_tokens))
+            self._end(job.ticket, job.ticket.end_unserved(job.prepared.prompt_tokens))
 
     def _next_job(self) -> _Job[P] | None:
         with self._wake:
@@ -224,10 +224,10 @@ class Worker(Generic[P]):
         try:
             handle = job.engine.start(ticket.request, ticket.cancel_token, ticket.submitted_at, job.prepared)
         except RequestError as error:
-            self._end(job, error)
+            self._end(ticket, error)
         except Exception as error:  # noqa: BLE001 - told to the visitors concerned, and logged
             _log.exception("request %s could not start", ticket.request_id)
-            self._end(job, EngineFailure(reason=type(error).__name__))
+            self._end(ticket, EngineFailure(reason=type(error).__name__))
         else:
             with self._wake:
                 self._running[handle] = job
@@ -250,7 +250,7 @@ class Worker(Generic[P]):
         if isinstance(result, (Completed, RequestError)):
             with self._wake:
                 del self._running[handle]
-            self._end(job, result)
+            self._end(job.ticket, result)
             return
         if isinstance(result, TokenEvent):
             now = self._clock()
@@ -260,32 +260,26 @@ class Worker(Generic[P]):
             job.last_token_at = now
         job.ticket.publish(result)
 
-    def _end(self, job: _Job[P], result: Completed | RequestError) -> None:
+    def _end(self, ticket: Ticket, result: Completed | RequestError) -> None:
         """Count and tell the end of a request that is neither running nor waiting any more."""
         with self._wake:
             if isinstance(result, Completed):
                 self._metrics.completed(result)
             else:
                 self._metrics.failed[result.code] += 1
-            self._active.pop(job.ticket.request_id, None)
+            self._active.pop(ticket.request_id, None)
             self._wake.notify_all()
-        _log.info("request ended", extra={"facts": ended_facts(job.ticket.request_id, result)})
-        job.ticket.publish(result)
+        _log.info("request ended", extra={"facts": ended_facts(ticket.request_id, result)})
+        ticket.publish(result)
 
     def _crash(self, reason: object) -> None:
         with self._wake:
             self._crashed = True
-            jobs = [*self._running.values(), *self._queue.order()]
             self._running.clear()
             while len(self._queue):
                 self._queue.pop()
-            orphans = [t for t in self._active.values() if all(job.ticket is not t for job in jobs)]
-        for job in jobs:
-            self._end(job, EngineFailure(reason=reason))
-        for ticket in orphans:  # it was between the queue and the engine
-            with self._wake:
-                self._active.pop(ticket.request_id, None)
-            ticket.publish(EngineFailure(reason=reason))
+        for ticket in self._tickets():
+            self._end(ticket, EngineFailure(reason=reason))
         with self._wake:
             self._wake.notify_all()
 

@@ -30,7 +30,7 @@ from chatglm_backend.ui.conversation import Interrupted, Turns
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.visitor import VisitorSigner, cookies_of, visitor_name
 
-__all__ = ["AnswerKeeper", "History", "Moved"]
+__all__ = ["AnswerKeeper", "Command", "History", "Moved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,15 @@ class Moved:
     turns: Turns = ()
     place: Place | None = None
     box: str | None = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a button of the list asks for; an empty ``action`` is nothing."""
+
+    action: str = ""
+    id: str = ""
+    text: str = ""
 
 
 class History:
@@ -99,57 +108,41 @@ class History:
         """What keeps the answer to a kept question."""
         return None if opened is None else AnswerKeeper(self.store, opened.answer_id)
 
-    def last_open(self, visitor: str | None) -> tuple[Moved | None, HistoryError | None]:
-        """What to show on a page that was just opened."""
-        if visitor is None:
-            return None, None
-        try:
-            found = self.store.last_open(visitor)
-        except HistoryError as error:
-            return None, error
-        return (None if found is None else _moved(found)), None
+    def last_open(self, visitor: str) -> Moved | None:
+        """What to show on a page that was just opened. Raises HistoryError."""
+        found = self.store.last_open(visitor)
+        return None if found is None else _moved(found)
 
-    def leave(self, visitor: str | None) -> HistoryError | None:
-        """A new conversation begins; returns why that could not be noted."""
-        try:
-            if visitor is not None:
-                self.store.leave(visitor)
-        except HistoryError as error:
-            return error
+    def leave(self, visitor: str) -> None:
+        """A new conversation begins. Raises HistoryError."""
+        self.store.leave(visitor)
+
+    def cut(self, visitor: str, place: Place, length: int) -> Place | None:
+        """Keep the first messages; an empty conversation is deleted. Another tab's newer one stays as it is.
+
+        Raises HistoryError.
+        """
+        after = self.store.cut(visitor, place, length)
+        if length:
+            return after
+        self.store.delete(visitor, place.conversation_id)
         return None
 
-    def cut(self, visitor: str, place: Place, length: int) -> tuple[Place | None, HistoryError | None]:
-        """Keep the first messages; an empty conversation is deleted. Another tab's newer one stays as it is."""
-        try:
-            after = self.store.cut(visitor, place, length)
-            if length == 0:
-                self.store.delete(visitor, place.conversation_id)
-                return None, None
-        except HistoryError as error:
-            return None, error
-        return after, None
-
-    def carry_out(
-        self, visitor: str, action: str, name: str, text: str, place: Place | None
-    ) -> tuple[Moved | None, HistoryError | None]:
-        """Do what a button of the list asks for; returns what to show instead, if anything."""
-        here = place is not None and place.conversation_id == name
-        try:
-            if action == "open":
-                return _moved(self.store.open(visitor, name)), None
-            if action == "rename":
-                self.store.rename(visitor, name, text)
-            elif action == "delete":
-                self.store.delete(visitor, name)
-                return (Moved() if here else None), None
-            elif action == "delete_all":
-                self.store.delete_all(visitor)
-                return Moved(), None
-            elif action == "imported":
-                return self.last_open(visitor)
-        except HistoryError as error:
-            return None, error
-        return None, None
+    def carry_out(self, visitor: str, asked: Command, place: Place | None) -> Moved | None:
+        """Do what a button of the list asks for; returns what to show instead, if anything. Raises HistoryError."""
+        if asked.action == "open":
+            return _moved(self.store.open(visitor, asked.id))
+        if asked.action == "imported":
+            return self.last_open(visitor)
+        if asked.action == "rename":
+            self.store.rename(visitor, asked.id, asked.text)
+        elif asked.action == "delete":
+            self.store.delete(visitor, asked.id)
+            return Moved() if place is not None and place.conversation_id == asked.id else None
+        elif asked.action == "delete_all":
+            self.store.delete_all(visitor)
+            return Moved()
+        return None
 
 
 def _moved(found: Conversation) -> Moved:

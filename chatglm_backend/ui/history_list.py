@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 
@@ -12,20 +11,12 @@ from chatglm_backend.errors import HistoryError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.store.folder import shown_path
 from chatglm_backend.store.records import Place, Summary
-from chatglm_backend.ui.history import History
+from chatglm_backend.ui.history import Command, History
+from chatglm_backend.ui.html import paragraph
 
 __all__ = ["Command", "conversation_list", "read_command"]
 
 _MAX_TEXT = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What a button of the list asks for; an empty ``action`` is nothing."""
-
-    action: str = ""
-    id: str = ""
-    text: str = ""
 
 
 def read_command(source: str) -> Command:
@@ -47,7 +38,7 @@ def conversation_list(
 ) -> str:
     """The visitor's list, the open one marked; says why where there is none."""
     if not history.enabled:
-        return f'<p class="cg-note">{escape(t("history.off"))}</p>'
+        return paragraph(t("history.off"), "cg-note")
     found: Sequence[Summary] = ()
     if visitor is not None:
         try:
@@ -57,27 +48,25 @@ def conversation_list(
     problem = problem or history.problem
     current = None if place is None else place.conversation_id
     rows = "".join(_row(t, one, one.id == current) for one in found)
-    empty = f'<p class="cg-note">{escape(t("history.nothing_found" if search.strip() else "history.empty"))}</p>'
-    said = "" if problem is None else f'<p class="cg-alert" role="alert">{escape(t.say(problem))}</p>'
-    where = escape(t("history.where", path=shown_path(history.folder)))
-    label = escape(t("history.title"), quote=True)
-    body = f'<ul class="cg-list" aria-label="{label}">{rows}</ul>' if rows else empty
-    return f'{said}{body}{_tools(t, current)}<p class="cg-note">{where}</p>'
+    empty = paragraph(t("history.nothing_found" if search.strip() else "history.empty"), "cg-note")
+    said = "" if problem is None else paragraph(t.say(problem), "cg-alert", "alert")
+    body = f'<ul class="cg-list" aria-label="{escape(t("history.title"))}">{rows}</ul>' if rows else empty
+    where = paragraph(t("history.where", path=shown_path(history.folder)), "cg-note")
+    return said + body + _tools(t, current) + where
 
 
 def _row(t: Texts, one: Summary, current: bool) -> str:  # noqa: FBT001
     title = one.title or t("history.untitled")
-    shown, quoted = escape(title), escape(title, quote=True)
+    shown = escape(title)
     when = datetime.fromtimestamp(one.updated).astimezone().strftime("%Y-%m-%d %H:%M")
-    rename = escape(t("history.rename_named", title=title), quote=True)
-    delete = escape(t("history.delete_named", title=title), quote=True)
-    ask_title, ask_delete = escape(t("history.rename_ask"), quote=True), escape(t("history.delete_ask"), quote=True)
+    rename, delete = (escape(t(f"history.{action}_named", title=title)) for action in ("rename", "delete"))
+    ask_title, ask_delete = (escape(t(f"history.{action}_ask")) for action in ("rename", "delete"))
     mark = ' aria-current="true"' if current else ""
     return (
         f'<li class="cg-row"{mark}><button type="button" class="cg-open" data-history="open" data-id="{one.id}">'
         f"<span>{shown}</span><small>{when}</small></button>"
         f'<button type="button" class="cg-mini" data-history="rename" data-id="{one.id}" data-ask="{ask_title}" '
-        f'data-was="{quoted}" aria-label="{rename}" title="{rename}">✎</button>'
+        f'data-was="{shown}" aria-label="{rename}" title="{rename}">✎</button>'
         f'<button type="button" class="cg-mini" data-history="delete" data-id="{one.id}" data-confirm="{ask_delete}" '
         f'aria-label="{delete}" title="{delete}">✕</button></li>'
     )
@@ -90,13 +79,13 @@ def _tools(t: Texts, current: str | None) -> str:
             f'<a class="cg-link" href="./history/export?id={current}&amp;form={form}" download>{escape(t(key))}</a>'
             for form, key in (("md", "history.export_markdown"), ("json", "history.export_json"))
         )
-    too_large, failed = (escape(t(f"history.import_{name}"), quote=True) for name in ("too_large", "failed"))
+    too_large, failed = (escape(t(f"history.import_{name}")) for name in ("too_large", "failed"))
     return (
         f'<div class="cg-history-tools">{one}'
         f'<a class="cg-link" href="./history/export" download>{escape(t("history.export_all"))}</a>'
         f'<label class="cg-link"><input type="file" accept="application/json,.json" data-import="./history/import" '
         f'data-too-large="{too_large}" data-failed="{failed}">{escape(t("history.import"))}</label>'
         f'<button type="button" class="cg-link" data-history="delete_all" '
-        f'data-confirm="{escape(t("history.delete_all_ask"), quote=True)}">{escape(t("history.delete_all"))}</button>'
+        f'data-confirm="{escape(t("history.delete_all_ask"))}">{escape(t("history.delete_all"))}</button>'
         '</div><p class="cg-note" id="cg-history-said" role="status"></p>'
     )

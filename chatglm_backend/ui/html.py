@@ -36,6 +36,16 @@ def bar(label: str, role: str, share: float | None, value: int = 0, most: int = 
     )
 
 
+def chips(label: str, texts: Iterable[tuple[str, str]], into: str = "") -> str:
+    """Buttons, each with its name and the text that it puts into a box, the prompt's or ``into``."""
+    box = f' data-into="{into}"' if into else ""
+    buttons = "".join(
+        f'<button type="button" class="cg-chip"{box} data-fill="{escape(text)}">{escape(name)}</button>'
+        for name, text in texts
+    )
+    return f'<div class="cg-chips" role="group" aria-label="{escape(label)}">{buttons}</div>'
+
+
 def terms(label: str, rows: Iterable[tuple[str, Sequence[str]]]) -> str:
     """A list of terms, each with its lines."""
     cells = "".join(

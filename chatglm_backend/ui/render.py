@@ -14,7 +14,7 @@ from chatglm_backend import units
 from chatglm_backend.core import FinishReason, LoadProgress, ModelInfo, ModelState, ModelStatus
 from chatglm_backend.installed import start_command
 from chatglm_backend.sentences import Texts
-from chatglm_backend.ui.html import alert, bar, paragraph, status_line, terms
+from chatglm_backend.ui.html import alert, bar, chips, paragraph, status_line, terms
 from chatglm_backend.ui.plots import sparkline
 from chatglm_backend.ui.progress import Answer, Phase
 
@@ -146,11 +146,7 @@ def used_memory() -> int:
 
 def example_chips(texts: Texts, prompts: tuple[str, ...]) -> str:
     """Buttons that put an example into the prompt box (the page's script listens)."""
-    chips = "".join(
-        f'<button type="button" class="cg-chip" data-fill="{escape(prompt, quote=True)}">{escape(prompt)}</button>'
-        for prompt in prompts
-    )
-    return f'<div class="cg-chips" role="group" aria-label="{escape(texts("examples.label"))}">{chips}</div>'
+    return chips(texts("examples.label"), [(prompt, prompt) for prompt in prompts])
 
 
 def _latency(texts: Texts, answer: Answer | None) -> str:

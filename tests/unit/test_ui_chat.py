@@ -183,7 +183,7 @@ def test_an_answer_that_goes_on_is_shown_where_its_conversation_is_opened(tmp_pa
         asked = english.asked("send", (), 0, "slow")
         async for last in english.answer(ANN, None, (), asked, form):
             if len(last.turns) == 2 and not views:
-                moved, _ = history.last_open("ann")
+                moved = history.last_open("ann")
                 assert moved is not None
                 views.append(last)
                 following = asyncio.create_task(_all(chinese.show(other, moved, None)))

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from chatglm_backend.core import GenerationParams, Message
+from chatglm_backend.errors import ConversationGone
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.records import Place, StoredMessage
@@ -20,8 +21,8 @@ from chatglm_backend.testing import SCENES, Script, ScriptedModel, scripted_serv
 from chatglm_backend.ui.answers import Caller, PageAnswers
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Interrupted, Turns
-from chatglm_backend.ui.history import History
-from chatglm_backend.ui.history_list import Command, conversation_list, read_command
+from chatglm_backend.ui.history import Command, History, Moved
+from chatglm_backend.ui.history_list import conversation_list, read_command
 from chatglm_backend.ui.history_routes import history_router
 from chatglm_backend.ui.visitor import VisitorLayer, VisitorSigner
 from tests.unit.page_views import shown
@@ -184,11 +185,10 @@ def test_undo_is_kept_and_an_emptied_conversation_goes(tmp_path: Path) -> None:
     first = _ask(history, None, (), "What is AI?")[-1]
     second = _ask(history, first.place, first.turns, "two")[-1]
     assert second.place is not None
-    place, problem = history.cut("ann", second.place, 2)
-    assert problem is None
+    place = history.cut("ann", second.place, 2)
     assert place is not None
     assert [len(one) for one in _contents(history)] == [2]
-    assert history.cut("ann", place, 0) == (None, None)
+    assert history.cut("ann", place, 0) is None
     assert history.store.list("ann") == ()
 
 
@@ -198,15 +198,14 @@ def test_commands_of_the_list(tmp_path: Path) -> None:
     last = _ask(history, None, (), "What is AI?")[-1]
     assert last.place is not None
     name = last.place.conversation_id
-    moved, _ = history.carry_out("ann", "open", name, "", None)
+    moved = history.carry_out("ann", Command("open", name), None)
     assert moved is not None
     assert moved.turns == last.turns
-    assert history.carry_out("ann", "rename", name, "Other", last.place) == (None, None)
+    assert history.carry_out("ann", Command("rename", name, "Other"), last.place) is None
     assert [one.title for one in history.store.list("ann")] == ["Other"]
-    assert history.carry_out("bob", "open", name, "", None)[0] is None
-    moved, _ = history.carry_out("ann", "delete", name, "", last.place)
-    assert moved is not None
-    assert (moved.turns, moved.place) == ((), None)
+    with pytest.raises(ConversationGone):
+        history.carry_out("bob", Command("open", name), None)
+    assert history.carry_out("ann", Command("delete", name), last.place) == Moved()
 
 
 def test_only_whole_commands_are_read() -> None:
@@ -324,10 +323,10 @@ def test_a_conversation_that_was_cut_short_comes_back_marked(tmp_path: Path) -> 
     history = _history(tmp_path)
     opened = history.store.begin("ann", None, _QUESTION)
     history.store.save_answer(opened.answer_id, "half", "interrupted")
-    moved, _ = _history(tmp_path).last_open("ann")
+    moved = _history(tmp_path).last_open("ann")
     assert moved is not None
     assert moved.turns == (*_QUESTION, Interrupted("assistant", "half"))
     history.store.save_answer(opened.answer_id, "whole", "complete")
-    moved, _ = history.last_open("ann")
+    moved = history.last_open("ann")
     assert moved is not None
     assert moved.turns == (*_QUESTION, Message("assistant", "whole"))

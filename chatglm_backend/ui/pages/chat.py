@@ -13,7 +13,6 @@ from typing import Any
 import gradio as gr
 
 from chatglm_backend.errors import HistoryError
-from chatglm_backend.sentences import Texts
 from chatglm_backend.settings import CHAT_TOKENS, Settings
 from chatglm_backend.store.records import Place
 from chatglm_backend.ui.answers import Caller
@@ -24,6 +23,7 @@ from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.gradio_insides.handlers import event_about
 from chatglm_backend.ui.history import History, Moved
 from chatglm_backend.ui.history_list import conversation_list, read_command
+from chatglm_backend.ui.html import chips
 from chatglm_backend.ui.markdown import as_typed
 from chatglm_backend.ui.pages.history import build_history
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
@@ -85,7 +85,8 @@ def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History,
             context = gr.HTML(blank.context, elem_id="cg-context")
             status = gr.HTML(blank.status, elem_id="cg-chat-status")
             more = gr.Button(t("chat.go_on"), visible=False, elem_id="cg-chat-go-on", size="sm")
-            gr.HTML(_presets(t))
+            presets = [(t(f"chat.preset.{name}"), t(f"chat.preset.{name}.text")) for name in _PRESETS]
+            gr.HTML(chips(t("chat.presets"), presets, "cg-chat-box"))
             box = gr.Textbox(
                 label=t("chat.box"), placeholder=t("chat.box_placeholder"), lines=2, max_lines=10,
                 elem_id="cg-chat-box",
@@ -125,15 +126,6 @@ def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History,
         panel.command.change(handlers.turning("command"), inputs, outputs, trigger_mode="multiple", **QUIET)
         page.load(handlers.turning("restore"), inputs, outputs, **QUIET)
     return system
-
-
-def _presets(t: Texts) -> str:
-    chips = "".join(
-        f'<button type="button" class="cg-chip" data-into="cg-chat-box" '
-        f'data-fill="{escape(t(f"chat.preset.{name}.text"), quote=True)}">{escape(t(f"chat.preset.{name}"))}</button>'
-        for name in _PRESETS
-    )
-    return f'<div class="cg-chips" role="group" aria-label="{escape(t("chat.presets"))}">{chips}</div>'
 
 
 class _Handlers:
@@ -198,21 +190,27 @@ class _Handlers:
         self, action: str, caller: Caller, given: _Inputs, index: int
     ) -> tuple[Moved | None, HistoryError | None]:
         """What to show instead of what is there."""
-        if action == "clear":
-            return Moved(box=""), self._history.leave(caller.keeper)
-        if action == "restore":
-            moved, problem = self._history.last_open(caller.keeper)
-            return (None if moved is None else replace(moved, box=None)), problem
+        moved = Moved() if action == "clear" else None
         if action == "undo":
             turns, box = self._presenter.undo(given.turns, index)
-            place, problem = given.place, None
-            if caller.keeper is not None and place is not None:
-                place, problem = self._history.cut(caller.keeper, place, len(turns))
-            return Moved(turns, place, box), problem
-        asked = read_command(given.command)
-        if caller.keeper is None or not asked.action:
-            return None, None
-        return self._history.carry_out(caller.keeper, asked.action, asked.id, asked.text, given.place)
+            moved = Moved(turns, None, box)
+        try:
+            return (moved if caller.keeper is None else self._kept(action, caller.keeper, given, moved)), None
+        except HistoryError as error:
+            return moved, error
+
+    def _kept(self, action: str, keeper: str, given: _Inputs, moved: Moved | None) -> Moved | None:
+        """The same with what is kept. Raises HistoryError."""
+        if action == "clear":
+            self._history.leave(keeper)
+        elif action == "restore":
+            found = self._history.last_open(keeper)
+            return None if found is None else replace(found, box=None)
+        elif moved is not None and given.place is not None:
+            return replace(moved, place=self._history.cut(keeper, given.place, len(moved.turns)))
+        elif action == "command":
+            return self._history.carry_out(keeper, read_command(given.command), given.place)
+        return moved
 
     def _given(self, values: Sequence[Any]) -> tuple[_Inputs, Sequence[Any]]:
         count = len(fields(_Inputs))
