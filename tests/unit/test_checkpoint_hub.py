@@ -58,27 +58,20 @@ def env(hub: FakeHub, tmp_path: Path) -> dict[str, str]:
 
 
 def test_fetches_only_what_is_needed(hub: FakeHub, env: dict[str, str]) -> None:
-    """Config, tokenizer and the safetensors come, code and the other weights do not; the bytes are right."""
-    folder = fetch(MODEL, env=env)
+    """Config, tokenizer and the safetensors come, code and the other weights do not; the bytes are right.
+
+    Progress ends at the sum of the sizes and never falls, and what is there is not fetched again.
+    """
+    reports: list[LoadProgress] = []
+    folder = fetch(MODEL, env=env, progress=reports.append)
     expected = sorted(n for n in hub.files if not n.endswith((".py", ".md", ".bin")))
     assert expected == sorted(path.name for path in folder.iterdir())
     assert all((folder / name).read_bytes() == hub.files[name] for name in expected)
-
-
-def test_second_fetch_transfers_nothing(hub: FakeHub, env: dict[str, str]) -> None:
-    """What is there is not fetched again."""
-    fetch(MODEL, env=env)
+    assert sum(path.stat().st_size for path in folder.iterdir()) == reports[-1].done == reports[-1].total
+    assert sorted(r.done for r in reports) == [r.done for r in reports]
     before = len(hub.fetched())
     fetch(MODEL, env=env)
     assert before == len(hub.fetched())
-
-
-def test_progress_is_in_bytes(env: dict[str, str]) -> None:
-    """Progress ends at the sum of the sizes and never falls."""
-    reports: list[LoadProgress] = []
-    folder = fetch(MODEL, env=env, progress=reports.append)
-    assert sum(path.stat().st_size for path in folder.iterdir()) == reports[-1].done == reports[-1].total
-    assert sorted(r.done for r in reports) == [r.done for r in reports]
 
 
 def test_half_download_is_continued(hub: FakeHub, env: dict[str, str]) -> None:
@@ -182,9 +175,11 @@ def test_revisions_are_kept_apart(hub: FakeHub, env: dict[str, str]) -> None:
 
 
 def test_half_snapshot_is_not_a_model(env: dict[str, str]) -> None:
-    """A snapshot that lacks a shard does not count as being here."""
+    """Killed between two files, a download has no half file; it is incomplete all the same, and not here."""
     folder = fetch(MODEL, env=env)
+    assert [entry.complete for entry in list_cache(env)] == [True]
     (folder / BIG).unlink()
+    assert [entry.complete for entry in list_cache(env)] == [False]
     with pytest.raises(ModelNotCached):
         resolve(MODEL, allow_download=False, env=env)
     resolve(MODEL, allow_download=True, env=env)
@@ -305,14 +300,6 @@ def test_a_model_that_cannot_be_used_costs_no_download(
     assert hub.fetched() == ["config.json"]
 
 
-def test_a_download_without_its_last_shard_is_not_complete(env: dict[str, str]) -> None:
-    """Killed between two files, a download has no half file, and is incomplete all the same."""
-    folder = fetch(MODEL, env=env)
-    assert [entry.complete for entry in list_cache(env)] == [True]
-    (folder / BIG).unlink()
-    assert [entry.complete for entry in list_cache(env)] == [False]
-
-
 def test_a_model_of_another_name_is_listed_by_its_config(hub: FakeHub, env: dict[str, str]) -> None:
     """Somebody's own training keeps the config, and can be deleted like the originals."""
     hub.model_id = "someone/my-assistant"
@@ -336,14 +323,8 @@ def test_neither_folder_nor_id(env: dict[str, str], text: str) -> None:
 
 def test_safetensors_are_wanted_only_when_there() -> None:
     """A repository with .bin files only gives those."""
-    names = (
-        "config.json",
-        "pytorch_model-00001-of-00001.bin",
-        "pytorch_model.bin.index.json",
-        "x.py",
-        "onnx/model.bin",
-    )
-    assert wanted_files(names) == ("config.json", "pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json")
+    wanted = ("config.json", "pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json")
+    assert wanted_files((*wanted, "x.py", "onnx/model.bin")) == wanted
 
 
 def test_converted_model_outlives_its_download(env: dict[str, str]) -> None:

@@ -135,29 +135,31 @@ def test_lock_waits_and_can_be_cancelled(tmp_path: Path) -> None:
         pass
 
 
-def write(path: Path, text: str) -> None:
-    """Write a small file and the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+CGROUP_2 = {
+    "proc/self/cgroup": "0::/a/b\n",
+    "proc/self/mountinfo": "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+    "sys/fs/cgroup/a/memory.max": "1000000",
+    "sys/fs/cgroup/a/memory.current": "700000",
+    "sys/fs/cgroup/a/memory.stat": "anon 5\ninactive_file 150000\nactive_file 50000\n",
+    "sys/fs/cgroup/a/b/memory.max": "max",
+}
+CGROUP_1 = {
+    "proc/self/cgroup": "5:cpu:/x\n4:memory:/docker/1\n",
+    "proc/self/mountinfo": "41 30 0:31 / /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n",
+    "sys/fs/cgroup/memory/memory.limit_in_bytes": "800000",
+    "sys/fs/cgroup/memory/memory.usage_in_bytes": "300000",
+}
 
 
-def test_memory_limit_of_cgroup_2(tmp_path: Path) -> None:
-    """The tightest limit on the way up counts, less what is used, file pages not counted."""
-    write(tmp_path / "proc/self/cgroup", "0::/a/b\n")
-    write(tmp_path / "proc/self/mountinfo", "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
-    write(tmp_path / "sys/fs/cgroup/a/memory.max", "1000000")
-    write(tmp_path / "sys/fs/cgroup/a/memory.current", "700000")
-    write(tmp_path / "sys/fs/cgroup/a/memory.stat", "anon 5\ninactive_file 150000\nactive_file 50000\n")
-    write(tmp_path / "sys/fs/cgroup/a/b/memory.max", "max")
-    assert available_memory(tmp_path) == 500000
+@pytest.mark.parametrize("files", [CGROUP_2, CGROUP_1], ids=["version 2", "version 1"])
+def test_memory_limit_of_cgroups(tmp_path: Path, files: dict[str, str]) -> None:
+    """The tightest limit on the way up counts, less what is used, file pages not counted.
 
-
-def test_memory_limit_of_cgroup_1(tmp_path: Path) -> None:
-    """Version 1 hierarchies count as well; inside a container the path may not exist."""
-    write(tmp_path / "proc/self/cgroup", "5:cpu:/x\n4:memory:/docker/1\n")
-    write(tmp_path / "proc/self/mountinfo", "41 30 0:31 / /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n")
-    write(tmp_path / "sys/fs/cgroup/memory/memory.limit_in_bytes", "800000")
-    write(tmp_path / "sys/fs/cgroup/memory/memory.usage_in_bytes", "300000")
+    Inside a container the path of version 1 may not exist.
+    """
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
     assert available_memory(tmp_path) == 500000
 
 

@@ -13,17 +13,10 @@ from chatglm_backend.hardware.windows import linux_names, parse_processor_table,
 from chatglm_backend.int4.libraries import shipped_variants
 from chatglm_backend.sentences import Sentence
 
-HYBRID = b"".join(
-    [
-        core_record(0b11, efficiency=1),
-        cache_record(),
-        core_record(0b1100, efficiency=1),
-        core_record(0b10000),
-        core_record(0b100000),
-        package_record(0b111111),
-        node_record(0, 0b111111),
-    ]
-)
+HYBRID = (
+    core_record(0b11, efficiency=1) + cache_record() + core_record(0b1100, efficiency=1)
+    + core_record(0b10000) + core_record(0b100000) + package_record(0b111111) + node_record(0, 0b111111)
+)  # fmt: skip
 
 
 def machine_of(table: bytes, affinity: tuple[int, ...] | None = None) -> Machine:
@@ -40,19 +33,9 @@ def test_hybrid_table() -> None:
 
 def test_two_sockets_in_two_groups() -> None:
     """CPUs of the second group of 64 get numbers from 64 on, and each socket its own number."""
-    table = b"".join(
-        [
-            core_record(0b1),
-            core_record(0b10),
-            core_record(0b1, group=1),
-            core_record(0b10, group=1),
-            package_record(0b11),
-            package_record(0, 0b11),
-            node_record(0, 0b11),
-            node_record(1, 0b11, group=1),
-        ]
-    )
-    machine = machine_of(table)
+    cores = b"".join(core_record(mask, group=group) for group in (0, 1) for mask in (0b1, 0b10))
+    packages, nodes = package_record(0b11) + package_record(0, 0b11), node_record(0, 0b11) + node_record(1, 0b11, 1)
+    machine = machine_of(cores + packages + nodes)
     assert [cpu.number for cpu in machine.cpus] == [0, 1, 64, 65]
     assert machine.sockets == (0, 1)
     assert [node.cpus for node in machine.nodes] == [(0, 1), (64, 65)]
