@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -83,25 +83,9 @@ class VerifyReport:
 
     def to_json(self) -> dict[str, object]:
         """The document that ``--json`` prints."""
-        return {
-            "precision": self.precision,
-            "tolerance": self.tolerance,
-            "cases": [
-                {
-                    "prefill_rel_error": case.prefill_rel_error,
-                    "decode_rel_error": case.decode_rel_error,
-                    "greedy_match": case.greedy_match,
-                    "top1_same": case.top1_same,
-                    "positions": case.positions,
-                    "problem": str(case.problem or ""),
-                }
-                for case in self.cases
-            ],
-            "max_rel_error": self.max_rel_error,
-            "top1_share": self.top1_share,
-            "problem": str(self.problem or ""),
-            "ok": self.ok,
-        }
+        cases = [{**asdict(case), "problem": str(case.problem or "")} for case in self.cases]
+        figures = {"max_rel_error": self.max_rel_error, "top1_share": self.top1_share, "ok": self.ok}
+        return {**asdict(self), "cases": cases, "problem": str(self.problem or ""), **figures}
 
 
 def verify_logits(

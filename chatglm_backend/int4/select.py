@@ -14,7 +14,7 @@ from chatglm_backend.errors import ConfigError
 from chatglm_backend.int4.bigdl import OVERRIDE, BigdlKernel, BigdlLibrary, default_library
 from chatglm_backend.int4.exact import ExactKernel
 from chatglm_backend.int4.kernel import Kernel, KernelName
-from chatglm_backend.models.ops import Ops, TorchOps
+from chatglm_backend.models.ops import Ops
 from chatglm_backend.sentences import Sentence
 
 
@@ -24,7 +24,7 @@ class KernelChoice:
 
     kernel: Kernel
     reason: Sentence
-    ops: Ops = field(default_factory=TorchOps)
+    ops: Ops = field(default_factory=Ops)
 
 
 def select_kernel(

@@ -15,7 +15,7 @@ from chatglm_backend.models.chatglm import build_chatglm
 from chatglm_backend.models.chatglm2 import build_chatglm2
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.kv_cache import KVCache
-from chatglm_backend.models.ops import Ops, TorchOps
+from chatglm_backend.models.ops import Ops
 from chatglm_backend.models.prefill import Prefill
 from chatglm_backend.models.rows import Feed
 from chatglm_backend.models.weights import Weights
@@ -45,7 +45,7 @@ def build_model(
     config: ModelConfig, weights: Weights, *, kv_dtype: torch.dtype = torch.float16, ops: Ops | None = None
 ) -> ChatModel:
     """Put a model together from a config and its weights; reads no weight but the vectors yet."""
-    chosen = ops or TorchOps()
+    chosen = ops or Ops()
     if config.family == "chatglm":
         return build_chatglm(config, weights, ops=chosen, kv_dtype=kv_dtype)
     return build_chatglm2(config, weights, ops=chosen, kv_dtype=kv_dtype)

@@ -13,7 +13,7 @@ from chatglm_backend.models.decoder import Decoder
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.network import Network, Projected
 from chatglm_backend.models.ops import Ops, RotaryTable, rotary_table
-from chatglm_backend.models.positions import PositionPlan, prefix_plan
+from chatglm_backend.models.positions import PositionPlan, prefix_lm_plan
 from chatglm_backend.models.rows import Rows
 from chatglm_backend.models.weights import Weights
 
@@ -68,7 +68,7 @@ class ChatGLMLayer:
 
 
 def build_chatglm(
-    config: ModelConfig, weights: Weights, *, ops: Ops, kv_dtype: torch.dtype, plan_for: PlanFor = prefix_plan
+    config: ModelConfig, weights: Weights, *, ops: Ops, kv_dtype: torch.dtype, plan_for: PlanFor = prefix_lm_plan
 ) -> Decoder:
     """The model of a "chatglm" config. ``plan_for`` decides the positions of a prompt."""
 

@@ -12,7 +12,7 @@ from chatglm_backend.models.decoder import Decoder
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.network import Network, Projected
 from chatglm_backend.models.ops import Ops, RotaryTable, rotary_table
-from chatglm_backend.models.positions import CausalPlan, PositionPlan
+from chatglm_backend.models.positions import PositionPlan
 from chatglm_backend.models.rows import Rows
 from chatglm_backend.models.weights import Weights
 
@@ -56,7 +56,7 @@ def build_chatglm2(config: ModelConfig, weights: Weights, *, ops: Ops, kv_dtype:
     """The model of a "chatglm2" or "chatglm3" config."""
 
     def planner(ids: Sequence[int], cache: KVCache) -> PositionPlan:  # noqa: ARG001
-        return CausalPlan()
+        return PositionPlan()
 
     rotary = rotary_table(dim=config.head_dim // 2, positions=config.context_limit, fp16_frequencies=False)
     norm = weights.vector("transformer.encoder.final_layernorm.weight")

@@ -98,8 +98,8 @@ class KVCache:
         """
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot truncate a cache of {self.length} tokens to {length}")
-        if length and self.plan is not None and length < self.plan.fixed_tokens:
-            raise ValueError(f"the first {self.plan.fixed_tokens} tokens of this sequence depend on one another")
+        if length and self.plan is not None and length < self.plan.context:
+            raise ValueError(f"the first {self.plan.context} tokens of this sequence depend on one another")
         self.length = length
         if length == 0:
             self.plan = None
@@ -115,8 +115,8 @@ class KVCache:
             raise ValueError("the caches belong to different models")
         if not 0 <= length <= other.length:
             raise ValueError(f"the other cache holds {other.length} tokens, not {length}")
-        if length and other.plan is not None and length < other.plan.fixed_tokens:
-            raise ValueError(f"the first {other.plan.fixed_tokens} tokens of that sequence depend on one another")
+        if length and other.plan is not None and length < other.plan.context:
+            raise ValueError(f"the first {other.plan.context} tokens of that sequence depend on one another")
         self.length = 0
         self.reserve(length)
         for layer in range(len(self._keys)):

@@ -1,7 +1,7 @@
 """The arithmetic between the matrix products, behind one seam.
 
-A faster set of the same operations can take the place of :class:`TorchOps` without the models
-noticing. Knows shapes, not families, caches or weights. Everything is fp32 but keys and values.
+A faster set of the same operations can take its place without the models noticing. Knows shapes, not
+families, caches or weights. Everything is fp32 but keys and values.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Ops", "Replay", "RotaryTable", "TorchOps", "rotary_table"]
+__all__ = ["Ops", "Replay", "RotaryTable", "rotary_table"]
 
 _SCORE_FLOATS = 8 * 1024 * 1024
 """Most attention scores held at once (32 MiB): long contexts take fewer rows at a time."""
@@ -53,38 +53,44 @@ class Replay(Protocol):
         ...
 
 
-class Ops(Protocol):
-    """What the models need besides matrix products. Inputs may be strided views; results are contiguous."""
+class Ops:
+    """What the models need besides matrix products, in eager torch; a compiled set is a subclass of it.
 
-    name: str
+    Inputs may be strided views; results are contiguous.
+    """
+
+    name = "torch"
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """``x`` [rows, hidden] -> [rows, hidden]."""
-        ...
+        return functional.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """``x`` [rows, hidden] -> [rows, hidden]."""
-        ...
+        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True).add_(eps))
+        return (x * scale).mul_(weight)
 
     def add_scaled(self, base: Tensor, factor: float, update: Tensor) -> Tensor:
         """``factor * base + update``; may overwrite ``base``, never ``update``."""
-        ...
+        return torch.add(update, base, alpha=factor)
 
     def gelu(self, x: Tensor) -> Tensor:
         """The tanh form; may overwrite ``x``."""
-        ...
+        return functional.gelu(x, approximate="tanh")
 
     def swiglu(self, x: Tensor) -> Tensor:
         """``x`` [rows, gate | up] -> silu(gate) * up, [rows, half]; may overwrite ``x``."""
-        ...
+        gate, up = x.chunk(2, dim=-1)
+        return functional.silu(gate).mul_(up)
 
     def rotate_halves(self, x: Tensor, table: RotaryTable, positions: Tensor) -> None:
         """Rotate ``x`` [rows, heads, dim] or [rows, heads, parts, dim] in place, feature i with feature i + dim/2."""
-        ...
+        half = x.shape[-1] // 2
+        _rotate(x[..., :half], x[..., half:], table, positions)
 
     def rotate_pairs(self, x: Tensor, table: RotaryTable, positions: Tensor) -> None:
         """As :meth:`rotate_halves`, but feature 2i with feature 2i + 1."""
-        ...
+        _rotate(x[..., 0::2], x[..., 1::2], table, positions)
 
     def attention(self, q: Tensor, keys: Tensor, values: Tensor, visible: Sequence[int]) -> Tensor:
         """Softmax attention, scaled by 1/sqrt(dim).
@@ -93,59 +99,6 @@ class Ops(Protocol):
         serving heads/kv_heads consecutive heads; row i sees the first ``visible[i]`` tokens.
         Returns [rows, heads * dim] fp32.
         """
-        ...
-
-    def store(self, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Put ``k`` and ``v`` [rows, kv_heads, dim] into a cache's ``keys`` and ``values`` [kv_heads, rows, dim]."""
-        ...
-
-    def record(self, forward: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
-        """Do a forward pass of one row, and learn to replay it where everything in it can be replayed.
-
-        ``forward`` uses only these operations, the products that go with them, and views; the tensors that it starts
-        from must stay where they are.
-        """
-        ...
-
-
-class TorchOps:
-    """The operations in eager torch."""
-
-    name = "torch"
-
-    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        """See :class:`Ops`."""
-        return functional.layer_norm(x, (x.shape[-1],), weight, bias, eps)
-
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """See :class:`Ops`."""
-        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True).add_(eps))
-        return (x * scale).mul_(weight)
-
-    def add_scaled(self, base: Tensor, factor: float, update: Tensor) -> Tensor:
-        """See :class:`Ops`."""
-        return torch.add(update, base, alpha=factor)
-
-    def gelu(self, x: Tensor) -> Tensor:
-        """See :class:`Ops`."""
-        return functional.gelu(x, approximate="tanh")
-
-    def swiglu(self, x: Tensor) -> Tensor:
-        """See :class:`Ops`."""
-        gate, up = x.chunk(2, dim=-1)
-        return functional.silu(gate).mul_(up)
-
-    def rotate_halves(self, x: Tensor, table: RotaryTable, positions: Tensor) -> None:
-        """See :class:`Ops`."""
-        half = x.shape[-1] // 2
-        _rotate(x[..., :half], x[..., half:], table, positions)
-
-    def rotate_pairs(self, x: Tensor, table: RotaryTable, positions: Tensor) -> None:
-        """See :class:`Ops`."""
-        _rotate(x[..., 0::2], x[..., 1::2], table, positions)
-
-    def attention(self, q: Tensor, keys: Tensor, values: Tensor, visible: Sequence[int]) -> Tensor:
-        """See :class:`Ops`."""
         rows, heads, dim = q.shape
         result = torch.empty(rows, heads * dim, dtype=torch.float32)
         keys, values = keys.float(), values.float()
@@ -156,12 +109,16 @@ class TorchOps:
         return result
 
     def store(self, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
-        """See :class:`Ops`."""
+        """Put ``k`` and ``v`` [rows, kv_heads, dim] into a cache's ``keys`` and ``values`` [kv_heads, rows, dim]."""
         keys.copy_(k.transpose(0, 1))
         values.copy_(v.transpose(0, 1))
 
     def record(self, forward: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
-        """See :class:`Ops`; nothing is learned."""
+        """Do a forward pass of one row, and learn to replay it where everything in it can be replayed.
+
+        ``forward`` uses only these operations, the products that go with them, and views; the tensors that it starts
+        from must stay where they are.
+        """
         return forward(), None
 
 

@@ -17,8 +17,8 @@ from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import ChatModel, Feed, build_model
 from chatglm_backend.models.chatglm import build_chatglm
-from chatglm_backend.models.ops import Ops, TorchOps
-from chatglm_backend.models.positions import PrefixPlan, prefix_plan
+from chatglm_backend.models.ops import Ops
+from chatglm_backend.models.positions import PositionPlan, prefix_lm_plan
 from chatglm_backend.models.weights import DenseWeights
 from tests.golden_folders import FOLDERS, Case, dense_tensors, golden_cases, golden_config, packed_tensors, rel_error
 from tests.small_models import read_prompt
@@ -109,19 +109,10 @@ def test_fast_kernels_logits(name: str, fast: tuple[Kernel, Ops]) -> None:
     assert same >= 0.95 * positions
 
 
-class WrongPlan:
-    """ChatGLM-6B's positions with one method that is wrong."""
-
-    def __init__(self, right: PrefixPlan, name: str, wrong: Callable[[int], int]) -> None:
-        self.fixed_tokens = right.fixed_tokens
-        self.position, self.block, self.visible = right.position, right.block, right.visible
-        setattr(self, name, wrong)
-
-
-MISTAKES: dict[str, Callable[[int], int]] = {
-    "visible": lambda index: index + 1,  # nobody sees a later token of the prompt
-    "block": lambda _: 0,  # block positions do not count
-    "position": lambda index: index,  # positions go on growing behind the prompt
+MISTAKES: dict[str, Callable[[PositionPlan, int], int]] = {
+    "visible": lambda _, index: index + 1,  # nobody sees a later token of the prompt
+    "block": lambda *_: 0,  # block positions do not count
+    "position": lambda _, index: index,  # positions go on growing behind the prompt
 }
 
 
@@ -129,12 +120,14 @@ MISTAKES: dict[str, Callable[[int], int]] = {
 def test_the_goldens_catch_wrong_positions(mistake: str) -> None:
     """Each of the three easy mistakes with ChatGLM-6B's positions misses the goldens by far."""
     config = golden_config("chatglm-6b")
+    right = prefix_lm_plan(golden_cases("chatglm-6b")[2].input_ids, config)
+    wrong_plan = type("WrongPlan", (PositionPlan,), {mistake: MISTAKES[mistake]})(right.context, right.mask)
     wrong = build_chatglm(
         config,
         DenseWeights(dense_tensors("chatglm-6b")),
-        ops=TorchOps(),
+        ops=Ops(),
         kv_dtype=torch.float32,
-        plan_for=lambda ids, _: WrongPlan(prefix_plan(ids, config), mistake, MISTAKES[mistake]),
+        plan_for=lambda *_: wrong_plan,
     )
     assert max(errors(wrong, golden_cases("chatglm-6b")[2])) > 1e-2
 

@@ -8,7 +8,7 @@ import torch
 from chatglm_backend.int4.kernels.ops import CompiledOps
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import VARIANTS, host_cpu, usable_variants
-from chatglm_backend.models.ops import TorchOps, rotary_table
+from chatglm_backend.models.ops import Ops, rotary_table
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_attention_equals_torch(ops: CompiledOps, heads: int, kv_heads: int, dim
     cache = torch.randn(2, kv_heads, 64, dim).half()
     keys, values = cache[0][:, :50], cache[1][:, :50]
     visible = [50 - rows + 1 + row for row in range(rows)]
-    expected = TorchOps().attention(q, keys, values, visible)
+    expected = Ops().attention(q, keys, values, visible)
     torch.testing.assert_close(ops.attention(q, keys, values, visible), expected, rtol=1e-4, atol=2e-6)
 
 
@@ -60,7 +60,7 @@ def test_very_different_scores_stay_finite(ops: CompiledOps) -> None:
 def test_other_caches_are_left_to_torch(ops: CompiledOps) -> None:
     """fp32 keys and values, as in exact checks, give torch's own result."""
     q, keys, values = torch.randn(2, 2, 32), torch.randn(2, 20, 32), torch.randn(2, 20, 32)
-    assert torch.equal(TorchOps().attention(q, keys, values, [19, 20]), ops.attention(q, keys, values, [19, 20]))
+    assert torch.equal(Ops().attention(q, keys, values, [19, 20]), ops.attention(q, keys, values, [19, 20]))
 
 
 @pytest.mark.parametrize("width", [64, 30])
@@ -69,8 +69,8 @@ def test_gelu_and_swiglu_equal_torch(ops: CompiledOps, width: int, rows: int) ->
     """Also for widths that the compiled code does not take, and for very large and small inputs."""
     x = torch.randn(rows, 2 * width) * 4
     x[0, :4] = torch.tensor([0.0, -200.0, 200.0, 1e-20])
-    torch.testing.assert_close(ops.gelu(x.clone()), TorchOps().gelu(x.clone()), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(ops.swiglu(x.clone()), TorchOps().swiglu(x.clone()), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ops.gelu(x.clone()), Ops().gelu(x.clone()), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ops.swiglu(x.clone()), Ops().swiglu(x.clone()), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 64), (1, 2, 32), (5, 2, 2, 64), (200, 32, 2, 64), (3, 2, 24)])
@@ -82,7 +82,7 @@ def test_rotary_equals_torch_bit_for_bit(ops: CompiledOps, name: str, shape: tup
     positions = torch.randint(0, 50, (shape[0],))
     whole = torch.randn(*shape[:-1], 3 * shape[-1])
     expected = whole.clone()
-    for owner, x in ((ops, whole), (TorchOps(), expected)):
+    for owner, x in ((ops, whole), (Ops(), expected)):
         getattr(owner, name)(x[..., shape[-1] : 2 * shape[-1]], table, positions)
     assert torch.equal(expected, whole)
 
@@ -101,9 +101,9 @@ def test_norms_equal_torch(ops: CompiledOps, rows: int, width: int) -> None:
     torch.manual_seed(0)
     x = (torch.randn(rows, width + 16) * 3 + 5)[:, :width]
     weight, bias = torch.randn(width), torch.randn(width)
-    expected = TorchOps().layer_norm(x, weight, bias, 1e-5)
+    expected = Ops().layer_norm(x, weight, bias, 1e-5)
     torch.testing.assert_close(ops.layer_norm(x, weight, bias, 1e-5), expected, rtol=1e-5, atol=1e-5)
-    expected = TorchOps().rms_norm(x, weight, 1e-5)
+    expected = Ops().rms_norm(x, weight, 1e-5)
     torch.testing.assert_close(ops.rms_norm(x, weight, 1e-5), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -119,7 +119,7 @@ def test_residuals_equal_torch(ops: CompiledOps, rows: int, width: int) -> None:
     """Of rows in wider tensors; also for widths that the compiled code does not take. The update stays."""
     base, update = torch.randn(rows, width + 16)[:, :width], torch.randn(rows, width)
     before = update.clone()
-    expected = TorchOps().add_scaled(base, 7.48, update)
+    expected = Ops().add_scaled(base, 7.48, update)
     torch.testing.assert_close(ops.add_scaled(base.clone(), 7.48, update), expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(before, update)
 
@@ -131,6 +131,6 @@ def test_a_cache_is_written_as_by_torch(ops: CompiledOps, rows: int, heads: int,
     whole = torch.randn(rows, heads, 3 * dim) * 100
     k, v = whole[..., dim : 2 * dim], whole[..., 2 * dim :]
     memories = [torch.full((2, heads, 20, dim), 3.0, dtype=dtype) for _ in range(2)]
-    for owner, memory in zip((ops, TorchOps()), memories, strict=True):
+    for owner, memory in zip((ops, Ops()), memories, strict=True):
         owner.store(k, v, memory[0][:, 7 : 7 + rows], memory[1][:, 7 : 7 + rows])
     assert torch.equal(*memories)

@@ -2,7 +2,7 @@
 positions, norms, residuals, GELU, SwiGLU.
 
 Whatever shape or dtype the compiled code does not take is left to
-:class:`~chatglm_backend.models.ops.TorchOps`. Shares its threads with the products.
+:class:`~chatglm_backend.models.ops.Ops`. Shares its threads with the products.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
 from chatglm_backend.int4.kernels.replay import RecordedStep, attention_work, scores_stride
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import Variant
-from chatglm_backend.models.ops import Replay, RotaryTable, TorchOps
+from chatglm_backend.models.ops import Ops, Replay, RotaryTable
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
-class CompiledOps(TorchOps):
+class CompiledOps(Ops):
     """:class:`~chatglm_backend.models.ops.Ops` compiled for ``variant``."""
 
     name = "compiled"
