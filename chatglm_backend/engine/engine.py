@@ -98,10 +98,8 @@ class Engine:
         if request.params.greedy and self.options.draft_tokens > 0:
             draft = Drafter(self._draft_source(ready.prompt_ids), max_tokens=self.options.draft_tokens)
         sequence = Sequence(
-            request,
+            ready,
             cancel,
-            prompt_ids=ready.prompt_ids,
-            max_new_tokens=ready.max_new_tokens,
             stop_ids=self._stop_ids,
             cache=cache,
             prefill=self._model.prefill(ready.prompt_ids[cached:], cache, max_rows=self.options.prefill_rows),

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from chatglm_backend.core import GenerationRequest
 
-__all__ = ["EngineOptions", "PreparedRequest"]
-
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:

@@ -14,8 +14,6 @@ from chatglm_backend.models.config import Family
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.sentences import Sentence
 
-__all__ = ["PrefixCache", "common_prefix", "off_reason"]
-
 
 class PrefixCache:
     """Keeps copies of KV caches by owner and token ids. ``reason`` says why it is off."""

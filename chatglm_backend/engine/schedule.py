@@ -12,21 +12,14 @@ from typing import Generic, Protocol, TypeVar
 
 from chatglm_backend.engine.options import EngineOptions
 
-__all__ = ["StepPlan", "allows_another_unit", "plan_step"]
-
 
 class Schedulable(Protocol):
-    """What the schedule asks of a sequence."""
+    """What the schedule asks of a sequence; see there."""
 
     @property
-    def cancelled(self) -> bool:
-        """Whether its visitor wants no more of it."""
-        ...
-
+    def cancelled(self) -> bool: ...  # noqa: D102
     @property
-    def reading(self) -> bool:
-        """Whether its prompt is not yet in its cache."""
-        ...
+    def reading(self) -> bool: ...  # noqa: D102
 
 
 S = TypeVar("S", bound=Schedulable)

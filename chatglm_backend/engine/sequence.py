@@ -14,12 +14,12 @@ from chatglm_backend.core import (
     Completed,
     Event,
     FinishReason,
-    GenerationRequest,
     PrefillProgress,
     TokenEvent,
     Usage,
 )
 from chatglm_backend.engine.draft import Drafter
+from chatglm_backend.engine.options import PreparedRequest
 from chatglm_backend.engine.sampler import Sampler
 from chatglm_backend.engine.stop import StopFilter
 from chatglm_backend.engine.timing import RequestTimer
@@ -28,8 +28,6 @@ from chatglm_backend.models.base import Prefill
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.tokenizers.streaming import StreamingDecoder
-
-__all__ = ["Sequence", "StepResult"]
 
 StepResult = Event | RequestError
 """What a step says about a sequence; an error, like :class:`~chatglm_backend.core.Completed`, is the last word."""
@@ -44,11 +42,9 @@ class Sequence:
 
     def __init__(
         self,
-        request: GenerationRequest,
+        prepared: PreparedRequest,
         cancel: CancelToken,
         *,
-        prompt_ids: tuple[int, ...],
-        max_new_tokens: int,
         stop_ids: frozenset[int],
         cache: KVCache,
         prefill: Prefill,
@@ -57,9 +53,9 @@ class Sequence:
         draft: Drafter | None,
         timer: RequestTimer,
     ) -> None:
-        self.request = request
+        self.request = request = prepared.request
         self.cancel = cancel
-        self.prompt_ids = prompt_ids
+        self.prompt_ids = prepared.prompt_ids
         self.cache = cache
         self.cached_tokens = cached_tokens
         self.generated: list[int] = []
@@ -67,11 +63,11 @@ class Sequence:
         self.failed = False
         self._prefill: Prefill | None = prefill
         self._timer = timer
-        self._max_new_tokens = max_new_tokens
+        self._max_new_tokens = prepared.max_new_tokens
         self._stop_ids = frozenset() if request.ignore_stop_ids else stop_ids
         self._decoder = decoder
         self._stop = StopFilter(request.params.stop)
-        self._sampler = Sampler(request.params, prompt_ids)
+        self._sampler = Sampler(request.params, prepared.prompt_ids)
         self._draft = draft
         self._draft_tokens = 0
         self._accepted_draft_tokens = 0

@@ -23,8 +23,6 @@ from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import read_json
 
-__all__ = ["DEFAULT_TOLERANCE", "CaseReport", "Precision", "VerifyReport", "verify_logits"]
-
 Precision = Literal["fp32", "int4"]
 
 DEFAULT_TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "int4": 5e-2}

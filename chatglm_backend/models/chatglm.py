@@ -17,8 +17,6 @@ from chatglm_backend.models.positions import PositionPlan, prefix_lm_plan
 from chatglm_backend.models.rows import Rows
 from chatglm_backend.models.weights import Weights
 
-__all__ = ["ChatGLMLayer", "build_chatglm"]
-
 # The reference never tells its blocks how many layers there are, so 28 holds for every size.
 _RESIDUAL_SCALE = math.sqrt(2 * 28)
 

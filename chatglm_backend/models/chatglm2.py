@@ -16,8 +16,6 @@ from chatglm_backend.models.positions import PositionPlan
 from chatglm_backend.models.rows import Rows
 from chatglm_backend.models.weights import Weights
 
-__all__ = ["ChatGLM2Layer", "build_chatglm2"]
-
 
 class ChatGLM2Layer:
     """One block; see :class:`~chatglm_backend.models.network.Layer`."""

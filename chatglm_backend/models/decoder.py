@@ -18,8 +18,6 @@ from chatglm_backend.models.prefill import Prefill, prefill_of
 from chatglm_backend.models.rows import Feed, Rows, Span, rows_of
 from chatglm_backend.models.single import SingleRow
 
-__all__ = ["Decoder", "Planner"]
-
 Planner = Callable[[Sequence[int], KVCache], PositionPlan]
 """Decides a prompt's positions when its prefill starts; raises where the family cannot start there."""
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from chatglm_backend.models.positions import PositionPlan
 
-__all__ = ["GROWTH_BLOCK", "KVCache"]
-
 GROWTH_BLOCK = 256
 """Tokens by which a cache's memory grows at least."""
 

@@ -16,8 +16,6 @@ from chatglm_backend.models.ops import Ops
 from chatglm_backend.models.rows import Rows
 from chatglm_backend.models.weights import Embedding, Linear
 
-__all__ = ["Layer", "Network", "Projected"]
-
 
 @dataclass(frozen=True, slots=True)
 class Projected:

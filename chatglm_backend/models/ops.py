@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Ops", "Replay", "RotaryTable", "rotary_table"]
-
 _SCORE_FLOATS = 8 * 1024 * 1024
 """Most attention scores held at once (32 MiB): long contexts take fewer rows at a time."""
 

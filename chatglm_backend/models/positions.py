@@ -12,8 +12,6 @@ from chatglm_backend.errors import InvalidRequest
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.sentences import Sentence
 
-__all__ = ["PositionPlan", "prefix_lm_plan"]
-
 
 @dataclass(frozen=True, slots=True)
 class PositionPlan:

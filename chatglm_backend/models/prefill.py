@@ -16,8 +16,6 @@ from chatglm_backend.models.network import Network, Projected
 from chatglm_backend.models.positions import PositionPlan
 from chatglm_backend.models.rows import rows_of
 
-__all__ = ["CausalPrefill", "Prefill", "PrefixLMPrefill", "prefill_of"]
-
 
 class Prefill(ABC):
     """A prompt on its way into a cache. ``done`` counts prompt tokens' worth of work, growing to ``total``.

@@ -13,8 +13,6 @@ from torch import Tensor
 from chatglm_backend.models.ops import Ops, Replay
 from chatglm_backend.models.rows import Rows, Span
 
-__all__ = ["SingleRow"]
-
 Forward = Callable[[Tensor, Rows, Sequence[Span]], Tensor]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from chatglm_backend.int4.kernel import Kernel
     from chatglm_backend.models.base import ChatModel
     from chatglm_backend.tokenizers.base import Tokenizer
-
-__all__ = ["ComparisonEngine", "kernel_cache", "other_kernels"]
 
 
 def kernel_cache(settings: Settings, env: Mapping[str, str] = os.environ) -> Path | None:
@@ -62,7 +61,12 @@ class ComparisonEngine:
         self._own = own
         self._tokenizer = tokenizer
         self._make = make
-        self._engine: Engine | None = None
+
+    @cached_property
+    def _engine(self) -> Engine:
+        from chatglm_backend.engine.engine import Engine
+
+        return Engine(self._make(), self._tokenizer, replace(self._own.options, prefix_cache_bytes=0))
 
     def prepare(self, request: GenerationRequest) -> PreparedRequest:
         """As on the model's own kernel; safe from any thread."""
@@ -72,13 +76,8 @@ class ComparisonEngine:
         self, request: GenerationRequest, cancel: CancelToken, submitted_at: float, prepared: PreparedRequest
     ) -> Sequence:
         """See :class:`~chatglm_backend.engine.engine.Engine`."""
-        if self._engine is None:
-            from chatglm_backend.engine.engine import Engine
-
-            options = replace(self._own.options, prefix_cache_bytes=0)
-            self._engine = Engine(self._make(), self._tokenizer, options)
         return self._engine.start(request, cancel, submitted_at, prepared)
 
     def step(self) -> list[tuple[Sequence, StepResult]]:
         """See :class:`~chatglm_backend.engine.engine.Engine`."""
-        return [] if self._engine is None else self._engine.step()
+        return self._engine.step()
