@@ -101,7 +101,7 @@ def open_existing(
     began = time.perf_counter()
     opened = open_model(model, Loading(settings, progress, CancelToken(), note, env))
     config = opened.checkpoint.config
-    machine = _machine(opened.checkpoint.name, opened.kernel, opened.threads, config)
+    machine = _machine(opened.info.name, opened.info.kernel, opened.info.threads, config)
     return Bench(opened.network, machine, time.perf_counter() - began)
 
 

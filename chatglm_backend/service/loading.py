@@ -65,13 +65,9 @@ Loader = Callable[[str | None, Loading], LoadedModel]
 class OpenedModel:
     """A model that can compute, before anything serves it."""
 
+    info: ModelInfo
     checkpoint: Checkpoint
     network: ChatModel
-    kernel: str
-    kernel_reason: Sentence
-    threads: int
-    is_demo: bool
-    family_reason: Sentence | None
     others: Mapping[str, Callable[[], ChatModel]]
 
 
@@ -87,6 +83,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
     from chatglm_backend.int4.kernel import KernelName
     from chatglm_backend.int4.select import select_kernel
     from chatglm_backend.models.base import build_model
+    from chatglm_backend.models.layout import parameter_count
 
     named = model is not None
     if model is None:
@@ -122,10 +119,23 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
     keep = not settings.no_cache
     weights = map_weights(checkpoint, choice.kernel, progress=how.progress, cancel=how.cancel, keep=keep)
     network = build_model(checkpoint.config, weights, kv_dtype=getattr(torch, settings.kv_dtype), ops=choice.ops)
-    is_demo = model == str(bundled_folder())
-    reason = found[0].why if found else None
     others = other_kernels(checkpoint, choice.kernel, network, getattr(torch, settings.kv_dtype))
-    return OpenedModel(checkpoint, network, choice.kernel.name, choice.reason, plan.threads, is_demo, reason, others)
+    info = ModelInfo(
+        name=checkpoint.name,
+        family=checkpoint.config.family,
+        parameters=parameter_count(checkpoint.config),
+        context_limit=checkpoint.config.context_limit,
+        kernel=choice.kernel.name,
+        kernel_reason=choice.reason,
+        threads=plan.threads,
+        kv_dtype=settings.kv_dtype,
+        kv_bytes_per_token=network.new_cache(1).bytes_per_token,
+        weight_bytes=checkpoint.nbytes,
+        is_demo=model == str(bundled_folder()),
+        family_reason=found[0].why if found else None,
+        other_kernels=tuple(others),
+    )
+    return OpenedModel(info, checkpoint, network, others)
 
 
 def load_model(model: str | None, how: Loading) -> LoadedModel:
@@ -133,36 +143,19 @@ def load_model(model: str | None, how: Loading) -> LoadedModel:
     opened, settings = open_model(model, how), how.settings
     from chatglm_backend.checkpoint.prepare import matching_tokenizer
     from chatglm_backend.engine.engine import Engine, EngineOptions
-    from chatglm_backend.models.layout import parameter_count
 
-    checkpoint, network = opened.checkpoint, opened.network
+    info, checkpoint = opened.info, opened.checkpoint
     tokenizer = matching_tokenizer(checkpoint.tokenizer_folder, checkpoint.config)
     options = EngineOptions(prefix_cache_bytes=settings.prefix_cache_mb * 1_000_000)
     if settings.draft_tokens != AUTO:
         options = replace(options, draft_tokens=int(settings.draft_tokens))
-    engine = Engine(network, tokenizer, options)
+    engine = Engine(opened.network, tokenizer, options)
     how.progress(LoadProgress("warm_up"))
     _warm_up(engine, how.cancel, checkpoint.name)
-    bytes_per_token = network.new_cache(1).bytes_per_token
-    info = ModelInfo(
-        name=checkpoint.name,
-        family=checkpoint.config.family,
-        parameters=parameter_count(checkpoint.config),
-        context_limit=checkpoint.config.context_limit,
-        kernel=opened.kernel,
-        kernel_reason=opened.kernel_reason,
-        threads=opened.threads,
-        kv_dtype=settings.kv_dtype,
-        kv_bytes_per_token=bytes_per_token,
-        weight_bytes=checkpoint.nbytes,
-        is_demo=opened.is_demo,
-        family_reason=opened.family_reason,
-        other_kernels=tuple(opened.others),
-    )
     engines: dict[str, EnginePort[PreparedRequest]] = {"": engine}
     for name, make in opened.others.items():
         engines[name] = ComparisonEngine(engine, tokenizer, make)
-    return LoadedModel(info, tokenizer, engine.encode, _start_worker(engines, settings, bytes_per_token))
+    return LoadedModel(info, tokenizer, engine.encode, _start_worker(engines, settings, info.kv_bytes_per_token))
 
 
 def _start_worker(

@@ -78,14 +78,18 @@ def _look_at_int4(found: Findings, settings: Settings) -> None:
     size = _DTYPE_BYTES[settings.kv_dtype]
     found.int4["kv_bytes_per_token"] = {name: count * size for name, count in _KV_VALUES_PER_TOKEN.items()}
     try:
+        from chatglm_backend.hardware import read_machine
+        from chatglm_backend.int4.available import available_kernels
         from chatglm_backend.int4.bigdl import default_library
+        from chatglm_backend.int4.kernels.variants import host_cpu
         from chatglm_backend.int4.select import select_kernel
 
         library = default_library()
         found.int4 |= {"library": str(library.path), "variant": library.variant, "library_reason": library.reason}
         choice = select_kernel(cast("KernelName", settings.kernel), cache=kernel_cache(settings))
         found.int4 |= {"kernel": choice.kernel.name, "kernel_reason": choice.reason}
-        _list_kernels(found)
+        listed = available_kernels(host_cpu(), read_machine().flags, kernel=choice.kernel.name, library=library.variant)
+        found.int4["kernels"] = [plain(one) for one in listed]
         found.int4["prefix_reuse"] = _prefix_reuse(settings)
     except ChatGLMError as error:
         found.fixes.append(error)
@@ -103,16 +107,6 @@ def _prefix_reuse(settings: Settings) -> dict[str, Sentence]:
         family: Sentence("reuse.off", why=why) if why else Sentence("reuse.on", megabytes=room)
         for family, why in reasons.items()
     }
-
-
-def _list_kernels(found: Findings) -> None:
-    from chatglm_backend.hardware import read_machine
-    from chatglm_backend.int4.available import available_kernels
-    from chatglm_backend.int4.kernels.variants import host_cpu
-
-    kernel, library = found.int4["kernel"], found.int4["variant"]
-    listed = available_kernels(host_cpu(), read_machine().flags, kernel=kernel, library=library)
-    found.int4["kernels"] = [plain(one) for one in listed]
 
 
 def _look_at_model(found: Findings, settings: Settings) -> None:

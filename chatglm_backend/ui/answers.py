@@ -177,15 +177,12 @@ class PageAnswers:
             if not answer.running and not watch.turned:
                 watch.answer.seen = True
                 self._answers.pop(watch.answer.id, None)
-            self._forget(watch)
+            for key in [key for key, found in tuple(self._watches.items()) if found is watch]:
+                self._watches.pop(key, None)
 
     def _watch(self, answer: PageAnswer, caller: Caller) -> Watch:
         watch = self._watches[(caller.tab, answer.page)] = Watch(answer)
         return watch
-
-    def _forget(self, watch: Watch) -> None:
-        for key in [key for key, found in tuple(self._watches.items()) if found is watch]:
-            self._watches.pop(key, None)
 
     async def _attend(self, answer: PageAnswer, ticket: Ticket) -> None:
         """Keep the answer while nobody looks, and forget it some time after its end."""

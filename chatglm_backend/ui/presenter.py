@@ -88,11 +88,11 @@ class Presenter:
     def __init__(self, service: Service, answers: PageAnswers, texts: Texts) -> None:
         self.texts = texts
         self.answers = answers
-        self._service = service
+        self.service = service
 
     def header(self) -> HeaderView:
         """The top of the page as it is now."""
-        status = self._service.status()
+        status = self.service.status()
         demo = status.info is not None and status.info.is_demo
         prompts = _demo_examples(self.texts.language) if demo else ()
         prompts = prompts or (self.texts("examples.1"), self.texts("examples.2"), self.texts("examples.3"))
@@ -103,14 +103,6 @@ class Presenter:
             settled=status.state is not ModelState.LOADING,
             takes_system=status.info is not None and status.info.family in SYSTEM_FAMILIES,
         )
-
-    def load(self, model: str) -> None:
-        """Begin loading a folder or hub id; an empty one loads the default again."""
-        self._service.load(model.strip() or None)
-
-    def cancel_load(self) -> None:
-        """Stop loading."""
-        self._service.cancel_load()
 
     def blank(self) -> PromptView:
         """The Prompt page before an answer."""
@@ -151,7 +143,7 @@ class Presenter:
         async with aclosing(answers):
             async for answer in answers:
                 sent = None
-                if not exact and watch.answer.ticket and self._service.status().state is ModelState.READY:
+                if not exact and watch.answer.ticket and self.service.status().state is ModelState.READY:
                     sent = exact = await self._exact_prompt(watch.answer.ticket.request)
                 yield self._view(answer, sent, watch.answer.id, kernel)
         if watch.instead is not None:
@@ -159,12 +151,12 @@ class Presenter:
 
     async def _exact_prompt(self, request: GenerationRequest) -> str:
         try:
-            return (await asyncio.to_thread(self._service.preview_prompt, request)).text
+            return (await asyncio.to_thread(self.service.preview_prompt, request)).text
         except ChatGLMError:
             return ""  # the answer itself says what is wrong
 
     def _view(self, answer: Answer | None, sent: str | None, name: str = "", kernel: str = "") -> PromptView:
-        status = self._service.status()
+        status = self.service.status()
         info = replace(status.info, kernel=kernel) if status.info is not None and kernel else status.info
         return PromptView(
             running=answer is not None and answer.running,

@@ -169,13 +169,9 @@ def _phase_text(texts: Texts, answer: Answer) -> str:
     if answer.phase is Phase.WRITING:
         return texts("status.writing", tokens=answer.tokens)
     if answer.phase is Phase.DONE:
-        return _done_text(texts, answer)
+        reason = answer.finish_reason or FinishReason.CANCELLED
+        return texts(f"status.done.{reason.value}", tokens=answer.tokens)
     return texts("status.waiting")
-
-
-def _done_text(texts: Texts, answer: Answer) -> str:
-    reason = answer.finish_reason or FinishReason.CANCELLED
-    return texts(f"status.done.{reason.value}", tokens=answer.tokens)
 
 
 def _ready_card(texts: Texts, info: ModelInfo) -> str:

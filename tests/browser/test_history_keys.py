@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from browser_helpers import Serve, Visit, Visitor
+from browser_helpers import Visit
 from chat_steps import answers, open_chat, say, titles
 
 pytestmark = pytest.mark.browser
@@ -16,60 +16,58 @@ def _focused(visit: Visit, selector: str) -> None:
     visit.page.wait_for_function("selector => document.activeElement.matches(selector)", arg=selector)
 
 
-def _two_conversations(visit: Visit) -> None:
-    open_chat(visit)
-    say(visit, "What is AI?")
-    visit.page.click("#cg-chat-clear")
-    answers(visit, 0)
-    say(visit, "AI是什么？")
-    titles(visit, "AI是什么？", "What is AI?")
+@pytest.fixture
+def two(kept: Visit) -> Visit:
+    """A page with two conversations."""
+    say(kept, "What is AI?")
+    kept.page.click("#cg-chat-clear")
+    answers(kept, 0)
+    say(kept, "AI是什么？")
+    titles(kept, "AI是什么？", "What is AI?")
+    return kept
 
 
-def test_renaming_by_keyboard_gives_the_focus_back(serve: Serve, visitor: Visitor) -> None:
+def test_renaming_by_keyboard_gives_the_focus_back(two: Visit) -> None:
     """Esc leaves the title as it was; Enter takes the new one; both lead back to the row's button."""
-    visit = visitor(serve("kept"))
-    _two_conversations(visit)
     button = "#cg-history .cg-row[aria-current] [data-history=rename]"
-    visit.reach(button)
-    visit.page.keyboard.press("Enter")
-    _focused(visit, "dialog input")
-    visit.page.keyboard.type("not this")
-    visit.page.keyboard.press("Escape")
-    _focused(visit, button)
-    titles(visit, "AI是什么？", "What is AI?")
-    visit.page.keyboard.press("Enter")
-    _focused(visit, "dialog input")
-    visit.page.keyboard.type("Renamed 改名")
-    visit.page.keyboard.press("Enter")
-    titles(visit, "Renamed 改名", "What is AI?")
-    _focused(visit, button)
-    assert visit.page.locator("dialog").count() == 0
-    assert visit.faults == []
+    two.reach(button)
+    two.page.keyboard.press("Enter")
+    _focused(two, "dialog input")
+    two.page.keyboard.type("not this")
+    two.page.keyboard.press("Escape")
+    _focused(two, button)
+    titles(two, "AI是什么？", "What is AI?")
+    two.page.keyboard.press("Enter")
+    _focused(two, "dialog input")
+    two.page.keyboard.type("Renamed 改名")
+    two.page.keyboard.press("Enter")
+    titles(two, "Renamed 改名", "What is AI?")
+    _focused(two, button)
+    assert two.page.locator("dialog").count() == 0
+    assert two.faults == []
 
 
-def test_deleting_by_keyboard_leads_to_the_next_row(serve: Serve, visitor: Visitor) -> None:
+def test_deleting_by_keyboard_leads_to_the_next_row(two: Visit) -> None:
     """The question begins at "no"; after "yes" the focus is on the next row, after the last one in the search."""
-    visit = visitor(serve("kept"))
-    _two_conversations(visit)
     button = "#cg-history .cg-row [data-history=delete]"
-    visit.reach(button)
-    visit.page.keyboard.press("Enter")
-    _focused(visit, "dialog button:not(.cg-yes)")
-    visit.page.keyboard.press("Enter")
-    _focused(visit, button)
-    titles(visit, "AI是什么？", "What is AI?")
-    visit.page.keyboard.press("Enter")
-    visit.reach("dialog .cg-yes")
-    visit.page.keyboard.press("Enter")
-    titles(visit, "What is AI?")
-    _focused(visit, "#cg-history .cg-row .cg-open")
-    visit.reach(button)
-    visit.page.keyboard.press("Enter")
-    visit.reach("dialog .cg-yes")
-    visit.page.keyboard.press("Enter")
-    titles(visit)
-    _focused(visit, "#cg-history-search :is(textarea, input)")
-    assert visit.faults == []
+    two.reach(button)
+    two.page.keyboard.press("Enter")
+    _focused(two, "dialog button:not(.cg-yes)")
+    two.page.keyboard.press("Enter")
+    _focused(two, button)
+    titles(two, "AI是什么？", "What is AI?")
+    two.page.keyboard.press("Enter")
+    two.reach("dialog .cg-yes")
+    two.page.keyboard.press("Enter")
+    titles(two, "What is AI?")
+    _focused(two, "#cg-history .cg-row .cg-open")
+    two.reach(button)
+    two.page.keyboard.press("Enter")
+    two.reach("dialog .cg-yes")
+    two.page.keyboard.press("Enter")
+    titles(two)
+    _focused(two, "#cg-history-search :is(textarea, input)")
+    assert two.faults == []
 
 
 def test_without_history_nothing_is_kept_and_the_page_says_so(chat: Visit) -> None:

@@ -43,8 +43,11 @@ def test_another_model_is_loaded_with_progress_and_the_conversation_stays(serve:
 def test_the_notice_of_the_demo_says_how_to_start_the_real_one_and_leads_to_the_model_page(
     serve: Serve, visitor: Visitor, width: int
 ) -> None:
-    """One command that can be typed as it stands, and a button."""
+    """What it is, one command that can be typed as it stands, and a button."""
     page = visitor(serve("demo"), width=width).page
+    note = page.locator(".cg-demo").inner_text()
+    assert "demonstration model of 41 million parameters" in note
+    assert "--model" in note
     assert page.inner_text(".cg-demo code") == start_command()
     page.click(".cg-demo button")
     page.locator("#cg-model-source").wait_for()

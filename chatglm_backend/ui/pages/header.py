@@ -77,12 +77,12 @@ def follow_model(
 
     def load(source: str, request: gr.Request) -> tuple[Any, ...]:
         if may_change(request, shared=models.shared):
-            presenter.load(source or "")
+            presenter.service.load((source or "").strip() or None)  # an empty one loads the default again
         return updates(request, presenter.header())
 
     def cancel(request: gr.Request) -> tuple[Any, ...]:
         if may_change(request, shared=models.shared):
-            presenter.cancel_load()
+            presenter.service.cancel_load()
         return updates(request, presenter.header())
 
     outputs = [card, examples, system, model.facts, model.load, model.cancel, model.notice, timer, shown]
