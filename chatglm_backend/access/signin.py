@@ -31,19 +31,13 @@ class Credentials:
 
     def cookie_right(self, headers: Headers) -> bool:
         """Whether the request carries the cookie."""
-        right = False
-        for part in headers.get("cookie", "").split(";"):
-            name, _, value = part.strip().partition("=")
-            if name == self.cookie_name:
-                right = _same(value, self._cookie) or right
-        return right
+        cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+        given = (value for name, _, value in cookies if name == self.cookie_name)
+        return sum(_same(value, self._cookie) for value in given) > 0
 
     def secret_right(self, secret: str) -> bool:
         """Whether ``secret`` is the token, or ``user:password``."""
-        right = False
-        for wanted in self._policy.secrets:
-            right = _same(secret, wanted) or right
-        return right
+        return sum(_same(secret, wanted) for wanted in self._policy.secrets) > 0
 
     def header_right(self, authorization: str) -> bool:
         """Whether an ``Authorization`` header carries a Bearer key or a Basic login."""
@@ -104,8 +98,5 @@ def _field(name: str, label: str, kind: str, complete: str) -> str:
 
 def _same(given: str, wanted: str) -> bool:
     # Hashed first: lengths then say nothing, and neither text must be ASCII.
-    return hmac.compare_digest(_digest(given), _digest(wanted))
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    one, other = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in (given, wanted))
+    return hmac.compare_digest(one, other)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
+from types import SimpleNamespace
 
 import psutil
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -14,28 +15,16 @@ from chatglm_backend.serving.metrics import HistogramSnapshot, MetricsSnapshot
 
 def exposition(snapshot: MetricsSnapshot | None, *, ready: bool) -> tuple[bytes, str]:
     """The page of metrics and its content type; without a worker only what is known without one."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(snapshot, ready=ready))
-    return generate_latest(registry), CONTENT_TYPE_LATEST
+    return generate_latest(SimpleNamespace(collect=partial(_all, snapshot, ready=ready))), CONTENT_TYPE_LATEST
 
 
-class _Collector:
-    def __init__(self, snapshot: MetricsSnapshot | None, *, ready: bool) -> None:
-        self._snapshot = snapshot
-        self._ready = ready
-
-    def describe(self) -> list[Metric]:
-        """Nothing ahead of time."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """All metrics."""
-        memory = psutil.Process().memory_info().rss
-        yield GaugeMetricFamily("chatglm_model_ready", "1 when a model is ready", value=int(self._ready))
-        yield GaugeMetricFamily("chatglm_resident_bytes", "Memory of this process", value=memory)
-        if self._snapshot is not None:
-            yield from _counts(self._snapshot)
-            yield from _times(self._snapshot)
+def _all(snapshot: MetricsSnapshot | None, *, ready: bool) -> Iterator[Metric]:
+    memory = psutil.Process().memory_info().rss
+    yield GaugeMetricFamily("chatglm_model_ready", "1 when a model is ready", value=int(ready))
+    yield GaugeMetricFamily("chatglm_resident_bytes", "Memory of this process", value=memory)
+    if snapshot is not None:
+        yield from _counts(snapshot)
+        yield from _times(snapshot)
 
 
 def _counts(now: MetricsSnapshot) -> Iterator[Metric]:

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 
 from chatglm_backend.access.asgi import client_address
 from chatglm_backend.api.answers import ClientLeft, EventStream, whole_answer
-from chatglm_backend.api.problems import OpenAIRoute, Problem, ProblemError, problem_of, problem_reply
+from chatglm_backend.api.problems import OpenAIRoute, Problem, problem_of, problem_reply
 from chatglm_backend.api.replies import Shape, finish_word, sse
 from chatglm_backend.api.schemas import ChatRequest, CompletionRequest
 from chatglm_backend.core import Completed, FinishReason, GenerationRequest, TokenEvent, Usage
@@ -76,7 +76,7 @@ class _Routes:
         """The one model, by its name."""
         entry = self._entry()
         if model != entry["id"]:
-            raise ProblemError(Problem(404, f"The model here is {entry['id']}.", "model_not_found", "model"))
+            raise Problem(404, f"The model here is {entry['id']}.", "model_not_found", "model")
         return entry
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:

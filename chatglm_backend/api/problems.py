@@ -35,9 +35,9 @@ _STATUS: Mapping[type[ChatGLMError], int] = {
 _RETRY_SECONDS = "2"
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One error as a client sees it. ``param`` names the field at fault."""
+@dataclass(eq=False)
+class Problem(Exception):
+    """One error as a client sees it; a route may raise it. ``param`` names the field at fault."""
 
     status: int
     message: str
@@ -52,18 +52,10 @@ class Problem:
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-class ProblemError(Exception):
-    """Carries a problem out of a route."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        super().__init__(problem.message)
-
-
 def problem_of(error: BaseException) -> Problem:
     """What to tell a client about an error; nothing of the inside for unexpected ones."""
-    if isinstance(error, ProblemError):
-        return error.problem
+    if isinstance(error, Problem):
+        return error
     if isinstance(error, ContextLimitExceeded):
         return Problem(400, str(error), "context_length_exceeded", "messages")
     if isinstance(error, ChatGLMError):
@@ -99,7 +91,7 @@ class OpenAIRoute(APIRoute):
                 if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
                     return problem_reply(Problem(400, "Send JSON with the header Content-Type: application/json."))
                 return problem_reply(problem_of(error))
-            except (ChatGLMError, ProblemError, HTTPException) as error:
+            except (ChatGLMError, Problem, HTTPException) as error:
                 return problem_reply(problem_of(error))
             except Exception as error:  # noqa: BLE001  told in the same form, and logged
                 _log.exception("a request to the endpoint failed")

@@ -155,17 +155,11 @@ class CompiledOps(Ops):
         counts = np.fromiter(visible, np.int64, rows)
         native = self._native(dim)
         with self._team.lock:
-            args = self._attention_args
-            args[AttentionArg.Q], args[AttentionArg.OUT] = q.data_ptr(), result.data_ptr()
-            args[AttentionArg.Q_ROW], args[AttentionArg.Q_HEAD] = q.stride(0) * 4, q.stride(1) * 4
-            args[AttentionArg.KEYS], args[AttentionArg.KEYS_HEAD] = keys.data_ptr(), keys.stride(0) * 2
-            args[AttentionArg.VALUES], args[AttentionArg.VALUES_HEAD] = values.data_ptr(), values.stride(0) * 2
-            args[AttentionArg.OUT_ROW] = heads * dim * 4
-            args[AttentionArg.VISIBLE], args[AttentionArg.SCALE] = (
-                counts.ctypes.data,
-                self._constants(dim**-0.5).ctypes.data,
-            )
-            args[AttentionArg.HEADS], args[AttentionArg.GROUP] = heads, heads // keys.shape[0]
+            self._attention_args[: AttentionArg.ROW0] = (
+                q.data_ptr(), q.stride(0) * 4, q.stride(1) * 4, keys.data_ptr(), keys.stride(0) * 2,
+                values.data_ptr(), values.stride(0) * 2, result.data_ptr(), heads * dim * 4, counts.ctypes.data,
+                heads, heads // keys.shape[0], self._constants(dim**-0.5).ctypes.data,
+            )  # fmt: skip
             self._attend(native, rows, heads, int(counts.max()), dim)
         return result
 
@@ -245,10 +239,8 @@ class CompiledOps(Ops):
         rows = x.shape[0]
         result = self._team.empty(rows, units)
         with self._team.lock:
-            args = self._gate_args
-            args[GateArg.X], args[GateArg.X_ROW] = x.data_ptr(), x.stride(0) * 4
-            args[GateArg.OUT], args[GateArg.OUT_ROW], args[GateArg.UNITS] = result.data_ptr(), units * 4, units
-            self._team.share(self._gates.addresses[name], args, rows, work=rows * units * 4)
+            self._gate_args[:] = x.data_ptr(), x.stride(0) * 4, result.data_ptr(), units * 4, units
+            self._team.share(self._gates.addresses[name], self._gate_args, rows, work=rows * units * 4)
         return result
 
 
