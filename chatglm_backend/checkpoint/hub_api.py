@@ -19,8 +19,6 @@ from chatglm_backend.checkpoint.hub_client import Ways, check_way
 from chatglm_backend.errors import DownloadFailed, HubUnreachable
 from chatglm_backend.sentences import Sentence
 
-__all__ = ["CONFIG", "HubApi", "RemoteFile", "RemoteModel", "Transfer", "wanted_files"]
-
 _CONNECT_S, _READ_S = 5.0, 20.0
 CONFIG = "config.json"
 _SMALL = (CONFIG, "tokenizer_config.json", "ice_text.model", "tokenizer.model")

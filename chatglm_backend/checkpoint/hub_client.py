@@ -17,8 +17,6 @@ from chatglm_backend.checkpoint.hub import HubAccess
 from chatglm_backend.errors import UnusableVariable
 from chatglm_backend.network import certificates_of, proxy_of
 
-__all__ = ["Ways", "check_way"]
-
 
 class Ways(httpx.BaseTransport):
     """Sends each request directly or through the proxy that its address asks for."""

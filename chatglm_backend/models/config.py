@@ -14,8 +14,6 @@ from typing import Literal
 from chatglm_backend.errors import DamagedFile, UnsupportedFamily
 from chatglm_backend.sentences import Sentence
 
-__all__ = ["Family", "ModelConfig", "families_of", "family_named_in", "what_config_names"]
-
 Family = Literal["chatglm", "chatglm2", "chatglm3"]
 
 # GLM-4 kept ChatGLM2's config keys; its vocabulary is what tells it apart when its name is gone.

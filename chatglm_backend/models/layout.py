@@ -11,8 +11,6 @@ from typing import Literal
 
 from chatglm_backend.models.config import ModelConfig
 
-__all__ = ["TensorKind", "TensorSpec", "parameter_count", "tensor_specs"]
-
 TensorKind = Literal["embedding", "linear", "output", "vector"]
 """``linear`` and ``output`` become INT4; ``embedding`` stays fp16; ``vector`` is a norm or a bias."""
 

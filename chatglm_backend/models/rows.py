@@ -14,8 +14,6 @@ from torch import Tensor
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.positions import PositionPlan
 
-__all__ = ["Feed", "Rows", "Span", "rows_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class Feed:

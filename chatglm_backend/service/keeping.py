@@ -19,8 +19,6 @@ from chatglm_backend.models.config import family_named_in
 from chatglm_backend.service.report import Findings, look_at_everything
 from chatglm_backend.settings import Settings, with_cache
 
-__all__ = ["Keeper", "Needs"]
-
 # Bytes of the authors' fp16 files (ChatGLM-6B's hold the output layer twice). INT4 is 17/32 of a byte a weight, the
 # embedding stays fp16; on disk the layout that the kernel reads is kept beside it, without the embedding.
 _DOWNLOAD = {"chatglm": 13_400_000_000, "chatglm2": 12_500_000_000, "chatglm3": 12_500_000_000}

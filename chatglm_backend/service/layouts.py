@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from chatglm_backend.int4.kernels.product import CompiledKernel
     from chatglm_backend.int4.weights import Int4Weights
 
-__all__ = ["map_weights"]
-
 _log = logging.getLogger(__name__)
 _WORTH_KEEPING = 256_000_000
 """Checkpoints below this many bytes are laid out in memory at every start: that takes less than a second."""

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from chatglm_backend.serving.worker import Worker
     from chatglm_backend.tokenizers.base import EncodedPrompt, Family, Tokenizer
 
-__all__ = ["LoadedModel", "Loader", "Loading", "Note", "OpenedModel", "Progress", "load_model", "open_model"]
-
 _log = logging.getLogger(__name__)
 
 Note = Callable[[Sentence], None]

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from chatglm_backend.int4.kernel import KernelName
     from chatglm_backend.models.config import Family
 
-__all__ = ["Findings", "look_at_everything"]
-
 _PACKAGES = ("bigdl-llm", "torch", "transformers", "sentencepiece", "gradio", "numba", "safetensors", "httpx")
 _KV_VALUES_PER_TOKEN = {"chatglm": 2 * 28 * 4096, "chatglm2": 2 * 28 * 2 * 128, "chatglm3": 2 * 28 * 2 * 128}
 _DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from chatglm_backend.serving.ticket import Ticket
     from chatglm_backend.tokenizers.base import EncodedPrompt
 
-__all__ = ["Service"]
-
 _log = logging.getLogger(__name__)
 _POLL_S = 0.2
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from chatglm_backend.models.base import ChatModel
     from chatglm_backend.models.config import Family
 
-__all__ = ["verify_folder"]
-
 
 def verify_folder(
     folder: Path, precision: Precision, settings: Settings, *, tolerance: float | None = None

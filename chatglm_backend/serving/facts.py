@@ -9,8 +9,6 @@ from chatglm_backend.core import Completed, GenerationRequest
 from chatglm_backend.errors import RequestError
 from chatglm_backend.serving.ports import Prepared
 
-__all__ = ["accepted_facts", "ended_facts"]
-
 
 def accepted_facts(request: GenerationRequest, prepared: Prepared, prompts: bool) -> dict[str, Any]:  # noqa: FBT001
     """A request that was taken into the queue. The visitor's name is hashed: it is a key to their page."""

@@ -27,8 +27,6 @@ from chatglm_backend.core import (
 )
 from chatglm_backend.errors import ChatGLMError
 
-__all__ = ["Logged", "Ticket"]
-
 _FIRST_READ_S = 5.0
 
 

@@ -30,8 +30,6 @@ from chatglm_backend.serving.metrics import Metrics, MetricsSnapshot
 from chatglm_backend.serving.ports import EnginePort, P
 from chatglm_backend.serving.ticket import Ticket
 
-__all__ = ["Worker", "WorkerOptions"]
-
 _log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_S = 0.5
