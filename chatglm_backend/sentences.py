@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import cast
 
 Language = str
@@ -78,9 +77,9 @@ def _is_list(what: object) -> bool:
 
 
 @functools.cache
-def load_texts(language: Language, folder: Path | None = None) -> Texts:
-    """The catalogue of a language, from the package unless ``folder`` holds it."""
-    source = (folder or files("chatglm_backend") / "locales") / f"{language}.json"
+def load_texts(language: Language) -> Texts:
+    """The catalogue of a language."""
+    source = files("chatglm_backend") / "locales" / f"{language}.json"
     return Texts(language, cast("dict[str, str]", json.loads(source.read_text(encoding="utf-8"))))
 
 
@@ -97,12 +96,10 @@ def plain(what: object) -> object:
     return what
 
 
-def choose_language(
-    wanted: str | None, accept_language: str | None, languages: Sequence[Language] = LANGUAGES
-) -> Language:
+def choose_language(wanted: str | None, accept_language: str | None) -> Language:
     """``wanted`` (from the address or a cookie) if it is one of ours, else the browser's best match, else English."""
-    if wanted in languages:
-        return cast("Language", wanted)
+    if wanted in LANGUAGES:
+        return wanted
     ranked: list[tuple[float, int, str]] = []
     for order, item in enumerate((accept_language or "").split(",")):
         tag, _, quality = item.strip().partition(";q=")
@@ -112,6 +109,6 @@ def choose_language(
             continue
         ranked.append((-weight, order, tag.lower().split("-")[0]))
     for weight, _, tag in sorted(ranked):
-        if tag in languages and weight < 0:
+        if tag in LANGUAGES and weight < 0:
             return tag
     return "en"

@@ -9,6 +9,8 @@ import json
 import re
 import shutil
 import string
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 
 import chatglm_backend
 from chatglm_backend import errors, ui
-from chatglm_backend.errors import ChatGLMError, ContextLimitExceeded, DamagedFile
+from chatglm_backend.errors import ChatGLMError, ContextLimitExceeded, DamagedFile, ModelNotReady
 from chatglm_backend.launcher.environment import LaunchError
 from chatglm_backend.sentences import LANGUAGES, Sentence, choose_language, load_texts, plain
 
@@ -139,14 +141,29 @@ def test_a_foreign_exception_is_named_without_its_details() -> None:
 
 
 def test_a_language_is_one_file_and_one_line(tmp_path: Path) -> None:
-    """A made-up one, copied from English: everything finds its sentences in it."""
+    """A made-up one in a copy of the package: sentences, the choice by the browser and the sign-in page have it."""
+    package = tmp_path / PACKAGE.name
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("demo_model", "__pycache__"))
     catalogue = json.loads((LOCALES / "en.json").read_text(encoding="utf-8"))
-    (tmp_path / "eo.json").write_text(json.dumps({code: f"~{text}" for code, text in catalogue.items()}), "utf-8")
-    shutil.copy(LOCALES / "en.json", tmp_path)
-    languages = (*LANGUAGES, "eo")
-    texts = load_texts(choose_language(None, "eo, en;q=0.5", languages), tmp_path)
-    assert texts.codes == load_texts("en").codes
-    assert texts.say(ContextLimitExceeded(prompt_tokens=3000, limit=2048)).startswith("~The prompt has 3000 tokens")
+    made_up = json.dumps({code: f"~{text}" for code, text in catalogue.items()})
+    (package / "locales" / "eo.json").write_text(made_up, encoding="utf-8")
+    source = (package / "sentences.py").read_text(encoding="utf-8")
+    changed = source.replace('("zh", "en")', '("zh", "en", "eo")')
+    assert changed != source
+    (package / "sentences.py").write_text(changed, encoding="utf-8")
+    code = (
+        "from chatglm_backend.access.policy import policy_from\n"
+        "from chatglm_backend.access.signin import sign_in_page\n"
+        "from chatglm_backend.errors import ModelNotReady; from chatglm_backend.settings import Settings\n"
+        "from chatglm_backend.sentences import choose_language, load_texts\n"
+        "print(load_texts(choose_language('eo', None)).say(ModelNotReady()))\n"
+        "print(sign_in_page(policy_from(Settings(listen=True)), 'eo, en;q=0.5').decode())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", check=True
+    )
+    assert done.stdout.startswith(f"~{ModelNotReady()}")
+    assert "<h1>~Sign in</h1>" in done.stdout
     assert sorted(file.stem for file in LOCALES.iterdir()) == sorted(LANGUAGES)
 
 
