@@ -65,7 +65,7 @@ def measure(
     item: QuickItem,
     cancel: CancelToken,
     *,
-    session: str,
+    visitor: str,
     accepted: Callable[[], int] | None = None,
 ) -> QuickResult | None:
     """Measure one item; ``None`` when stopped. Raises what the service's ``submit`` raises.
@@ -75,7 +75,7 @@ def measure(
     if cancel.cancelled:
         return None
     before = accepted() if accepted else 0
-    requests = [_request(service, item, f"{session}-speed-{row}") for row in range(item.batch)]
+    requests = [_request(service, item, f"{visitor}-speed-{row}") for row in range(item.batch)]
     tickets: list[Ticket] = []
     try:
         tickets.extend(service.submit(request) for request in requests)
@@ -111,15 +111,15 @@ def _follow(ticket: Ticket, cancel: CancelToken) -> Completed | None:
     return last if isinstance(last, Completed) else None
 
 
-def _request(service: Service, item: QuickItem, session: str) -> GenerationRequest:
+def _request(service: Service, item: QuickItem, visitor: str) -> GenerationRequest:
     """A request whose prompt nothing was kept of, as near to the wanted length as whole words allow."""
-    # Sampled, because answers to random words repeat themselves, and guessing right would be measured instead.
+    # Sampled, because answers to random words repeat themselves, and right draft tokens would be measured instead.
     params = GenerationParams(max_new_tokens=item.new_tokens, temperature=1.0, seed=1)
     words = [format(secrets.randbelow(1000), "03d") for _ in range(item.prompt_tokens)]
 
     def made(count: int) -> GenerationRequest:
         return GenerationRequest(
-            secrets.token_hex(8), session, prompt=" ".join(words[:count]), prompt_format="raw",
+            secrets.token_hex(8), visitor, prompt=" ".join(words[:count]), prompt_format="raw",
             params=params, ignore_stop_ids=True,
         )  # fmt: skip
 

@@ -105,7 +105,7 @@ class SpeedPresenter:
                         break
                 yield self._view(info, results, running=True, status=self._progress(number, "speed.measuring", item))
                 found = await asyncio.to_thread(
-                    measure, self._service, item, token, session=session, accepted=self._accepted
+                    measure, self._service, item, token, visitor=session, accepted=self._accepted
                 )
                 if found is None:
                     break

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.model
 
 PLAIN = EngineOptions(draft_tokens=0, prefix_cache_bytes=0)
 REUSING = EngineOptions(draft_tokens=0)
-GUESSING = EngineOptions(draft_tokens=8, prefix_cache_bytes=0)
+DRAFTING = EngineOptions(draft_tokens=8, prefix_cache_bytes=0)
 SAMPLED = {"temperature": 0.8, "top_p": 0.8, "seed": 3}
 
 
@@ -130,12 +130,12 @@ def test_batched_is_as_alone(name: str, kind: str, params: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("kind", ["dense", "auto"])
 @pytest.mark.parametrize("name", FOLDERS)
-def test_guesses_change_no_token(name: str, kind: str) -> None:
-    """With guessed tokens the same answer, and on small models guesses do happen."""
+def test_drafts_change_no_token(name: str, kind: str) -> None:
+    """With draft tokens the same answer, and on small models there are some."""
     drafted = 0
     for ids in prompts_of(name):
         request = ask(ids, tokens=40)
-        events = list(engine_of(name, kind, GUESSING).generate(request))
+        events = list(engine_of(name, kind, DRAFTING).generate(request))
         drafted += events[-1].usage.draft_tokens
         assert tokens_of(events) == tokens_of(engine_of(name, kind).generate(request))
     assert drafted > 0
@@ -192,7 +192,7 @@ def test_cancelling_leaves_caches_usable(name: str) -> None:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_rows_do_not_feel_their_neighbours(name: str) -> None:
-    """In INT4 a row's logits are the same bits alone, in a batch of 16, and as one of 9 guessed tokens."""
+    """In INT4 a row's logits are the same bits alone, in a batch of 16, and as one of 9 draft tokens."""
     model, ids = model_of(name, "auto"), prompts_of(name)[0]
     fed = [5, 77, 123, 9, 5, 77, 123, 9, 31]
 

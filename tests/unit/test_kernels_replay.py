@@ -103,7 +103,7 @@ def test_prompts_and_batches_in_between_disturb_nothing(model: Decoder) -> None:
 
 
 def test_truncated_sequences_go_on_from_where_they_were_cut(model: Decoder) -> None:
-    """As after a wrong guess."""
+    """As after a wrong draft token."""
     cache = started(model, FIRST)
     first = step(model, 11, cache, replays=True)
     step(model, 12, cache, replays=True)

@@ -48,7 +48,7 @@ def test_a_batch_gives_each_sequence_what_it_gets_alone(family: Family) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_several_ids_at_once_equal_one_by_one(family: Family) -> None:
-    """Guessed tokens are causal among themselves."""
+    """Draft tokens are causal among themselves."""
     model = model_of(family)
     single = started(model, FIRST_PROMPT)
     one_by_one = torch.cat([model.decode([Feed((token,), single)]) for token in (3, 4, 5)])
