@@ -83,6 +83,11 @@ class FakeEngine:
             raise self.crash
         return [result for life in list(self.lives) for result in self._advance(life)]
 
+    def reasons(self, *tickets: Ticket) -> list[FinishReason]:
+        """Let it run, and wait for the ends."""
+        self.gate.set()
+        return [reason_of(ticket) for ticket in tickets]
+
     def _advance(self, life: Life) -> Iterator[tuple[Life, Event | RequestError]]:
         cancelled = life.cancel.cancelled  # read once: another thread may set it at any moment
         reason = life.cancel.reason if cancelled else FinishReason.LENGTH
@@ -162,30 +167,24 @@ def test_sessions_are_served_in_turns(make: Any, engine: FakeEngine) -> None:
     """With one place, three sessions of three requests alternate."""
     worker = make(max_running=1, visitor_limit=9)
     tickets = [worker.submit(ask(f"{s}{n}", s)) for s in "abc" for n in range(3)]
-    engine.gate.set()
-    for ticket in tickets:
-        reason_of(ticket)
+    engine.reasons(*tickets)
     # The first may start before the others are in line; from then on each round holds every session once.
     assert sorted(name[0] for name in engine.started[1:4]) in (["a", "b", "c"], ["b", "c", "c"], ["a", "b", "b"])
     assert [engine.started.index(f"{s}0") < engine.started.index("a2") for s in "bc"] == [True, True]
 
 
-def test_no_more_run_than_allowed(make: Any, engine: FakeEngine) -> None:
-    """Two places, two at once."""
-    worker = make(max_running=2, visitor_limit=9)
-    tickets = [worker.submit(ask(f"r{n}")) for n in range(6)]
-    engine.gate.set()
-    assert {reason_of(ticket) for ticket in tickets} == {FinishReason.LENGTH}
-    assert engine.most_running == 2
-
-
-def test_memory_limits_how_many_run(make: Any, engine: FakeEngine) -> None:
-    """Two requests of 500 bytes do not fit into 900, but one of 5 000 may run alone."""
-    worker = make(max_running=4, kv_budget_bytes=900)
-    tickets = [worker.submit(ask(f"r{n}", prompt="x" * size)) for n, size in enumerate((5, 5, 50))]
-    engine.gate.set()
-    assert {reason_of(ticket) for ticket in tickets} == {FinishReason.LENGTH}
-    assert engine.most_running == 1
+@pytest.mark.parametrize(
+    ("options", "sizes", "at_once"),
+    [({"max_running": 2, "visitor_limit": 9}, [1] * 6, 2), ({"max_running": 4, "kv_budget_bytes": 900}, [5, 5, 50], 1)],
+)
+def test_places_and_memory_limit_how_many_run(
+    make: Any, engine: FakeEngine, options: dict[str, int], sizes: list[int], at_once: int
+) -> None:
+    """Two places, two at once; two requests of 500 bytes do not fit into 900, but one of 5 000 may run alone."""
+    worker = make(**options)
+    tickets = [worker.submit(ask(f"r{n}", prompt="x" * size)) for n, size in enumerate(sizes)]
+    assert engine.reasons(*tickets) == [FinishReason.LENGTH] * len(sizes)
+    assert engine.most_running == at_once
 
 
 def test_those_who_wait_are_told_where(make: Any, engine: FakeEngine) -> None:
@@ -224,8 +223,7 @@ def test_twelve_requests_of_one_visitor_are_queued(make: Any, engine: FakeEngine
     worker = make(max_running=4, visitor_limit=2)
     many = [worker.submit(ask(f"a{n}", "a", tokens=50)) for n in range(12)]
     other = worker.submit(ask("b0", "b"))
-    engine.gate.set()
-    assert {reason_of(ticket) for ticket in (*many, other)} == {FinishReason.LENGTH}
+    assert set(engine.reasons(*many, other)) == {FinishReason.LENGTH}
     assert engine.started.index("b0") <= 2
     assert max(engine.mine_running) == 2
 
@@ -234,9 +232,8 @@ def test_each_kernel_has_an_engine_of_its_own(engine: FakeEngine) -> None:
     """A request goes to the one it asks for, and both are stepped."""
     other = FakeEngine(gate=engine.gate)
     worker = Line({"": engine, "other": other})
-    engine.gate.set()
     tickets = worker.submit(ask("a")), worker.submit(ask("b"), kernel="other")
-    assert [reason_of(ticket) for ticket in tickets] == [FinishReason.LENGTH] * 2
+    assert engine.reasons(*tickets) == [FinishReason.LENGTH] * 2
     assert (engine.started, other.started) == (["a"], ["b"])
     worker.close()
 
@@ -246,8 +243,7 @@ def test_a_waiting_request_can_be_stopped(make: Any, engine: FakeEngine) -> None
     worker = make(max_running=1)
     running, waiting = worker.submit(ask("a")), worker.submit(ask("b"))
     waiting.cancel()
-    engine.gate.set()
-    assert [reason_of(waiting), reason_of(running)] == [FinishReason.CANCELLED, FinishReason.LENGTH]
+    assert engine.reasons(waiting, running) == [FinishReason.CANCELLED, FinishReason.LENGTH]
     assert engine.started == ["a"]
 
 
@@ -258,7 +254,7 @@ def test_a_running_request_can_be_stopped(make: Any, engine: FakeEngine) -> None
     engine.gate.set()
     ticket.read()
     ticket.cancel()
-    assert reason_of(ticket) is FinishReason.CANCELLED
+    assert engine.reasons(ticket) == [FinishReason.CANCELLED]
     assert ticket.text.startswith("a0 ")
 
 
@@ -285,8 +281,7 @@ def test_a_reader_who_stalls_holds_nobody_up(make: Any, engine: FakeEngine) -> N
     worker = make()
     stalled, reading = worker.submit(ask("a", tokens=200)), worker.submit(ask("b"))
     iterator = stalled.events()
-    engine.gate.set()
-    assert reason_of(reading) is FinishReason.LENGTH
+    assert engine.reasons(reading) == [FinishReason.LENGTH]
     assert sum(isinstance(e, TokenEvent) for e in iterator) == 200
 
 
@@ -332,19 +327,14 @@ def test_a_deadline_ends_with_timeout(make: Any, engine: FakeEngine) -> None:
     """The reason is told apart from a stop."""
     now = [0.0]
     ticket = make(lambda: now[0]).submit(ask("a", tokens=1_000_000), timeout_s=5.0)
-    engine.gate.set()
     now[0] = 6.0
-    assert reason_of(ticket) is FinishReason.TIMEOUT
+    assert engine.reasons(ticket) == [FinishReason.TIMEOUT]
 
 
 def test_a_failing_request_is_told_and_the_others_go_on(make: Any, engine: FakeEngine) -> None:
     """Errors reach their own ticket only, whether at the start or later."""
     worker = make()
-    bad, worse, good = (
-        worker.submit(ask("a", prompt="bad")),
-        worker.submit(ask("b", prompt="unstartable")),
-        worker.submit(ask("c")),
-    )
+    bad, worse, good = (worker.submit(ask(prompt, prompt=prompt)) for prompt in ("bad", "unstartable", "good"))
     engine.gate.set()
     for ticket in (bad, worse):
         with pytest.raises(EngineFailure):
@@ -433,9 +423,7 @@ def test_a_failing_answer_tells_its_events_first() -> None:
 def test_counters_follow_the_work(make: Any, engine: FakeEngine) -> None:
     """Accepted, finished, tokens, and nothing left at the end."""
     worker = make()
-    engine.gate.set()
-    for n in range(3):
-        reason_of(worker.submit(ask(f"r{n}")))
+    engine.reasons(*(worker.submit(ask(f"r{n}")) for n in range(3)))
     shown = worker.metrics()
     assert (shown.accepted, shown.finished, shown.completion_tokens) == (3, {"length": 3}, 9)
     assert (shown.running, shown.waiting, shown.kv_reserved_bytes, shown.itl_s.count) == (0, 0, 0, 6)
