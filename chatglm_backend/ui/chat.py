@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, Message, ModelInfo, ModelState
+from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, Message, ModelState
 from chatglm_backend.errors import ChatGLMError, HistoryError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.service import Service
@@ -177,16 +177,14 @@ class ChatPresenter:
             turns=turns,
             running=answer is not None and answer.running,
             status=answer_status(self.texts, answer, status),
-            context=self._context(turns, answer, fitted, info),
+            context="" if info is None else self._context(turns, answer, fitted, info.context_limit),
             timing=timing_panel(self.texts, answer, info, used_memory()),
             box=box,
         )
 
-    def _context(self, turns: Turns, answer: Answer | None, fitted: Fitted | None, info: ModelInfo | None) -> str:
-        if info is None:
-            return ""
+    def _context(self, turns: Turns, answer: Answer | None, fitted: Fitted | None, limit: int) -> str:
         used = 0 if fitted is None or not turns else fitted.used + (0 if answer is None else answer.tokens)
-        return context_bar(self.texts, used, info.context_limit, 0 if fitted is None else fitted.dropped)
+        return context_bar(self.texts, used, limit, 0 if fitted is None else fitted.dropped)
 
 
 def _turn(answer: Answer) -> Turns:

@@ -28,7 +28,7 @@ from chatglm_backend.store.folder import data_folder, visitor_key
 from chatglm_backend.store.records import Conversation, MessageState, Opened, Place
 from chatglm_backend.ui.conversation import Interrupted, Turns
 from chatglm_backend.ui.progress import Answer
-from chatglm_backend.ui.visitor import VisitorSigner, cookies_of, visitor_name
+from chatglm_backend.ui.visitor import VisitorSigner, cookies_of
 
 __all__ = ["AnswerKeeper", "Command", "History", "Moved"]
 
@@ -81,10 +81,14 @@ class History:
         signer = self.signer()
         return signer.read(cookies) if signer.lasting else None
 
+    def name_of(self, cookies: Mapping[str, str], address: str | None) -> str:
+        """The name of whoever asks, also where nothing is kept; those without a cookie share their address's."""
+        return self.signer().read(cookies) or f"page:{address or 'local'}"
+
     def visitor_of(self, scope: Mapping[str, Any]) -> str:
-        """The name of whoever sends a request, also where nothing is kept."""
+        """The same of a request."""
         client = scope.get("client")
-        return visitor_name(self.signer(), cookies_of(scope), client[0] if client else None)
+        return self.name_of(cookies_of(scope), client[0] if client else None)
 
     @property
     def problem(self) -> HistoryError | None:

@@ -5,6 +5,7 @@ Attributes carry the light colours too, so that a plot saved on its own is reada
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -95,11 +96,7 @@ def _ceiling(values: Sequence[float]) -> float:
     most = max(values, default=0.0) * 1.15
     if most <= 0:
         return 1.0
-    unit = 1.0
-    while unit > most:
-        unit /= 10
-    while unit * 10 <= most:
-        unit *= 10
+    unit = 10.0 ** math.floor(math.log10(most))
     return next(unit * factor for factor in (1, 1.6, 2, 3, 4, 6, 8, 10) if unit * factor >= most)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
-__all__ = ["VisitorLayer", "VisitorSigner", "cookies_of", "visitor_name"]
+__all__ = ["VisitorLayer", "VisitorSigner", "cookies_of"]
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -74,11 +74,6 @@ class VisitorLayer:
             await send(message)
 
         await self._app(scope, receive, send_with_cookie)
-
-
-def visitor_name(signer: VisitorSigner, cookies: Mapping[str, str], address: str | None) -> str:
-    """The name of whoever asks; those without a cookie share their address's."""
-    return signer.read(cookies) or f"page:{address or 'local'}"
 
 
 def cookies_of(scope: Mapping[str, Any]) -> dict[str, str]:

@@ -12,7 +12,6 @@ import gradio as gr
 from chatglm_backend.ui.answers import Caller
 from chatglm_backend.ui.history import History
 from chatglm_backend.ui.permission import may_manage
-from chatglm_backend.ui.visitor import visitor_name
 
 __all__ = ["AT_ONCE", "KEPT", "QUIET", "Outputs", "caller_of", "may_change", "shown"]
 
@@ -56,7 +55,7 @@ async def shown(
 def caller_of(request: gr.Request, history: History) -> Caller:
     """Who called a handler, and from which tab."""
     cookies, client = dict(request.cookies), request.client
-    name = visitor_name(history.signer(), cookies, client.host if client else None)
+    name = history.name_of(cookies, client.host if client else None)
     return Caller(name, request.session_hash or "", history.visitor(cookies))
 
 
