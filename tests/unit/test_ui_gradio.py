@@ -1,9 +1,11 @@
-"""How many sessions are kept, on a page of two components."""
+"""How many sessions Gradio keeps, and that handlers always have a value for their outputs."""
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -68,3 +70,28 @@ def test_of_open_pages_the_last_used_are_kept() -> None:
         kept[f"open{number}"]
         kept["busy"]
     assert list(kept.session_data) == ["open8", "open9", "busy"]
+
+
+def test_a_generator_that_yields_nothing_leaves_its_outputs_as_they_are() -> None:
+    """Gradio would empty them; one that yields is untouched, and both still say which request they were for."""
+    from chatglm_backend.ui.gradio_insides.handlers import keep_outputs
+
+    async def says(text: str, request: gr.Request) -> AsyncGenerator[str, None]:
+        for word in text.split():
+            yield f"{request}:{word}"
+
+    async def says_nothing() -> AsyncGenerator[tuple[str, str], None]:
+        for _ in ():
+            yield "a", "b"
+
+    async def run() -> list[list[Any]]:
+        with gr.Blocks() as page:
+            box, other = gr.Textbox(), gr.Textbox()
+            box.change(says, box, other)
+            page.load(says_nothing, None, [box, other])
+        keep_outputs(page)
+        said, nothing = (event.fn for event in page.fns.values())
+        spoken, silent = [v async for v in said("x y", "r")], [v async for v in said("", "r")]
+        return [spoken, silent, [v async for v in nothing()]]
+
+    assert asyncio.run(run()) == [["r:x", "r:y"], [gr.skip()], [(gr.skip(), gr.skip())]]
