@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from webui_process import Running, ask_page, running_page
 
@@ -23,10 +23,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_checkpoint(tmp_path_factory.mktemp("model") / "chatglm2-6b", "chatglm2", shards=1)
 
 
-def flags_for(folder: Path, *more: str) -> list[str]:
-    """Everything logged, as JSON."""
+def logged(data: Path, folder: Path, act: Callable[[Running], None], *more: str) -> tuple[str, list[dict[str, Any]]]:
+    """Everything that a page of the model logs as JSON while it is visited, as text and as objects."""
     model = ["--model", str(folder), "--no-cache", "--threads", "1", "--kernel", "exact"]
-    return [*model, "--log-level", "debug", "--log-format", "json", *more]
+    with running_page(data, *model, "--log-level", "debug", "--log-format", "json", *more, real=True) as page:
+        act(page)
+        assert page.end() == 0
+    return page.log, [json.loads(line) for line in page.log.splitlines()]
 
 
 def visit(page: Running) -> None:
@@ -43,25 +46,24 @@ def visit(page: Running) -> None:
         assert program.post("/en/gradio_api/queue/join", json={"data": [MARKER], "fn_index": 99999}).status_code >= 400
 
 
-def misuse(program: httpx.Client) -> None:
+def misuse(page: Running) -> None:
     """The marker in every field of the page's form, which Gradio's own checks stumble over."""
-    config = program.get("/en/config").json()
-    function = next(f for f in config["dependencies"] if f["api_name"] == "generate")["id"]
-    usual: list[Any] = ["hello", 1, "raw", 0, 1, 0, 1, 1]
-    for field in range(len(usual)):
-        data = [*usual[:field], [MARKER], *usual[field + 1 :]]
-        session = {"session_hash": f"misuse{field}"}
-        program.post("/en/gradio_api/queue/join", json={"data": data, "fn_index": function, **session})
-        program.get("/en/gradio_api/queue/data", params=session)
-        program.post("/en/gradio_api/run/generate", json={"data": data})
+    with page.client() as program:
+        config = program.get("/en/config").json()
+        function = next(f for f in config["dependencies"] if f["api_name"] == "generate")["id"]
+        usual: list[Any] = ["hello", 1, "raw", 0, 1, 0, 1, 1]
+        for field in range(len(usual)):
+            data = [*usual[:field], [MARKER], *usual[field + 1 :]]
+            session = {"session_hash": f"misuse{field}"}
+            program.post("/en/gradio_api/queue/join", json={"data": data, "fn_index": function, **session})
+            program.get("/en/gradio_api/queue/data", params=session)
+            program.post("/en/gradio_api/run/generate", json={"data": data})
+        assert program.get("/ready").status_code == 200
 
 
 def test_a_log_in_json_says_what_happened_and_never_what_was_written(tmp_path: Path, folder: Path) -> None:
     """Every line is an object; each request has a beginning and an end; the marker is nowhere."""
-    with running_page(tmp_path, *flags_for(folder), real=True) as page:
-        visit(page)
-        assert page.end() == 0
-    lines = [json.loads(line) for line in page.log.splitlines()]
+    log, lines = logged(tmp_path, folder, visit)
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
     accepted = [line for line in lines if line["message"] == "request accepted"]
     ended = {line["request"]: line for line in lines if line["message"] == "request ended"}
@@ -70,28 +72,24 @@ def test_a_log_in_json_says_what_happened_and_never_what_was_written(tmp_path: P
     assert all(line["end"] in ("length", "stop") and line["total_s"] >= 0 for line in ended.values())
     asked = [line for line in lines if line["message"] == "request" and line["path"] == "/v1/completions"]
     assert sorted(line["status"] for line in asked) == [200, 400, 400, 400]
-    assert MARKER.split()[0] not in page.log
+    assert MARKER.split()[0] not in log
 
 
 def test_values_that_gradio_stumbles_over_are_not_quoted(tmp_path: Path, folder: Path) -> None:
     """It prints exceptions with the values in them; they are logged by type and place like all others."""
-    with running_page(tmp_path, *flags_for(folder), real=True) as page:
-        with page.client() as program:
-            misuse(program)
-            assert program.get("/ready").status_code == 200
-        assert page.end() == 0
-    lines = [json.loads(line) for line in page.log.splitlines()]
+    log, lines = logged(tmp_path, folder, misuse)
     printed = [line for line in lines if line["message"] == "an exception was printed"]
     assert printed
     assert all(line["error"] and line["where"] for line in printed)
-    assert MARKER.split()[0] not in page.log
+    assert MARKER.split()[0] not in log
 
 
 def test_prompts_are_logged_only_on_demand(tmp_path: Path, folder: Path) -> None:
     """The setting's name says what it does."""
-    with running_page(tmp_path, *flags_for(folder, "--log-prompts"), real=True) as page:
+
+    def ask(page: Running) -> None:
         with page.client() as program:
             program.post("/v1/completions", json={"prompt": MARKER, "max_tokens": 2})
-        assert page.end() == 0
-    accepted = [json.loads(line) for line in page.log.splitlines() if "request accepted" in line]
-    assert [line["prompt"] for line in accepted] == [MARKER]
+
+    _, lines = logged(tmp_path, folder, ask, "--log-prompts")
+    assert [line["prompt"] for line in lines if line["message"] == "request accepted"] == [MARKER]

@@ -15,11 +15,13 @@ POWERSHELL = (ROOT / "launch.ps1").read_bytes()
 SHELL = (ROOT / "launch.sh").read_text(encoding="utf-8")
 
 
-def test_it_is_plain_ascii() -> None:
-    """PowerShell 5.1 misreads UTF-8 without a mark, so there is none; line ends may be of either kind."""
+def test_it_is_plain_ascii_and_nothing_is_newer_than_powershell_5() -> None:
+    """PowerShell 5.1 misreads UTF-8 without a mark, so there is none, and it lacks some operators and variables."""
     assert POWERSHELL.isascii()
     assert b"\t" not in POWERSHELL
-    assert POWERSHELL.replace(b"\r\n", b"\n").count(b"\r") == 0
+    assert POWERSHELL.replace(b"\r\n", b"\n").count(b"\r") == 0  # line ends may be of either kind
+    for newer in (b"??", b"?.", b"&&", b"||", b"$IsWindows", b"ForEach-Object -Parallel"):
+        assert newer not in POWERSHELL
 
 
 def test_git_gives_it_windows_line_ends() -> None:
@@ -77,10 +79,3 @@ def test_both_probes_ask_the_same() -> None:
     assert words[0] == words[1] == {"ok", "venv", "bits", "version", "kind"}
     assert bounds[0] == bounds[1] == ["(3, 10)", "(3, 15)"]
     assert '"' not in windows, "PowerShell 5.1 drops double quotes in arguments"
-
-
-def test_nothing_newer_than_powershell_5() -> None:
-    """No operator or variable that 5.1 does not know."""
-    text = POWERSHELL.decode("ascii")
-    for newer in ("??", "?.", "&&", "||", "$IsWindows", "ForEach-Object -Parallel"):
-        assert newer not in text

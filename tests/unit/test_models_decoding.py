@@ -26,6 +26,12 @@ def model_of(family: Family, *, kv_dtype: torch.dtype = torch.float32) -> ChatMo
     return build_model(config, DenseWeights(random_tensors(config)), kv_dtype=kv_dtype)
 
 
+@pytest.fixture(params=FAMILIES)
+def model(request: pytest.FixtureRequest) -> ChatModel:
+    """A small random model of each kind."""
+    return model_of(request.param)
+
+
 def started(model: ChatModel, ids: tuple[int, ...]) -> KVCache:
     """Return a cache that holds the prompt."""
     cache = model.new_cache(64)
@@ -33,10 +39,8 @@ def started(model: ChatModel, ids: tuple[int, ...]) -> KVCache:
     return cache
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_gives_each_sequence_what_it_gets_alone(family: Family) -> None:
+def test_a_batch_gives_each_sequence_what_it_gets_alone(model: ChatModel) -> None:
     """Rows of several sequences, of different lengths, do not see one another."""
-    model = model_of(family)
     alone = [
         model.decode([Feed((3, 4), started(model, FIRST_PROMPT))]),
         model.decode([Feed((8,), started(model, OTHER_PROMPT))]),
@@ -46,20 +50,16 @@ def test_a_batch_gives_each_sequence_what_it_gets_alone(family: Family) -> None:
     assert [feed.cache.length for feed in feeds] == [len(FIRST_PROMPT) + 2, len(OTHER_PROMPT) + 1]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_several_ids_at_once_equal_one_by_one(family: Family) -> None:
+def test_several_ids_at_once_equal_one_by_one(model: ChatModel) -> None:
     """Draft tokens are causal among themselves."""
-    model = model_of(family)
     single = started(model, FIRST_PROMPT)
     one_by_one = torch.cat([model.decode([Feed((token,), single)]) for token in (3, 4, 5)])
     torch.testing.assert_close(model.decode([Feed((3, 4, 5), started(model, FIRST_PROMPT))]), one_by_one)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("max_rows", [1, 4, 5])
-def test_a_paused_and_sliced_prefill_equals_a_straight_one(family: Family, max_rows: int) -> None:
+def test_a_paused_and_sliced_prefill_equals_a_straight_one(model: ChatModel, max_rows: int) -> None:
     """Other sequences may read and decode between any two units."""
-    model = model_of(family)
     straight = read_prompt(model, FIRST_PROMPT, model.new_cache(64))
     busy = started(model, OTHER_PROMPT)
     cache, other = model.new_cache(64), model.new_cache(64)
@@ -75,10 +75,8 @@ def test_a_paused_and_sliced_prefill_equals_a_straight_one(family: Family, max_r
     torch.testing.assert_close(prefill.logits, straight)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_only_the_rows_asked_for_have_logits(family: Family) -> None:
+def test_only_the_rows_asked_for_have_logits(model: ChatModel) -> None:
     """One row by default; more rows end with the same one."""
-    model = model_of(family)
     one = read_prompt(model, FIRST_PROMPT, model.new_cache(64))
     three = read_prompt(model, FIRST_PROMPT, model.new_cache(64), logit_rows=3)
     with pytest.raises(ValueError, match="not read"):
@@ -87,10 +85,8 @@ def test_only_the_rows_asked_for_have_logits(family: Family) -> None:
     torch.testing.assert_close(three[-1:], one)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_rejected_tokens_leave_no_trace(family: Family) -> None:
+def test_rejected_tokens_leave_no_trace(model: ChatModel) -> None:
     """After truncating, the next token's logits are as if the others had never been fed."""
-    model = model_of(family)
     expected = model.decode([Feed((3,), started(model, FIRST_PROMPT))])
     cache = started(model, FIRST_PROMPT)
     model.decode([Feed((50, 51, 52), cache)])
@@ -98,11 +94,9 @@ def test_rejected_tokens_leave_no_trace(family: Family) -> None:
     torch.testing.assert_close(model.decode([Feed((3,), cache)]), expected)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("units", [0, 1, 3])
-def test_an_abandoned_prefill_leaves_the_cache_usable(family: Family, units: int) -> None:
+def test_an_abandoned_prefill_leaves_the_cache_usable(model: ChatModel, units: int) -> None:
     """Cancelling at any unit changes nothing for the next prompt in the same cache."""
-    model = model_of(family)
     cache = model.new_cache(64)
     dropped = model.prefill(FIRST_PROMPT, cache, max_rows=4)
     for _ in range(units):
@@ -202,11 +196,9 @@ def test_fp16_keys_and_values_stay_close() -> None:
     assert float((found - exact).norm() / exact.norm()) < 5e-3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("units", [0, 1, 3, None])
-def test_a_cache_is_free_as_soon_as_nobody_reads_into_it(family: Family, units: int | None) -> None:
+def test_a_cache_is_free_as_soon_as_nobody_reads_into_it(model: ChatModel, units: int | None) -> None:
     """Also when its prefill was dropped on the way: a circle of references would keep it until Python looks for one."""
-    model = model_of(family)
     cache = model.new_cache(64)
     prefill = model.prefill(FIRST_PROMPT, cache, max_rows=2)
     gc.disable()
