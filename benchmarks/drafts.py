@@ -25,7 +25,8 @@ from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, open_existing, ope
 from chatglm_backend.checkpoint.default import bundled_folder
 from chatglm_backend.checkpoint.lowbit import open_low_bit
 from chatglm_backend.core import Completed, GenerationParams, GenerationRequest, Message, TokenEvent
-from chatglm_backend.engine.engine import Engine, EngineOptions
+from chatglm_backend.engine.engine import Engine
+from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.hardware import plan_threads, read_machine
 from chatglm_backend.models.base import ChatModel
 from chatglm_backend.service.kernels import kernel_cache

@@ -28,7 +28,9 @@ from chatglm_backend.access.policy import policy_from
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
 from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, open_existing, open_synthetic
 from chatglm_backend.core import Completed, GenerationParams, GenerationRequest, ModelInfo
-from chatglm_backend.engine.engine import Engine, EngineOptions, StepResult
+from chatglm_backend.engine.engine import Engine
+from chatglm_backend.engine.options import EngineOptions
+from chatglm_backend.engine.sequence import StepResult
 from chatglm_backend.hardware import plan_threads, read_machine
 from chatglm_backend.models.base import ChatModel
 from chatglm_backend.service import Service

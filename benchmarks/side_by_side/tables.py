@@ -17,11 +17,9 @@ class Asked(Protocol):
     @property
     def name(self) -> str:
         """What the table calls it."""
-        ...
 
     def ask(self, **order: int) -> dict[str, Any]:
         """One measurement."""
-        ...
 
 
 def model_table(systems: Sequence[Asked], prompts: Sequence[int], new_tokens: int, rounds: int) -> Iterator[str]:

@@ -23,7 +23,8 @@ from chatglm_backend.core import (
     TokenEvent,
     monotonic_clock,
 )
-from chatglm_backend.engine.engine import Engine, EngineOptions
+from chatglm_backend.engine.engine import Engine
+from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.errors import RequestError
 from chatglm_backend.models.base import ChatModel
 

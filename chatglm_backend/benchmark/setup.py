@@ -14,7 +14,8 @@ from chatglm_backend.benchmark.bandwidth import read_bandwidth_gb_s
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
 from chatglm_backend.benchmark.runner import Machine
 from chatglm_backend.core import CancelToken
-from chatglm_backend.engine.engine import Engine, EngineOptions
+from chatglm_backend.engine.engine import Engine
+from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.int4.blocks import row_bytes
 from chatglm_backend.int4.kernel import KernelName

@@ -30,11 +30,9 @@ class DraftSource(Protocol):
 
     def append(self, token: int) -> None:
         """One more token of the sequence."""
-        ...
 
     def propose(self, size: int) -> tuple[int, ...]:
         """At most ``size`` tokens that may follow; none without an opinion."""
-        ...
 
 
 class PromptLookup:

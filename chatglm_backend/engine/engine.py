@@ -31,10 +31,9 @@ from chatglm_backend.engine.schedule import allows_another_unit, plan_step
 from chatglm_backend.engine.sequence import Sequence, StepResult
 from chatglm_backend.engine.timing import RequestTimer
 from chatglm_backend.errors import ContextLimitExceeded, EngineFailure, RequestError
-from chatglm_backend.models.base import ChatModel, Feed
+from chatglm_backend.models.base import ChatModel
+from chatglm_backend.models.rows import Feed
 from chatglm_backend.tokenizers.base import EncodedPrompt, Tokenizer
-
-__all__ = ["Engine", "EngineOptions", "PreparedRequest", "StepResult"]
 
 _log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from chatglm_backend.engine.sampler import Sampler
 from chatglm_backend.engine.stop import StopFilter
 from chatglm_backend.engine.timing import RequestTimer
 from chatglm_backend.errors import EngineFailure, RequestError
-from chatglm_backend.models.base import Prefill
 from chatglm_backend.models.kv_cache import KVCache
+from chatglm_backend.models.prefill import Prefill
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.tokenizers.streaming import StreamingDecoder
 

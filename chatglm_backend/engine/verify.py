@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from chatglm_backend.errors import ChatGLMError, CheckpointError, RequestError, UnusableReference
-from chatglm_backend.models.base import ChatModel, Feed
+from chatglm_backend.models.base import ChatModel
 from chatglm_backend.models.kv_cache import KVCache
+from chatglm_backend.models.rows import Feed
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import read_json
 

@@ -24,11 +24,9 @@ class Kernel(Protocol):
     @property
     def name(self) -> str:
         """What pages and reports call it."""
-        ...
 
     def prepare(self, packed: Tensor, out: int, in_: int) -> Product:
         """``packed`` uint8 [out, in // 64 * 34], perhaps mapped from a file -> the product with it."""
-        ...
 
 
 @runtime_checkable
@@ -37,7 +35,6 @@ class LayoutKernel(Kernel, Protocol):
 
     def from_layout(self, layout: Tensor, out: int, in_: int) -> Product:
         """``layout`` is what the kernel's own packing made of [out, in_] weights; kept and read in place."""
-        ...
 
 
 @runtime_checkable
@@ -46,4 +43,3 @@ class BiasProduct(Protocol):
 
     def with_bias(self, bias: Tensor) -> Product:
         """The same product with ``bias`` fp32 [out] added to every row."""
-        ...

@@ -27,11 +27,9 @@ class PackedTensors(Protocol):
 
     def get(self, name: str) -> Tensor:
         """The tensor, perhaps mapped; KeyError when there is none."""
-        ...
 
     def names(self) -> frozenset[str]:
         """All tensor names."""
-        ...
 
 
 class Int4Weights:

@@ -20,8 +20,6 @@ from chatglm_backend.models.prefill import Prefill
 from chatglm_backend.models.rows import Feed
 from chatglm_backend.models.weights import Weights
 
-__all__ = ["ChatModel", "Feed", "Prefill", "build_model"]
-
 
 class ChatModel(Protocol):
     """A loaded model. One thread at a time."""
@@ -30,15 +28,12 @@ class ChatModel(Protocol):
 
     def new_cache(self, capacity: int) -> KVCache:
         """An empty cache for at most ``capacity`` tokens, at most the context limit."""
-        ...
 
     def prefill(self, ids: Sequence[int], cache: KVCache, *, max_rows: int = 128, logit_rows: int = 1) -> Prefill:
         """Start reading a prompt; ChatGLM2 and ChatGLM3 continue at the cache's length, ChatGLM-6B wants it empty."""
-        ...
 
     def decode(self, feeds: Sequence[Feed]) -> Tensor:
         """One step of several sequences -> fp32 logits [all rows, vocab], rows of the feeds in order."""
-        ...
 
 
 def build_model(

@@ -36,11 +36,9 @@ class Layer(Protocol):
 
     def project(self, hidden: Tensor, rows: Rows) -> Projected:
         """``hidden`` [rows, hidden] fp32 is left as it is."""
-        ...
 
     def finish(self, residual: Tensor, attended: Tensor) -> Tensor:
         """Output projection, residuals and MLP; [rows, hidden] and [rows, heads * head_dim] -> [rows, hidden]."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

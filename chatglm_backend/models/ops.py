@@ -48,7 +48,6 @@ class Replay(Protocol):
         ``layers`` are the whole keys and values [kv_heads, reserved, dim] of each layer, ``identity`` an object that
         is another one whenever they are. The row becomes token ``start`` and sees the first ``visible``.
         """
-        ...
 
 
 class Ops:

@@ -19,7 +19,6 @@ class Linear(Protocol):
 
     def __call__(self, x: Tensor, /) -> Tensor:
         """``x`` [rows, in] fp32, contiguous -> [rows, out] fp32. The result may be reused by the next call."""
-        ...
 
 
 class Embedding(Protocol):
@@ -27,7 +26,6 @@ class Embedding(Protocol):
 
     def __call__(self, ids: Tensor) -> Tensor:
         """``ids`` [rows] int64 -> [rows, hidden] fp32."""
-        ...
 
 
 class Weights(Protocol):
@@ -35,15 +33,12 @@ class Weights(Protocol):
 
     def linear(self, name: str) -> Linear:
         """The product for ``{name}.weight`` and, where it exists, ``{name}.bias``."""
-        ...
 
     def embedding(self, name: str) -> Embedding:
         """The lookup for ``{name}.weight``."""
-        ...
 
     def vector(self, name: str) -> Tensor:
         """A one-dimensional fp32 tensor, such as a norm's ``{...}.weight`` or ``{...}.bias``."""
-        ...
 
 
 class DenseWeights:

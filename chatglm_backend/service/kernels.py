@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     import torch
 
     from chatglm_backend.checkpoint.lowbit import Checkpoint
-    from chatglm_backend.engine.engine import Engine, PreparedRequest, StepResult
-    from chatglm_backend.engine.sequence import Sequence
+    from chatglm_backend.engine.engine import Engine
+    from chatglm_backend.engine.options import PreparedRequest
+    from chatglm_backend.engine.sequence import Sequence, StepResult
     from chatglm_backend.int4.kernel import Kernel
     from chatglm_backend.models.base import ChatModel
     from chatglm_backend.tokenizers.base import Tokenizer

@@ -21,7 +21,8 @@ from chatglm_backend.settings import AUTO, Settings
 if TYPE_CHECKING:
     from chatglm_backend.checkpoint.lowbit import Checkpoint
     from chatglm_backend.checkpoint.source import CheckpointFolder
-    from chatglm_backend.engine.engine import Engine, PreparedRequest
+    from chatglm_backend.engine.engine import Engine
+    from chatglm_backend.engine.options import PreparedRequest
     from chatglm_backend.models.base import ChatModel
     from chatglm_backend.serving.ports import EnginePort
     from chatglm_backend.serving.worker import Worker
@@ -140,7 +141,8 @@ def load_model(model: str | None, how: Loading) -> LoadedModel:
     """See :data:`Loader`."""
     opened, settings = open_model(model, how), how.settings
     from chatglm_backend.checkpoint.prepare import matching_tokenizer
-    from chatglm_backend.engine.engine import Engine, EngineOptions
+    from chatglm_backend.engine.engine import Engine
+    from chatglm_backend.engine.options import EngineOptions
 
     info, checkpoint = opened.info, opened.checkpoint
     tokenizer = matching_tokenizer(checkpoint.tokenizer_folder, checkpoint.config)

@@ -15,12 +15,10 @@ class Prepared(Protocol):
     @property
     def prompt_tokens(self) -> int:
         """Length of the prompt."""
-        ...
 
     @property
     def kv_bytes(self) -> int:
         """The most KV memory it can take."""
-        ...
 
 
 P = TypeVar("P", bound=Prepared)
@@ -31,12 +29,9 @@ class EnginePort(Protocol[P]):
 
     def prepare(self, request: GenerationRequest) -> P:
         """Encode and measure; raises a RequestError for what cannot be served."""
-        ...
 
     def start(self, request: GenerationRequest, cancel: CancelToken, submitted_at: float, prepared: P) -> Hashable:
         """Take a request in and name it by a handle; ``prepared`` is what ``prepare`` gave."""
-        ...
 
     def step(self) -> Sequence[tuple[Hashable, Event | RequestError]]:
         """One step of work for all; ``Completed`` or an error is a handle's last word."""
-        ...

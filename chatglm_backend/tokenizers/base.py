@@ -40,37 +40,29 @@ class Tokenizer(Protocol):
     @property
     def family(self) -> Family:
         """The family whose prompt formats are used."""
-        ...
 
     @property
     def stop_ids(self) -> frozenset[int]:
         """Ids that end an answer."""
-        ...
 
     @property
     def vocab_size(self) -> int:
         """One more than the highest id that has a meaning; the model's logits may be wider."""
-        ...
 
     def encode_text(self, text: str) -> list[int]:
         """Return the ids of ``text`` as typed: never a control id, no prefix."""
-        ...
 
     def encode_prompt(self, prompt: str, prompt_format: PromptFormat) -> EncodedPrompt:
         """Return one prompt in the recipe's form, the family's chat form, or as typed."""
-        ...
 
     def encode_chat(self, messages: Sequence[Message]) -> EncodedPrompt:
         """Return a conversation in the family's chat form, open for the next answer."""
-        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids`` as it is; control ids and ids beyond the vocabulary give nothing."""
-        ...
 
     def stream(self) -> StreamingDecoder:
         """Return a decoder for an answer, as the authors' own chat shows it; it takes one id after the other."""
-        ...
 
 
 class SentencePieceTokenizer(ABC):

@@ -24,8 +24,6 @@ from chatglm_backend.ui.conversation import Fitted, Turns
 from chatglm_backend.ui.history import AnswerKeeper
 from chatglm_backend.ui.progress import Answer
 
-__all__ = ["Caller", "Page", "PageAnswer", "PageAnswers", "Watch"]
-
 Page = Literal["prompt", "chat", "compare a", "compare b"]
 
 _PACE_S = 0.2

@@ -19,8 +19,6 @@ from chatglm_backend.ui.history import History, Moved
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import answer_status, context_bar, empty_prompt, timing_panel, used_memory
 
-__all__ = ["ChatForm", "ChatPresenter", "ChatView"]
-
 
 @dataclass(frozen=True, slots=True)
 class ChatForm:

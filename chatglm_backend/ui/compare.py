@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from chatglm_backend.ui.answers import Caller, Page
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 
-__all__ = ["CompareView", "compare"]
-
 _PACE_S = 0.2
 _PAGES: tuple[Page, Page] = ("compare a", "compare b")
 

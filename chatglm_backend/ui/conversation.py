@@ -12,8 +12,6 @@ from typing import Any
 from chatglm_backend.core import Message
 from chatglm_backend.ui.markdown import as_text, closing_fence, pieces
 
-__all__ = ["SYSTEM_FAMILIES", "Fitted", "Interrupted", "Turns", "back_to_user", "fit", "shown", "unfinished"]
-
 Turns = tuple[Message, ...]
 
 SYSTEM_FAMILIES = frozenset({"chatglm3"})

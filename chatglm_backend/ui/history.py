@@ -30,8 +30,6 @@ from chatglm_backend.ui.conversation import Interrupted, Turns
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.visitor import VisitorSigner, cookies_of
 
-__all__ = ["AnswerKeeper", "Command", "History", "Moved"]
-
 
 @dataclass(frozen=True, slots=True)
 class Moved:

@@ -14,8 +14,6 @@ from chatglm_backend.store.records import Place, Summary
 from chatglm_backend.ui.history import Command, History
 from chatglm_backend.ui.html import paragraph
 
-__all__ = ["Command", "conversation_list", "read_command"]
-
 _MAX_TEXT = 500
 
 

@@ -16,8 +16,6 @@ from chatglm_backend.store.records import Conversation
 from chatglm_backend.store.transfer import MAX_IMPORT_BYTES, from_json, to_json, to_markdown
 from chatglm_backend.ui.history import History
 
-__all__ = ["history_router"]
-
 _MOST = 1000
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["alert", "bar", "paragraph", "status_line", "table", "terms"]
-
 
 def alert(text: str) -> str:
     """What has gone wrong."""

@@ -8,8 +8,6 @@ import sys
 from chatglm_backend.errors import ConfigError, PortInUse
 from chatglm_backend.sentences import Sentence
 
-__all__ = ["take_port"]
-
 
 def take_port(host: str, port: int) -> socket.socket:
     """A socket bound to ``host`` and ``port``, ready to listen.

@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-__all__ = ["ESCAPED", "as_text", "as_typed", "closing_fence", "pieces"]
-
 ESCAPED = "&#0000060;"
 """How a ``<`` is written: an entity in a form that nobody types, so that the way back is exact."""
 

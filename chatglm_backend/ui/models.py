@@ -13,8 +13,6 @@ from chatglm_backend.store.folder import shown_path
 from chatglm_backend.ui.html import alert, paragraph, table, terms
 from chatglm_backend.units import size
 
-__all__ = ["KeptView", "ModelsPresenter"]
-
 
 @dataclass(frozen=True, slots=True)
 class KeptView:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 from chatglm_backend.settings import Settings, SettingSpec, load_settings, specs
 
-__all__ = ["page_settings"]
-
 
 def page_settings(argv: Sequence[str] | None = None) -> Settings:
     """Settings from flags, environment and file.

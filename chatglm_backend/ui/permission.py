@@ -9,8 +9,6 @@ from collections.abc import Mapping
 
 from chatglm_backend.access.tokens import is_loopback
 
-__all__ = ["may_manage"]
-
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
 

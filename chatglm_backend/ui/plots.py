@@ -11,8 +11,6 @@ from html import escape
 
 from chatglm_backend.units import digits
 
-__all__ = ["bar_plot", "line_plot", "sparkline"]
-
 _W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 460, 260, 66, 18, 34, 44
 _INK, _ACCENT, _GRID = "#445150", "#0f6e64", "#d0cfc6"
 

@@ -30,8 +30,6 @@ from chatglm_backend.ui.render import (
     used_memory,
 )
 
-__all__ = ["HeaderView", "Presenter", "PromptForm", "PromptView"]
-
 
 @dataclass(frozen=True, slots=True)
 class PromptForm:

@@ -23,8 +23,6 @@ from chatglm_backend.core import (
 )
 from chatglm_backend.serving.ticket import Logged
 
-__all__ = ["Answer", "Phase"]
-
 
 class Phase(str, Enum):
     """What is happening to an answer."""

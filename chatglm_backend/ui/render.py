@@ -18,18 +18,6 @@ from chatglm_backend.ui.html import alert, bar, chips, paragraph, status_line, t
 from chatglm_backend.ui.plots import sparkline
 from chatglm_backend.ui.progress import Answer, Phase
 
-__all__ = [
-    "answer_status",
-    "context_bar",
-    "empty_prompt",
-    "example_chips",
-    "load_line",
-    "model_card",
-    "model_facts",
-    "timing_panel",
-    "used_memory",
-]
-
 _NONE = "–"
 _FAMILIES = {"chatglm": "ChatGLM-6B", "chatglm2": "ChatGLM2-6B", "chatglm3": "ChatGLM3-6B"}
 

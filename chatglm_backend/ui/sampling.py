@@ -11,8 +11,6 @@ from chatglm_backend.sampling import GenerationParams, SamplingField, sampling_f
 from chatglm_backend.sentences import Texts
 from chatglm_backend.settings import Settings
 
-__all__ = ["SamplingControls"]
-
 
 class SamplingControls:
     """One group of controls: a slider for each number of sampling, a box for the seed.

@@ -22,8 +22,6 @@ from chatglm_backend.ui.html import alert, bar, paragraph, status_line, table
 from chatglm_backend.ui.plots import bar_plot, line_plot
 from chatglm_backend.units import digits, seconds
 
-__all__ = ["SpeedDesk", "SpeedPresenter", "SpeedView"]
-
 
 @dataclass(frozen=True, slots=True)
 class SpeedView:

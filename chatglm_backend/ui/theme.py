@@ -9,8 +9,6 @@ from importlib.resources import files
 
 import gradio as gr
 
-__all__ = ["page_script", "page_styles", "page_theme"]
-
 _SANS = (
     "system-ui",
     "-apple-system",

@@ -11,7 +11,8 @@ import torch
 
 from chatglm_backend.checkpoint.mapping import HeldTensors
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, TokenEvent
-from chatglm_backend.engine.engine import Engine, EngineOptions
+from chatglm_backend.engine.engine import Engine
+from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.int4.select import KernelChoice, select_kernel
 from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import ChatModel, Feed, build_model

@@ -10,7 +10,8 @@ import pytest
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
 from chatglm_backend.benchmark.runner import BenchmarkPlan, Machine, run_plan, run_prompts, thread_counts
 from chatglm_backend.cli.app import main
-from chatglm_backend.engine.engine import Engine, EngineOptions
+from chatglm_backend.engine.engine import Engine
+from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.errors import RequestError
 from tests.engine_fakes import FakeModel
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from chatglm_backend.core import CancelToken, Completed, GenerationParams, GenerationRequest
-from chatglm_backend.engine.engine import Engine, EngineOptions
+from chatglm_backend.engine.engine import Engine
+from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.service.kernels import ComparisonEngine
 from tests.engine_fakes import ByteTokenizer, FakeModel, script_row, text_of
 

@@ -20,7 +20,8 @@ from chatglm_backend.core import (
     Timing,
     TokenEvent,
 )
-from chatglm_backend.engine.engine import Engine, EngineOptions
+from chatglm_backend.engine.engine import Engine
+from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.errors import ContextLimitExceeded, EngineFailure
 from tests.engine_fakes import VOCAB, ByteTokenizer, FakeClock, FakeModel, collect, script_row, text_of
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import gradio as gr
 
-__all__ = ["start_and_stop"]
-
 
 def start_and_stop(start: str, stop: str, *, running: bool, sent: bool = False) -> tuple[Any, Any]:
     """The button that begins something and the one that stops it, with their words.

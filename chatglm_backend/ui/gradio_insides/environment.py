@@ -9,8 +9,6 @@ from contextlib import contextmanager
 
 from chatglm_backend.network import QUIET, ROUTES
 
-__all__ = ["gradio_environment"]
-
 
 @contextmanager
 def gradio_environment(environ: MutableMapping[str, str]) -> Iterator[None]:

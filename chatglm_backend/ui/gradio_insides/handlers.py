@@ -10,8 +10,6 @@ from typing import Any
 
 import gradio as gr
 
-__all__ = ["event_about", "keep_outputs"]
-
 _Handler = Callable[..., AsyncGenerator[Any, None]]
 
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from chatglm_backend.ui.visitor import Send
 
-__all__ = ["HtmlReply", "polish_html"]
-
 Message = MutableMapping[str, Any]
 
 # Whatever an answer contains, a picture's address included, the browser asks no other host for it.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from chatglm_backend.sentences import Texts, load_texts
 
-__all__ = ["own_labels"]
-
 
 def own_labels(t: Texts) -> dict[str, str]:
     """Each English label of Gradio's that is another one in this language; one that ends in a space is a beginning."""

@@ -16,8 +16,6 @@ from chatglm_backend.sentences import LANGUAGES, Language, choose_language, load
 from chatglm_backend.ui.gradio_insides.html import HtmlReply, polish_html
 from chatglm_backend.ui.visitor import ASGIApp, Receive, Scope, Send, cookies_of
 
-__all__ = ["LanguageRoot"]
-
 _COOKIE = "chatglm_language"
 
 

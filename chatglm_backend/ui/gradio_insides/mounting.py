@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from chatglm_backend.sentences import Language
     from chatglm_backend.ui.visitor import ASGIApp
 
-__all__ = ["mount_pages"]
-
 
 def mount_pages(app: FastAPI, pages: Mapping[Language, gr.Blocks]) -> None:
     """Serve each page in its language. Call it last: it answers whatever no other route of ``app`` does."""

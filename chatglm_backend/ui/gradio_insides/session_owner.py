@@ -15,8 +15,6 @@ from urllib.parse import parse_qs
 
 from chatglm_backend.ui.visitor import ASGIApp, Receive, Scope, Send
 
-__all__ = ["SessionOwner"]
-
 _ROUTE = re.compile(r"/gradio_api/+(?P<route>[^/]+)(?:/+(?P<rest>.*?))?/*$")
 _KEPT = 16_384
 

@@ -9,8 +9,6 @@ import datetime as dt
 
 from gradio.state_holder import StateHolder
 
-__all__ = ["Sessions"]
-
 
 class Sessions(StateHolder):  # type: ignore[misc]
     """At most ``open_kept`` sessions, and of those at most ``closed_kept`` that are closed; the last used stay.

@@ -29,8 +29,6 @@ from chatglm_backend.ui.pages.history import build_history
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
 from chatglm_backend.ui.sampling import SamplingControls
 
-__all__ = ["build_chat_page"]
-
 _PRESETS = ("translate", "summarise", "explain", "email")
 _LATEX = [
     {"left": "$$", "right": "$$", "display": True},

@@ -18,8 +18,6 @@ from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, call
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 from chatglm_backend.ui.sampling import SamplingControls
 
-__all__ = ["build_compare_page"]
-
 _SIDES = ("a", "b")
 
 

@@ -17,8 +17,6 @@ from chatglm_backend.ui.pages.outputs import AT_ONCE, may_change
 from chatglm_backend.ui.presenter import HeaderView, Presenter
 from chatglm_backend.ui.speed import SpeedPresenter
 
-__all__ = ["build_header", "follow_model", "leave_when_closed"]
-
 _LOGO = (
     '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round" '
     'aria-hidden="true"><path d="M5 6.5h14v9H11l-4 3.5v-3.5H5z"/><path d="M9 10.2h6M9 12.8h3.5"/></svg>'

@@ -10,8 +10,6 @@ from chatglm_backend.sentences import Texts
 from chatglm_backend.ui.history import History
 from chatglm_backend.ui.history_list import conversation_list
 
-__all__ = ["HistoryPanel", "build_history"]
-
 
 @dataclass(frozen=True, slots=True)
 class HistoryPanel:

@@ -11,8 +11,6 @@ from chatglm_backend.ui.models import KeptView, ModelsPresenter
 from chatglm_backend.ui.pages.outputs import QUIET, may_change
 from chatglm_backend.ui.presenter import Presenter
 
-__all__ = ["ModelPage", "build_model_page"]
-
 
 @dataclass(frozen=True, slots=True)
 class ModelPage:

@@ -13,8 +13,6 @@ from chatglm_backend.ui.answers import Caller
 from chatglm_backend.ui.history import History
 from chatglm_backend.ui.permission import may_manage
 
-__all__ = ["AT_ONCE", "KEPT", "QUIET", "Outputs", "caller_of", "may_change", "shown"]
-
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE: dict[str, Any] = {**QUIET, "queue": False}
 

@@ -13,8 +13,6 @@ import gradio as gr
 from chatglm_backend.sentences import Texts
 from chatglm_backend.ui.pages.outputs import AT_ONCE, may_change
 
-__all__ = ["ShareLinks", "build_share", "share_html"]
-
 ShareLinks = Callable[[], Sequence[tuple[str, str]]]
 """Each address that other machines can open, with its QR code as an SVG element; the likeliest first."""
 

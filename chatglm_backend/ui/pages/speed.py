@@ -12,8 +12,6 @@ from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.pages.outputs import AT_ONCE, QUIET
 from chatglm_backend.ui.speed import SpeedPresenter
 
-__all__ = ["build_speed_page"]
-
 
 def build_speed_page(presenter: SpeedPresenter) -> None:
     """Lay the page out in the current Blocks."""
