@@ -109,6 +109,11 @@ class Team:
             self._recording.kept.append(result)
         return result
 
+    def keep(self, operand: object) -> None:
+        """A recording points to this memory, so it has to stay."""
+        if self._recording is not None:
+            self._recording.kept.append(operand)
+
     def run(self, quantize: int, kernel: int, rows: int, in_: int, groups: int) -> None:
         """Quantise the activations at ``args[X]`` and run ``kernel`` on ``groups`` groups. Hold ``lock``."""
         args, blocks, scratch = self.work.args, in_ // BLOCK, self.work.scratch
