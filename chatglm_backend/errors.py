@@ -7,12 +7,14 @@ Standard library only, so that any room may raise these.
     ├── ConfigError            a setting or flag is wrong
     ├── RequestError           this request cannot be served; the next one can
     │   ├── InvalidRequest, ContextLimitExceeded, QueueFull, TooManyRequests
-    │   └── ModelNotReady, EngineFailure, ShuttingDown
+    │   └── ModelNotReady, UnknownAdapter, EngineFailure, ShuttingDown
     ├── ModelError             no usable model
     │   ├── ModelNotFound, ModelNotCached (ModelOffline), HubUnreachable, UnusableVariable, DownloadFailed
     │   ├── LoadCancelled      the user stopped a download or conversion
     │   ├── CheckpointError: LfsPointerFile, MissingFile, DamagedFile, DamagedLowBit, WrongShape,
     │   │                    UnsafeCheckpoint, UnsupportedFamily, UnsupportedQuantization, UnusableReference
+    │   ├── AdapterError           a fine-tune cannot be used: AdapterNotFound, AdapterEmpty, AdapterNameUsed,
+    │   │                          AdapterUnsupported, AdapterMismatch, AdapterDamaged
     │   └── NotEnoughDisk, NotEnoughMemory, CacheLocked, ModelInUse
     ├── HistoryError           conversations cannot be kept or found: HistoryUnavailable, HistoryDamaged,
     │                          ConversationGone, ConversationChanged, ImportRefused
@@ -74,6 +76,10 @@ class TooManyRequests(RequestError, code="too_many_requests"):
 
 class ModelNotReady(RequestError, code="model_not_ready"):
     """No model is loaded yet."""
+
+
+class UnknownAdapter(RequestError, code="unknown_adapter"):
+    """The request names a fine-tune that is not loaded."""
 
 
 class EngineFailure(RequestError, code="engine_failure"):
@@ -154,6 +160,34 @@ class UnsupportedQuantization(CheckpointError, code="unsupported_quantization"):
 
 class UnusableReference(CheckpointError, code="unusable_reference"):
     """Recorded values that ``verify`` should compare with are not there or cannot be read."""
+
+
+class AdapterError(ModelError, code="adapter"):
+    """A fine-tune cannot be used; the base model can."""
+
+
+class AdapterNotFound(AdapterError, code="adapter_not_found"):
+    """Neither a LoRA folder nor one with a prefix."""
+
+
+class AdapterEmpty(AdapterError, code="adapter_empty"):
+    """A folder whose weight file holds no weights, as faulty saving leaves it."""
+
+
+class AdapterNameUsed(AdapterError, code="adapter_name_used"):
+    """Another fine-tune has this name."""
+
+
+class AdapterUnsupported(AdapterError, code="adapter_unsupported"):
+    """A field or tensor that changes answers in a way that is not computed here."""
+
+
+class AdapterMismatch(AdapterError, code="adapter_mismatch"):
+    """A fine-tune of another base."""
+
+
+class AdapterDamaged(AdapterError, code="adapter_damaged"):
+    """Numbers that are not finite."""
 
 
 class NotEnoughDisk(ModelError, code="not_enough_disk"):

@@ -54,9 +54,13 @@ def open_tensors(folder: CheckpointFolder) -> dict[str, StoredTensor]:
     """
     found: dict[str, StoredTensor] = {}
     for file in folder.files:
-        for one in _safetensors(file, len(found)) if file.suffix == ".safetensors" else _pickled(file, len(found)):
-            found[one.name] = one
+        found.update({one.name: one for one in open_file(file, len(found))})
     return found
+
+
+def open_file(path: Path, first: int = 0) -> list[StoredTensor]:
+    """Map the tensors of one weight file; ``first`` is the position of the first. Raises as :func:`open_tensors`."""
+    return _safetensors(path, first) if path.suffix == ".safetensors" else _pickled(path, first)
 
 
 def _safetensors(path: Path, first: int) -> list[StoredTensor]:

@@ -71,7 +71,7 @@ def find_weights(folder: Path) -> WeightFiles:
         try:
             paths = _listed(folder, stem, suffix)
             for path in paths:
-                _check(path)
+                check_weight_file(path)
         except CheckpointError as error:
             first_error = first_error or error
             continue
@@ -166,8 +166,11 @@ def _listed(folder: Path, stem: str, suffix: str) -> tuple[Path, ...]:
     )
 
 
-def _check(path: Path) -> None:
-    """See from its outside whether a weight file can be whole."""
+def check_weight_file(path: Path) -> None:
+    """See from its outside whether a weight file can be whole.
+
+    Raises MissingFile, LfsPointerFile, or DamagedFile for one that is empty or cut short.
+    """
     if not path.is_file():
         raise MissingFile(path=path)
     if path.stat().st_size == 0:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.errors import WrongShape
+from chatglm_backend.int4.bigdl import quantize
 from chatglm_backend.int4.blocks import BLOCK_BYTES, BLOCK_WEIGHTS
 from chatglm_backend.int4.kernel import BiasProduct, Kernel, KernelName, LayoutKernel, Product
 from chatglm_backend.int4.select import select_kernel
@@ -78,6 +79,11 @@ class Int4Weights:
         if self._release is not None:
             self._release(name)
         return product
+
+    def own_linear(self, matrix: Tensor) -> tuple[Linear, int]:
+        """The product with another ``matrix`` [out, in], quantised for the same kernel, and the bytes that it takes."""
+        packed = quantize(matrix.float().contiguous())
+        return self.kernel.prepare(packed, *matrix.shape), packed.nbytes
 
     def embedding(self, name: str) -> Embedding:
         """See :class:`~chatglm_backend.models.weights.Weights`; only the rows asked for are read."""

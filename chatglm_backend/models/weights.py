@@ -54,6 +54,11 @@ class DenseWeights:
         bias = None if bias is None else bias.float()
         return lambda x: torch.nn.functional.linear(x, weight, bias)
 
+    def own_linear(self, matrix: Tensor) -> tuple[Linear, int]:
+        """The product with another ``matrix`` [out, in], and the bytes that it takes."""
+        weight = matrix.float()
+        return lambda x: torch.nn.functional.linear(x, weight), weight.nbytes
+
     def embedding(self, name: str) -> Embedding:
         """See :class:`Weights`."""
         weight = self._tensors[f"{name}.weight"]
