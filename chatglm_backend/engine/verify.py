@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from chatglm_backend.errors import ChatGLMError, CheckpointError, RequestError, UnusableReference
+from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.base import ChatModel
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.rows import Feed
@@ -88,12 +89,20 @@ class VerifyReport:
 
 
 def verify_logits(
-    folder: Path, model: ChatModel, *, precision: Precision = "fp32", tolerance: float | None = None
+    folder: Path,
+    model: ChatModel,
+    *,
+    precision: Precision = "fp32",
+    tolerance: float | None = None,
+    adapter: Adapter | None = None,
 ) -> VerifyReport:
-    """Run every case of ``expected.json`` in ``folder``. Raises UnusableReference for the two files."""
+    """Run every case of ``expected.json`` in ``folder``, with ``adapter`` where it is a fine-tune's.
+
+    Raises UnusableReference for the two files.
+    """
     cases = _read_cases(folder / "expected.json")
     logits = _read_logits(folder / _LOGITS_FILE[precision])
-    reports = tuple(_verify_case(model, case, index, logits) for index, case in enumerate(cases))
+    reports = tuple(_verify_case(model, adapter, case, index, logits) for index, case in enumerate(cases))
     allowed = DEFAULT_TOLERANCE[precision] if tolerance is None else tolerance
     return VerifyReport(precision, allowed, reports, problem=None if reports else Sentence("reference.no_cases"))
 
@@ -102,18 +111,22 @@ class _Mismatch(Exception):
     """What keeps a case from being measured, in words."""
 
 
-def _verify_case(model: ChatModel, case: object, index: int, logits: Mapping[str, Tensor]) -> CaseReport:
+def _verify_case(
+    model: ChatModel, adapter: Adapter | None, case: object, index: int, logits: Mapping[str, Tensor]
+) -> CaseReport:
     try:
         if not isinstance(case, dict):
             raise _Mismatch(Sentence("reference.not_object"))
-        return _measure(model, case, index, logits)
+        return _measure(model, adapter, case, index, logits)
     except _Mismatch as error:
         return CaseReport(problem=error.args[0])
     except RequestError as error:
         return CaseReport(problem=error)
 
 
-def _measure(model: ChatModel, case: Mapping[str, object], index: int, logits: Mapping[str, Tensor]) -> CaseReport:
+def _measure(
+    model: ChatModel, adapter: Adapter | None, case: Mapping[str, object], index: int, logits: Mapping[str, Tensor]
+) -> CaseReport:
     vocab = model.config.vocab_size
     prompt = _ids(case, "input_ids", vocab)
     continuation = _ids(case, "continuation_ids", vocab)
@@ -125,7 +138,7 @@ def _measure(model: ChatModel, case: Mapping[str, object], index: int, logits: M
     want_prefill = _expected(logits, f"case{index}.prefill_logits", {(count, vocab) for count in rows})
     want_decode = _expected(logits, f"case{index}.decode_logits", {(len(continuation), vocab)})
 
-    cache = model.new_cache(capacity)
+    cache = model.new_cache(capacity, adapter)
     prefill = model.prefill(prompt, cache, logit_rows=len(want_prefill))
     while not prefill.advance():
         pass

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.chatglm import build_chatglm
 from chatglm_backend.models.chatglm2 import build_chatglm2
 from chatglm_backend.models.config import ModelConfig
@@ -26,8 +27,8 @@ class ChatModel(Protocol):
 
     config: ModelConfig
 
-    def new_cache(self, capacity: int) -> KVCache:
-        """An empty cache for at most ``capacity`` tokens, at most the context limit."""
+    def new_cache(self, capacity: int, adapter: Adapter | None = None) -> KVCache:
+        """An empty cache for at most ``capacity`` tokens, at most the context limit; its sequence is ``adapter``'s."""
 
     def prefill(self, ids: Sequence[int], cache: KVCache, *, max_rows: int = 128, logit_rows: int = 1) -> Prefill:
         """Start reading a prompt; ChatGLM2 and ChatGLM3 continue at the cache's length, ChatGLM-6B wants it empty."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from chatglm_backend.models.adaptable import Adaptable
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.decoder import Decoder
 from chatglm_backend.models.kv_cache import KVCache
@@ -38,17 +39,17 @@ class ChatGLMLayer:
             weights.vector(f"{name}.post_attention_layernorm.weight"),
             weights.vector(f"{name}.post_attention_layernorm.bias"),
         )
-        self._qkv = weights.linear(f"{name}.attention.query_key_value")
-        self._dense = weights.linear(f"{name}.attention.dense")
-        self._up = weights.linear(f"{name}.mlp.dense_h_to_4h")
-        self._down = weights.linear(f"{name}.mlp.dense_4h_to_h")
+        self._qkv = Adaptable(weights, f"{name}.attention.query_key_value", ops)
+        self._dense = Adaptable(weights, f"{name}.attention.dense", ops)
+        self._up = Adaptable(weights, f"{name}.mlp.dense_h_to_4h", ops)
+        self._down = Adaptable(weights, f"{name}.mlp.dense_4h_to_h", ops)
 
     def project(self, hidden: Tensor, rows: Rows) -> Projected:
         """See :class:`~chatglm_backend.models.network.Layer`."""
         config = self._config
         normed = self._ops.layer_norm(hidden, *self._norm_in, config.layernorm_eps)
         # Per head: query, key, value.
-        qkv = self._qkv(normed).view(-1, config.num_heads, 3 * config.head_dim)
+        qkv = self._qkv(normed, rows).view(-1, config.num_heads, 3 * config.head_dim)
         q, k, v = torch.split(qkv, config.head_dim, dim=-1)
         # Queries and keys turn alike: half of their features by the position, half by the block position.
         turning = qkv.view(-1, config.num_heads, 3, config.head_dim)[:, :, :2]
@@ -57,12 +58,12 @@ class ChatGLMLayer:
         self._ops.rotate_halves(turning[..., half:], self._rotary, rows.blocks)
         return Projected(normed, q, k, v)
 
-    def finish(self, residual: Tensor, attended: Tensor) -> Tensor:
+    def finish(self, residual: Tensor, attended: Tensor, rows: Rows) -> Tensor:
         """See :class:`~chatglm_backend.models.network.Layer`."""
         ops = self._ops
-        hidden = ops.add_scaled(residual, _RESIDUAL_SCALE, self._dense(attended))
+        hidden = ops.add_scaled(residual, _RESIDUAL_SCALE, self._dense(attended, rows))
         normed = ops.layer_norm(hidden, *self._norm_mlp, self._config.layernorm_eps)
-        return ops.add_scaled(normed, _RESIDUAL_SCALE, self._down(ops.gelu(self._up(normed))))
+        return ops.add_scaled(normed, _RESIDUAL_SCALE, self._down(ops.gelu(self._up(normed, rows)), rows))
 
 
 def build_chatglm(
@@ -84,7 +85,7 @@ def build_chatglm(
             for index in range(config.num_layers)
         ],
         final_norm=lambda hidden: ops.layer_norm(hidden, *norm, config.layernorm_eps),
-        output=weights.linear("lm_head"),
+        output=Adaptable(weights, "lm_head", ops),
         ops=ops,
     )
     return Decoder(config, network, planner=planner, kv_dtype=kv_dtype)

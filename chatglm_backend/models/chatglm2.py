@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from chatglm_backend.models.adaptable import Adaptable
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.decoder import Decoder
 from chatglm_backend.models.kv_cache import KVCache
@@ -26,28 +27,28 @@ class ChatGLM2Layer:
         self._rotary = rotary
         self._norm_in = weights.vector(f"{name}.input_layernorm.weight")
         self._norm_mlp = weights.vector(f"{name}.post_attention_layernorm.weight")
-        self._qkv = weights.linear(f"{name}.self_attention.query_key_value")
-        self._dense = weights.linear(f"{name}.self_attention.dense")
-        self._up = weights.linear(f"{name}.mlp.dense_h_to_4h")
-        self._down = weights.linear(f"{name}.mlp.dense_4h_to_h")
+        self._qkv = Adaptable(weights, f"{name}.self_attention.query_key_value", ops)
+        self._dense = Adaptable(weights, f"{name}.self_attention.dense", ops)
+        self._up = Adaptable(weights, f"{name}.mlp.dense_h_to_4h", ops)
+        self._down = Adaptable(weights, f"{name}.mlp.dense_4h_to_h", ops)
 
     def project(self, hidden: Tensor, rows: Rows) -> Projected:
         """See :class:`~chatglm_backend.models.network.Layer`."""
         config = self._config
         normed = self._ops.rms_norm(hidden, self._norm_in, config.layernorm_eps)
-        qkv = self._qkv(normed).view(hidden.shape[0], -1, config.head_dim)
+        qkv = self._qkv(normed, rows).view(hidden.shape[0], -1, config.head_dim)
         q, k, v = torch.split(qkv, [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
         # Queries and keys lie side by side and turn alike; the second half of the features stays.
         turning = qkv[:, : config.num_heads + config.num_kv_heads, : config.head_dim // 2]
         self._ops.rotate_pairs(turning, self._rotary, rows.positions)
         return Projected(hidden, q, k, v)
 
-    def finish(self, residual: Tensor, attended: Tensor) -> Tensor:
+    def finish(self, residual: Tensor, attended: Tensor, rows: Rows) -> Tensor:
         """See :class:`~chatglm_backend.models.network.Layer`."""
         ops = self._ops
-        hidden = ops.add_scaled(residual, 1.0, self._dense(attended))
+        hidden = ops.add_scaled(residual, 1.0, self._dense(attended, rows))
         normed = ops.rms_norm(hidden, self._norm_mlp, self._config.layernorm_eps)
-        return ops.add_scaled(hidden, 1.0, self._down(ops.swiglu(self._up(normed))))
+        return ops.add_scaled(hidden, 1.0, self._down(ops.swiglu(self._up(normed, rows)), rows))
 
 
 def build_chatglm2(config: ModelConfig, weights: Weights, *, ops: Ops, kv_dtype: torch.dtype) -> Decoder:
@@ -65,7 +66,7 @@ def build_chatglm2(config: ModelConfig, weights: Weights, *, ops: Ops, kv_dtype:
             for index in range(config.num_layers)
         ],
         final_norm=lambda hidden: ops.rms_norm(hidden, norm, config.layernorm_eps),
-        output=weights.linear("transformer.output_layer"),
+        output=Adaptable(weights, "transformer.output_layer", ops),
         ops=ops,
     )
     return Decoder(config, network, planner=planner, kv_dtype=kv_dtype)

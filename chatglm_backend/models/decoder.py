@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.network import Network, Projected
 from chatglm_backend.models.positions import PositionPlan
 from chatglm_backend.models.prefill import Prefill, prefill_of
-from chatglm_backend.models.rows import Feed, Rows, Span, rows_of
+from chatglm_backend.models.rows import Feed, Rows, Span, row_groups, rows_of
 from chatglm_backend.models.single import SingleRow
 
 Planner = Callable[[Sequence[int], KVCache], PositionPlan]
@@ -36,8 +37,8 @@ class Decoder:
         self.replays = True
         """Whether a single row may be replayed from a recording, where the operations can; the results are the same."""
 
-    def new_cache(self, capacity: int) -> KVCache:
-        """An empty cache for at most ``capacity`` tokens. Raises ValueError past the context limit."""
+    def new_cache(self, capacity: int, adapter: Adapter | None = None) -> KVCache:
+        """An empty cache for at most ``capacity`` tokens of ``adapter``. Raises ValueError past the context limit."""
         if capacity > self.config.context_limit:
             raise ValueError(f"{capacity} tokens are more than the context of {self.config.context_limit}")
         return KVCache(
@@ -46,6 +47,7 @@ class Decoder:
             head_dim=self.config.head_dim,
             capacity=capacity,
             dtype=self._kv_dtype,
+            adapter=adapter,
         )
 
     def prefill(self, ids: Sequence[int], cache: KVCache, *, max_rows: int = 128, logit_rows: int = 1) -> Prefill:
@@ -69,11 +71,13 @@ class Decoder:
         if not feeds or len({id(feed.cache) for feed in feeds}) != len(feeds) or not all(feed.ids for feed in feeds):
             raise ValueError("feed at least one id to each of several different caches")
         spans = [Span.of(feed) for feed in feeds]
-        hidden = self._network.embed([token for feed in feeds for token in feed.ids])
+        groups = row_groups([(feed.cache, len(feed.ids)) for feed in feeds])
+        hidden = self._network.embed([token for feed in feeds for token in feed.ids], groups)
         if len(hidden) == 1 and self.replays and self._single.possible:
-            logits = self._single(hidden, spans[0], self._forward)
+            logits = self._single(hidden, spans[0], groups, self._forward)
         else:
-            logits = self._forward(hidden, rows_of([(span.plan, span.start, span.end) for span in spans]), spans)
+            rows = rows_of([(span.cache, span.plan, span.start, span.end) for span in spans])
+            logits = self._forward(hidden, rows, spans)
         # A kernel may reuse its result.
         logits = logits.clone()
         for span in spans:
@@ -84,8 +88,8 @@ class Decoder:
         for index, layer in enumerate(self.layers):
             projected = layer.project(hidden, rows)
             attended = self._attend(index, projected, spans)
-            hidden = layer.finish(projected.residual, attended)
-        return self._network.logits(hidden)
+            hidden = layer.finish(projected.residual, attended, rows)
+        return self._network.logits(hidden, rows)
 
     def _attend(self, index: int, projected: Projected, spans: Sequence[Span]) -> Tensor:
         # One row at a time, as when the ids are fed one by one: a product of several rows rounds differently,

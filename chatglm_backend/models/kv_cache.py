@@ -2,6 +2,7 @@
 
 Memory grows in blocks of tokens up to the capacity, so that a short chat does not take the
 whole context's memory, whatever the system's page size. Knows no positions, ids or masks.
+An adapter's prefix rows stand in front of the tokens: they take memory, and are no tokens.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.positions import PositionPlan
 
 GROWTH_BLOCK = 256
@@ -21,6 +23,7 @@ class KVCache:
     ``identity`` is another object whenever the memory has moved.
     ``length`` counts the tokens that are complete in all layers. What lies behind it may hold
     the leftovers of an abandoned prefill and is overwritten. Not thread-safe.
+    ``adapter`` is the fine-tune whose sequence this is; ``lead`` counts its prefix rows.
     """
 
     __slots__ = (
@@ -30,14 +33,25 @@ class KVCache:
         "_kv_heads",
         "_reserved",
         "_values",
+        "adapter",
         "capacity",
         "identity",
+        "lead",
         "length",
         "plan",
     )
 
-    def __init__(self, *, num_layers: int, kv_heads: int, head_dim: int, capacity: int, dtype: torch.dtype) -> None:
-        """Take no memory yet. ``capacity`` is the most tokens this sequence may ever hold."""
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        kv_heads: int,
+        head_dim: int,
+        capacity: int,
+        dtype: torch.dtype,
+        adapter: Adapter | None = None,
+    ) -> None:
+        """Take no memory yet. ``capacity`` is the most tokens this sequence may ever hold, prefix rows not counted."""
         if capacity < 1:
             raise ValueError(f"a cache needs room for at least one token, not {capacity}")
         self._kv_heads = kv_heads
@@ -46,6 +60,8 @@ class KVCache:
         self._reserved = 0
         self._keys = [torch.empty(kv_heads, 0, head_dim, dtype=dtype) for _ in range(num_layers)]
         self._values = [torch.empty(kv_heads, 0, head_dim, dtype=dtype) for _ in range(num_layers)]
+        self.adapter = adapter
+        self.lead = adapter.prefix.rows if adapter is not None and adapter.prefix is not None else 0
         self.capacity = capacity
         self.identity = object()
         self.length = 0
@@ -70,24 +86,25 @@ class KVCache:
         """Make room for ``tokens`` in all; what is there stays. Raises ValueError past the capacity."""
         if tokens > self.capacity:
             raise ValueError(f"{tokens} tokens do not fit a cache for {self.capacity}")
-        if tokens <= self._reserved:
+        if self.lead + tokens <= self._reserved:
             return
         # A quarter more than asked for keeps the copying of long answers linear.
         wanted = max(tokens, self.length + self.length // 4)
         blocks = -(-wanted // GROWTH_BLOCK)
-        self._resize(min(blocks * GROWTH_BLOCK, self.capacity))
+        self._resize(self.lead + min(blocks * GROWTH_BLOCK, self.capacity))
 
     def room(self, layer: int, start: int, end: int) -> tuple[Tensor, Tensor]:
         """Where keys and values of tokens ``start`` to ``end`` belong, [kv_heads, rows, dim]; it must be reserved."""
-        return self._keys[layer][:, start:end], self._values[layer][:, start:end]
+        here = slice(self.lead + start, self.lead + end)
+        return self._keys[layer][:, here], self._values[layer][:, here]
 
     def layers(self) -> list[tuple[Tensor, Tensor]]:
         """The whole reserved keys and values of every layer."""
         return list(zip(self._keys, self._values, strict=True))
 
     def read(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
-        """Views of the keys and values of tokens 0 to ``end``, each [kv_heads, end, head_dim]."""
-        return self._keys[layer][:, :end], self._values[layer][:, :end]
+        """Views of the prefix rows and tokens 0 to ``end``, keys and values [kv_heads, lead + end, head_dim] each."""
+        return self._keys[layer][:, : self.lead + end], self._values[layer][:, : self.lead + end]
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from ``length`` on; 0 empties the cache. Keeps the memory.
@@ -107,10 +124,12 @@ class KVCache:
 
         Raises ValueError where the shapes differ, ``other`` is shorter, or the family's prompt is cut.
         """
-        mine = (len(self._keys), self._kv_heads, self._head_dim, self._dtype)
-        theirs = (len(other._keys), other._kv_heads, other._head_dim, other._dtype)
+        mine, theirs = (
+            (len(one._keys), one._kv_heads, one._head_dim, one._dtype, one.adapter and one.adapter.identity)
+            for one in (self, other)
+        )
         if mine != theirs:
-            raise ValueError("the caches belong to different models")
+            raise ValueError("the caches belong to different models or fine-tunes")
         if not 0 <= length <= other.length:
             raise ValueError(f"the other cache holds {other.length} tokens, not {length}")
         if length and other.plan is not None and length < other.plan.context:
@@ -118,18 +137,23 @@ class KVCache:
         self.length = 0
         self.reserve(length)
         for layer in range(len(self._keys)):
-            self._keys[layer][:, :length].copy_(other._keys[layer][:, :length])
-            self._values[layer][:, :length].copy_(other._values[layer][:, :length])
+            for mine_at, theirs_at in zip(self.room(layer, 0, length), other.room(layer, 0, length), strict=True):
+                mine_at.copy_(theirs_at)
         self.length = length
         self.plan = other.plan if length else None
 
-    def _resize(self, tokens: int) -> None:
+    def _resize(self, rows: int) -> None:
         # First, as memory may run out half way; then some tensors have moved.
         self.identity = object()
         # One tensor at a time: the peak is one layer's copy, not the cache's.
-        for tensors in (self._keys, self._values):
+        prefix = self.adapter.prefix if self.adapter is not None else None
+        kept = self.lead + self.length
+        for tensors, fronts in ((self._keys, prefix and prefix.keys), (self._values, prefix and prefix.values)):
             for layer, old in enumerate(tensors):
-                new = torch.empty(self._kv_heads, tokens, self._head_dim, dtype=self._dtype)
-                new[:, : self.length].copy_(old[:, : self.length])
+                new = torch.empty(self._kv_heads, rows, self._head_dim, dtype=self._dtype)
+                if self._reserved:
+                    new[:, :kept].copy_(old[:, :kept])
+                elif fronts:
+                    new[:, : self.lead].copy_(fronts[layer])
                 tensors[layer] = new
-        self._reserved = tokens
+        self._reserved = rows

@@ -12,9 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from chatglm_backend.models.adaptable import Adaptable
 from chatglm_backend.models.ops import Ops
-from chatglm_backend.models.rows import Rows
-from chatglm_backend.models.weights import Embedding, Linear
+from chatglm_backend.models.rows import RowGroup, Rows
+from chatglm_backend.models.weights import Embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Layer(Protocol):
     def project(self, hidden: Tensor, rows: Rows) -> Projected:
         """``hidden`` [rows, hidden] fp32 is left as it is."""
 
-    def finish(self, residual: Tensor, attended: Tensor) -> Tensor:
+    def finish(self, residual: Tensor, attended: Tensor, rows: Rows) -> Tensor:
         """Output projection, residuals and MLP; [rows, hidden] and [rows, heads * head_dim] -> [rows, hidden]."""
 
 
@@ -48,13 +49,25 @@ class Network:
     embedding: Embedding
     layers: Sequence[Layer]
     final_norm: Callable[[Tensor], Tensor]
-    output: Linear
+    output: Adaptable
     ops: Ops
 
-    def embed(self, ids: Sequence[int]) -> Tensor:
+    def embed(self, ids: Sequence[int], groups: Sequence[RowGroup]) -> Tensor:
         """Token vectors, fp32 [rows, hidden]."""
-        return self.embedding(torch.tensor(list(ids), dtype=torch.int64))
+        wanted = torch.tensor(list(ids), dtype=torch.int64)
+        vectors = self.embedding(wanted)
+        for adapter, some in groups:
+            if adapter.embedding is not None:
+                vectors[some] = adapter.embedding(wanted[some])
+        return vectors
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, rows: Rows) -> Tensor:
         """The final norm and the output layer; valid until the next call."""
-        return self.output(self.final_norm(hidden))
+        normed = self.final_norm(hidden)
+        own = [(adapter.output, some) for adapter, some in rows.groups if adapter.output is not None]
+        if len(own) == 1 and own[0][1] == slice(None):
+            return own[0][0](normed)
+        logits = self.output(normed, rows)
+        for output, some in own:
+            logits[some] = output(normed[some])
+        return logits

@@ -37,7 +37,7 @@ class Prefill(ABC):
         visible: Sequence[int],
         logit_rows: int,
     ) -> None:
-        """``slices`` of rows are the units' sizes; row i of the prompt sees the first ``visible[i]`` tokens."""
+        """``slices`` of rows are the units' sizes; row i of the prompt sees the cache's first ``visible[i]`` rows."""
         self.total = len(ids)
         self._network = network
         self._ids = ids
@@ -45,7 +45,7 @@ class Prefill(ABC):
         self._plan = plan
         self._start = cache.length
         self._slices = slices
-        self._rows = {low: rows_of([(plan, self._start + low, self._start + high)]) for low, high in slices}
+        self._rows = {low: rows_of([(cache, plan, self._start + low, self._start + high)]) for low, high in slices}
         self._visible = visible
         self._first_logit_row = self.total - logit_rows
         self._units_per_layer = self.units_per_slice * len(slices)
@@ -73,12 +73,12 @@ class Prefill(ABC):
         if self._logits is not None:
             return True
         if self._units_done == 0:
-            self._hidden = self._network.embed(self._ids)
+            self._hidden = self._network.embed(self._ids, self._rows[0].groups)
         layer, unit = divmod(self._units_done, self._units_per_layer)
         self._do(layer, unit)
         self._units_done += 1
         if self._units_done == self._units_per_layer * len(self._network.layers):
-            self._logits = self._network.logits(self._hidden[self._first_logit_row :]).clone()
+            self._logits = self._network.logits(self._hidden[self._first_logit_row :], self._rows[0]).clone()
             self._hidden = self._queries = torch.empty(0)
             self._cache.length = self._start + self.total
             self._cache.plan = self._plan
@@ -102,8 +102,10 @@ class Prefill(ABC):
         first = max(low, self._first_logit_row) if last else low
         if first < high:
             visible = self._visible[first:high]
-            attended = self._network.ops.attention(q[first - low :], *self._cache.read(layer, max(visible)), visible)
-            self._hidden[first:high] = self._network.layers[layer].finish(residual[first - low :], attended)
+            keys, values = self._cache.read(layer, max(visible) - self._cache.lead)
+            attended = self._network.ops.attention(q[first - low :], keys, values, visible)
+            rows = self._rows[low]
+            self._hidden[first:high] = self._network.layers[layer].finish(residual[first - low :], attended, rows)
 
 
 class CausalPrefill(Prefill):
@@ -141,7 +143,7 @@ def prefill_of(
     """The order that ``plan`` needs: causal unless some row of the prompt sees behind its own slice of rows."""
     start, total = cache.length, len(ids)
     slices = [(low, min(low + max_rows, total)) for low in range(0, total, max_rows)]
-    visible = [plan.visible(start + row) for row in range(total)]
-    ahead = any(max(visible[low:high]) > start + high for low, high in slices)
+    visible = [cache.lead + plan.visible(start + row) for row in range(total)]
+    ahead = any(max(visible[low:high]) > cache.lead + start + high for low, high in slices)
     order = PrefixLMPrefill if ahead else CausalPrefill
     return order(network, tuple(ids), cache, plan, slices=slices, visible=visible, logit_rows=logit_rows)

@@ -1,4 +1,4 @@
-"""The rows of a step: which tokens are fed to which sequences, and where they stand.
+"""The rows of a step: which tokens are fed to which sequences, where they stand, and whose fine-tune they are.
 
 Knows caches and plans; no weights, no arithmetic.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
+from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.positions import PositionPlan
 
@@ -23,17 +25,22 @@ class Feed:
     cache: KVCache
 
 
+RowGroup = tuple[Adapter, slice]
+"""A fine-tune and its rows, which lie side by side."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Position and block position ids of the rows at hand, int64 [rows] each."""
+    """Position and block position ids of the rows at hand, int64 [rows] each; rows of the base are in no group."""
 
     positions: Tensor
     blocks: Tensor
+    groups: tuple[RowGroup, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One feed's place in its sequence: tokens ``start`` to ``end``."""
+    """One feed's place in its sequence: tokens ``start`` to ``end``; they see so many leading rows of the cache."""
 
     cache: KVCache
     plan: PositionPlan
@@ -49,13 +56,27 @@ class Span:
             raise ValueError("a sequence starts with a prefill")
         end = start + len(feed.ids)
         feed.cache.reserve(end)
-        return Span(feed.cache, plan, start, end, tuple(plan.visible(index) for index in range(start, end)))
+        return Span(
+            feed.cache, plan, start, end, tuple(feed.cache.lead + plan.visible(index) for index in range(start, end))
+        )
 
 
-def rows_of(spans: Sequence[tuple[PositionPlan, int, int]]) -> Rows:
-    """The rows of tokens ``start`` to ``end`` of each plan's sequence."""
-    places = [(plan, index) for plan, start, end in spans for index in range(start, end)]
+def rows_of(spans: Sequence[tuple[KVCache, PositionPlan, int, int]]) -> Rows:
+    """The rows of tokens ``start`` to ``end`` of each sequence. A lone sequence's group is all rows, however many."""
+    places = [(plan, index) for _, plan, start, end in spans for index in range(start, end)]
     return Rows(
         positions=torch.tensor([plan.position(index) for plan, index in places], dtype=torch.int64),
         blocks=torch.tensor([plan.block(index) for plan, index in places], dtype=torch.int64),
+        groups=row_groups([(cache, end - start) for cache, _, start, end in spans]),
     )
+
+
+def row_groups(counts: Sequence[tuple[KVCache, int]]) -> tuple[RowGroup, ...]:
+    """Who computes which of the rows, so many for each cache; neighbours with the same fine-tune are one group."""
+    groups: list[RowGroup] = []
+    row = 0
+    for adapter, some in groupby(counts, key=lambda count: count[0].adapter):
+        first, row = row, row + sum(rows for _, rows in some)
+        if adapter is not None and adapter.computes:
+            groups.append((adapter, slice(first, row) if len(counts) > 1 else slice(None)))
+    return tuple(groups)

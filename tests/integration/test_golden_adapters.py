@@ -1,0 +1,118 @@
+"""Fine-tunes against the logits of the authors' own code: alone, in batches of several, on every kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from chatglm_backend.adapters.folder import inspect_adapter
+from chatglm_backend.adapters.load import AdaptableWeights, load_adapter
+from chatglm_backend.checkpoint.mapping import HeldTensors
+from chatglm_backend.engine.verify import verify_logits
+from chatglm_backend.int4.select import select_kernel
+from chatglm_backend.int4.weights import Int4Weights
+from chatglm_backend.models.adapter import Adapter
+from chatglm_backend.models.base import ChatModel, Feed, build_model
+from chatglm_backend.models.weights import DenseWeights
+from tests.golden_folders import GOLDEN, dense_tensors, golden_cases, golden_config, packed_tensors
+
+BASES = ("chatglm-6b-ptuning", "chatglm2-6b-ptuning", "chatglm3-6b-ptuning", "chatglm-6b-lora", "chatglm3-6b-lora")
+ADAPTERS = sorted(file.parent for base in BASES for file in (GOLDEN / base).glob("*/expected.json"))
+
+
+def loaded(folder: Path, weights: AdaptableWeights, dtype: torch.dtype) -> Adapter:
+    """The fine-tune in a folder, in one number format."""
+    config = golden_config(folder.parent.name)
+    return load_adapter(inspect_adapter(folder), config, base=weights, dtype=dtype, kv_dtype=dtype)
+
+
+def int4_model(base: str, kernel: str) -> tuple[ChatModel, AdaptableWeights]:
+    """The base from packed weights, on a kernel with its own operations."""
+    choice = select_kernel(kernel, threads=2)  # type: ignore[arg-type]
+    weights = Int4Weights(HeldTensors(packed_tensors(base)), choice.kernel)
+    kv_dtype = torch.float32 if kernel == "exact" else torch.float16
+    return build_model(golden_config(base), weights, kv_dtype=kv_dtype, ops=choice.ops), weights
+
+
+@pytest.mark.parametrize("folder", ADAPTERS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_fp32_logits_and_greedy_ids_equal_the_authors(folder: Path) -> None:
+    """With the fine-tune 1e-4 and every id; without it another model."""
+    weights = DenseWeights(dense_tensors(folder.parent.name))
+    model = build_model(golden_config(folder.parent.name), weights, kv_dtype=torch.float32)
+    report = verify_logits(folder, model, adapter=loaded(folder, weights, torch.float32))
+    assert report.ok, report.to_json()
+    assert verify_logits(folder.parent, model).ok
+    assert not verify_logits(folder, model).ok
+
+
+@pytest.mark.parametrize("kernel", ["exact", "auto", "bigdl"])
+@pytest.mark.parametrize("folder", ADAPTERS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_int4_logits_are_as_near_as_the_base_is(folder: Path, kernel: str) -> None:
+    """The side path is added unrounded beside the INT4 product; replayed steps are among those compared."""
+    model, weights = int4_model(folder.parent.name, kernel)
+    exact = kernel == "exact"
+    adapter = loaded(folder, weights, torch.float32 if exact else torch.float16)
+    report = verify_logits(folder, model, precision="int4", tolerance=1e-4 if exact else None, adapter=adapter)
+    assert report.ok, report.to_json()
+
+
+def greedy(model: ChatModel, prompts: list[list[int]], adapters: list[Adapter | None], steps: int) -> list[list[int]]:
+    """Greedy ids of several sequences, each of its own fine-tune, decoded together."""
+    caches = [model.new_cache(len(ids) + steps, adapter) for ids, adapter in zip(prompts, adapters, strict=True)]
+    answers: list[list[int]] = []
+    for ids, cache in zip(prompts, caches, strict=True):
+        prefill = model.prefill(ids, cache, max_rows=5)
+        while not prefill.advance():
+            pass
+        answers.append([int(prefill.logits.argmax())])
+    for _ in range(steps - 1):
+        logits: Tensor = model.decode([Feed((a[-1],), c) for a, c in zip(answers, caches, strict=True)])
+        for answer, row in zip(answers, logits, strict=True):
+            answer.append(int(row.argmax()))
+    return answers
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_batch_of_several_fine_tunes_is_each_alone(base: str) -> None:
+    """Base, adapter, base, other adapter: every sequence gets the ids it gets alone, on the fastest kernel."""
+    model, weights = int4_model(base, "auto")
+    adapters = [loaded(folder, weights, torch.float16) for folder in ADAPTERS if folder.parent.name == base]
+    cases = golden_cases(base)
+    order: list[Adapter | None] = [None, adapters[0], adapters[0], None, adapters[-1]]
+    prompts = [case.input_ids for case, _ in zip(cases, order, strict=True)]
+    together = greedy(model, prompts, order, 16)
+    alone = [greedy(model, [ids], [adapter], 16)[0] for ids, adapter in zip(prompts, order, strict=True)]
+    assert together == alone
+    plain = greedy(model, prompts, [None] * len(order), 16)
+    same = [a == b for a, b in zip(together, plain, strict=True)]
+    assert same[0]
+    assert same[3]
+    assert not all(same)
+
+
+@pytest.mark.parametrize("base", ["chatglm2-6b-ptuning", "chatglm3-6b-lora"])
+def test_a_cache_continued_from_a_copy_is_the_same(base: str) -> None:
+    """A prefix of an earlier sequence of the same fine-tune is reused; another one's is refused."""
+    model, weights = int4_model(base, "auto")
+    adapter, other = [loaded(folder, weights, torch.float16) for folder in ADAPTERS if folder.parent.name == base]
+    ids = golden_cases(base)[0].input_ids
+    first = model.new_cache(len(ids) + 8, adapter)
+    prefill = model.prefill(ids, first)
+    while not prefill.advance():
+        pass
+    copy = model.new_cache(len(ids) + 8, adapter)
+    copy.copy_prefix_from(first, len(ids) - 1)
+    rest = model.prefill(ids[-1:], copy)
+    while not rest.advance():
+        pass
+    feed = int(prefill.logits.argmax())
+    assert feed == int(rest.logits.argmax())
+    torch.testing.assert_close(
+        model.decode([Feed((feed,), first)]), model.decode([Feed((feed,), copy)]), rtol=0.02, atol=0.02
+    )
+    for stranger in (None, other):
+        with pytest.raises(ValueError, match="fine-tunes"):
+            model.new_cache(64, stranger).copy_prefix_from(first, 3)
