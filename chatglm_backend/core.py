@@ -56,7 +56,8 @@ class GenerationRequest:
     """One answer to make: either ``prompt`` (with ``prompt_format``) or ``messages``, never both.
 
     ``visitor`` names whose it is, for fairness, limits and the prefix cache; ``ignore_stop_ids`` is for
-    benchmarks and checks, which need a fixed number of tokens.
+    benchmarks and checks, which need a fixed number of tokens. ``adapter`` names a fine-tune of the model; empty is
+    the model itself.
     """
 
     request_id: str
@@ -66,6 +67,7 @@ class GenerationRequest:
     prompt_format: PromptFormat = "recipe"
     params: GenerationParams = field(default_factory=GenerationParams)
     ignore_stop_ids: bool = False
+    adapter: str = ""
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):
@@ -196,6 +198,22 @@ class LoadProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """A fine-tune beside the model. ``size`` is the largest rank of a LoRA, or the rows of a prefix.
+
+    ``base`` is what it names as its base, perhaps nothing; ``identity`` a hash of what it holds.
+    """
+
+    name: str
+    kind: Literal["lora", "prefix"]
+    size: int
+    nbytes: int
+    base: str
+    path: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What is loaded, in words and numbers that a page or a report can show."""
 
@@ -212,6 +230,12 @@ class ModelInfo:
     is_demo: bool = False
     family_reason: Sentence | None = None
     other_kernels: tuple[str, ...] = ()
+    adapters: tuple[AdapterInfo, ...] = ()
+
+    @property
+    def first_adapter(self) -> str:
+        """The fine-tune that answers where nobody chose: the first that was named; empty without one."""
+        return self.adapters[0].name if self.adapters else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,10 @@ class FakeClock:
 class FakeCache:
     """Remembers the ids themselves."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, adapter: Any = None) -> None:
         self.ids: list[int] = []
         self.capacity = capacity
+        self.adapter = adapter
         self.bytes_per_token = 10
 
     @property
@@ -119,9 +120,9 @@ class FakeModel:
         self.clock.now += seconds
         self.on_work(what)
 
-    def new_cache(self, capacity: int) -> Any:
+    def new_cache(self, capacity: int, adapter: Any = None) -> Any:
         assert capacity <= self.context_limit
-        return FakeCache(capacity)
+        return FakeCache(capacity, adapter)
 
     def prefill(self, ids: Sequence[int], cache: Any, *, max_rows: int = 128, logit_rows: int = 1) -> Any:
         del max_rows, logit_rows

@@ -17,7 +17,7 @@ Batch-first and single-threaded; whoever calls it decides about queues and threa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -30,8 +30,10 @@ from chatglm_backend.engine.prefix_cache import PrefixCache
 from chatglm_backend.engine.schedule import allows_another_unit, plan_step
 from chatglm_backend.engine.sequence import Sequence, StepResult
 from chatglm_backend.engine.timing import RequestTimer
-from chatglm_backend.errors import ContextLimitExceeded, EngineFailure, RequestError
+from chatglm_backend.errors import ContextLimitExceeded, EngineFailure, RequestError, UnknownAdapter
+from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.base import ChatModel
+from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.rows import Feed
 from chatglm_backend.tokenizers.base import EncodedPrompt, Tokenizer
 
@@ -60,12 +62,22 @@ class Engine:
         self._costs = StepCosts()
         self._stop_ids = frozenset(model.config.stop_ids) | tokenizer.stop_ids
         self._bytes_per_token = model.new_cache(1).bytes_per_token
+        self._adapters: Mapping[str, Adapter] = {}
         self._sequences: list[Sequence] = []
 
     @property
     def idle(self) -> bool:
         """Whether no sequence is in work."""
         return not self._sequences
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """The fine-tunes that requests may name. Whoever runs already keeps theirs. May be set from any thread."""
+        return self._adapters
+
+    @adapters.setter
+    def adapters(self, adapters: Mapping[str, Adapter]) -> None:
+        self._adapters = dict(adapters)
 
     def encode(self, request: GenerationRequest) -> EncodedPrompt:
         """The exact prompt of a request. Safe from any thread."""
@@ -74,13 +86,17 @@ class Engine:
         return self._tokenizer.encode_prompt(request.prompt, request.prompt_format)
 
     def prepare(self, request: GenerationRequest) -> PreparedRequest:
-        """Encode and measure a request. Safe from any thread. Raises ContextLimitExceeded."""
+        """Encode and measure a request. Safe from any thread. Raises ContextLimitExceeded or UnknownAdapter."""
+        adapter = self._adapters.get(request.adapter)
+        if request.adapter and adapter is None:
+            raise UnknownAdapter(name=request.adapter, names=", ".join(self._adapters) or "-")
         ids = self.encode(request).ids
         limit = self._model.config.context_limit
         if len(ids) >= limit:
             raise ContextLimitExceeded(prompt_tokens=len(ids), limit=limit)
         max_new = min(request.params.max_new_tokens, limit - len(ids))
-        return PreparedRequest(request, ids, max_new, (len(ids) + max_new) * self._bytes_per_token)
+        rows = len(ids) + max_new + (adapter.prefix.rows if adapter is not None and adapter.prefix is not None else 0)
+        return PreparedRequest(request, ids, max_new, rows * self._bytes_per_token, adapter)
 
     def start(
         self,
@@ -91,8 +107,8 @@ class Engine:
     ) -> Sequence:
         """Take a request in; the next steps work on it. Raises ContextLimitExceeded."""
         ready = prepared or self.prepare(request)
-        cache = self._model.new_cache(len(ready.prompt_ids) + ready.max_new_tokens)
-        cached = self.prefix_cache.fill(request.visitor, ready.prompt_ids, cache)
+        cache = self._model.new_cache(len(ready.prompt_ids) + ready.max_new_tokens, ready.adapter)
+        cached = self.prefix_cache.fill(_owner(request, cache), ready.prompt_ids, cache)
         draft = None
         if request.params.greedy and self.options.draft_tokens > 0:
             draft = Drafter(self._draft_source(ready.prompt_ids), max_tokens=self.options.draft_tokens)
@@ -142,6 +158,8 @@ class Engine:
 
     def _decode(self, batch: tuple[Sequence, ...], *, draft: bool) -> None:
         """The next token of each, or several of those whose draft tokens are right. A failed batch is tried singly."""
+        # Rows of one fine-tune side by side are one side path.
+        batch = tuple(sorted(batch, key=lambda sequence: sequence.request.adapter))
         count = len(batch)
         room = self._costs.reach(count) if draft else 0
         cost = partial(self._costs.ratio, count)
@@ -202,9 +220,16 @@ class Engine:
         if sequence.reading or sequence.failed or not known:
             return
         try:
-            self.prefix_cache.keep(sequence.request.visitor, sequence.evaluated_ids[:known], sequence.cache)
+            self.prefix_cache.keep(
+                _owner(sequence.request, sequence.cache), sequence.evaluated_ids[:known], sequence.cache
+            )
         except Exception as error:  # noqa: BLE001 - a lost prefix costs time, never an answer
             _log.warning("a finished sequence could not be kept", exc_info=error)
+
+
+def _owner(request: GenerationRequest, cache: KVCache) -> str:
+    """Whose a kept prefix is: a visitor's, made with one fine-tune."""
+    return request.visitor if cache.adapter is None else f"{request.visitor}\n{cache.adapter.identity}"
 
 
 def _choose(sequence: Sequence, logits: Tensor, feed: tuple[int, ...] = ()) -> None:

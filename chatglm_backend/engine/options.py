@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from chatglm_backend.core import GenerationRequest
+
+if TYPE_CHECKING:
+    from chatglm_backend.models.adapter import Adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +30,13 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """An encoded request that fits the context; ``kv_bytes`` is what it may take at most."""
+    """An encoded request that fits the context; ``kv_bytes`` is what it may take at most, prefix rows included."""
 
     request: GenerationRequest
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
     kv_bytes: int
+    adapter: Adapter | None = None
 
     @property
     def prompt_tokens(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.config import Family
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.sentences import Sentence
@@ -19,7 +20,12 @@ class PrefixCache:
     """Keeps copies of KV caches by owner and token ids. ``reason`` says why it is off."""
 
     def __init__(
-        self, family: Family, new_cache: Callable[[int], KVCache], *, max_bytes: int, min_tokens: int = 8
+        self,
+        family: Family,
+        new_cache: Callable[[int, Adapter | None], KVCache],
+        *,
+        max_bytes: int,
+        min_tokens: int = 8,
     ) -> None:
         self.reason = off_reason(family, max_bytes)
         self.nbytes = 0
@@ -62,7 +68,7 @@ class PrefixCache:
                 return
             if common == len(known):
                 self._drop((owner, known))
-        copy = self._new_cache(len(ids))
+        copy = self._new_cache(len(ids), cache.adapter)
         copy.copy_prefix_from(cache, len(ids))
         self._entries[owner, ids] = copy
         self.nbytes += copy.nbytes
