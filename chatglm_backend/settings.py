@@ -33,7 +33,7 @@ _PREFIX = "CHATGLM_"
 _OTHER_VARIABLES = frozenset({"CONFIG", "INT4_LIBRARY", "TORCH_INDEX", "VENV"})
 _OTHER_PREFIXES = ("TEST_", "PLANNED_", "LAUNCH_", "LAUNCHER_", "SERVICE_", "PORT_")
 
-Kind = Literal["text", "int", "float", "bool", "int or auto"]
+Kind = Literal["text", "texts", "int", "float", "bool", "int or auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,9 @@ class Settings:
         "text",
         "Family of the checkpoint, where its folder does not tell.",
         choices=(AUTO, "chatglm", "chatglm2", "chatglm3"),
+    )
+    adapter: tuple[str, ...] = _setting(
+        (), "texts", "Fine-tune folder beside the model (LoRA or P-Tuning), or name=folder; may be given several times."
     )
     revision: str | None = _setting(None, "text", "Branch, tag or commit of a hub model.")
     cache: str | None = _setting(None, "text", "Folder for low-bit checkpoints (default: the system's cache folder).")
@@ -257,6 +260,12 @@ def _checked(key: str, value: object, given: Sentence) -> tuple[str, object]:
 
 
 def _convert(found: SettingSpec, value: object) -> object:
+    if found.kind == "texts":
+        # As in PATH, where one variable holds several.
+        several = value.split(os.pathsep) if isinstance(value, str) else value
+        if not isinstance(several, (list, tuple)) or not all(isinstance(one, str) for one in several):
+            raise ValueError("it must be text, or a list of texts")
+        return tuple(one for one in several if one)
     if found.kind == "bool":
         return _to_bool(value)
     if found.kind == "text":

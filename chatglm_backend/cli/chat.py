@@ -48,7 +48,9 @@ def chat(
       Ctrl-C   stop the answer
     """  # noqa: D301
     with open_service(settings) as (service, info):
-        conversation = _Conversation(service, settings.sampling(), system, quiet=json_output)
+        conversation = _Conversation(
+            service, settings.sampling(), system, adapter=info.first_adapter, quiet=json_output
+        )
         if sys.stdin.isatty():
             note(f"{info.name}. {_COMMANDS}")
         turns = _talk(conversation)
@@ -62,8 +64,11 @@ def chat(
 class _Conversation:
     """The messages so far, and how the next answer is made."""
 
-    def __init__(self, service: Service, params: GenerationParams, system: str | None, *, quiet: bool) -> None:
+    def __init__(
+        self, service: Service, params: GenerationParams, system: str | None, *, adapter: str = "", quiet: bool
+    ) -> None:
         self._service = service
+        self._adapter = adapter
         self._params = params
         self._system = [Message("system", system)] if system else []
         self._quiet = quiet
@@ -87,7 +92,7 @@ class _Conversation:
     def _answer(self) -> Answer:
         while True:
             messages = tuple(self._system + self._messages)
-            request = GenerationRequest(uuid.uuid4().hex, messages=messages, params=self._params)
+            request = GenerationRequest(uuid.uuid4().hex, messages=messages, params=self._params, adapter=self._adapter)
             try:
                 ticket = self._service.submit(request)
             except ContextLimitExceeded:

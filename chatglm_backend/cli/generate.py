@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -78,6 +78,7 @@ def generate(
       python -m chatglm_backend generate --prompt "AI是什么？"
       python -m chatglm_backend generate --model THUDM/chatglm2-6b --n-predict 128 --stream
       python -m chatglm_backend generate --model ./chatglm-6b --temperature 0.8 --top-p 0.8 --seed 1
+      python -m chatglm_backend generate --model THUDM/chatglm3-6b --adapter ./my-lora --prompt "你好"
       python -m chatglm_backend generate --json | python -m json.tool
     """  # noqa: D301 - \b keeps the examples' lines apart
     request = GenerationRequest(
@@ -87,6 +88,7 @@ def generate(
         params=settings.sampling(stop=tuple(stop or ())),
     )
     with open_service(settings) as (service, info):
+        request = replace(request, adapter=info.first_adapter)
         encoded = service.preview_prompt(request)
         live = stream and not json_output
         if live:

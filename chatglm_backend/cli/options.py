@@ -12,7 +12,7 @@ import typer
 
 from chatglm_backend.settings import Settings, SettingSpec, load_settings, spec
 
-ENGINE = ("threads", "kernel", "draft_tokens", "kv_dtype", "family", "revision", "no_cache")
+ENGINE = ("adapter", "threads", "kernel", "draft_tokens", "kv_dtype", "family", "revision", "no_cache")
 """The settings of commands that answer, beside model and sampling."""
 
 Stop = Annotated[
@@ -63,9 +63,9 @@ def _parameter(found: SettingSpec, default: object) -> inspect.Parameter:
     text = found.help
     if found.choices:
         text += f" One of {', '.join(found.choices)}."
-    if default is not None and found.kind != "bool":
+    if default not in (None, ()) and found.kind != "bool":
         text += f" Default: {default}."
     option: Any = typer.Option(*found.flags, help=f"{text} [{found.variable}]", show_default=False)
-    kind: Any = {"int": int, "float": float, "bool": bool}.get(found.kind, str)
+    kind: Any = {"int": int, "float": float, "bool": bool, "texts": list[str]}.get(found.kind, str)
     annotation = Annotated[Optional[kind], option]  # noqa: UP045
     return inspect.Parameter(found.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

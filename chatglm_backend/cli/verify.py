@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @guarded
-@options.with_settings("kernel", "family", "threads")
+@options.with_settings("adapter", "kernel", "family", "threads")
 def verify(
     *,
     folder: Annotated[Optional[Path], typer.Argument(help="Folder with weights and expected values.")] = None,  # noqa: UP045
@@ -41,12 +41,14 @@ def verify(
     """Check that this program computes what the authors' own code computes.
 
     The folder holds expected.json and expected_logits.safetensors (for int4:
-    expected_int4_logits.safetensors). Exit code 0 exactly when everything is within the tolerance.
+    expected_int4_logits.safetensors); with --adapter it is the fine-tune's folder that
+    holds them. Exit code 0 exactly when everything is within the tolerance.
 
     \b
     Examples:
       python -m chatglm_backend verify tests/golden/chatglm-6b
       python -m chatglm_backend verify tests/golden/chatglm-6b --precision int4 --kernel exact --tolerance 1e-4
+      python -m chatglm_backend verify ./base --adapter ./base/lora-qkv
       python -m chatglm_backend verify --tokenizer ./chatglm3-6b --cases tests/golden/tokenizer_cases.json
     """  # noqa: D301
     if tolerance is not None and not 0 <= tolerance < math.inf:

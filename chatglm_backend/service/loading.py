@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, LoadProgress, ModelInfo
 from chatglm_backend.errors import LoadCancelled
 from chatglm_backend.sentences import Sentence
+from chatglm_backend.service.adapters import Adapters, BaseParts
 from chatglm_backend.service.kernels import ComparisonEngine, kernel_cache, other_kernels
 from chatglm_backend.service.layouts import map_weights
 from chatglm_backend.settings import AUTO, Settings
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from chatglm_backend.checkpoint.source import CheckpointFolder
     from chatglm_backend.engine.engine import Engine
     from chatglm_backend.engine.options import PreparedRequest
+    from chatglm_backend.int4.weights import Int4Weights
     from chatglm_backend.models.base import ChatModel
     from chatglm_backend.serving.ports import EnginePort
     from chatglm_backend.serving.worker import Worker
@@ -43,6 +45,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     encode: Callable[[GenerationRequest], EncodedPrompt]
     worker: Worker[PreparedRequest]
+    adapters: Adapters | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class OpenedModel:
     info: ModelInfo
     checkpoint: Checkpoint
     network: ChatModel
+    weights: Int4Weights
     others: Mapping[str, Callable[[], ChatModel]]
 
 
@@ -134,7 +138,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
         family_reason=found[0].why if found else None,
         other_kernels=tuple(others),
     )
-    return OpenedModel(info, checkpoint, network, others)
+    return OpenedModel(info, checkpoint, network, weights, others)
 
 
 def load_model(model: str | None, how: Loading) -> LoadedModel:
@@ -155,7 +159,13 @@ def load_model(model: str | None, how: Loading) -> LoadedModel:
     engines: dict[str, EnginePort[PreparedRequest]] = {"": engine}
     for name, make in opened.others.items():
         engines[name] = ComparisonEngine(engine, tokenizer, make)
-    return LoadedModel(info, tokenizer, engine.encode, _start_worker(engines, settings, info.kv_bytes_per_token))
+    base = BaseParts(checkpoint.config, opened.weights, opened.network.new_cache(1).dtype, exact=info.kernel == "exact")
+    adapters = Adapters(base, lambda found: setattr(engine, "adapters", found))
+    # Those of the settings belong to the settings' model; another one begins without.
+    for source in settings.adapter if settings.model in (None, model) else ():
+        adapters.add(source)
+    worker = _start_worker(engines, settings, info.kv_bytes_per_token)
+    return LoadedModel(replace(info, adapters=adapters.infos()), tokenizer, engine.encode, worker, adapters)
 
 
 def _start_worker(

@@ -10,10 +10,19 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from chatglm_backend.core import CancelToken, GenerationRequest, LoadProgress, ModelInfo, ModelState, ModelStatus
+from chatglm_backend.core import (
+    AdapterInfo,
+    CancelToken,
+    GenerationRequest,
+    LoadProgress,
+    ModelInfo,
+    ModelState,
+    ModelStatus,
+)
 from chatglm_backend.errors import (
     ChatGLMError,
     EngineFailure,
@@ -29,6 +38,7 @@ from chatglm_backend.service.loading import LoadedModel, Loader, Loading, Note, 
 from chatglm_backend.settings import Settings, with_cache
 
 if TYPE_CHECKING:
+    from chatglm_backend.service.adapters import Adapters
     from chatglm_backend.serving.metrics import MetricsSnapshot
     from chatglm_backend.serving.ticket import Ticket
     from chatglm_backend.tokenizers.base import EncodedPrompt
@@ -64,6 +74,8 @@ class Service:
         """A snapshot; a model whose worker has died counts as failed."""
         with self._changed:
             status, loaded, closed = self._status, self._loaded, self._closed
+        if status.info is not None and loaded is not None and loaded.adapters is not None:
+            status = replace(status, info=replace(status.info, adapters=loaded.adapters.infos()))
         if closed and status.state is ModelState.READY:
             return ModelStatus(ModelState.FAILED, info=status.info, error=ShuttingDown())
         if status.state is ModelState.READY and loaded is not None and not loaded.worker.healthy:
@@ -151,6 +163,14 @@ class Service:
         loaded.worker.take(ticket)
         return ticket
 
+    def add_adapter(self, source: str) -> AdapterInfo:
+        """Offer a fine-tune, ``path`` or ``name=path``, beside the model. Raises ModelNotReady, AdapterError."""
+        return self._adapters().add(source)
+
+    def remove_adapter(self, name: str) -> AdapterInfo:
+        """Offer it no more. Raises ModelNotReady, AdapterError."""
+        return self._adapters().remove(name)
+
     def metrics(self) -> MetricsSnapshot | None:
         """The worker's counters; ``None`` without a model."""
         loaded = self._loaded
@@ -175,6 +195,12 @@ class Service:
             self._set(ModelStatus(ModelState.NONE))
         for ticket in parked:
             ticket.publish(ShuttingDown())
+
+    def _adapters(self) -> Adapters:
+        adapters = self._ready().adapters
+        if adapters is None:
+            raise ModelNotReady
+        return adapters
 
     def _ready(self) -> LoadedModel:
         loaded = self._loaded

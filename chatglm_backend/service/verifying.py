@@ -8,10 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from chatglm_backend.service.adapters import BaseParts, named_path, read_adapter
 from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.settings import AUTO, Settings
 
 if TYPE_CHECKING:
+    from chatglm_backend.adapters.load import AdaptableWeights
     from chatglm_backend.checkpoint.source import CheckpointFolder
     from chatglm_backend.engine.verify import Precision, VerifyReport
     from chatglm_backend.int4.kernel import KernelName
@@ -36,14 +38,20 @@ def verify_folder(
     family = None if settings.family == AUTO else cast("Family", settings.family)
     source = inspect_folder(folder, family=family)
     if precision == "fp32":
-        model: ChatModel = build_model(source.config, DenseWeights(read_dense(source)), kv_dtype=torch.float32)
+        base: AdaptableWeights = DenseWeights(read_dense(source))
+        model: ChatModel = build_model(source.config, base, kv_dtype=torch.float32)
         kernel = "fp32"
     else:
-        model, kernel = _int4_model(source, settings)
-    return verify_logits(folder, model, precision=precision, tolerance=tolerance), kernel
+        model, base, kernel = _int4_model(source, settings)
+    adapter = None
+    if settings.adapter:
+        parts = BaseParts(source.config, base, model.new_cache(1).dtype, exact=kernel in ("fp32", "exact"))
+        adapter = read_adapter(settings.adapter[0], parts)[1]
+        folder = named_path(settings.adapter[0])[1]
+    return verify_logits(folder, model, precision=precision, tolerance=tolerance, adapter=adapter), kernel
 
 
-def _int4_model(source: CheckpointFolder, settings: Settings) -> tuple[ChatModel, str]:
+def _int4_model(source: CheckpointFolder, settings: Settings) -> tuple[ChatModel, AdaptableWeights, str]:
     import torch
 
     from chatglm_backend.checkpoint.prepare import Preparation
@@ -56,4 +64,5 @@ def _int4_model(source: CheckpointFolder, settings: Settings) -> tuple[ChatModel
     # The exact product is checked to 1e-4, which a 16-bit cache would hide.
     kv_dtype = torch.float32 if settings.kernel == "exact" else getattr(torch, settings.kv_dtype)
     weights = Int4Weights(checkpoint, choice.kernel)
-    return build_model(checkpoint.config, weights, kv_dtype=kv_dtype, ops=choice.ops), choice.kernel.name
+    model = build_model(checkpoint.config, weights, kv_dtype=kv_dtype, ops=choice.ops)
+    return model, weights, choice.kernel.name

@@ -32,6 +32,9 @@ def _add(parser: argparse.ArgumentParser, spec: SettingSpec) -> None:
         action = "store_true" if spec.flags[0].startswith("--no-") else argparse.BooleanOptionalAction
         parser.add_argument(*spec.flags, dest=spec.name, action=action, default=None, help=text)
         return
+    if spec.kind == "texts":
+        parser.add_argument(*spec.flags, dest=spec.name, action="append", help=text, metavar=spec.name.upper())
+        return
     if spec.default not in (None, ""):
         text += f" Default: {spec.default}."
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ def test_every_default_satisfies_its_own_bounds(tmp_path: Path) -> None:
     for name, found in specs().items():
         assert found.help.endswith((".", ")")), name
         if found.default is not None and found.kind != "bool":
-            environ = {found.variable: str(found.default)}
+            given = os.pathsep.join(found.default) if found.kind == "texts" else str(found.default)
+            environ = {found.variable: given}
             loaded = load_settings({}, environ, file=tmp_path / "none.toml")
             assert getattr(loaded, name) == found.default
 
