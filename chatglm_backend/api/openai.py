@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -69,15 +69,15 @@ class _Routes:
         self._started = int(time.time())
 
     async def models(self) -> dict[str, Any]:
-        """The one model; also while it is loading."""
-        return {"object": "list", "data": [self._entry()]}
+        """The model, also while it is loading, and one entry for each fine-tune beside it: ``model:name``."""
+        return {"object": "list", "data": [self._entry(name) for name in self._names()]}
 
     async def model(self, model: str) -> dict[str, Any]:
-        """The one model, by its name."""
-        entry = self._entry()
-        if model != entry["id"]:
-            raise Problem(404, f"The model here is {entry['id']}.", "model_not_found", "model")
-        return entry
+        """The model or one of its fine-tunes, by its name."""
+        names = self._names()
+        if model not in names:
+            raise _no_model(names)
+        return self._entry(model)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """Answer the last message of a conversation."""
@@ -105,10 +105,12 @@ class _Routes:
     ) -> Response:
         params = body.params(self._settings, body.limit(self._settings))
         visitor = f"api:{client_address(request.scope)}"
-        wanted = GenerationRequest(f"{name}-{uuid.uuid4().hex}", visitor, params=params, **asked)
+        wanted = GenerationRequest(
+            f"{name}-{uuid.uuid4().hex}", visitor, params=params, adapter=self._adapter(body.model), **asked
+        )
         ticket = await self._submit(wanted)
         kind: Literal["chat", "text"] = "chat" if isinstance(body, ChatRequest) else "text"
-        shape = Shape(kind, wanted.request_id, int(time.time()), self._name())
+        shape = Shape(kind, wanted.request_id, int(time.time()), _join(self._name(), wanted.adapter))
         if body.stream:
             return EventStream(ticket, _stream(ticket, shape, include_usage=body.include_usage))
         try:
@@ -136,8 +138,24 @@ class _Routes:
             return info.name
         return PurePath(self._settings.model).name if self._settings.model else "chatglm"
 
-    def _entry(self) -> dict[str, Any]:
-        return {"id": self._name(), "object": "model", "created": self._started, "owned_by": "local"}
+    def _names(self) -> list[str]:
+        """The model's name and those of its fine-tunes."""
+        info = self._service.status().info
+        return [self._name(), *(_join(self._name(), one.name) for one in (info.adapters if info else ()))]
+
+    def _adapter(self, model: str | None) -> str:
+        """Which fine-tune a request's ``model`` names: none by the model's own name, the first by a foreign one."""
+        info, base = self._service.status().info, self._name()
+        if info is None or model == base:
+            return ""
+        if model is None or not model.startswith(f"{base}:"):
+            return info.first_adapter
+        if model not in self._names():
+            raise _no_model(self._names())
+        return model.removeprefix(f"{base}:")
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._started, "owned_by": "local"}
 
 
 async def _stream(ticket: Ticket, shape: Shape, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
@@ -167,6 +185,14 @@ async def _stream(ticket: Ticket, shape: Shape, *, include_usage: bool) -> Async
     if include_usage:
         yield sse(shape.usage(usage))
     yield sse("[DONE]")
+
+
+def _join(model: str, adapter: str) -> str:
+    return f"{model}:{adapter}" if adapter else model
+
+
+def _no_model(names: Sequence[str]) -> Problem:
+    return Problem(404, f"Here there is {', '.join(names)}.", "model_not_found", "model")
 
 
 def _cancel_result(submitting: asyncio.Future[Ticket]) -> None:

@@ -20,6 +20,7 @@ from chatglm_backend.errors import (
     QueueFull,
     ShuttingDown,
     TooManyRequests,
+    UnknownAdapter,
 )
 
 _log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 _STATUS: Mapping[type[ChatGLMError], int] = {
     InvalidRequest: 400,
     ContextLimitExceeded: 400,
+    UnknownAdapter: 404,
     TooManyRequests: 429,
     QueueFull: 503,
     ModelNotReady: 503,
