@@ -97,8 +97,10 @@ class ConversationStore:
         with self._database.transaction() as db:
             db.execute("UPDATE visitors SET open = NULL WHERE id = ?", (visitor,))
 
-    def begin(self, visitor: str, place: Place | None, turns: Sequence[Message]) -> Opened:
+    def begin(self, visitor: str, place: Place | None, turns: Sequence[Message], adapter: str = "") -> Opened:
         """Keep a question, the last of ``turns``, and make room for its answer; what came after it is gone.
+
+        ``adapter`` is the fine-tune that answers it, and from now on the conversation's.
 
         Without a place a new conversation holds all turns. Raises :class:`ConversationGone`,
         and :class:`ConversationChanged` where another tab wrote since.
@@ -107,10 +109,13 @@ class ConversationStore:
             self._sweep(db)
             stored = [StoredMessage(turn.role, turn.content) for turn in turns]
             if place is None:
-                place = self._insert(db, visitor, title_from(turns[0].content), stored)
+                place = self._insert(db, visitor, title_from(turns[0].content), stored, adapter=adapter)
             else:
                 place = self._advance(db, visitor, place, len(turns) - 1)
                 self._add(db, place.conversation_id, len(turns) - 1, stored[-1:])
+                db.execute(
+                    "UPDATE conversations SET adapter = ? WHERE id = ?", (_clean(adapter), place.conversation_id)
+                )
             answer = StoredMessage("assistant", "", "interrupted")
             answer_id = self._add(db, place.conversation_id, len(turns), [answer])
             _remember(db, visitor, place.conversation_id)
@@ -165,7 +170,7 @@ class ConversationStore:
         ids: list[str] = []
         with self._database.transaction() as db:
             for one in conversations:
-                place = self._insert(db, visitor, one.title, one.messages, one.created, one.updated)
+                place = self._insert(db, visitor, one.title, one.messages, one.created, one.updated, one.adapter)
                 ids.append(place.conversation_id)
             if ids:
                 _remember(db, visitor, ids[-1])
@@ -179,11 +184,12 @@ class ConversationStore:
         messages: Sequence[StoredMessage],
         created: float | None = None,
         updated: float | None = None,
+        adapter: str = "",
     ) -> Place:
         now, name = self._now(), secrets.token_hex(8)
         db.execute(
-            "INSERT INTO conversations (id, visitor, title, created, updated) VALUES (?, ?, ?, ?, ?)",
-            (name, visitor, _clean(title), created or now, updated or now),
+            "INSERT INTO conversations (id, visitor, title, created, updated, adapter) VALUES (?, ?, ?, ?, ?, ?)",
+            (name, visitor, _clean(title), created or now, updated or now, _clean(adapter)),
         )
         self._add(db, name, 0, messages)
         return Place(name, 0)
@@ -226,7 +232,7 @@ class ConversationStore:
 
 def _read(db: sqlite3.Connection, visitor: str, conversation_id: str) -> Conversation:
     row = db.execute(
-        "SELECT id, title, created, updated, revision FROM conversations WHERE id = ? AND visitor = ?",
+        "SELECT id, title, created, updated, revision, adapter FROM conversations WHERE id = ? AND visitor = ?",
         (conversation_id, visitor),
     ).fetchone()
     if row is None:
@@ -241,8 +247,8 @@ def _read(db: sqlite3.Connection, visitor: str, conversation_id: str) -> Convers
         StoredMessage(role, content, state, None if timing is None else json.loads(timing), created)
         for role, content, state, timing, created in found
     )
-    name, title, created, updated, revision = row
-    return Conversation(name, title, created, updated, revision, messages)
+    name, title, created, updated, revision, adapter = row
+    return Conversation(name, title, created, updated, revision, messages, adapter)
 
 
 def _remember(db: sqlite3.Connection, visitor: str, conversation_id: str) -> None:

@@ -48,7 +48,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A whole conversation, oldest message first."""
+    """A whole conversation, oldest message first. ``adapter`` names the fine-tune that answers, empty for none."""
 
     id: str
     title: str
@@ -56,6 +56,7 @@ class Conversation:
     updated: float
     revision: int
     messages: tuple[StoredMessage, ...]
+    adapter: str = ""
 
     @property
     def place(self) -> Place:

@@ -24,6 +24,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE visitors (
             id TEXT PRIMARY KEY, open TEXT REFERENCES conversations (id) ON DELETE SET NULL)""",
     ),
+    # Which fine-tune answers; empty is the model itself.
+    ("ALTER TABLE conversations ADD COLUMN adapter TEXT NOT NULL DEFAULT ''",),
 )
 """Only ever appended to: a released migration stays as it is."""
 

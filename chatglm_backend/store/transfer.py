@@ -17,7 +17,7 @@ from chatglm_backend.textfile import parse_json
 
 MAX_IMPORT_BYTES = 8_000_000
 _FORMAT, _VERSION = "chatglm-conversations", 1
-_MAX_CONVERSATIONS, _MAX_MESSAGES, _MAX_TITLE, _MAX_FIGURES = 1000, 10_000, 200, 40
+_MAX_CONVERSATIONS, _MAX_MESSAGES, _MAX_TITLE, _MAX_NAME, _MAX_FIGURES = 1000, 10_000, 200, 64, 40
 _Moment = Annotated[float, Field(ge=0, le=32_503_680_000)]  # to the year 3000
 _Figure = Annotated[float, Field(gt=-1e300, lt=1e300)]
 
@@ -34,6 +34,7 @@ class _Talk(BaseModel, strict=True, allow_inf_nan=False):
     title: str
     created: _Moment
     updated: _Moment
+    adapter: str = ""
     messages: Annotated[list[_Turn], Field(max_length=_MAX_MESSAGES)]
 
 
@@ -86,7 +87,7 @@ def from_json(data: bytes) -> tuple[Conversation, ...]:
     return tuple(
         Conversation(
             "", one.title[:_MAX_TITLE], one.created, one.updated, 0,
-            tuple(StoredMessage(**turn.model_dump()) for turn in one.messages),
+            tuple(StoredMessage(**turn.model_dump()) for turn in one.messages), one.adapter[:_MAX_NAME],
         )
         for one in found
     )  # fmt: skip

@@ -33,11 +33,15 @@ from chatglm_backend.ui.visitor import VisitorSigner, cookies_of
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Another conversation to show, or none; ``box`` is what is to be typed on, ``None`` for what is typed."""
+    """Another conversation to show, or none; ``box`` is what is to be typed on, ``None`` for what is typed.
+
+    ``adapter`` is the fine-tune that it was held with, ``None`` for the one that is chosen.
+    """
 
     turns: Turns = ()
     place: Place | None = None
     box: str | None = ""
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +97,18 @@ class History:
         """Why nothing is kept, or what was set aside."""
         return self._problem or self.store.take_notice()
 
-    def begin(self, visitor: str, place: Place | None, turns: Turns) -> tuple[Opened | None, HistoryError | None]:
-        """Keep a question; the answer is kept at ``answer_id``."""
+    def begin(
+        self, visitor: str, place: Place | None, turns: Turns, adapter: str = ""
+    ) -> tuple[Opened | None, HistoryError | None]:
+        """Keep a question for the fine-tune ``adapter``; the answer is kept at ``answer_id``."""
         try:
             try:
-                return self.store.begin(visitor, place, turns), None
+                return self.store.begin(visitor, place, turns, adapter), None
             except (ConversationChanged, ConversationGone):
                 # Another tab was faster: what this tab shows goes on as a conversation of its own.
-                return self.store.begin(visitor, None, turns), None
+                return self.store.begin(visitor, None, turns, adapter), None
             except HistoryDamaged:
-                return self.store.begin(visitor, None, turns), self.store.take_notice()
+                return self.store.begin(visitor, None, turns, adapter), self.store.take_notice()
         except HistoryError as error:
             return None, error
 
@@ -152,7 +158,7 @@ def _moved(found: Conversation) -> Moved:
         Interrupted(one.role, one.content) if one.role == "assistant" and one.state == "interrupted" else one.message
         for one in found.messages
     )
-    return Moved(tuple(turns), found.place)
+    return Moved(tuple(turns), found.place, adapter=found.adapter)
 
 
 class AnswerKeeper:

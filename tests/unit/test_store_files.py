@@ -45,10 +45,11 @@ def test_an_older_file_is_brought_up_to_date(tmp_path: Path) -> None:
     )
     connection.close()
     store = ConversationStore(_path(tmp_path))
-    assert [m.content for m in store.open("ann", "c1").messages] == ["hello"]
+    found = store.open("ann", "c1")
+    assert ([m.content for m in found.messages], found.adapter) == (["hello"], "")
     store.close()
     connection = sqlite3.connect(_path(tmp_path))
-    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == [1, 2]
+    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == [1, 2, 3]
 
 
 def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:
