@@ -32,6 +32,7 @@ def _counts(now: MetricsSnapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily("chatglm_waiting", "Requests in the queue", value=now.waiting)
     yield GaugeMetricFamily("chatglm_kv_reserved_bytes", "KV memory promised to answers", value=now.kv_reserved_bytes)
     yield CounterMetricFamily("chatglm_requests_accepted", "Requests taken into the queue", value=now.accepted)
+    yield _by("chatglm_requests_by_adapter", "Requests taken into the queue for a fine-tune", "adapter", now.adapters)
     yield _by("chatglm_requests_refused", "Requests not taken", "reason", now.refused)
     yield _by("chatglm_requests_finished", "Answers that ended", "reason", now.finished)
     yield _by("chatglm_requests_failed", "Answers that failed", "reason", now.failed)

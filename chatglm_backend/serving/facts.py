@@ -18,6 +18,8 @@ def accepted_facts(request: GenerationRequest, prepared: Prepared, prompts: bool
         "prompt_tokens": prepared.prompt_tokens,
         "max_new_tokens": request.params.max_new_tokens,
     }
+    if request.adapter:
+        facts["adapter"] = request.adapter
     if prompts:
         facts["prompt"] = request.prompt if request.prompt is not None else [m.content for m in request.messages]
     return facts

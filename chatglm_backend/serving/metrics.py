@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from chatglm_backend.core import Completed
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_MOST_ADAPTERS = 64
 TOKEN_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
 
 
@@ -58,6 +59,7 @@ class MetricsSnapshot:
     waiting: int
     kv_reserved_bytes: int
     accepted: int
+    adapters: Mapping[str, int]
     refused: Mapping[str, int]
     finished: Mapping[str, int]
     failed: Mapping[str, int]
@@ -75,8 +77,11 @@ class MetricsSnapshot:
 class Metrics:
     """What the worker counts. ``refused`` and ``failed`` go by error code, ``finished`` by finish reason."""
 
+    _most_adapters = 64
+
     def __init__(self) -> None:
         self.accepted = 0
+        self._adapters: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.finished: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
@@ -92,6 +97,13 @@ class Metrics:
         """How long a request takes once it has left the queue, on average; ``None`` before the first."""
         count = self._total_s.snapshot().count
         return self._running_s / count if count else None
+
+    def taken(self, adapter: str) -> None:
+        """Count a request that was taken into the queue; of fine-tunes only so many by name."""
+        self.accepted += 1
+        if adapter:
+            known = adapter in self._adapters or len(self._adapters) < _MOST_ADAPTERS
+            self._adapters[adapter if known else "other"] += 1
 
     def completed(self, event: Completed) -> None:
         """Count a request that ended in the engine."""
@@ -111,6 +123,7 @@ class Metrics:
             waiting=waiting,
             kv_reserved_bytes=kv_reserved_bytes,
             accepted=self.accepted,
+            adapters=dict(self._adapters),
             refused=dict(self.refused),
             finished=dict(self.finished),
             failed=dict(self.failed),

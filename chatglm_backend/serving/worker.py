@@ -112,7 +112,7 @@ class Worker(Generic[P]):
                 ticket.begin(self._poke)
                 self._queue.push(request.visitor, _Job(ticket, engine, prepared))
                 self._active[request.request_id] = ticket
-                self._metrics.accepted += 1
+                self._metrics.taken(request.adapter)
         except RequestError as error:
             with self._wake:
                 self._metrics.refused[error.code] += 1
