@@ -1,6 +1,6 @@
-"""Fine-tunes that are no models of their own: LoRA adapters and P-Tuning prefixes.
+"""Fine-tunes given as models: LoRA adapters and P-Tuning prefixes.
 
-Recognised by their config and their tensors' names, and refused by name: the sentence says what the folder is.
+Recognised by their config and their tensors' names; the sentence says what the folder is, and how to use it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,24 @@ def refuse_adapter(folder: Path) -> None:
     """Raise CheckpointError for a folder that holds an adapter of PEFT instead of a model."""
     found = read_json(folder / ADAPTER_CONFIG, optional=True)
     if found and not (folder / "config.json").is_file():
-        kind, base = (str(found.get(key) or "?")[:100] for key in ("peft_type", "base_model_name_or_path"))
-        raise CheckpointError(path=folder, reason=Sentence("folder.adapter", kind=kind, base=base))
+        kind = str(found.get("peft_type") or "?")[:100]
+        base = _base(found, "base_model_name_or_path")
+        raise CheckpointError(path=folder, reason=Sentence("folder.adapter", kind=kind, base=base, folder=folder))
 
 
 def refuse_prefix(folder: Path, config: Mapping[str, object], tensors: Collection[str]) -> None:
     """Raise CheckpointError for a P-Tuning fine-tune: a whole model with a prefix, or the prefix alone."""
     prefix = sorted(name for name in tensors if name.startswith(PREFIX))
     if prefix and not any(name.startswith(("transformer.layers.", "transformer.encoder.")) for name in tensors):
-        raise CheckpointError(path=folder, reason=Sentence("folder.prefix_alone", tensor=prefix[0]))
+        base = _base(config, "_name_or_path")
+        reason = Sentence("folder.prefix_alone", tensor=prefix[0], base=base, folder=folder)
+        raise CheckpointError(path=folder, reason=reason)
     if prefix or config.get("pre_seq_len"):
         raise CheckpointError(
             path=folder, reason=Sentence("folder.prefix", found=prefix[0] if prefix else "pre_seq_len")
         )
+
+
+def _base(config: Mapping[str, object], key: str) -> str:
+    """The base that a config names; only a hint, as it is often a path of the machine that trained."""
+    return str(config.get(key) or "BASE")[:100]

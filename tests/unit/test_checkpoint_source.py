@@ -304,7 +304,8 @@ def test_p_tuning_is_refused_by_name(tmp_path: Path, family: Family, old: bool) 
     with refused(CheckpointError, "folder.prefix", found=next(iter(prefix))):
         make_plan(inspect_folder(folder))
     torch.save(prefix, weights, _use_new_zipfile_serialization=not old)
-    with refused(CheckpointError, "folder.prefix_alone", tensor=next(iter(prefix))):
+    base = "BASE" if old else f"THUDM/{family}-6b"
+    with refused(CheckpointError, "folder.prefix_alone", tensor=next(iter(prefix)), base=base, folder=folder):
         make_plan(inspect_folder(folder))
     torch.save(whole, weights)
     change_config(folder, pre_seq_len=128)
@@ -313,11 +314,11 @@ def test_p_tuning_is_refused_by_name(tmp_path: Path, family: Family, old: bool) 
 
 
 def test_a_lora_adapter_is_told_what_it_is(tmp_path: Path) -> None:
-    """The sentence names its base model instead of a missing file."""
+    """The sentence gives the command that works, with its base model and its folder."""
     (tmp_path / "adapter_config.json").write_text(
         '{"peft_type": "LORA", "base_model_name_or_path": "THUDM/chatglm2-6b"}'
     )
-    with refused(CheckpointError, "folder.adapter", kind="LORA", base="THUDM/chatglm2-6b"):
+    with refused(CheckpointError, "folder.adapter", kind="LORA", base="THUDM/chatglm2-6b", folder=tmp_path):
         inspect_folder(tmp_path)
 
 
