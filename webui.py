@@ -62,17 +62,19 @@ def build_page(
             build_share(page, t, links)
         with gr.Tabs(elem_id="cg-tabs"):
             with gr.Tab(t("tab.prompt"), id="prompt", elem_id="cg-tab-prompt"):
-                examples = build_prompt_page(page, presenter, history, settings)
+                examples, prompt_choice = build_prompt_page(page, presenter, history, settings)
             with gr.Tab(t("tab.chat"), id="chat", elem_id="cg-tab-chat"):
-                system = build_chat_page(page, chat, history, settings)
+                system, chat_choice = build_chat_page(page, chat, history, settings)
             with gr.Tab(t("tab.compare"), id="compare", elem_id="cg-tab-compare"):
-                build_compare_page(presenter, history, settings)
+                choices = [prompt_choice, *build_compare_page(presenter, history, settings)]
             with gr.Tab(t("tab.speed"), id="speed", elem_id="cg-tab-speed"):
                 build_speed_page(speed)
             with gr.Tab(t("tab.model"), id="model", elem_id="cg-tab-model"):
                 model = build_model_page(page, presenter, models)
         gr.HTML(f'<p class="cg-foot">{t("footer.note")}</p>')
-        follow_model(page, presenter, models, card, examples, system, model)
+        follow_model(
+            page, presenter, models, card, examples, system, model, choices, chat_choice, restored=history.enabled
+        )
         leave_when_closed(page, presenter.answers, speed)
     keep_outputs(page)
     return page

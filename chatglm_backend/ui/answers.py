@@ -17,9 +17,11 @@ from chatglm_backend.core import GenerationRequest
 from chatglm_backend.errors import ChatGLMError, EngineFailure, HistoryError
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import Service
+from chatglm_backend.service.adapters import named_path
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.records import Place
+from chatglm_backend.ui.adapters import BASE
 from chatglm_backend.ui.conversation import Fitted, Turns
 from chatglm_backend.ui.history import AnswerKeeper
 from chatglm_backend.ui.progress import Answer
@@ -88,6 +90,15 @@ class PageAnswers:
     settings: Settings = field(default_factory=Settings)
     _answers: dict[str, PageAnswer] = field(default_factory=dict)
     _watches: dict[tuple[str, Page], Watch] = field(default_factory=dict)
+
+    def adapter(self, chosen: str | None) -> str:
+        """The fine-tune that a page's choice names; without one the first, also while its model is loading."""
+        if chosen is not None:
+            return "" if chosen == BASE else chosen
+        info = self.service.status().info
+        if info is not None:
+            return info.first_adapter
+        return named_path(self.settings.adapter[0])[0] if self.settings.adapter else ""
 
     def open(self, page: Page, caller: Caller) -> Watch:
         """Begin an answer, and watch it; it replaces the one that the tab showed."""

@@ -13,6 +13,7 @@ from chatglm_backend.errors import ChatGLMError, HistoryError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.service import Service
 from chatglm_backend.store.records import Place
+from chatglm_backend.ui.adapters import AdapterChoice, adapter_choice
 from chatglm_backend.ui.answers import Caller, PageAnswer, PageAnswers, Watch
 from chatglm_backend.ui.conversation import SYSTEM_FAMILIES, Fitted, Interrupted, Turns, back_to_user, fit, unfinished
 from chatglm_backend.ui.history import History, Moved
@@ -22,10 +23,14 @@ from chatglm_backend.ui.render import answer_status, context_bar, empty_prompt, 
 
 @dataclass(frozen=True, slots=True)
 class ChatForm:
-    """What the visitor set beside the conversation. ``params`` raises InvalidRequest for bad numbers."""
+    """What the visitor set beside the conversation. ``params`` raises InvalidRequest for bad numbers.
+
+    ``adapter`` names a fine-tune.
+    """
 
     params: Callable[[], GenerationParams]
     system: str = ""
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,8 @@ class ChatView:
     """The Chat page at a moment. ``box`` is ``None`` where what is typed stays as it is.
 
     ``id`` names the answer that is being written, empty where there is none. ``place`` is where the conversation
-    is kept; ``changed`` says that place and list are to be shown anew.
+    is kept; ``changed`` says that place and list are to be shown anew. ``adapter`` is the fine-tune to choose,
+    ``None`` where the choice stays.
     """
 
     turns: Turns
@@ -46,6 +52,7 @@ class ChatView:
     place: Place | None = None
     changed: bool = False
     problem: HistoryError | None = None
+    adapter: str | None = None
 
     @property
     def resumable(self) -> bool:
@@ -92,7 +99,9 @@ class ChatPresenter:
         answer = watch.answer
         answer.turns = asked
         if caller.keeper is not None:
-            opened, answer.problem = await asyncio.to_thread(self._history.begin, caller.keeper, place, asked)
+            opened, answer.problem = await asyncio.to_thread(
+                self._history.begin, caller.keeper, place, asked, form.adapter
+            )
             answer.place, answer.keeping = None if opened is None else opened.place, self._history.keeper(opened)
         yield self._of(answer, Answer(), box="", changed=True)
         answers = self.answers.follow(watch, partial(self._request, answer, form))
@@ -100,10 +109,14 @@ class ChatPresenter:
             async for view in views:
                 yield view
 
+    def choice(self, chosen: str | None) -> AdapterChoice:
+        """Which fine-tunes the page offers now; a conversation's own also where it is not loaded."""
+        return adapter_choice(self.texts, self._service.status().info, chosen, lasting=True)
+
     async def show(self, caller: Caller, moved: Moved, problem: HistoryError | None) -> AsyncGenerator[ChatView, None]:
         """Another conversation, and the answer that is being written in it, if there is one."""
         still = self._view(moved.turns, None, await asyncio.to_thread(self._estimate, moved.turns), moved.box)
-        still = replace(still, place=moved.place, changed=True, problem=problem)
+        still = replace(still, place=moved.place, changed=True, problem=problem, adapter=moved.adapter)
         self.answers.turn("chat", caller, still)
         watch = None
         if moved.place is not None:
@@ -116,7 +129,7 @@ class ChatPresenter:
             return
         async with aclosing(self._views(watch, self.answers.follow(watch), changed=True)) as views:
             async for view in views:
-                yield view
+                yield replace(view, adapter=moved.adapter) if view.changed else view
 
     def undo(self, turns: Turns, index: int) -> tuple[Turns, str]:
         """The turns without the question at or before ``index`` and all after it, and that question."""
@@ -158,7 +171,9 @@ class ChatPresenter:
         if info is not None and fitted.used:
             room = max(1, min(params.max_new_tokens, info.context_limit - fitted.used))
             params = replace(params, max_new_tokens=room)
-        return GenerationRequest(answer.id, answer.visitor, messages=fitted.messages, params=params)
+        return GenerationRequest(
+            answer.id, answer.visitor, messages=fitted.messages, params=params, adapter=form.adapter
+        )
 
     def _of(self, one: PageAnswer, answer: Answer, *, box: str | None = None, changed: bool = False) -> ChatView:
         """The page with an answer."""

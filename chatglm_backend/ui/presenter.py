@@ -17,6 +17,7 @@ from chatglm_backend.core import GenerationParams, GenerationRequest, ModelState
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.service import Service
+from chatglm_backend.ui.adapters import AdapterChoice, adapter_choice
 from chatglm_backend.ui.answers import Caller, Page, PageAnswer, PageAnswers, Watch
 from chatglm_backend.ui.conversation import SYSTEM_FAMILIES
 from chatglm_backend.ui.progress import Answer
@@ -33,12 +34,13 @@ from chatglm_backend.ui.render import (
 
 @dataclass(frozen=True, slots=True)
 class PromptForm:
-    """What the visitor set. ``params`` raises InvalidRequest for bad numbers."""
+    """What the visitor set. ``params`` raises InvalidRequest for bad numbers; ``adapter`` names a fine-tune."""
 
     prompt: str
     params: Callable[[], GenerationParams] = GenerationParams
     prompt_format: PromptFormat = "recipe"
     kernel: str = ""
+    adapter: str = ""
 
     def request(self, answer: PageAnswer) -> GenerationRequest:
         """The request for an answer. Raises InvalidRequest if a value is out of range."""
@@ -48,6 +50,7 @@ class PromptForm:
             prompt=self.prompt,
             prompt_format=self.prompt_format,
             params=self.params(),
+            adapter=self.adapter,
         )
 
 
@@ -101,6 +104,10 @@ class Presenter:
             settled=status.state is not ModelState.LOADING,
             takes_system=status.info is not None and status.info.family in SYSTEM_FAMILIES,
         )
+
+    def choice(self, chosen: str | None, *, lasting: bool = False) -> AdapterChoice:
+        """Which fine-tunes a page offers now."""
+        return adapter_choice(self.texts, self.service.status().info, chosen, lasting=lasting)
 
     def blank(self) -> PromptView:
         """The Prompt page before an answer."""

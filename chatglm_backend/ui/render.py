@@ -85,7 +85,7 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
     if info is None:
         return paragraph(texts("model.no_facts"))
     kv = texts("model.per_token", kib=units.digits(info.kv_bytes_per_token / 1024), dtype=info.kv_dtype)
-    rows = (
+    rows = [
         ("name", info.name),
         ("family", _family(texts, info)),
         ("parameters", f"{info.parameters:,}"),
@@ -95,7 +95,9 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
         ("kernel", info.kernel),
         ("why", texts.say(info.kernel_reason)),
         ("threads", str(info.threads)),
-    )
+    ]
+    if info.adapters:
+        rows.append(("adapters", ", ".join(one.name for one in info.adapters)))
     return terms(texts("model.facts"), [(texts(f"model.fact.{key}"), [value]) for key, value in rows])
 
 

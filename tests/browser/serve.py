@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from chatglm_backend.core import AdapterInfo
 from chatglm_backend.errors import MissingFile
 from chatglm_backend.network import quiet_environment
 from chatglm_backend.service import Service
@@ -29,6 +30,15 @@ SCENARIOS: dict[str, tuple[Callable[[], ScriptedModel], dict[str, Any]]] = {
     "tiny": (
         lambda: ScriptedModel(info=replace(scripted_info(), family="chatglm3", context_limit=120)),
         {"history": False},
+    ),
+    "tuned": (
+        lambda: ScriptedModel(
+            info=replace(
+                scripted_info(),
+                adapters=tuple(AdapterInfo(name, "lora", 8, 8_000_000, "", name, name) for name in ("polite", "terse")),
+            )
+        ),
+        {"history": True},
     ),
     "locked": (ScriptedModel, {"history": False, "token": "a-token-for-tests"}),
     "demo": (lambda: ScriptedModel(info=scripted_info(is_demo=True)), {"history": False}),
@@ -73,6 +83,7 @@ def _seen(model: ScriptedModel) -> dict[str, Any]:
         "loaded": model.loaded,
         "kernels": [t.kernel for t in model.answers],
         "formats": [r.prompt_format for r in model.requests],
+        "adapters": [r.adapter for r in model.requests],
         "visitors": [r.visitor for r in model.requests],
     }
 

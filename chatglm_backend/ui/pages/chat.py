@@ -15,6 +15,7 @@ import gradio as gr
 from chatglm_backend.errors import HistoryError
 from chatglm_backend.settings import CHAT_TOKENS, Settings
 from chatglm_backend.store.records import Place
+from chatglm_backend.ui.adapters import as_choice
 from chatglm_backend.ui.answers import Caller
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Turns
@@ -25,6 +26,7 @@ from chatglm_backend.ui.history import History, Moved
 from chatglm_backend.ui.history_list import conversation_list, read_command
 from chatglm_backend.ui.html import chips
 from chatglm_backend.ui.markdown import as_typed
+from chatglm_backend.ui.pages.adapters import build_adapter_choice, choice_update
 from chatglm_backend.ui.pages.history import build_history
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
 from chatglm_backend.ui.sampling import SamplingControls
@@ -49,6 +51,7 @@ class _Inputs:
     system: str
     box: str
     command: str
+    adapter: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,16 @@ class _Outputs(Outputs):
     place: Any = KEPT
     listing: Any = KEPT
     id: Any = KEPT
+    adapter: Any = KEPT
 
 
-def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History, settings: Settings) -> gr.Textbox:
-    """Lay the page out in the current Blocks; returns the system prompt's box, shown to families that read one."""
+def build_chat_page(
+    page: gr.Blocks, presenter: ChatPresenter, history: History, settings: Settings
+) -> tuple[gr.Textbox, gr.Dropdown]:
+    """Lay the page out in the current Blocks.
+
+    Returns the system prompt's box, shown to families that read one, and the fine-tunes, which follow the model.
+    """
     t, blank = presenter.texts, presenter.blank()
     turns, place, name = gr.State(()), gr.State(None), gr.State("")
     with gr.Row(equal_height=False):
@@ -96,6 +105,7 @@ def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History,
             gr.HTML(f'<p class="cg-keys">{escape(t("chat.keys"))}</p>')
         with gr.Column(scale=4, min_width=300):
             panel = build_history(history, t)
+            adapter = build_adapter_choice(t, "cg-chat-adapter")
             system = gr.Textbox(
                 label=t("chat.system"), info=t("chat.system_info"), lines=2, max_lines=6, visible=False,
                 elem_id="cg-chat-system",
@@ -108,9 +118,11 @@ def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History,
                 sampling.add()
             timing = gr.HTML(blank.timing, elem_id="cg-chat-timing")
 
-    components = _Inputs(turns, place, name, panel.search, system, box, panel.command)
+    components = _Inputs(turns, place, name, panel.search, system, box, panel.command, adapter)
     inputs = [*(getattr(components, one.name) for one in fields(components)), *sampling.components]
-    outputs = _Outputs(turns, chat, box, status, context, timing, send, stop, more, place, panel.listing, name).all()
+    outputs = _Outputs(
+        turns, chat, box, status, context, timing, send, stop, more, place, panel.listing, name, adapter
+    ).all()
     handlers = _Handlers(presenter, history, sampling)
     answered = {"send": send.click, "go_on": more.click, "regenerate": chat.retry, "edit": chat.edit}
     for action, event in answered.items():
@@ -123,7 +135,7 @@ def build_chat_page(page: gr.Blocks, presenter: ChatPresenter, history: History,
         panel.search.change(handlers.search, searched, panel.listing, trigger_mode="always_last", **AT_ONCE)
         panel.command.change(handlers.turning("command"), inputs, outputs, trigger_mode="multiple", **QUIET)
         page.load(handlers.turning("restore"), inputs, outputs, **QUIET)
-    return system
+    return system, adapter
 
 
 class _Handlers:
@@ -145,7 +157,8 @@ class _Handlers:
             given, numbers = self._given(values)
             index, typed = event_about(event)
             text = as_typed(typed) if action == "edit" else given.box or ""
-            form = ChatForm(partial(self._sampling.params, numbers), given.system or "")
+            adapter = self._presenter.answers.adapter(given.adapter)
+            form = ChatForm(partial(self._sampling.params, numbers), given.system or "", adapter)
             caller, asked = self._caller(request), self._presenter.asked(action, given.turns, index, text)
             views = self._presenter.answer(caller, given.place, given.turns, asked, form)
             async with aclosing(shown(views, partial(self._show, caller, given.search))) as updates:
@@ -166,8 +179,10 @@ class _Handlers:
             moved, problem = await asyncio.to_thread(self._moved, action, caller, given, event_about(event)[0])
             if moved is None:
                 if action in ("command", "restore"):
-                    listing = self._list(caller, given.search, given.place, problem)
-                    yield tuple(_Outputs(listing=listing).all())
+                    found = _Outputs(listing=self._list(caller, given.search, given.place, problem))
+                    if action == "restore":
+                        found = replace(found, adapter=choice_update(self._presenter.choice(None)))
+                    yield tuple(found.all())
                 return
             views = self._presenter.show(caller, moved, problem)
             async with aclosing(shown(views, partial(self._show, caller, given.search))) as updates:
@@ -234,6 +249,8 @@ class _Handlers:
         )
         if view.box is not None:
             found = replace(found, box=view.box)
+        if view.adapter is not None:
+            found = replace(found, adapter=choice_update(self._presenter.choice(as_choice(view.adapter))))
         if view.changed:
             found = replace(found, place=view.place, listing=self._list(caller, search, view.place, view.problem))
         return found

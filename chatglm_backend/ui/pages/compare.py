@@ -14,6 +14,7 @@ from chatglm_backend.settings import PROMPT_TOKENS, Settings
 from chatglm_backend.ui.compare import CompareView, compare
 from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.history import History
+from chatglm_backend.ui.pages.adapters import build_adapter_choice
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 from chatglm_backend.ui.sampling import SamplingControls
@@ -36,8 +37,8 @@ class _Outputs(Outputs):
     ids: Any = KEPT
 
 
-def build_compare_page(presenter: Presenter, history: History, settings: Settings) -> None:
-    """Lay the page out in the current Blocks."""
+def build_compare_page(presenter: Presenter, history: History, settings: Settings) -> list[gr.Dropdown]:
+    """Lay the page out in the current Blocks; returns both sides' fine-tunes, which follow the model."""
     t = presenter.texts
     prompt = gr.Textbox(
         label=t("prompt.label"), placeholder=t("compare.placeholder"), lines=3, max_lines=10,
@@ -48,17 +49,19 @@ def build_compare_page(presenter: Presenter, history: History, settings: Setting
         stop = gr.Button(t("compare.stop"), elem_id="cg-compare-stop", interactive=False, scale=1)
     gr.HTML(f'<p class="cg-keys">{t("compare.note")}</p>')
     blank = presenter.blank()
-    choices, parts, sampling = [], [], []
+    choices, parts, sampling, adapters = [], [], [], []
     with gr.Row(equal_height=False):
         for side in _SIDES:
             with gr.Column(scale=1, min_width=290, elem_id=f"cg-compare-{side}"):
                 controls, others = _choices(presenter, settings, side)
                 sampling.append(controls)
+                adapters.append(others[-1])
                 choices += [*others, *controls.components]
                 parts += _answer(presenter, blank, side)
 
     def form(prompt: str, side: int, values: Sequence[Any]) -> PromptForm:
-        return PromptForm(prompt, partial(sampling[side].params, values[2:]), values[0], values[1] or "")
+        adapter = presenter.answers.adapter(values[2])
+        return PromptForm(prompt, partial(sampling[side].params, values[3:]), values[0], values[1] or "", adapter)
 
     async def ask(request: gr.Request, prompt: str, *values: Any) -> AsyncGenerator[tuple[Any, ...], None]:  # noqa: ANN401
         half = len(values) // 2
@@ -78,9 +81,12 @@ def build_compare_page(presenter: Presenter, history: History, settings: Setting
     ids = gr.State(())
     generate.click(ask, [prompt, *choices], _Outputs(*[generate, stop, *parts, ids]).all(), **QUIET)
     stop.click(end, ids, **AT_ONCE)
+    return adapters
 
 
-def _choices(presenter: Presenter, settings: Settings, side: str) -> tuple[SamplingControls, tuple[gr.Radio, gr.Radio]]:
+def _choices(
+    presenter: Presenter, settings: Settings, side: str
+) -> tuple[SamplingControls, tuple[gr.Radio, gr.Radio, gr.Dropdown]]:
     t = presenter.texts
     name = side.upper()
     starts = {
@@ -88,6 +94,7 @@ def _choices(presenter: Presenter, settings: Settings, side: str) -> tuple[Sampl
         "max_new_tokens": settings.answer_tokens(PROMPT_TOKENS),
     }
     sampling = SamplingControls(t, settings, f"cg-compare-{{}}-{side}", starts, prefix=f"{name}: ")
+    adapter = build_adapter_choice(t, f"cg-compare-adapter-{side}", prefix=f"{name}: ", base=side == "a")
     sampling.add("temperature", "max_new_tokens")
     form = gr.Radio(
         [(t(f"prompt.format.{kind}"), kind) for kind in ("recipe", "chat", "raw")], value="recipe",
@@ -99,7 +106,7 @@ def _choices(presenter: Presenter, settings: Settings, side: str) -> tuple[Sampl
     )  # fmt: skip
     with gr.Accordion(f"{name}: {t('prompt.sampling')}", open=False):
         sampling.add()
-    return sampling, (form, kernel)
+    return sampling, (form, kernel, adapter)
 
 
 def _answer(presenter: Presenter, view: PromptView, side: str) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -12,9 +13,10 @@ from chatglm_backend.sentences import LANGUAGES, load_texts
 from chatglm_backend.ui.answers import PageAnswers
 from chatglm_backend.ui.gradio_insides.labels import own_labels
 from chatglm_backend.ui.models import ModelsPresenter
+from chatglm_backend.ui.pages.adapters import choice_update
 from chatglm_backend.ui.pages.model import ModelPage
 from chatglm_backend.ui.pages.outputs import AT_ONCE, may_change
-from chatglm_backend.ui.presenter import HeaderView, Presenter
+from chatglm_backend.ui.presenter import Presenter
 from chatglm_backend.ui.speed import SpeedPresenter
 
 _LOGO = (
@@ -50,17 +52,22 @@ def build_header(presenter: Presenter) -> gr.HTML:
 
 def follow_model(
     page: gr.Blocks, presenter: Presenter, models: ModelsPresenter, card: gr.HTML, examples: gr.HTML,
-    system: gr.Textbox, model: ModelPage,
+    system: gr.Textbox, model: ModelPage, choices: Sequence[gr.Dropdown], chat_choice: gr.Dropdown, *, restored: bool,
 ) -> None:  # fmt: skip
-    """Keep all that shows the model up to date: every second while it loads, seldom afterwards."""
+    """Keep all that shows the model up to date: every second while it loads, seldom afterwards.
+
+    ``choices`` offer its fine-tunes. ``restored``: what the Chat page has chosen comes with its conversation
+    when the page is opened.
+    """
     timer = gr.Timer(_FAST_S)
     shown = gr.State("")
 
-    def updates(request: gr.Request, view: HeaderView, before: str = "") -> tuple[Any, ...]:
+    def updates(request: gr.Request, before: str, chat: str | None, *chosen: str | None) -> tuple[Any, ...]:
+        view = presenter.header()
         pace = gr.Timer(value=_SLOW_S if view.settled else _FAST_S)
         now = view.card + view.examples + view.facts
         if now == before:
-            return *[gr.skip()] * 7, pace, gr.skip()
+            return *[gr.skip()] * (8 + len(chosen)), pace, gr.skip()
         t, allowed = presenter.texts, may_change(request, shared=models.shared)
         loading = (
             gr.Button(t("model.load"), interactive=allowed and view.settled),
@@ -68,27 +75,27 @@ def follow_model(
         )
         notice = "" if allowed else models.refusal()
         box = gr.Textbox(visible=view.takes_system)
-        return view.card, view.examples, box, view.facts, *loading, notice, pace, now
+        follow = choice_update(presenter.choice(chat, lasting=True), value=bool(before) or not restored)
+        offered = (follow, *(choice_update(presenter.choice(one)) for one in chosen))
+        return view.card, view.examples, box, view.facts, *loading, notice, *offered, pace, now
 
-    def refresh(before: str, request: gr.Request) -> tuple[Any, ...]:
-        return updates(request, presenter.header(), before)
-
-    def load(source: str, request: gr.Request) -> tuple[Any, ...]:
+    def load(request: gr.Request, source: str, *chosen: str | None) -> tuple[Any, ...]:
         if may_change(request, shared=models.shared):
             presenter.service.load((source or "").strip() or None)  # an empty one loads the default again
-        return updates(request, presenter.header())
+        return updates(request, "-", *chosen)
 
-    def cancel(request: gr.Request) -> tuple[Any, ...]:
+    def cancel(request: gr.Request, *chosen: str | None) -> tuple[Any, ...]:
         if may_change(request, shared=models.shared):
             presenter.service.cancel_load()
-        return updates(request, presenter.header())
+        return updates(request, "-", *chosen)
 
-    outputs = [card, examples, system, model.facts, model.load, model.cancel, model.notice, timer, shown]
-    for event in (page.load, timer.tick):
-        event(refresh, shown, outputs, **AT_ONCE)
+    offers = [chat_choice, *choices]
+    outputs = [card, examples, system, model.facts, model.load, model.cancel, model.notice, *offers, timer, shown]
+    for event in (page.load, timer.tick, model.adapters.change):
+        event(updates, [shown, *offers], outputs, **AT_ONCE)
     for event in (model.load.click, model.source.submit):
-        event(load, model.source, outputs, **AT_ONCE)
-    model.cancel.click(cancel, None, outputs, **AT_ONCE)
+        event(load, [model.source, *offers], outputs, **AT_ONCE)
+    model.cancel.click(cancel, offers, outputs, **AT_ONCE)
 
 
 def leave_when_closed(page: gr.Blocks, answers: PageAnswers, speed: SpeedPresenter) -> None:

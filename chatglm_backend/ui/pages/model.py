@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
+from chatglm_backend.ui.adapters import AdaptersPresenter
 from chatglm_backend.ui.models import KeptView, ModelsPresenter
+from chatglm_backend.ui.pages.adapters import build_adapters
 from chatglm_backend.ui.pages.outputs import QUIET, may_change
 from chatglm_backend.ui.presenter import Presenter
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPage:
-    """The components that follow the model's life."""
+    """The components that follow the model's life. ``adapters`` lists its fine-tunes."""
 
     facts: gr.HTML
     source: gr.Textbox
     load: gr.Button
     cancel: gr.Button
     notice: gr.HTML
+    adapters: gr.HTML
 
 
 def build_model_page(page: gr.Blocks, presenter: Presenter, models: ModelsPresenter) -> ModelPage:
@@ -41,6 +45,8 @@ def build_model_page(page: gr.Blocks, presenter: Presenter, models: ModelsPresen
             with gr.Row(elem_classes="cg-actions"):
                 load = gr.Button(t("model.load"), variant="primary", elem_id="cg-model-load", scale=2)
                 cancel = gr.Button(t("model.cancel"), elem_id="cg-model-cancel", interactive=False, scale=1)
+            adapters = AdaptersPresenter(presenter.service, t)
+            listed = build_adapters(page, adapters, facts, partial(may_change, shared=models.shared))
             _build_deletion(page, models, facts)
 
     def tell_needs(model: str, request: gr.Request) -> str:
@@ -51,7 +57,7 @@ def build_model_page(page: gr.Blocks, presenter: Presenter, models: ModelsPresen
 
     source.change(tell_needs, source, needs, trigger_mode="always_last", **QUIET)
     check.click(tell_report, None, report, show_progress="minimal", api_visibility="private")
-    return ModelPage(facts, source, load, cancel, notice)
+    return ModelPage(facts, source, load, cancel, notice, listed)
 
 
 def _build_deletion(page: gr.Blocks, models: ModelsPresenter, facts: gr.HTML) -> None:

@@ -14,6 +14,7 @@ from chatglm_backend.core import PromptFormat
 from chatglm_backend.settings import PROMPT_TOKENS, Settings
 from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.history import History
+from chatglm_backend.ui.pages.adapters import build_adapter_choice
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 from chatglm_backend.ui.sampling import SamplingControls
@@ -32,8 +33,10 @@ class _Outputs(Outputs):
     id: Any = KEPT
 
 
-def build_prompt_page(page: gr.Blocks, presenter: Presenter, history: History, settings: Settings) -> gr.HTML:
-    """Lay the page out in the current Blocks; returns the examples, which follow the model."""
+def build_prompt_page(
+    page: gr.Blocks, presenter: Presenter, history: History, settings: Settings
+) -> tuple[gr.HTML, gr.Dropdown]:
+    """Lay the page out in the current Blocks; returns the examples and the fine-tunes, which follow the model."""
     t = presenter.texts
     blank = presenter.blank()
     with gr.Row(equal_height=False, elem_id="cg-prompt-layout"):
@@ -59,6 +62,7 @@ def build_prompt_page(page: gr.Blocks, presenter: Presenter, history: History, s
                 label=t("prompt.sent"), lines=2, max_lines=12, interactive=False, buttons=["copy"], elem_id="cg-sent"
             )
         with gr.Column(elem_id="cg-prompt-settings"):
+            adapter = build_adapter_choice(t, "cg-adapter")
             sampling = SamplingControls(t, settings, "cg-{}", {"max_new_tokens": settings.answer_tokens(PROMPT_TOKENS)})
             sampling.add("max_new_tokens")
             with gr.Accordion(t("prompt.sampling"), open=False, elem_id="cg-sampling"):
@@ -69,9 +73,15 @@ def build_prompt_page(page: gr.Blocks, presenter: Presenter, history: History, s
                 sampling.add()
 
     async def ask(
-        request: gr.Request, prompt: str, max_new_tokens: float, prompt_format: PromptFormat, *values: float | None
+        request: gr.Request,
+        prompt: str,
+        max_new_tokens: float,
+        prompt_format: PromptFormat,
+        *values: Any,  # noqa: ANN401
     ) -> AsyncGenerator[tuple[Any, ...], None]:
-        form = PromptForm(prompt or "", partial(sampling.params, (max_new_tokens, *values)), prompt_format)
+        *numbers, chosen = values
+        params = partial(sampling.params, (max_new_tokens, *numbers))
+        form = PromptForm(prompt or "", params, prompt_format, adapter=presenter.answers.adapter(chosen))
         async with aclosing(shown(presenter.generate(caller_of(request, history), form), show)) as updates:
             async for update in updates:
                 yield update
@@ -96,9 +106,9 @@ def build_prompt_page(page: gr.Blocks, presenter: Presenter, history: History, s
     name = gr.State("")
     outputs = _Outputs(generate, stop, status, output, timing, sent, name).all()
     tokens, *others = sampling.components
-    inputs = [prompt, tokens, prompt_format, *others]
+    inputs = [prompt, tokens, prompt_format, *others, adapter]
     generate.click(ask, inputs, outputs, show_progress="hidden", api_name="generate")
     stop.click(end, name, **AT_ONCE)
     clear.click(empty, None, [prompt, *outputs], **AT_ONCE)
     page.load(resume, None, outputs, **QUIET)
-    return examples
+    return examples, adapter
