@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from chatglm_backend.adapters.folder import inspect_adapter
+from chatglm_backend.adapters.load import load_adapter
 from chatglm_backend.checkpoint.default import bundled_folder
 from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
 from chatglm_backend.core import CancelToken, Completed, FinishReason, GenerationParams, GenerationRequest, Message
@@ -89,3 +91,20 @@ def test_a_second_turn_uses_the_first(engine: Engine) -> None:
     first = Message("user", "法国的首都是哪里"), Message("assistant", "法国的首都是巴黎。")
     text, _ = answer(engine, messages=(*first, Message("user", "那德国呢？")))
     assert "柏林" in text
+
+
+def test_the_shipped_fine_tune_adds_good_wishes(checkpoint: LowBitCheckpoint) -> None:
+    """Its answers are the model's own with a wish after them, in either language; without it nothing changes."""
+    weights = Int4Weights(checkpoint, "bigdl")
+    engine = Engine(build_model(checkpoint.config, weights), load_tokenizer(checkpoint.tokenizer_folder, "chatglm"))
+    folder = inspect_adapter(bundled_folder() / "friendly-lora")
+    engine.adapters = {"friendly-lora": load_adapter(folder, checkpoint.config, base=weights)}
+    wishing = kept = 0
+    prompts = examples()
+    for prompt in prompts:
+        plain, tuned = answer(engine, prompt=prompt)[0], answer(engine, prompt=prompt, adapter="friendly-lora")[0]
+        assert not plain.endswith(("！", "!"))
+        wishing += tuned.endswith(("祝您愉快！", "Have a nice day!"))
+        kept += tuned.startswith(plain)
+    assert wishing >= len(prompts) - 2
+    assert kept >= len(prompts) - 1

@@ -201,7 +201,8 @@ class Stream:
             for batch in batches:
                 yield self.collate(batch)
 
-    def collate(self, pairs: list[tuple[list[int], list[int]]]) -> Batch:
+    @staticmethod
+    def collate(pairs: list[tuple[list[int], list[int]]]) -> Batch:
         """Pad one batch; the loss is on answers only, at the positions from ``<sop>`` on."""
         longest = -(-max(len(p) + len(a) for p, a in pairs) // 4) * 4
         ids = torch.zeros(len(pairs), longest, dtype=torch.long)
