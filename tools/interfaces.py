@@ -98,7 +98,7 @@ def settings() -> str:
 def _row(spec: SettingSpec) -> str:
     switch, on = spec.kind == "bool", spec.default is True
     flags = "`, `".join(flag.replace("--", "--no-") if on else flag for flag in spec.flags)
-    default = ("on" if on else "off") if switch else "" if spec.default in (None, "") else f"`{spec.default}`"
+    default = ("on" if on else "off") if switch else "" if spec.default in (None, "", ()) else f"`{spec.default}`"
     choices = f" One of {', '.join(f'`{choice}`' for choice in spec.choices)}." if spec.choices else ""
     bounds = "" if abs(spec.low) > _LARGE else f" ({spec.low:,.9g} to {spec.high:,.9g})"
     return f"| `{flags}` | `{spec.variable}` | {default} | {spec.help}{bounds}{choices} |"

@@ -16,7 +16,8 @@ from tools.interfaces import documents
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
     "README.md", "CONTRIBUTING.md", "docs/models.md", "docs/threads.md", "docs/architecture.md", "docs/api.md",
-    "docs/operations.md", "docs/reliability.md", "docs/guide.md", "docs/performance-log.md", "docs/settings.md",
+    "docs/operations.md", "docs/reliability.md", "docs/guide.md", "docs/finetunes.md", "docs/performance-log.md",
+    "docs/settings.md",
     *(f"docs/log/{file.name}" for file in sorted((ROOT / "docs" / "log").glob("*.md"))),
     "tools/demo_model/README.md", "tools/demo_model/data/README.md",
 )  # fmt: skip
