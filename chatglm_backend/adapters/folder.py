@@ -15,8 +15,6 @@ from chatglm_backend.checkpoint.weight_files import check_weight_file
 from chatglm_backend.errors import AdapterNotFound, MissingFile
 from chatglm_backend.textfile import read_json
 
-__all__ = ["AdapterFolder", "inspect_adapter", "is_adapter"]
-
 AdapterKind = Literal["lora", "prefix"]
 
 _LORA_CONFIG = "adapter_config.json"

@@ -23,8 +23,6 @@ from chatglm_backend.models.layout import TensorSpec, tensor_specs
 from chatglm_backend.models.low_rank import low_rank
 from chatglm_backend.models.weights import Linear, Weights
 
-__all__ = ["AdaptableWeights", "load_adapter"]
-
 _PEFT_START = "base_model.model."
 _FACTORS = ("lora_A", "lora_B")
 

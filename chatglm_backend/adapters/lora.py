@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 
 from chatglm_backend.errors import AdapterUnsupported
 
-__all__ = ["LoraConfig", "read_lora_config"]
-
 # These say where an adapter came from, how it was trained, or only which tensors there are.
 _HARMLESS = frozenset({
     "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config", "exclude_modules",

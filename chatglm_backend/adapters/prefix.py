@@ -16,8 +16,6 @@ from chatglm_backend.errors import AdapterDamaged, AdapterMismatch, AdapterUnsup
 from chatglm_backend.models.adapter import Prefix
 from chatglm_backend.models.config import ModelConfig
 
-__all__ = ["read_prefix"]
-
 _START = "transformer.prefix_encoder."
 _EMBEDDING, _PROJECTION = "embedding.weight", ("trans.0.weight", "trans.0.bias", "trans.2.weight", "trans.2.bias")
 _MOST_ROWS = 8192

@@ -11,8 +11,6 @@ from chatglm_backend.models.ops import Ops
 from chatglm_backend.models.rows import Rows
 from chatglm_backend.models.weights import Weights
 
-__all__ = ["Adaptable"]
-
 
 class Adaptable:
     """The product for ``{name}.weight``, which adapters know by this name."""

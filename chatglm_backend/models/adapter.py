@@ -13,8 +13,6 @@ from torch import Tensor
 from chatglm_backend.models.low_rank import LowRank
 from chatglm_backend.models.weights import Embedding, Linear
 
-__all__ = ["Adapter", "Delta", "Prefix"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefix:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["UP_COLUMNS", "LowRank", "low_rank"]
-
 UP_COLUMNS = 16
 """Output columns that lie together in :attr:`LowRank.up`."""
 _HALF_LIMIT = float(torch.finfo(torch.float16).max)

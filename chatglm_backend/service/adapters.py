@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from chatglm_backend.models.adapter import Adapter
     from chatglm_backend.models.config import ModelConfig
 
-__all__ = ["Adapters", "BaseParts", "named_path", "read_adapter"]
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 

@@ -11,8 +11,6 @@ from chatglm_backend.service import Service
 from chatglm_backend.ui.html import alert, paragraph, table
 from chatglm_backend.units import size
 
-__all__ = ["BASE", "AdapterChoice", "AdaptersPresenter", "AdaptersView", "adapter_choice", "as_choice"]
-
 BASE = "-"
 """The choice of the model itself: no fine-tune can have this name."""
 

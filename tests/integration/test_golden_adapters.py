@@ -15,7 +15,8 @@ from chatglm_backend.engine.verify import verify_logits
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.adapter import Adapter
-from chatglm_backend.models.base import ChatModel, Feed, build_model
+from chatglm_backend.models.base import ChatModel, build_model
+from chatglm_backend.models.rows import Feed
 from chatglm_backend.models.weights import DenseWeights
 from tests.golden_folders import GOLDEN, dense_tensors, golden_cases, golden_config, packed_tensors
 

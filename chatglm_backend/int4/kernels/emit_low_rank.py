@@ -13,8 +13,6 @@ from llvmlite import ir
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.int4.kernels.writer import F16, F32, I64, KernelWriter, Values
 
-__all__ = ["COLUMNS", "DOWN_STEP", "ROW_BLOCK", "LowRankArg", "build_low_rank"]
-
 COLUMNS = 16
 """Output columns that one piece of work of ``up_*`` writes, and that lie together in ``UP``."""
 DOWN_STEP = 32

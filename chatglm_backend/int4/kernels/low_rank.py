@@ -15,8 +15,6 @@ from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.models.low_rank import LowRank
 
-__all__ = ["LowRankSteps"]
-
 _WEIGHTS_PER_NUMBER = 4
 """How many INT4 weights are read in the time that one fp16 number of a factor takes."""
 

@@ -11,8 +11,6 @@ from chatglm_backend.sentences import Texts
 from chatglm_backend.ui.adapters import BASE, AdapterChoice, AdaptersPresenter, AdaptersView
 from chatglm_backend.ui.pages.outputs import QUIET
 
-__all__ = ["build_adapter_choice", "build_adapters", "choice_update"]
-
 
 def build_adapter_choice(t: Texts, element: str, *, prefix: str = "", base: bool = False) -> gr.Dropdown:
     """Hidden until the model has fine-tunes. With ``base`` the model itself is chosen at first."""
