@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatglm_backend.core import AdapterInfo
-from chatglm_backend.errors import AdapterError, AdapterNameUsed
+from chatglm_backend.errors import AdapterNameUsed, UnknownAdapter
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 def named_path(source: str) -> tuple[str, Path]:
     """``name=path``, or a path whose folder's own name is the name.
 
-    Raises AdapterError for a name that is not made of letters, digits, dots, dashes and underscores.
+    A name is made of letters, digits, dots, dashes and underscores; what is none is a path.
     """
     name, separator, path = source.partition("=")
     if not separator or not _NAME.fullmatch(name):
@@ -88,10 +88,10 @@ class Adapters:
         return info
 
     def remove(self, name: str) -> AdapterInfo:
-        """Offer it no more; whoever is answered with it keeps it to the end. Raises AdapterError."""
+        """Offer it no more; whoever is answered with it keeps it to the end. Raises UnknownAdapter."""
         with self._lock:
             if name not in self._loaded:
-                raise AdapterError(reason=f"{name} is not loaded")
+                raise UnknownAdapter(name=name, names=", ".join(self._loaded) or "-")
             info, _ = self._loaded.pop(name)
             self._tell()
         return info

@@ -168,7 +168,7 @@ class Service:
         return self._adapters().add(source)
 
     def remove_adapter(self, name: str) -> AdapterInfo:
-        """Offer it no more. Raises ModelNotReady, AdapterError."""
+        """Offer it no more. Raises ModelNotReady, UnknownAdapter."""
         return self._adapters().remove(name)
 
     def metrics(self) -> MetricsSnapshot | None:
