@@ -106,10 +106,10 @@ def test_an_exception_in_a_layer_ends_one_request_and_the_others_go_on(site: Sit
     layer = engine_of(site)._model.layers[1]
     finish, calls = type(layer).finish, iter([True, True])  # the batch, then its first alone
 
-    def failing(self: Any, residual: Any, attended: Any) -> Any:
+    def failing(self: Any, residual: Any, attended: Any, rows: Any) -> Any:
         if self is layer and next(calls, False):
             raise RuntimeError(BOOM)
-        return finish(self, residual, attended)
+        return finish(self, residual, attended, rows)
 
     with pytest.MonkeyPatch.context() as patch:
         asking = gather(site, prompts, lambda: patch.setattr(type(layer), "finish", failing))
