@@ -36,7 +36,7 @@ def save_plot(report: BenchmarkReport, path: Path) -> None:
 
 
 def _decode(axes: Any, runs: tuple[BenchmarkRun, ...]) -> None:  # noqa: ANN401 - an axes of an optional package
-    labels = [f"{run.prompt_tokens}×{run.batch}" for run in runs]
+    labels = [f"{run.prompt_tokens}×{run.batch}{run.adapter and chr(10) + run.adapter}" for run in runs]
     bars = axes.bar(labels, [run.decode_tok_s for run in runs], color=_ACCENT, width=_BAR_WIDTH, label="measured")
     axes.bar_label(bars, fmt="%.1f", label_type="center", color="white")
     ceilings = [run.decode_tok_s / run.bandwidth_share if run.bandwidth_share else float("nan") for run in runs]
@@ -52,7 +52,11 @@ def _decode(axes: Any, runs: tuple[BenchmarkRun, ...]) -> None:  # noqa: ANN401 
 
 def _ttft(axes: Any, runs: tuple[BenchmarkRun, ...]) -> None:  # noqa: ANN401 - an axes of an optional package
     alone = sorted((run for run in runs if run.batch == min(r.batch for r in runs)), key=lambda run: run.prompt_tokens)
-    axes.plot([run.prompt_tokens for run in alone], [run.ttft_s for run in alone], color=_ACCENT, marker="o")
+    for name in dict.fromkeys(run.adapter for run in alone):
+        points = [(run.prompt_tokens, run.ttft_s) for run in alone if run.adapter == name]
+        axes.plot(*zip(*points, strict=True), color=None if name else _ACCENT, marker="o", label=name or "base")
+    if len({run.adapter for run in runs}) > 1:
+        axes.legend(frameon=False)
     axes.set_xlabel("prompt tokens")
     axes.set_ylabel("time to first token, s")
     axes.set_ylim(bottom=0)

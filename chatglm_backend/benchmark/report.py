@@ -14,7 +14,7 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkRun:
-    """One prompt length × batch.
+    """One prompt length × batch, with the fine-tune of that name or with the base, "".
 
     ``ttft_s`` and ``prefill_tok_s`` are of one prompt alone; ``decode_tok_s`` is the total of
     the batch once all its sequences are writing; ``bandwidth_share`` = INT4 bytes read per
@@ -38,6 +38,7 @@ class BenchmarkRun:
     draft_tokens: int
     proposed_draft_tokens: int
     accepted_draft_tokens: int
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ asked for. Knows nothing of files and prints nothing.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -26,6 +26,7 @@ from chatglm_backend.core import (
 from chatglm_backend.engine.engine import Engine
 from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.errors import RequestError
+from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.base import ChatModel
 
 _UNBOUNDED = 1e9
@@ -54,25 +55,37 @@ class Machine:
 
 
 def run_plan(
-    model: ChatModel, plan: BenchmarkPlan, machine: Machine, *, clock: Clock = monotonic_clock
+    model: ChatModel,
+    plan: BenchmarkPlan,
+    machine: Machine,
+    adapters: Mapping[str, Adapter] | None = None,
+    *,
+    clock: Clock = monotonic_clock,
 ) -> tuple[BenchmarkRun, ...]:
-    """Return one entry per prompt length × batch, in order. Raises RequestError."""
+    """Return one entry per prompt length × batch, in order, and as many for each adapter, measured in turn.
+
+    Raises RequestError.
+    """
     options = EngineOptions(
         draft_tokens=plan.draft_tokens, prefix_cache_bytes=0, prefill_share=_UNBOUNDED, prefill_units_per_step=1 << 30
     )
     engine = Engine(model, CountedPrompts(model.config), options, clock=clock)
-    run_prompts(engine, [f"{min(plan.prompt_tokens)}/0"], 4, clock)  # warms up
+    engine.adapters = adapters or {}
+    names = ("", *engine.adapters)
+    for name in names:  # warms up
+        run_prompts(engine, [f"{min(plan.prompt_tokens)}/0"], 4, clock, adapter=name)
     found: list[BenchmarkRun] = []
     for length in plan.prompt_tokens:
         for batch in plan.batches:
             bandwidth = machine.bandwidth()
-            measured = []
+            measured: dict[str, list[_Measured]] = {name: [] for name in names}
             for repeat in range(plan.repeats):
                 prompts = [f"{length}/{1 + repeat * batch + i}" for i in range(batch)]
-                measured.append(run_prompts(engine, prompts, plan.new_tokens, clock))
+                for name, runs in measured.items():
+                    runs.append(run_prompts(engine, prompts, plan.new_tokens, clock, adapter=name))
             # Neighbours come and go: one reading in a bad moment would give a share above 100 %.
             bandwidth = max(bandwidth, machine.bandwidth())
-            found.append(_entry(length, batch, plan, machine, bandwidth, measured))
+            found.extend(_entry(name, length, batch, plan, machine, bandwidth, measured[name]) for name in names)
     return tuple(found)
 
 
@@ -88,14 +101,21 @@ class _Measured:
     accepted_draft_tokens: int
 
 
-def run_prompts(engine: Engine, prompts: Sequence[str], new_tokens: int, clock: Clock = monotonic_clock) -> _Measured:
-    """Read all prompts, then decode them together. Raises RequestError."""
+def run_prompts(
+    engine: Engine, prompts: Sequence[str], new_tokens: int, clock: Clock = monotonic_clock, *, adapter: str = ""
+) -> _Measured:
+    """Read all prompts, then decode them together, each with that fine-tune. Raises RequestError."""
     began = clock()
     params = GenerationParams(max_new_tokens=new_tokens)
     running = [
         engine.start(
             GenerationRequest(
-                f"benchmark-{i}", prompt=prompt, prompt_format="raw", params=params, ignore_stop_ids=True
+                f"benchmark-{i}",
+                prompt=prompt,
+                prompt_format="raw",
+                params=params,
+                ignore_stop_ids=True,
+                adapter=adapter,
             ),
             CancelToken(),
             began,
@@ -132,6 +152,7 @@ def run_prompts(engine: Engine, prompts: Sequence[str], new_tokens: int, clock: 
 
 
 def _entry(
+    adapter: str,
     length: int,
     batch: int,
     plan: BenchmarkPlan,
@@ -144,6 +165,7 @@ def _entry(
     share = machine.weight_bytes * decode / (bandwidth * 1e9) if batch == 1 and bandwidth > 0 else None
     return BenchmarkRun(
         model=machine.model,
+        adapter=adapter,
         prompt_tokens=length,
         new_tokens=plan.new_tokens,
         batch=batch,

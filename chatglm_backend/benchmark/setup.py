@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -22,10 +22,12 @@ from chatglm_backend.int4.kernel import KernelName
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.synthetic import SyntheticTensors
 from chatglm_backend.int4.weights import Int4Weights
+from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.base import ChatModel, build_model
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.layout import tensor_specs
 from chatglm_backend.sentences import Sentence
+from chatglm_backend.service.adapters import Adapters, BaseParts
 from chatglm_backend.service.loading import Loading, Note, Progress, open_model
 from chatglm_backend.settings import Settings
 from chatglm_backend.tokenizers.base import Family
@@ -42,6 +44,7 @@ class Bench:
     """A model on the bench; ``load_s`` is the time from nothing to ready."""
 
     model: ChatModel
+    weights: Int4Weights
     machine: Machine
     load_s: float
 
@@ -49,6 +52,15 @@ class Bench:
         """Return an engine whose prompts are lengths and that reuses nothing."""
         options = EngineOptions(draft_tokens=draft_tokens, prefix_cache_bytes=0)
         return Engine(self.model, CountedPrompts(self.model.config), options)
+
+    def adapters(self, sources: Iterable[str]) -> dict[str, Adapter]:
+        """Fine-tunes from ``path`` or ``name=path``, by name. Raises an AdapterError or CheckpointError."""
+        kv_dtype, exact = self.model.new_cache(1).dtype, self.machine.kernel == "exact"
+        found: dict[str, Adapter] = {}
+        loaded = Adapters(BaseParts(self.model.config, self.weights, kv_dtype, exact), found.update)
+        for source in sources:
+            loaded.add(source)
+        return found
 
 
 def full_size_config(family: Family) -> ModelConfig:
@@ -90,9 +102,10 @@ def open_synthetic(
     torch.set_num_threads(threads)
     config = full_size_config(SYNTHETIC_MODELS[name])
     choice = select_kernel(cast("KernelName", kernel), threads=threads, cache=cache)
-    model = build_model(config, Int4Weights(SyntheticTensors(config), choice.kernel), ops=choice.ops)
+    weights = Int4Weights(SyntheticTensors(config), choice.kernel)
+    model = build_model(config, weights, ops=choice.ops)
     machine = _machine(f"{name} (random weights)", choice.kernel.name, threads, config)
-    return Bench(model, machine, time.perf_counter() - began)
+    return Bench(model, weights, machine, time.perf_counter() - began)
 
 
 def open_existing(
@@ -103,7 +116,7 @@ def open_existing(
     opened = open_model(model, Loading(settings, progress, CancelToken(), note, env))
     config = opened.checkpoint.config
     machine = _machine(opened.info.name, opened.info.kernel, opened.info.threads, config)
-    return Bench(opened.network, machine, time.perf_counter() - began)
+    return Bench(opened.network, opened.weights, machine, time.perf_counter() - began)
 
 
 def _machine(name: str, kernel: str, threads: int, config: ModelConfig) -> Machine:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @guarded
-@options.with_settings("model", "kernel", "threads")
+@options.with_settings("model", "adapter", "kernel", "threads")
 def benchmark(
     *,
     synthetic: Annotated[
@@ -50,6 +50,8 @@ def benchmark(
       python -m chatglm_backend benchmark --synthetic chatglm-6b
     Eight visitors at once:
       python -m chatglm_backend benchmark --synthetic chatglm2-6b --batch 1,8 --prompt-tokens 32
+    What does a fine-tune cost? It is measured in turn with the base:
+      python -m chatglm_backend benchmark --model THUDM/chatglm3-6b --adapter ./my-lora
     """  # noqa: D301
     from chatglm_backend.benchmark.report import BenchmarkReport, peak_rss_gb
     from chatglm_backend.benchmark.runner import BenchmarkPlan, run_plan, sweep_threads
@@ -62,7 +64,7 @@ def benchmark(
     limit = bench.model.config.context_limit
     if longest > limit:
         raise ConfigError(name="prompt-tokens", value=longest, reason=Sentence("use.fewer_tokens", limit=limit))
-    runs = run_plan(bench.model, plan, bench.machine)
+    runs = run_plan(bench.model, plan, bench.machine, bench.adapters(settings.adapter))
     report = BenchmarkReport(runs, peak_rss_gb(), bench.load_s)
     if threads_sweep:
         del bench
@@ -125,19 +127,26 @@ def _print_table(report: BenchmarkReport) -> None:
 
     from chatglm_backend.benchmark.report import recommended_threads
 
-    first = report.runs[0]
+    first, tuned = report.runs[0], any(run.adapter for run in report.runs)
     table = Table(title=f"{first.model}, kernel {first.kernel}, {first.threads} threads")
+    if tuned:
+        table.add_column("fine-tune")
     for name in ("prompt", "new", "batch", "TTFT s", "prefill tok/s", "decode tok/s", "ITL p50/p95 ms", "bandwidth"):
         table.add_column(name, justify="right")
+    base = first
     for run in report.runs:
         share = "" if run.bandwidth_share is None else f" ({run.bandwidth_share:.0%})"
+        if not run.adapter:
+            base = run
+        ratio = f" ({run.decode_tok_s / base.decode_tok_s:.2f}×)" if run.adapter and base.decode_tok_s else ""
         table.add_row(
+            *([run.adapter or "-"] if tuned else []),
             str(run.prompt_tokens),
             str(run.new_tokens),
             str(run.batch),
             f"{run.ttft_s:.2f}",
             f"{run.prefill_tok_s:.1f}",
-            f"{run.decode_tok_s:.1f}",
+            f"{run.decode_tok_s:.1f}{ratio}",
             f"{run.itl_p50_ms:.0f} / {run.itl_p95_ms:.0f}",
             f"{run.read_bandwidth_gb_s:.1f} GB/s{share}",
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from chatglm_backend.checkpoint.default import bundled_folder
 from chatglm_backend.cli.app import main
 from tests import tiny
 
@@ -38,6 +40,16 @@ def test_the_command_ends_with_one_document(
     assert {"runs", "peak_rss_gb", "load_s"} == set(document)
     assert [(run["batch"], run["threads"], run["draft_tokens"]) for run in document["runs"]] == [(1, 1, 0), (2, 1, 0)]
     assert all(set(run) >= KEYS for run in document["runs"])
+
+
+def test_the_bundled_model_and_its_fine_tune_stand_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the table with the ratio of their speeds, and in the document."""
+    tune = bundled_folder() / "friendly-lora"
+    given = ["--adapter", f"poet={tune}", "--prompt-tokens=8", "--new-tokens=3", "--threads=1"]
+    assert main(["benchmark", "--model", str(bundled_folder()), *given]) == 0
+    table, brace, rest = capsys.readouterr().out.partition("\n{\n")
+    assert [run["adapter"] for run in json.loads(brace + rest)["runs"]] == ["", "poet"]
+    assert re.search(r"poet .*×\)", table)
 
 
 def test_the_sweep_recommends_a_number_of_threads(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,12 +91,14 @@ def test_bandwidth_is_read_from_a_buffer_beyond_any_cache() -> None:
 
 
 def test_the_plot_is_a_picture_of_both_figures(tmp_path: Path) -> None:
-    """1600 × 640 pixels, for one run and for several batches, of which only one has a bandwidth share."""
+    """1600 × 640 pixels, for one run, several batches (one without a bandwidth share) and a fine-tune."""
     pytest.importorskip("matplotlib", reason="matplotlib is optional")
     from chatglm_backend.benchmark.plot import save_plot
 
     save_plot(BenchmarkReport((run(batch=4, bandwidth_share=None),), 4.2, 3.5), tmp_path / "plot.png")
-    report = BenchmarkReport((run(), run(prompt_tokens=128), run(batch=4, bandwidth_share=None)), 4.2, 3.5)
+    report = BenchmarkReport(
+        (run(), run(prompt_tokens=128, adapter="poet"), run(batch=4, bandwidth_share=None)), 4.2, 3.5
+    )
     save_plot(report, tmp_path / "plot.png")
     header = (tmp_path / "plot.png").read_bytes()[:24]
     assert header[:8] == b"\x89PNG\r\n\x1a\n"

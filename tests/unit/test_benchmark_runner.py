@@ -13,6 +13,7 @@ from chatglm_backend.cli.app import main
 from chatglm_backend.engine.engine import Engine
 from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.errors import RequestError
+from chatglm_backend.models.adapter import Adapter
 from tests.engine_fakes import FakeModel
 
 MACHINE = Machine("fake", "vnni", 2, 1_000_000_000, lambda: 10.0)
@@ -68,6 +69,22 @@ def test_one_entry_for_each_length_and_batch() -> None:
     plan = BenchmarkPlan(prompt_tokens=(8, 16), new_tokens=3, batches=(1, 2), repeats=1)
     runs = measure(plan)
     assert [(run.prompt_tokens, run.batch) for run in runs] == [(8, 1), (8, 2), (16, 1), (16, 2)]
+
+
+def test_fine_tunes_are_measured_in_turn_with_the_base() -> None:
+    """Every repeat asks the base, then each fine-tune; an entry for each, in that order."""
+    asked: list[str] = []
+
+    class Noting(FakeModel):
+        def new_cache(self, capacity: int, adapter: Any = None) -> Any:
+            asked.append(adapter.name if adapter else "")
+            return super().new_cache(capacity, adapter)
+
+    model: Any = Noting()
+    plan = BenchmarkPlan(prompt_tokens=(8,), new_tokens=3, batches=(1, 2), repeats=2)
+    runs = run_plan(model, plan, MACHINE, {"poet": Adapter("poet", "1")}, clock=model.clock)
+    assert [(run.batch, run.adapter) for run in runs] == [(1, ""), (1, "poet"), (2, ""), (2, "poet")]
+    assert asked[-12:] == ["", "poet"] * 2 + ["", "", "poet", "poet"] * 2
 
 
 def test_a_prompt_that_does_not_fit_is_an_error() -> None:
