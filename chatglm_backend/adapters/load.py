@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from chatglm_backend.adapters.folder import AdapterFolder
 from chatglm_backend.adapters.lora import LoraConfig, read_lora_config
-from chatglm_backend.adapters.prefix import read_prefix
+from chatglm_backend.checkpoint.prefix import read_prefix
 from chatglm_backend.checkpoint.tensors import open_file
 from chatglm_backend.errors import AdapterDamaged, AdapterEmpty, AdapterMismatch, AdapterUnsupported
-from chatglm_backend.models.adapter import Adapter, Delta
+from chatglm_backend.models.adapter import Adapter, Delta, Prefix
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.layout import TensorSpec, tensor_specs
 from chatglm_backend.models.low_rank import low_rank
@@ -49,10 +50,27 @@ def load_adapter(
     """
     tensors = {one.name: one.rows() for one in open_file(folder.file)}
     if folder.kind == "prefix":
-        prefix = read_prefix(tensors, config, folder, kv_dtype)
+        trained = read_prefix(tensors, config, folder.file, folder.config.get("pre_seq_len"))
+        prefix = _prefix(trained.parts(), kv_dtype, folder.file)
         return Adapter(folder.name, _identity(folder, (*prefix.keys, *prefix.values)), prefix=prefix)
     settings = read_lora_config(folder.config, str(folder.path))
     return _Lora(folder, settings, config, base, dtype).read(tensors)
+
+
+def own_prefix(rows: Tensor, kv_dtype: torch.dtype, path: Path) -> Adapter:
+    """What a model with a prefix inside answers with by itself; ``rows`` are its checkpoint's finished ones.
+
+    Raises AdapterDamaged.
+    """
+    return Adapter("", "own", prefix=_prefix(rows, kv_dtype, path))
+
+
+def _prefix(parts: Iterable[Tensor], dtype: torch.dtype, path: Path) -> Prefix:
+    cast = tuple(part.to(dtype) for part in parts)
+    for index, part in enumerate(cast):
+        if not bool(part.isfinite().all()):
+            raise AdapterDamaged(path=path, tensor=f"the prefix of layer {index // 2}")
+    return Prefix(cast[0::2], cast[1::2])
 
 
 class _Lora:

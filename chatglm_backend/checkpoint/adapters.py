@@ -14,6 +14,8 @@ from chatglm_backend.textfile import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 PREFIX = "transformer.prefix_encoder."
+PREFIX_ROWS = f"{PREFIX}rows"
+"""The finished rows of a prefix in a low-bit checkpoint: fp32 [2 * layers, kv_heads, rows, head_dim]."""
 
 
 def refuse_adapter(folder: Path) -> None:
@@ -25,17 +27,13 @@ def refuse_adapter(folder: Path) -> None:
         raise CheckpointError(path=folder, reason=Sentence("folder.adapter", kind=kind, base=base, folder=folder))
 
 
-def refuse_prefix(folder: Path, config: Mapping[str, object], tensors: Collection[str]) -> None:
-    """Raise CheckpointError for a P-Tuning fine-tune: a whole model with a prefix, or the prefix alone."""
+def refuse_lone_prefix(folder: Path, config: Mapping[str, object], tensors: Collection[str]) -> None:
+    """Raise CheckpointError for the prefix of a P-Tuning fine-tune without its model."""
     prefix = sorted(name for name in tensors if name.startswith(PREFIX))
     if prefix and not any(name.startswith(("transformer.layers.", "transformer.encoder.")) for name in tensors):
         base = _base(config, "_name_or_path")
         reason = Sentence("folder.prefix_alone", tensor=prefix[0], base=base, folder=folder)
         raise CheckpointError(path=folder, reason=reason)
-    if prefix or config.get("pre_seq_len"):
-        raise CheckpointError(
-            path=folder, reason=Sentence("folder.prefix", found=prefix[0] if prefix else "pre_seq_len")
-        )
 
 
 def _base(config: Mapping[str, object], key: str) -> str:

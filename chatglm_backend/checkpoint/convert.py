@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from chatglm_backend.checkpoint.adapters import PREFIX_ROWS
 from chatglm_backend.checkpoint.encode import SLICE_BYTES, Quantize, encode, workers
 from chatglm_backend.checkpoint.generation import FILE_BYTES, TensorFiles, build_manifest, copy_small_files
 from chatglm_backend.checkpoint.lock import writer_lock
@@ -147,3 +148,6 @@ def _carry_out(
                 take(target, piece)
             done += encoded.source_bytes
             progress(LoadProgress("convert", done, total))
+    for part in plan.prefix.parts() if plan.prefix else ():
+        check_cancel(cancel, name)
+        take(PREFIX_ROWS, part[None])

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from chatglm_backend.checkpoint.adapters import PREFIX_ROWS
 from chatglm_backend.checkpoint.manifest import FileRecord, Manifest
 from chatglm_backend.checkpoint.plan import Plan
 from chatglm_backend.checkpoint.source import CheckpointFolder
@@ -28,7 +29,10 @@ FILE_BYTES = 1 << 30
 
 
 class TensorFiles:
-    """Spreads tensors over files: vectors in one, matrices in files of about 1 GiB, a tied second use in its own."""
+    """Spreads tensors over files: vectors in one, matrices in files of about 1 GiB, a tied second use in its own.
+
+    So has the prefix of a whole P-Tuning fine-tune.
+    """
 
     def __init__(
         self, folder: Path, plan: Plan, *, file_bytes: int = FILE_BYTES, opener: Opener = open_for_writing
@@ -116,6 +120,8 @@ def _assign(plan: Plan, file_bytes: int) -> dict[str, dict[str, TensorLayout]]:
                 size += tensor_bytes(layout)
                 file = f"weights-{number:05}.safetensors"
             files.setdefault(file, {})[spec.name] = layout
+    if plan.prefix is not None:
+        files["prefix.safetensors"] = {PREFIX_ROWS: plan.layouts[PREFIX_ROWS]}
     return files
 
 

@@ -10,6 +10,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor
+
+from chatglm_backend.checkpoint.adapters import PREFIX_ROWS
 from chatglm_backend.checkpoint.derived import DERIVED, DerivedLayouts
 from chatglm_backend.checkpoint.manifest import Manifest, read_manifest, verify_files
 from chatglm_backend.checkpoint.mapping import HeldTensors, MappedTensors
@@ -21,7 +24,7 @@ from chatglm_backend.models.config import ModelConfig
 class Checkpoint:
     """What the engine's room is given: INT4 tensors by the authors' names, the config, and where the tokenizer lies.
 
-    Linear and output weights are uint8 [out, in // 64 * 34], the embedding fp16, vectors fp32.
+    Linear and output weights are uint8 [out, in // 64 * 34], the embedding fp16, vectors and a prefix fp32.
     """
 
     def __init__(self, name: str, config: ModelConfig, tokenizer_folder: Path, tensors: HeldTensors) -> None:
@@ -32,6 +35,11 @@ class Checkpoint:
         self.names = tensors.names
         self.release = tensors.release
         self._tensors = tensors
+
+    @property
+    def prefix(self) -> Tensor | None:
+        """The finished rows of a prefix inside the model: fp32 [2 * layers, kv_heads, rows, head_dim]."""
+        return self.get(PREFIX_ROWS) if PREFIX_ROWS in self.names() else None
 
     @property
     def nbytes(self) -> int:

@@ -14,7 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from chatglm_backend.checkpoint.adapters import refuse_prefix
+from chatglm_backend.checkpoint.adapters import PREFIX, PREFIX_ROWS, refuse_lone_prefix
+from chatglm_backend.checkpoint.prefix import TrainedPrefix, read_prefix
 from chatglm_backend.checkpoint.source import CheckpointFolder
 from chatglm_backend.checkpoint.tensors import StoredTensor, open_tensors
 from chatglm_backend.checkpoint.thudm import dequantize_rows
@@ -51,14 +52,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs: vectors first (they share one file), then the matrices in the order in which they lie on disk."""
+    """All jobs: vectors first (they share one file), then the matrices in the order in which they lie on disk.
+
+    ``prefix`` is that of a whole P-Tuning fine-tune.
+    """
 
     jobs: tuple[Job, ...]
+    prefix: TrainedPrefix | None = None
 
     @cached_property
     def layouts(self) -> Mapping[str, TensorLayout]:
         """Dtype and shape of each tensor of the low-bit checkpoint."""
-        return {spec.name: stored_layout(spec) for job in self.jobs for spec in job.targets}
+        made = {spec.name: stored_layout(spec) for job in self.jobs for spec in job.targets}
+        return made if self.prefix is None else {**made, PREFIX_ROWS: (torch.float32, self.prefix.shape)}
 
     @property
     def nbytes(self) -> int:
@@ -69,10 +75,12 @@ class Plan:
 def make_plan(folder: CheckpointFolder) -> Plan:
     """Open a source checkpoint and find everything that its model needs.
 
-    Raises DamagedFile, UnsafeCheckpoint, WrongShape, UnsupportedQuantization or CheckpointError.
+    Raises DamagedFile, UnsafeCheckpoint, WrongShape, UnsupportedQuantization, CheckpointError, and what reading a
+    prefix raises.
     """
     stored = open_tensors(folder)
-    refuse_prefix(folder.path, {}, stored)
+    refuse_lone_prefix(folder.path, folder.config_json, stored)
+    prefix = _prefix(folder, stored)
     specs = tensor_specs(folder.config)
     tied = [name for spec in (specs[0], specs[-1]) for name in _names_of(spec)] if folder.family == "chatglm" else []
     targets: dict[str, list[TensorSpec]] = {}
@@ -85,20 +93,23 @@ def make_plan(folder: CheckpointFolder) -> Plan:
         targets.setdefault(name, []).append(spec)
         used |= {name, f"{name}_scale"}
     for name in stored:
-        if name not in used and not _HARMLESS.fullmatch(name):
+        if name not in used and not name.startswith(PREFIX) and not _HARMLESS.fullmatch(name):
             raise CheckpointError(path=stored[name].file, reason=Sentence("folder.tensor_unused", tensor=name))
     jobs = [_checked(Job(stored[n], _scales(stored, n), tuple(specs))) for n, specs in targets.items()]
-    return Plan(tuple(sorted(jobs, key=lambda job: (job.targets[0].kind != "vector", job.source.position))))
+    return Plan(tuple(sorted(jobs, key=lambda job: (job.targets[0].kind != "vector", job.source.position))), prefix)
 
 
 def read_dense(folder: CheckpointFolder) -> Mapping[str, Tensor]:
     """All tensors by the authors' names, for fp32 checks: mapped as stored, THUDM's 4-bit ones dequantised when read.
 
+    Of a prefix the finished rows.
+
     Raises as :func:`make_plan` does; a low-bit checkpoint has no dense weights.
     """
     if folder.format == "lowbit":
         raise CheckpointError(path=folder.path, reason=Sentence("folder.int4_only"))
-    return _Dense({spec.name: job for job in make_plan(folder).jobs for spec in job.targets})
+    plan = make_plan(folder)
+    return _Dense({spec.name: job for job in plan.jobs for spec in job.targets}, plan.prefix)
 
 
 def stored_layout(spec: TensorSpec) -> TensorLayout:
@@ -111,17 +122,31 @@ def stored_layout(spec: TensorSpec) -> TensorLayout:
 
 
 class _Dense(Mapping[str, Tensor]):
-    def __init__(self, jobs: Mapping[str, Job]) -> None:
-        self._jobs = jobs
+    def __init__(self, jobs: Mapping[str, Job], prefix: TrainedPrefix | None) -> None:
+        self._jobs, self._prefix = jobs, prefix
+        self._names = (*jobs, *((PREFIX_ROWS,) if prefix else ()))
 
     def __getitem__(self, name: str) -> Tensor:
+        if name == PREFIX_ROWS and self._prefix is not None:
+            return torch.stack(list(self._prefix.parts()))
         return self._jobs[name].dense()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._jobs)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self._names)
+
+
+def _prefix(folder: CheckpointFolder, stored: Mapping[str, StoredTensor]) -> TrainedPrefix | None:
+    found = {name: tensor for name, tensor in stored.items() if name.startswith(PREFIX)}
+    said = folder.config_json.get("pre_seq_len")
+    if found:
+        file = next(iter(found.values())).file
+        return read_prefix({name: tensor.rows() for name, tensor in found.items()}, folder.config, file, said)
+    if said:
+        raise CheckpointError(path=folder.path, reason=Sentence("folder.tensor_missing", tensor=f"{PREFIX}embedding"))
+    return None
 
 
 def _names_of(spec: TensorSpec) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from chatglm_backend.checkpoint.adapters import refuse_adapter, refuse_prefix
+from chatglm_backend.checkpoint.adapters import refuse_adapter, refuse_lone_prefix
 from chatglm_backend.checkpoint.family import Choice, choose_family
 from chatglm_backend.checkpoint.manifest import MANIFEST, read_manifest
 from chatglm_backend.checkpoint.places import hub_name, snapshots
@@ -77,7 +77,7 @@ def inspect_folder(path: Path, *, family: Family | None = None, name: str | None
         raise
     tensors = weights.names()
     choice, config, quantized = _identify(path, config_json, family, name, tensors)
-    refuse_prefix(path, config_json, tensors)
+    refuse_lone_prefix(path, config_json, tensors)
     kind = Sentence("folder.thudm_4_bit") if quantized else Sentence("folder.full_precision")
     count = len(weights.paths)
     reason = Sentence(
@@ -126,7 +126,6 @@ def _low_bit(path: Path, family: Family | None) -> CheckpointFolder:
     manifest = read_manifest(path)
     if family not in (None, manifest.family):
         raise CheckpointError(path=path, reason=Sentence("folder.converted_as", family=manifest.family, asked=family))
-    refuse_prefix(path, manifest.config, ())
     why = Sentence("family.low_bit", version=manifest.format_version)
     config = ModelConfig.from_json(manifest.config, family=manifest.family, path=str(path))
     return CheckpointFolder(

@@ -72,7 +72,10 @@ class Engine:
 
     @property
     def adapters(self) -> Mapping[str, Adapter]:
-        """The fine-tunes that requests may name. Whoever runs already keeps theirs. May be set from any thread."""
+        """The fine-tunes that requests may name; the one called "" answers where none is named.
+
+        Whoever runs already keeps theirs. May be set from any thread.
+        """
         return self._adapters
 
     @adapters.setter
@@ -89,7 +92,7 @@ class Engine:
         """Encode and measure a request. Safe from any thread. Raises ContextLimitExceeded or UnknownAdapter."""
         adapter = self._adapters.get(request.adapter)
         if request.adapter and adapter is None:
-            raise UnknownAdapter(name=request.adapter, names=", ".join(self._adapters) or "-")
+            raise UnknownAdapter(name=request.adapter, names=", ".join(filter(None, self._adapters)) or "-")
         ids = self.encode(request).ids
         limit = self._model.config.context_limit
         if len(ids) >= limit:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatglm_backend.core import AdapterInfo
-from chatglm_backend.errors import AdapterNameUsed, UnknownAdapter
+from chatglm_backend.errors import AdapterError, AdapterNameUsed, UnknownAdapter
+from chatglm_backend.sentences import Sentence
 
 if TYPE_CHECKING:
     import torch
@@ -39,12 +40,16 @@ def named_path(source: str) -> tuple[str, Path]:
 
 @dataclass(frozen=True, slots=True)
 class BaseParts:
-    """What a fine-tune is checked against and made of; ``exact`` keeps its numbers in fp32."""
+    """What a fine-tune is checked against and made of; ``exact`` keeps its numbers in fp32.
+
+    ``own`` is the prefix of a base that is a P-Tuning fine-tune itself, which takes no other.
+    """
 
     config: ModelConfig
     weights: AdaptableWeights
     kv_dtype: torch.dtype
     exact: bool
+    own: Adapter | None = None
 
 
 def read_adapter(source: str, base: BaseParts) -> tuple[AdapterInfo, Adapter]:
@@ -56,6 +61,8 @@ def read_adapter(source: str, base: BaseParts) -> tuple[AdapterInfo, Adapter]:
 
     name, path = named_path(source)
     folder = inspect_adapter(path, name)
+    if base.own is not None:
+        raise AdapterError(reason=Sentence("adapter.on_prefix", path=path))
     dtype = torch.float32 if base.exact else torch.float16
     adapter = load_adapter(folder, base.config, base=base.weights, dtype=dtype, kv_dtype=base.kv_dtype)
     return AdapterInfo(
@@ -71,6 +78,7 @@ class Adapters:
         self._publish = publish
         self._lock = threading.Lock()
         self._loaded: dict[str, tuple[AdapterInfo, Adapter]] = {}
+        self._tell()
 
     def infos(self) -> tuple[AdapterInfo, ...]:
         """What is loaded, in the order in which it was added."""
@@ -97,4 +105,5 @@ class Adapters:
         return info
 
     def _tell(self) -> None:
-        self._publish({name: adapter for name, (_, adapter) in self._loaded.items()})
+        own = {} if self._base.own is None else {"": self._base.own}
+        self._publish({**own, **{name: adapter for name, (_, adapter) in self._loaded.items()}})

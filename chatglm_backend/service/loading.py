@@ -144,6 +144,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
 def load_model(model: str | None, how: Loading) -> LoadedModel:
     """See :data:`Loader`."""
     opened, settings = open_model(model, how), how.settings
+    from chatglm_backend.adapters.load import own_prefix
     from chatglm_backend.checkpoint.prepare import matching_tokenizer
     from chatglm_backend.engine.engine import Engine
     from chatglm_backend.engine.options import EngineOptions
@@ -154,13 +155,15 @@ def load_model(model: str | None, how: Loading) -> LoadedModel:
     if settings.draft_tokens != AUTO:
         options = replace(options, draft_tokens=int(settings.draft_tokens))
     engine = Engine(opened.network, tokenizer, options)
+    kv_dtype, rows = opened.network.new_cache(1).dtype, checkpoint.prefix
+    own = None if rows is None else own_prefix(rows, kv_dtype, checkpoint.tokenizer_folder)
+    base = BaseParts(checkpoint.config, opened.weights, kv_dtype, info.kernel == "exact", own)
+    adapters = Adapters(base, lambda found: setattr(engine, "adapters", found))
     how.progress(LoadProgress("warm_up"))
     _warm_up(engine, how.cancel, checkpoint.name)
     engines: dict[str, EnginePort[PreparedRequest]] = {"": engine}
     for name, make in opened.others.items():
         engines[name] = ComparisonEngine(engine, tokenizer, make)
-    base = BaseParts(checkpoint.config, opened.weights, opened.network.new_cache(1).dtype, exact=info.kernel == "exact")
-    adapters = Adapters(base, lambda found: setattr(engine, "adapters", found))
     # Those of the settings belong to the settings' model; another one begins without.
     for source in settings.adapter if settings.model in (None, model) else ():
         adapters.add(source)

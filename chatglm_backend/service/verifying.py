@@ -13,6 +13,8 @@ from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.settings import AUTO, Settings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from chatglm_backend.adapters.load import AdaptableWeights
     from chatglm_backend.checkpoint.source import CheckpointFolder
     from chatglm_backend.engine.verify import Precision, VerifyReport
@@ -27,6 +29,8 @@ def verify_folder(
     """Return the report and the name of what multiplied. Raises a CheckpointError for unreadable folders."""
     import torch
 
+    from chatglm_backend.adapters.load import own_prefix
+    from chatglm_backend.checkpoint.adapters import PREFIX_ROWS
     from chatglm_backend.checkpoint.plan import read_dense
     from chatglm_backend.checkpoint.source import inspect_folder
     from chatglm_backend.engine.verify import verify_logits
@@ -38,20 +42,22 @@ def verify_folder(
     family = None if settings.family == AUTO else cast("Family", settings.family)
     source = inspect_folder(folder, family=family)
     if precision == "fp32":
-        base: AdaptableWeights = DenseWeights(read_dense(source))
+        dense = read_dense(source)
+        base: AdaptableWeights = DenseWeights(dense)
         model: ChatModel = build_model(source.config, base, kv_dtype=torch.float32)
-        kernel = "fp32"
+        kernel, rows = "fp32", dense.get(PREFIX_ROWS)
     else:
-        model, base, kernel = _int4_model(source, settings)
-    adapter = None
+        model, base, kernel, rows = _int4_model(source, settings)
+    kv_dtype = model.new_cache(1).dtype
+    adapter = None if rows is None else own_prefix(rows, kv_dtype, folder)
     if settings.adapter:
-        parts = BaseParts(source.config, base, model.new_cache(1).dtype, exact=kernel in ("fp32", "exact"))
+        parts = BaseParts(source.config, base, kv_dtype, kernel in ("fp32", "exact"), adapter)
         adapter = read_adapter(settings.adapter[0], parts)[1]
         folder = named_path(settings.adapter[0])[1]
     return verify_logits(folder, model, precision=precision, tolerance=tolerance, adapter=adapter), kernel
 
 
-def _int4_model(source: CheckpointFolder, settings: Settings) -> tuple[ChatModel, AdaptableWeights, str]:
+def _int4_model(source: CheckpointFolder, settings: Settings) -> tuple[ChatModel, AdaptableWeights, str, Tensor | None]:
     import torch
 
     from chatglm_backend.checkpoint.prepare import Preparation
@@ -65,4 +71,4 @@ def _int4_model(source: CheckpointFolder, settings: Settings) -> tuple[ChatModel
     kv_dtype = torch.float32 if settings.kernel == "exact" else getattr(torch, settings.kv_dtype)
     weights = Int4Weights(checkpoint, choice.kernel)
     model = build_model(checkpoint.config, weights, kv_dtype=kv_dtype, ops=choice.ops)
-    return model, weights, choice.kernel.name
+    return model, weights, choice.kernel.name, checkpoint.prefix

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from chatglm_backend.adapters.folder import inspect_adapter
 from chatglm_backend.adapters.load import AdaptableWeights, load_adapter
+from chatglm_backend.checkpoint.convert import convert
+from chatglm_backend.checkpoint.lowbit import open_low_bit
 from chatglm_backend.checkpoint.mapping import HeldTensors
+from chatglm_backend.checkpoint.source import inspect_folder
+from chatglm_backend.checkpoint.tensors import open_file
 from chatglm_backend.engine.verify import verify_logits
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.weights import Int4Weights
@@ -18,10 +25,13 @@ from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.base import ChatModel, build_model
 from chatglm_backend.models.rows import Feed
 from chatglm_backend.models.weights import DenseWeights
+from chatglm_backend.service.verifying import verify_folder
+from chatglm_backend.settings import Settings
 from tests.golden_folders import GOLDEN, dense_tensors, golden_cases, golden_config, packed_tensors
 
 BASES = ("chatglm-6b-ptuning", "chatglm2-6b-ptuning", "chatglm3-6b-ptuning", "chatglm-6b-lora", "chatglm3-6b-lora")
 ADAPTERS = sorted(file.parent for base in BASES for file in (GOLDEN / base).glob("*/expected.json"))
+PREFIXES = [folder for folder in ADAPTERS if "ptuning" in folder.parent.name]
 
 
 def loaded(folder: Path, weights: AdaptableWeights, dtype: torch.dtype) -> Adapter:
@@ -117,3 +127,34 @@ def test_a_cache_continued_from_a_copy_is_the_same(base: str) -> None:
     for stranger in (None, other):
         with pytest.raises(ValueError, match="fine-tunes"):
             model.new_cache(64, stranger).copy_prefix_from(first, 3)
+
+
+def whole_model(prefix: Path, target: Path) -> Path:
+    """Base and prefix in one folder, as older trainers save them, with what is expected of both together."""
+    shutil.copytree(prefix.parent, target, ignore=shutil.ignore_patterns("checkpoint-*"))
+    for file in (*prefix.glob("expected*"), prefix / "config.json"):
+        shutil.copy(file, target)
+    tensors = {one.name: one.rows() for one in open_file(inspect_adapter(prefix).file)}
+    index = next(target.glob("*.index.json"))
+    file = target / f"prefix{Path(index.name.removesuffix('.index.json')).suffix}"
+    torch.save(tensors, file) if file.suffix == ".bin" else save_file(tensors, file)
+    found = json.loads(index.read_text())
+    found["weight_map"] |= dict.fromkeys(tensors, file.name)
+    index.write_text(json.dumps(found))
+    return target
+
+
+@pytest.mark.parametrize("prefix", PREFIXES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_a_whole_model_with_its_prefix_inside_is_the_base_with_the_prefix(prefix: Path, tmp_path: Path) -> None:
+    """In fp32, converted in memory, and from a low-bit folder, which holds the finished rows and hashes them."""
+    whole = whole_model(prefix, tmp_path / prefix.parent.name)
+    assert verify_folder(whole, "fp32", Settings())[0].ok
+    exact = Settings(kernel="exact")
+    assert verify_folder(whole, "int4", exact, tolerance=1e-4)[0].ok
+    target = convert(inspect_folder(whole), tmp_path / "low-bit")
+    for file in whole.glob("expected*"):
+        shutil.copy(file, target)
+    fast, again = (verify_folder(folder, "int4", Settings(threads=2))[0] for folder in (whole, target))
+    assert fast.ok
+    assert fast == again
+    assert open_low_bit(target).manifest.files["prefix.safetensors"].sha256

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from chatglm_backend.api import openai_router
 from chatglm_backend.core import GenerationParams, GenerationRequest, TokenEvent
-from chatglm_backend.errors import AdapterMismatch, AdapterNameUsed, UnknownAdapter
+from chatglm_backend.errors import AdapterError, AdapterMismatch, AdapterNameUsed, UnknownAdapter
 from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
 from tests import tiny
@@ -49,16 +49,21 @@ def qkv_shape(folder: Path) -> tuple[int, int]:
     return (config["num_attention_heads"] + 2 * groups) * size, config["hidden_size"]
 
 
-def answer(service: Service, adapter: str) -> list[int]:
+def answer(service: Service, adapter: str, kernel: str = "") -> list[int]:
     """The ids of a greedy answer."""
     request = GenerationRequest(
         f"r-{adapter}", prompt="hi", params=GenerationParams(max_new_tokens=12), ignore_stop_ids=True, adapter=adapter
     )
-    return [event.token_id for event in service.submit(request).events() if isinstance(event, TokenEvent)]
+    return [
+        event.token_id for event in service.submit(request, kernel=kernel).events() if isinstance(event, TokenEvent)
+    ]
 
 
 def test_fine_tunes_come_and_go_while_the_base_answers(folder: Path, tmp_path: Path) -> None:
-    """Nothing of the base is loaded again; wrong pairs, used names and missing ones are one sentence each."""
+    """Nothing of the base is loaded again; wrong pairs, used names and missing ones are one sentence each.
+
+    On the Compare page's other kernel they answer too.
+    """
     out, hidden = qkv_shape(folder)
     lora = lora_folder(tmp_path / "lora", hidden=hidden, out=out)
     settings = Settings(threads=1, cache=str(tmp_path / "cache"), adapter=(f"first={lora}",))
@@ -69,6 +74,7 @@ def test_fine_tunes_come_and_go_while_the_base_answers(folder: Path, tmp_path: P
     assert info.first_adapter == "first"
     plain, changed = answer(service, ""), answer(service, "first")
     assert plain != changed
+    assert answer(service, "", "bigdl") != answer(service, "first", "bigdl")
     added = service.add_adapter(str(lora))
     assert (added.name, answer(service, "lora")) == ("lora", changed)
     with pytest.raises(AdapterNameUsed):
@@ -92,6 +98,35 @@ def test_a_fine_tune_that_does_not_fit_keeps_the_model_from_loading(folder: Path
     with pytest.raises(AdapterMismatch):
         service.wait_ready(100)
     service.close()
+
+
+def test_a_model_with_its_own_prefix_answers_with_it_and_takes_no_other(folder: Path, tmp_path: Path) -> None:
+    """Also after it was converted; what is beside it would be trained on another base."""
+    before, after = tiny.config_of("chatglm3"), json.loads((folder / "config.json").read_text()) | {"pre_seq_len": 5}
+    width = 2 * before["num_layers"] * before["multi_query_group_num"] * before["kv_channels"]
+    (folder / "config.json").write_text(json.dumps(after))
+    (folder / "pytorch_model.bin.index.json").unlink()
+    whole: dict[str, torch.Tensor] = {"transformer.prefix_encoder.embedding.weight": torch.randn(5, width)}
+    for file in sorted(folder.glob("pytorch_model-*")):
+        whole |= torch.load(file, weights_only=True)
+        file.unlink()
+    torch.save(whole, folder / "pytorch_model.bin")
+    answers = []
+    for cache in ("first", "second", "second"):
+        service = Service(Settings(threads=1, cache=str(tmp_path / cache), max_running=1))
+        service.load(str(folder))
+        assert service.wait_ready(100).adapters == ()
+        answers.append(answer(service, ""))
+        with pytest.raises(UnknownAdapter, match="Loaded: -"):
+            answer(service, "other")
+        with pytest.raises(AdapterError, match="P-Tuning prefix inside"):
+            service.add_adapter(str(lora_folder(tmp_path / f"lora-{len(answers)}", hidden=128, out=256)))
+        service.close()
+        if cache == "first":
+            whole["transformer.prefix_encoder.embedding.weight"] *= -2
+            torch.save(whole, folder / "pytorch_model.bin")
+    assert answers[0] != answers[1]
+    assert answers[1] == answers[2]
 
 
 def test_the_endpoint_lists_and_chooses_them(folder: Path, tmp_path: Path) -> None:

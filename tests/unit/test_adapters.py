@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,14 @@ from safetensors.torch import load_file, save_file
 from chatglm_backend.adapters.folder import AdapterFolder, inspect_adapter
 from chatglm_backend.adapters.load import load_adapter as load_on
 from chatglm_backend.adapters.lora import read_lora_config
-from chatglm_backend.errors import AdapterDamaged, AdapterEmpty, AdapterMismatch, AdapterNotFound, AdapterUnsupported
+from chatglm_backend.errors import (
+    AdapterDamaged,
+    AdapterEmpty,
+    AdapterMismatch,
+    AdapterNotFound,
+    AdapterUnsupported,
+    DamagedFile,
+)
 from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.weights import DenseWeights
@@ -22,6 +31,7 @@ from tests.golden_folders import GOLDEN, golden_config
 
 LORA = GOLDEN / "chatglm3-6b-lora" / "lora-qkv"
 PREFIX = GOLDEN / "chatglm3-6b-ptuning" / "checkpoint-3000"
+PROJECTION = GOLDEN / "chatglm-6b-ptuning" / "checkpoint-3000-projection"
 BASE = DenseWeights({})
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 32}
 
@@ -99,19 +109,53 @@ def test_a_raw_state_of_training_is_read_as_the_saved_one(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("folder", "base", "error", "names"),
+    ("folder", "base", "other", "names"),
     [
-        (LORA, "chatglm-6b-lora", AdapterMismatch, "self_attention"),
-        (PREFIX, "chatglm-6b-ptuning", AdapterMismatch, "embedding.weight"),
-        (GOLDEN / "chatglm-6b-ptuning" / "checkpoint-3000-projection", "chatglm3-6b-ptuning", AdapterMismatch, "trans"),
+        (LORA, "chatglm-6b-lora", {}, "self_attention"),
+        (LORA, "chatglm3-6b-lora", {"hidden_size": 256}, "lora_A"),
+        (LORA, "chatglm3-6b-lora", {"num_kv_heads": 1}, "lora_B"),
+        (LORA, "chatglm3-6b-lora", {"num_layers": 1}, "layers.1"),
+        (PREFIX, "chatglm-6b-ptuning", {}, "embedding.weight"),
+        (PREFIX, "chatglm3-6b-ptuning", {"head_dim": 64}, "embedding.weight"),
+        (PREFIX, "chatglm3-6b-ptuning", {"num_layers": 3}, "embedding.weight"),
+        (PROJECTION, "chatglm3-6b-ptuning", {}, "trans"),
+        (PROJECTION, "chatglm-6b-ptuning", {"num_layers": 1}, "trans.2.weight"),
     ],
 )
-def test_a_fine_tune_of_another_base_is_one_sentence(
-    folder: Path, base: str, error: type[AdapterMismatch], names: str
-) -> None:
-    """It names the first tensor that does not fit."""
+def test_a_fine_tune_of_another_base_is_one_sentence(folder: Path, base: str, other: Any, names: str) -> None:
+    """Of another family, width or number of layers: it names the first tensor that does not fit."""
+    with pytest.raises(AdapterMismatch, match=names):
+        load_adapter(inspect_adapter(folder), replace(golden_config(base), **other))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "names"),
+    [
+        ({"lora_A": None}, AdapterMismatch, "lora_A"),
+        ({"lora_B": None}, AdapterMismatch, "lora_B"),
+        ({"lora_B": torch.ones(3)}, AdapterMismatch, "lora_B"),
+        ({"lora_A": torch.ones(8, 128, dtype=torch.int64)}, AdapterDamaged, "lora_A"),
+        ("cut", DamagedFile, "adapter_model"),
+        ("pickle", DamagedFile, "adapter_model"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, change: Any, error: type[Exception], names: str) -> None:
+    """A factor that is missing, of another shape or no fractions, and files that are not whole."""
+    folder = copied(LORA, tmp_path / "damaged")
+    file = folder / "adapter_model.safetensors"
+    if isinstance(change, str):
+        data = file.read_bytes()
+        file.unlink()
+        (file if change == "cut" else file.with_suffix(".bin")).write_bytes(data[:-100])
+    else:
+        tensors = load_file(file)
+        for part, other in change.items():
+            name = next(name for name in tensors if part in name)
+            tensors.pop(name)
+            tensors |= {} if other is None else {name: other}
+        rewritten(folder, tensors)
     with pytest.raises(error, match=names):
-        load_adapter(inspect_adapter(folder), golden_config(base))
+        load_adapter(inspect_adapter(folder), golden_config("chatglm3-6b-lora"))
 
 
 def test_an_empty_adapter_is_said_to_be_empty(tmp_path: Path) -> None:
