@@ -17,8 +17,14 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.checkpoint.adapters import PREFIX_ROWS
-from chatglm_backend.checkpoint.encode import SLICE_BYTES, Quantize, encode, workers
-from chatglm_backend.checkpoint.generation import FILE_BYTES, TensorFiles, build_manifest, copy_small_files
+from chatglm_backend.checkpoint.encode import SLICE_BYTES, Merge, Quantize, encode, workers
+from chatglm_backend.checkpoint.generation import (
+    FILE_BYTES,
+    TensorFiles,
+    build_manifest,
+    copy_small_files,
+    fingerprint_of,
+)
 from chatglm_backend.checkpoint.lock import writer_lock
 from chatglm_backend.checkpoint.lowbit import Checkpoint
 from chatglm_backend.checkpoint.manifest import fsync_folder, remember_verified, write_manifest
@@ -61,14 +67,15 @@ def convert(
     source: CheckpointFolder,
     target: Path,
     *,
+    merge: Merge | None = None,
     quantize: Quantize | None = None,
     progress: Progress = silent,
     cancel: CancelToken | None = None,
     options: ConvertOptions = DEFAULTS,
 ) -> Path:
-    """Convert ``source`` into the low-bit folder ``target``, and return ``target``.
+    """Convert ``source``, with ``merge`` added to its weights, into the low-bit folder ``target``; return ``target``.
 
-    Does nothing when ``target`` holds a sound conversion of the same source. ``quantize`` defaults to bigdl's.
+    Does nothing when ``target`` holds a sound conversion of the same. ``quantize`` defaults to bigdl's.
     Raises CheckpointError, ConfigError for a target that holds other files, NotEnoughDisk, NotEnoughMemory,
     CacheLocked, LoadCancelled.
     """
@@ -79,7 +86,7 @@ def convert(
     check_target(target)
     with writer_lock(target, cancel=cancel, wait_s=options.wait_s):
         clean_leftovers(target)
-        if is_current(target, source.fingerprint):
+        if is_current(target, fingerprint_of(source, merge)):
             return target
         plan = make_plan(source)
         options.room.need_disk(target, plan.nbytes + _SMALL_FILES)
@@ -87,14 +94,14 @@ def convert(
         data = new_data_folder(target)
         try:
             with TensorFiles(data, plan, file_bytes=options.file_bytes, opener=options.opener) as files:
-                _carry_out(plan, files.take, source.name, quantize, progress, cancel, options)
+                _carry_out(plan, files.take, source.name, quantize, progress, cancel, options, merge)
                 records = {**files.finish(), **copy_small_files(source, data)}
             fsync_folder(data)
             check_cancel(cancel, source.name)
         except BaseException:
             shutil.rmtree(data, ignore_errors=True)
             raise
-        manifest = build_manifest(source, data.name, records)
+        manifest = build_manifest(source, data.name, records, merge)
         write_manifest(target, manifest)
         remember_verified(target, manifest, source=source.path.resolve())
         clean_leftovers(target)
@@ -132,6 +139,7 @@ def _carry_out(
     progress: Progress,
     cancel: CancelToken | None,
     options: ConvertOptions,
+    merge: Merge | None = None,
 ) -> None:
     if quantize is None:
         # Loads bigdl's native library, so only when something is converted.
@@ -140,7 +148,7 @@ def _carry_out(
         quantize = bigdl.quantize
     total, done = sum(job.nbytes for job in plan.jobs), 0
     progress(LoadProgress("convert", 0, total))
-    results = encode(plan, quantize, threads=options.threads, slice_bytes=options.slice_bytes)
+    results = encode(plan, quantize, merge, threads=options.threads, slice_bytes=options.slice_bytes)
     with contextlib.closing(results):
         for encoded in results:
             check_cancel(cancel, name)

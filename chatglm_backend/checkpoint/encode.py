@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,11 +21,26 @@ from chatglm_backend.checkpoint.mapping import release_pages, will_read
 from chatglm_backend.checkpoint.plan import Job, Plan
 from chatglm_backend.checkpoint.thudm import reencode_rows
 from chatglm_backend.errors import DamagedFile
-from chatglm_backend.models.layout import TensorSpec
 from chatglm_backend.sentences import Sentence
 
 Quantize = Callable[[Tensor], Tensor]
 """fp32 [rows, in], contiguous -> ``sym_int4`` bytes, uint8 [rows, in // 64 * 34]. Called from several threads."""
+
+
+class Merge(Protocol):
+    """What is added to the weights before they are encoded; its methods are called from several threads."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def identity(self) -> str:
+        """A hash of it."""
+
+    def apply(self, name: str, start: int, rows: Tensor) -> None:
+        """Change fp32 ``rows`` of the tensor ``name``, the first of which is ``start``, in place."""
+
 
 SLICE_BYTES = 32 << 20
 """The largest fp32 slice, in bytes (one row at least)."""
@@ -51,7 +67,12 @@ def workers(threads: int | None) -> int:
 
 
 def encode(
-    plan: Plan, quantize: Quantize, *, threads: int | None = None, slice_bytes: int = SLICE_BYTES
+    plan: Plan,
+    quantize: Quantize,
+    merge: Merge | None = None,
+    *,
+    threads: int | None = None,
+    slice_bytes: int = SLICE_BYTES,
 ) -> Generator[Encoded, None, None]:
     """Work through all jobs in order; the order of the results is that of the jobs and their rows.
 
@@ -64,7 +85,7 @@ def encode(
         for job, start, end in _slices(plan, slice_bytes):
             if job.source.mapped:
                 will_read(job.source.data[start:end])
-            waiting.append(pool.submit(_encode_rows, job, start, end, quantize))
+            waiting.append(pool.submit(_encode_rows, job, start, end, quantize, merge))
             if len(waiting) > count + 1:
                 yield waiting.popleft().result()
         while waiting:
@@ -81,23 +102,24 @@ def _slices(plan: Plan, slice_bytes: int) -> Iterator[tuple[Job, int, int]]:
             yield job, start, min(start + step, rows)
 
 
-def _encode_rows(job: Job, start: int, end: int, quantize: Quantize) -> Encoded:
+def _encode_rows(job: Job, start: int, end: int, quantize: Quantize, merge: Merge | None) -> Encoded:
     rows = job.source.rows(start, end)
     scales = None if job.scales is None else job.scales.reshape(-1)[start:end]
-    pieces = tuple((spec.name, _encode(job, spec, rows, scales, quantize)) for spec in job.targets)
+    pieces = []
+    for spec in job.targets:
+        if scales is None:
+            wide = rows.to(torch.float16 if spec.kind == "embedding" else torch.float32, copy=True).contiguous()
+            if merge is not None and spec.kind != "embedding":
+                merge.apply(spec.name, start, wide)
+            _finite(job, wide)
+            pieces.append((spec.name, quantize(wide) if spec.kind in ("linear", "output") else wide))
+        else:
+            pieces.append((spec.name, reencode_rows(rows, _finite(job, scales))))
     nbytes = rows.nbytes + (0 if scales is None else scales.nbytes)
     part = job.source.data[start:end]
     if job.source.mapped and part.is_contiguous():
         release_pages(part)
-    return Encoded(pieces, nbytes)
-
-
-def _encode(job: Job, spec: TensorSpec, rows: Tensor, scales: Tensor | None, quantize: Quantize) -> Tensor:
-    if scales is not None:
-        _finite(job, scales)
-        return reencode_rows(rows, scales)
-    wide = rows.to(torch.float16 if spec.kind == "embedding" else torch.float32, copy=True).contiguous()
-    return quantize(_finite(job, wide)) if spec.kind in ("linear", "output") else _finite(job, wide)
+    return Encoded(tuple(pieces), nbytes)
 
 
 def _finite(job: Job, values: Tensor) -> Tensor:

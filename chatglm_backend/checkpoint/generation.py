@@ -5,6 +5,7 @@ Writes into the data folder that it is given; which generation counts is ``targe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from chatglm_backend.checkpoint.adapters import PREFIX_ROWS
+from chatglm_backend.checkpoint.encode import Merge
 from chatglm_backend.checkpoint.manifest import FileRecord, Manifest
 from chatglm_backend.checkpoint.plan import Plan
 from chatglm_backend.checkpoint.source import CheckpointFolder
@@ -84,14 +86,24 @@ def copy_small_files(source: CheckpointFolder, data: Path) -> dict[str, FileReco
     return records
 
 
-def build_manifest(source: CheckpointFolder, data: str, files: Mapping[str, FileRecord]) -> Manifest:
+def fingerprint_of(source: CheckpointFolder, merge: Merge | None) -> str:
+    """A hash that changes with the source and with what is merged into it."""
+    if merge is None:
+        return source.fingerprint
+    return hashlib.sha256(f"{source.fingerprint} {merge.identity}".encode()).hexdigest()
+
+
+def build_manifest(
+    source: CheckpointFolder, data: str, files: Mapping[str, FileRecord], merge: Merge | None = None
+) -> Manifest:
     """The manifest of the generation in the folder called ``data``."""
     return Manifest(
-        name=source.name,
+        name=f"{source.name}+{merge.name}" if merge else source.name,
+        merged={"name": merge.name, "identity": merge.identity} if merge else {},
         family=source.family,
         data=data,
         parameters=parameter_count(source.config),
-        source_fingerprint=source.fingerprint,
+        source_fingerprint=fingerprint_of(source, merge),
         config=source.config_json,
         dims=json.loads(json.dumps(asdict(source.config))),
         versions={

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import get_args
 
@@ -40,7 +40,10 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a low-bit checkpoint says about itself. ``data`` is the folder of the generation that counts."""
+    """What a low-bit checkpoint says about itself. ``data`` is the folder of the generation that counts.
+
+    ``merged`` has the name and the hash of a fine-tune that was added to the weights.
+    """
 
     name: str
     family: Family
@@ -54,6 +57,7 @@ class Manifest:
     quantization: str = "sym_int4"
     block_size: int = 64
     format_version: int = FORMAT_VERSION
+    merged: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -199,6 +203,7 @@ def _parse(raw: Mapping[str, object]) -> Manifest:
         dims=found["dims"],
         versions={str(k): str(v) for k, v in found["versions"].items()},
         files=records,
+        merged={str(k): str(v) for k, v in dict(raw.get("merged", {})).items()},  # type: ignore[call-overload]
         quantization=str(raw["quantization"]),
         block_size=int(str(raw["block_size"])),
     )

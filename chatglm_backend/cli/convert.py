@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Optional, cast
 
 import typer
 
@@ -17,6 +17,7 @@ from chatglm_backend.settings import AUTO, Settings
 from chatglm_backend.units import seconds, size
 
 if TYPE_CHECKING:
+    from chatglm_backend.adapters.merge import LoraMerge
     from chatglm_backend.checkpoint.source import CheckpointFolder
     from chatglm_backend.tokenizers.base import Family as FamilyName
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 @options.with_settings("model", "family", "revision", "threads")
 def convert_command(
     *,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the low-bit checkpoint.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the low-bit checkpoint.")],
+    adapter: Annotated[Optional[str], typer.Option("--adapter", help="LoRA fine-tune to merge.")] = None,  # noqa: UP045
+    merge: Annotated[bool, typer.Option("--merge", help="Add the fine-tune to the weights.")] = False,
     json_output: options.Json = False,
     settings: Settings,
 ) -> None:
@@ -38,9 +41,13 @@ def convert_command(
     Example:
       python -m chatglm_backend convert --model ./chatglm-6b --out ./chatglm-6b-low-bit
       python -m chatglm_backend generate --model ./chatglm-6b-low-bit
+    A fine-tune of high rank costs speed beside its base; merged it costs none:
+      python -m chatglm_backend convert --model ./chatglm3-6b --adapter ./my-lora --merge --out ./my-model
     """  # noqa: D301
     if settings.model is None:
         raise ConfigError(name="model", value=Sentence("value.left_out"), reason=Sentence("use.model"))
+    if merge != (adapter is not None):
+        raise ConfigError(name="merge", value=adapter or Sentence("value.left_out"), reason=Sentence("use.merge"))
     from chatglm_backend.checkpoint.convert import ConvertOptions, convert
     from chatglm_backend.checkpoint.manifest import read_manifest
     from chatglm_backend.checkpoint.places import expanded
@@ -60,12 +67,15 @@ def convert_command(
             note(Sentence("note.found", name=source.name, reason=source.reason))
         _tell_of_tokenizer(source)
         count = None if settings.threads == AUTO else int(settings.threads)
-        target = convert(source, expanded(out), progress=bar, options=ConvertOptions(threads=count))
+        change = _open_merge(adapter, source) if adapter else None
+        target = convert(source, expanded(out), merge=change, progress=bar, options=ConvertOptions(threads=count))
     took = monotonic_clock() - began
     manifest = read_manifest(target)
     if json_output:
         document = {"ok": True, "model": manifest.name, "family": manifest.family, "path": str(target.resolve())}
-        emit_json({**document, "bytes": manifest.nbytes, "seconds": took, "reason": source.reason})
+        emit_json(
+            {**document, "merged": manifest.merged, "bytes": manifest.nbytes, "seconds": took, "reason": source.reason}
+        )
         return
     say(str(target.resolve()))
     note(
@@ -73,6 +83,15 @@ def convert_command(
             "note.converted", name=manifest.name, family=manifest.family, size=size(manifest.nbytes), time=seconds(took)
         )
     )
+
+
+def _open_merge(adapter: str, source: CheckpointFolder) -> LoraMerge:
+    from chatglm_backend.adapters.folder import inspect_adapter
+    from chatglm_backend.adapters.merge import open_merge
+    from chatglm_backend.service.adapters import named_path
+
+    name, path = named_path(adapter)
+    return open_merge(inspect_adapter(path, name), source)
 
 
 def _tell_of_tokenizer(source: CheckpointFolder) -> None:

@@ -13,16 +13,20 @@ from torch import Tensor
 
 from chatglm_backend.adapters.folder import inspect_adapter
 from chatglm_backend.adapters.load import AdaptableWeights, load_adapter
-from chatglm_backend.checkpoint.convert import convert
+from chatglm_backend.adapters.merge import open_merge
+from chatglm_backend.checkpoint.convert import ConvertOptions, convert
 from chatglm_backend.checkpoint.lowbit import open_low_bit
 from chatglm_backend.checkpoint.mapping import HeldTensors
 from chatglm_backend.checkpoint.source import inspect_folder
 from chatglm_backend.checkpoint.tensors import open_file
 from chatglm_backend.engine.verify import verify_logits
+from chatglm_backend.errors import AdapterError
+from chatglm_backend.int4.bigdl import quantize
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.base import ChatModel, build_model
+from chatglm_backend.models.layout import tensor_specs
 from chatglm_backend.models.rows import Feed
 from chatglm_backend.models.weights import DenseWeights
 from chatglm_backend.service.verifying import verify_folder
@@ -32,6 +36,7 @@ from tests.golden_folders import GOLDEN, dense_tensors, golden_cases, golden_con
 BASES = ("chatglm-6b-ptuning", "chatglm2-6b-ptuning", "chatglm3-6b-ptuning", "chatglm-6b-lora", "chatglm3-6b-lora")
 ADAPTERS = sorted(file.parent for base in BASES for file in (GOLDEN / base).glob("*/expected.json"))
 PREFIXES = [folder for folder in ADAPTERS if "ptuning" in folder.parent.name]
+LORAS = [folder for folder in ADAPTERS if "lora" in folder.parent.name]
 
 
 def loaded(folder: Path, weights: AdaptableWeights, dtype: torch.dtype) -> Adapter:
@@ -158,3 +163,46 @@ def test_a_whole_model_with_its_prefix_inside_is_the_base_with_the_prefix(prefix
     assert fast.ok
     assert fast == again
     assert open_low_bit(target).manifest.files["prefix.safetensors"].sha256
+
+
+@pytest.mark.parametrize("folder", LORAS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_a_merged_lora_is_the_base_with_the_lora(folder: Path, tmp_path: Path) -> None:
+    """In fp32 as the authors' own code has it; the converter, slice by slice, makes exactly that in INT4."""
+    source = inspect_folder(folder.parent)
+    merge = open_merge(inspect_adapter(folder), source)
+    merged = {name: tensor.float().clone() for name, tensor in dense_tensors(folder.parent.name).items()}
+    for name, tensor in merged.items():
+        merge.apply(name, 0, tensor)
+    model = build_model(source.config, DenseWeights(merged), kv_dtype=torch.float32)
+    report = verify_logits(folder, model)
+    assert report.ok, report.to_json()
+    plain, target = (
+        open_low_bit(convert(source, tmp_path / name, merge=one, options=ConvertOptions(2, 8 << 10)))
+        for name, one in (("plain", None), ("merged", merge))
+    )
+    for spec in tensor_specs(source.config):
+        expected = quantize(merged[spec.name]) if spec.kind in ("linear", "output") else merged[spec.name]
+        torch.testing.assert_close(target.get(spec.name), expected.to(target.get(spec.name).dtype), rtol=0, atol=0)
+    assert target.manifest.merged == {"name": folder.name, "identity": merge.identity}
+    assert (plain.manifest.merged, target.name) == ({}, f"{source.name}+{folder.name}")
+    assert plain.manifest.source_fingerprint != target.manifest.source_fingerprint
+
+
+def test_what_cannot_be_merged_is_refused_by_name(tmp_path: Path) -> None:
+    """Prefixes, whole layers, and a base that has 4 bits already: all of them work beside their base."""
+    lora, base = LORAS[-1], inspect_folder(LORAS[-1].parent)
+    saved = shutil.copytree(lora, tmp_path / "saved")
+    config = json.loads((saved / "adapter_config.json").read_text()) | {"modules_to_save": ["output_layer"]}
+    (saved / "adapter_config.json").write_text(json.dumps(config))
+    tensors = {one.name: one.rows() for one in open_file(inspect_adapter(lora).file)}
+    tensors["base_model.model.transformer.output_layer.weight"] = torch.zeros(
+        base.config.vocab_size, base.config.hidden_size
+    )
+    save_file(tensors, inspect_adapter(saved).file)
+    for folder, source, named in (
+        (PREFIXES[-1], base, "prefix_encoder"),
+        (saved, base, "modules_to_save"),
+        (LORAS[0], inspect_folder(GOLDEN / "chatglm-6b-int4"), "quantization_bit"),
+    ):
+        with pytest.raises(AdapterError, match=named):
+            open_merge(inspect_adapter(folder), source)

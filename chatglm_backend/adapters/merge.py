@@ -1,0 +1,51 @@
+"""Merging a LoRA adapter into its base while that is converted: ``W + scale * B A`` in fp32, block of rows by block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from chatglm_backend.adapters.folder import AdapterFolder
+from chatglm_backend.adapters.lora_tensors import LoraTensors, read_lora
+from chatglm_backend.checkpoint.adapters import PREFIX
+from chatglm_backend.checkpoint.source import CheckpointFolder
+from chatglm_backend.errors import AdapterError
+from chatglm_backend.models.layout import tensor_specs
+from chatglm_backend.sentences import Sentence
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoraMerge:
+    """What ``convert`` adds to the weights. ``identity`` is a hash of it; the factors stay mapped from their file."""
+
+    name: str
+    identity: str
+    tensors: LoraTensors
+
+    def apply(self, name: str, start: int, rows: Tensor) -> None:
+        """Change fp32 ``rows`` of the tensor ``name``, the first of which is ``start``, in place."""
+        factors = self.tensors.factors.get(name.removesuffix(".weight"))
+        if factors is not None:
+            rows.addmm_(factors.b[start : start + len(rows)].float(), factors.a.float(), alpha=factors.scale)
+        elif name in self.tensors.biases:
+            rows.copy_(self.tensors.biases[name][start : start + len(rows)])
+
+
+def open_merge(folder: AdapterFolder, base: CheckpointFolder) -> LoraMerge:
+    """Read a LoRA for merging. Raises AdapterError for what is none, or a base that cannot take it, and as loading."""
+    if folder.kind == "prefix" or base.config_json.get("pre_seq_len"):
+        raise _refused(PREFIX, folder, folder if folder.kind == "prefix" else base)
+    if base.quantized:
+        raise _refused("quantization_bit", folder, base)
+    found = read_lora(folder, base.config)
+    if found.embedding is not None or found.output is not None:
+        raise _refused("modules_to_save", folder, folder)
+    missing = sorted(set(found.biases) - {spec.name for spec in tensor_specs(base.config)})
+    if missing:
+        raise _refused(missing[0], folder, folder)
+    return LoraMerge(folder.name, found.identity, found)
+
+
+def _refused(what: str, folder: AdapterFolder, place: AdapterFolder | CheckpointFolder) -> AdapterError:
+    return AdapterError(reason=Sentence("adapter.merge", what=what, path=place.path, folder=folder.path))
