@@ -96,7 +96,7 @@ class Settings:
         choices=(AUTO, "chatglm", "chatglm2", "chatglm3"),
     )
     adapter: tuple[str, ...] = _setting(
-        (), "texts", "Fine-tune folder beside the model (LoRA or P-Tuning), or name=folder; may be given several times."
+        (), "texts", "Fine-tune beside the model (LoRA or P-Tuning), folder or hub id, or name=folder; may be repeated."
     )
     revision: str | None = _setting(None, "text", "Branch, tag or commit of a hub model.")
     cache: str | None = _setting(None, "text", "Folder for low-bit checkpoints (default: the system's cache folder).")

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from chatglm_backend.checkpoint.adapters import ADAPTER_CONFIG, LORA_FILES, PREFIX_FILES
 from chatglm_backend.checkpoint.weight_files import check_weight_file
 from chatglm_backend.errors import AdapterNotFound, MissingFile
 from chatglm_backend.textfile import read_json
 
 AdapterKind = Literal["lora", "prefix"]
-
-_LORA_CONFIG = "adapter_config.json"
-_LORA_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-_PREFIX_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ class AdapterFolder:
 
 def is_adapter(path: Path) -> bool:
     """Whether a folder holds a LoRA adapter by its looks; prefixes show only in their tensors."""
-    return (path / _LORA_CONFIG).is_file()
+    return (path / ADAPTER_CONFIG).is_file()
 
 
 def inspect_adapter(path: Path, name: str = "") -> AdapterFolder:
@@ -49,16 +46,16 @@ def inspect_adapter(path: Path, name: str = "") -> AdapterFolder:
     """
     name = name or path.resolve().name
     if is_adapter(path):
-        config = read_json(path / _LORA_CONFIG)
+        config = read_json(path / ADAPTER_CONFIG)
         base = config.get("base_model_name_or_path")
         return AdapterFolder(
-            path, name, "lora", _one_of(path, _LORA_FILES), config, base if isinstance(base, str) else ""
+            path, name, "lora", _one_of(path, LORA_FILES), config, base if isinstance(base, str) else ""
         )
-    if not path.is_dir() or not any((path / file).is_file() for file in _PREFIX_FILES):
+    if not path.is_dir() or not any((path / file).is_file() for file in PREFIX_FILES):
         raise AdapterNotFound(path=path)
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     base = config.get("_name_or_path")
-    file = _one_of(path, _PREFIX_FILES)
+    file = _one_of(path, PREFIX_FILES)
     return AdapterFolder(path, name, "prefix", file, config, base if isinstance(base, str) else "")
 
 

@@ -71,7 +71,7 @@ def run_plan(
     )
     engine = Engine(model, CountedPrompts(model.config), options, clock=clock)
     engine.adapters = adapters or {}
-    names = ("", *engine.adapters)
+    names = tuple(dict.fromkeys(("", *engine.adapters)))  # the base may have a prefix of its own
     for name in names:  # warms up
         run_prompts(engine, [f"{min(plan.prompt_tokens)}/0"], 4, clock, adapter=name)
     found: list[BenchmarkRun] = []

@@ -44,7 +44,7 @@ class Bench:
     """A model on the bench; ``load_s`` is the time from nothing to ready."""
 
     model: ChatModel
-    weights: Int4Weights
+    base: BaseParts
     machine: Machine
     load_s: float
 
@@ -55,9 +55,8 @@ class Bench:
 
     def adapters(self, sources: Iterable[str]) -> dict[str, Adapter]:
         """Fine-tunes from ``path`` or ``name=path``, by name. Raises an AdapterError or CheckpointError."""
-        kv_dtype, exact = self.model.new_cache(1).dtype, self.machine.kernel == "exact"
         found: dict[str, Adapter] = {}
-        loaded = Adapters(BaseParts(self.model.config, self.weights, kv_dtype, exact), found.update)
+        loaded = Adapters(self.base, found.update)
         for source in sources:
             loaded.add(source)
         return found
@@ -105,7 +104,8 @@ def open_synthetic(
     weights = Int4Weights(SyntheticTensors(config), choice.kernel)
     model = build_model(config, weights, ops=choice.ops)
     machine = _machine(f"{name} (random weights)", choice.kernel.name, threads, config)
-    return Bench(model, weights, machine, time.perf_counter() - began)
+    base = BaseParts(config, weights, model.new_cache(1).dtype, machine.kernel == "exact")
+    return Bench(model, base, machine, time.perf_counter() - began)
 
 
 def open_existing(
@@ -116,7 +116,7 @@ def open_existing(
     opened = open_model(model, Loading(settings, progress, CancelToken(), note, env))
     config = opened.checkpoint.config
     machine = _machine(opened.info.name, opened.info.kernel, opened.info.threads, config)
-    return Bench(opened.network, opened.weights, machine, time.perf_counter() - began)
+    return Bench(opened.network, opened.base, machine, time.perf_counter() - began)
 
 
 def _machine(name: str, kernel: str, threads: int, config: ModelConfig) -> Machine:

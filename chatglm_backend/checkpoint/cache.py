@@ -1,6 +1,6 @@
 """What is kept on this machine, how large it is, and how to delete it.
 
-Covers our converted checkpoints and the hub's downloads of the three families. Loads no tensor.
+Covers our converted checkpoints and the hub's downloads of the three families, fine-tunes among them. Loads no tensor.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from chatglm_backend.checkpoint.adapters import ADAPTER_CONFIG, adapts_a_family, base_of, holds_adapter
 from chatglm_backend.checkpoint.lock import writer_lock
 from chatglm_backend.checkpoint.manifest import MANIFEST, manifest_in
 from chatglm_backend.checkpoint.places import cache_root, canonical, hub_cache, hub_id, low_bit_root, slug
@@ -28,7 +29,7 @@ class CacheEntry:
 
     name: str
     model: str
-    kind: Literal["low-bit", "download"]
+    kind: Literal["low-bit", "download", "adapter"]
     path: Path
     nbytes: int
     family: Family | None
@@ -94,11 +95,19 @@ def _hub_entries(cache: Path) -> list[CacheEntry]:
         if model is None:
             continue
         snapshots = _folders(folder / "snapshots")
+        whole = not any(folder.glob("blobs/*.incomplete"))
+        tuned = next((one for one in snapshots if (one / ADAPTER_CONFIG).is_file()), None)
+        if tuned is not None and not _try(has_complete_weights, tuned):
+            named = family_named_in(model) or family_named_in(base_of(tuned))
+            if named or adapts_a_family(tuned):
+                entries.append(
+                    CacheEntry(model, model, "adapter", folder, _size(folder), named, whole and holds_adapter(tuned))
+                )
+            continue
         family = family_named_in(model) or next(filter(None, (_try(check_config, one) for one in snapshots)), None)
         if family is None:
             continue
-        complete = not any(folder.glob("blobs/*.incomplete"))
-        complete = complete and any(_try(has_complete_weights, one) for one in snapshots)
+        complete = whole and any(_try(has_complete_weights, one) for one in snapshots)
         entries.append(CacheEntry(model, model, "download", folder, _size(folder), family, complete))
     return entries
 

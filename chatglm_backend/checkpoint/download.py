@@ -19,8 +19,9 @@ from pathlib import Path
 
 import httpx
 
+from chatglm_backend.checkpoint.adapters import ADAPTER_CONFIG
 from chatglm_backend.checkpoint.hub import HubAccess
-from chatglm_backend.checkpoint.hub_api import CONFIG, HubApi, RemoteFile, RemoteModel
+from chatglm_backend.checkpoint.hub_api import CONFIG, HubApi, RemoteFile, RemoteModel, Wanted, wanted_files
 from chatglm_backend.checkpoint.lock import writer_lock
 from chatglm_backend.checkpoint.places import aliases, hub_folder_name
 from chatglm_backend.checkpoint.preflight import Room
@@ -41,24 +42,25 @@ def download(
     progress: Progress = silent,
     cancel: CancelToken | None = None,
     look: Callable[[Path], None] = silent,
+    wanted: Wanted = wanted_files,
     room: Room | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Fetch config, tokenizer and weights, and return the snapshot's folder; what is there is not fetched again.
+    """Fetch a model's ``wanted`` files, and return the snapshot's folder; what is there is not fetched again.
 
-    ``look`` is shown the folder once config.json lies there, and may refuse the model before its weights come.
+    ``look`` is shown the folder once the config lies there, and may refuse the model before its weights come.
     Raises UnusableVariable, HubUnreachable, DownloadFailed, NotEnoughDisk, LoadCancelled, and what ``look`` raises.
     """
     with HubApi(access) as api:
-        model = _find(api, model_id, revision)
+        model = _find(api, model_id, revision, wanted)
         return _Download(api, model, access.cache, progress, cancel, look, sleep).run(revision, room or Room())
 
 
-def _find(api: HubApi, model_id: str, revision: str | None) -> RemoteModel:
+def _find(api: HubApi, model_id: str, revision: str | None, wanted: Wanted) -> RemoteModel:
     for name in aliases(model_id):
-        model = api.model(name, revision)
+        model = api.model(name, revision, wanted)
         if model is not None:
-            if not any(file.name.endswith((".bin", ".safetensors")) for file in model.files):
+            if not any(file.name.endswith((".bin", ".safetensors", ADAPTER_CONFIG)) for file in model.files):
                 raise DownloadFailed(model=model_id, reason=Sentence("hub.no_weights"))
             return model
     what = Sentence("hub.revision", revision=revision) if revision else Sentence("hub.model")
@@ -97,7 +99,7 @@ class _Download:
                 with writer_lock(locks, name=f"{file.etag}.lock", cancel=self._cancel):
                     self._fetch(file)
                     self._publish(file)
-            if file.name == CONFIG:
+            if file.name in (CONFIG, ADAPTER_CONFIG):
                 self._look(self._snapshot)
             self._finished += file.size
             self._report(0)

@@ -6,7 +6,7 @@ Reads the cache's folders in the layout that huggingface_hub keeps; never reache
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,15 +42,21 @@ def hub_access(env: Mapping[str, str] = os.environ) -> HubAccess:
     return HubAccess(endpoint, hub_cache(env), offline, _token(env), env)
 
 
-def find_cached(model_id: str, *, revision: str | None = None, cache: Path) -> Path | None:
-    """The folder of a model's complete snapshot under either of its names, or ``None``.
+def find_cached(
+    model_id: str,
+    *,
+    revision: str | None = None,
+    cache: Path,
+    complete: Callable[[Path], bool] = has_complete_weights,
+) -> Path | None:
+    """The folder of a model's ``complete`` snapshot under either of its names, or ``None``.
 
     Without ``revision`` the main branch is meant, and where its name was not kept, the newest snapshot.
     Raises LfsPointerFile or DamagedFile for files that can never become whole by downloading on.
     """
     for name in aliases(model_id):
         for snapshot in snapshots(cache / hub_folder_name(name), revision):
-            if has_complete_weights(snapshot):
+            if complete(snapshot):
                 return snapshot
     return None
 

@@ -7,13 +7,14 @@ Knows nothing of caches and folders.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from urllib.parse import quote
 
 import httpx
 
+from chatglm_backend.checkpoint.adapters import ADAPTER_CONFIG
 from chatglm_backend.checkpoint.hub import HubAccess
 from chatglm_backend.checkpoint.hub_client import Ways, check_way
 from chatglm_backend.errors import DownloadFailed, HubUnreachable
@@ -21,6 +22,8 @@ from chatglm_backend.sentences import Sentence
 
 _CONNECT_S, _READ_S = 5.0, 20.0
 CONFIG = "config.json"
+Wanted = Callable[[tuple[str, ...]], tuple[str, ...]]
+"""Chooses from the names of a model's files those to fetch, a config first."""
 _SMALL = (CONFIG, "tokenizer_config.json", "ice_text.model", "tokenizer.model")
 
 
@@ -74,8 +77,8 @@ class HubApi:
     ) -> None:
         self._client.close()
 
-    def model(self, model_id: str, revision: str | None) -> RemoteModel | None:
-        """List a model's files that we need; ``None`` where the hub knows no such model or revision.
+    def model(self, model_id: str, revision: str | None, wanted: Wanted) -> RemoteModel | None:
+        """List a model's ``wanted`` files; ``None`` where the hub knows no such model or revision.
 
         Raises HubUnreachable at once where nothing answers, DownloadFailed for another answer.
         """
@@ -91,7 +94,7 @@ class HubApi:
                 model=model_id, reason=Sentence("hub.answered", endpoint=self.endpoint, status=answer.status_code)
             )
         try:
-            return self._parse(model_id, answer.json())
+            return self._parse(model_id, answer.json(), wanted)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DownloadFailed(model=model_id, reason=Sentence("hub.not_a_hub", endpoint=self.endpoint)) from error
 
@@ -117,13 +120,13 @@ class HubApi:
     def _url(self, model: RemoteModel, name: str) -> str:
         return f"{self.endpoint}/{model.model_id}/resolve/{model.commit}/{quote(name)}"
 
-    def _parse(self, model_id: str, raw: Mapping[str, object]) -> RemoteModel:
+    def _parse(self, model_id: str, raw: Mapping[str, object], wanted: Wanted) -> RemoteModel:
         commit, siblings = str(raw["sha"]), raw["siblings"]
         if not isinstance(siblings, list):
             raise TypeError
         listed: dict[str, Mapping[str, object]] = {str(item["rfilename"]): item for item in siblings}
         model = RemoteModel(model_id, commit, ())
-        files = tuple(self._file(model, name, listed[name]) for name in wanted_files(tuple(listed)))
+        files = tuple(self._file(model, name, listed[name]) for name in wanted(tuple(listed)))
         return RemoteModel(model_id, commit, files)
 
     def _file(self, model: RemoteModel, name: str, item: Mapping[str, object]) -> RemoteFile:
@@ -151,9 +154,14 @@ class HubApi:
 
 
 def wanted_files(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The config first, then tokenizer and one set of weights (safetensors where both are); code is never wanted."""
+    """The config first, then tokenizer and one set of weights (safetensors where both are); code is never wanted.
+
+    Where there is an adapter instead of weights, its config, which tells of it.
+    """
     top = [name for name in names if "/" not in name and "\\" not in name]
     safe = [n for n in top if n.startswith("model") and n.endswith((".safetensors", ".safetensors.index.json"))]
     pickled = [n for n in top if n.startswith("pytorch_model") and n.endswith((".bin", ".bin.index.json"))]
     has_safe = any(n.endswith(".safetensors") for n in safe)
+    if not safe and not pickled and ADAPTER_CONFIG in top:
+        return (ADAPTER_CONFIG,)
     return tuple(n for n in _SMALL if n in top) + tuple(sorted(safe if has_safe else pickled))

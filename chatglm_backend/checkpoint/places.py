@@ -89,6 +89,15 @@ def hub_id(repo: Path) -> str | None:
     return name.replace("--", "/", 1) if name != repo.name else None
 
 
+def on_this_machine(model: str, env: Mapping[str, str] = os.environ) -> bool:
+    """Whether a model can be had without fetching, by its looks: a folder, in the hub's cache, or converted."""
+    if expanded(model).is_dir():
+        return True
+    downloads = (snapshots(hub_cache(env) / hub_folder_name(name)) for name in aliases(model))
+    converted = low_bit_root(cache_root(env)).glob(f"{slug(canonical(model))}-????????")
+    return is_hub_id(model) and (any(downloads) or any(True for _ in converted))
+
+
 def snapshots(repo: Path, revision: str | None = None) -> list[Path]:
     """The snapshots in the hub cache's folder of a model, the one that is meant first; none in any other folder.
 

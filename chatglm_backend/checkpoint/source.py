@@ -104,8 +104,9 @@ def inspect_folder(path: Path, *, family: Family | None = None, name: str | None
 def check_config(path: Path, *, family: Family | None = None, name: str | None = None) -> Family:
     """See from config.json alone which family a model is of, and that it can be used, before its weights are there.
 
-    Raises UnsupportedFamily, UnsupportedQuantization, MissingFile or DamagedFile.
+    Raises UnsupportedFamily, UnsupportedQuantization, MissingFile or DamagedFile, CheckpointError for an adapter.
     """
+    refuse_adapter(path)
     return _identify(path, read_json(path / "config.json"), family, name)[0].family
 
 

@@ -58,7 +58,7 @@ class WeightFiles:
 
     def names(self) -> frozenset[str]:
         """The tensors that the files say they hold, read without loading one; empty where that cannot be told."""
-        return frozenset().union(*map(_names_in, self.paths))
+        return frozenset().union(*map(tensor_names, self.paths))
 
 
 def find_weights(folder: Path) -> WeightFiles:
@@ -199,7 +199,7 @@ def _header_entry(value: dict[str, object], base: int) -> HeaderEntry:
     return HeaderEntry(dtype, dims, base + start, base + end)
 
 
-def _names_in(path: Path) -> frozenset[str]:
+def tensor_names(path: Path) -> frozenset[str]:
     """The names of a file's tensors. A pickle is taken apart, never run: its texts, the names among them."""
     if path.suffix == ".safetensors":
         return frozenset(read_safetensors_header(path))

@@ -18,6 +18,7 @@ from chatglm_backend.units import seconds, size
 
 if TYPE_CHECKING:
     from chatglm_backend.adapters.merge import LoraMerge
+    from chatglm_backend.checkpoint.progress import Progress
     from chatglm_backend.checkpoint.source import CheckpointFolder
     from chatglm_backend.tokenizers.base import Family as FamilyName
 
@@ -67,7 +68,7 @@ def convert_command(
             note(Sentence("note.found", name=source.name, reason=source.reason))
         _tell_of_tokenizer(source)
         count = None if settings.threads == AUTO else int(settings.threads)
-        change = _open_merge(adapter, source) if adapter else None
+        change = _open_merge(adapter, source, bar) if adapter else None
         target = convert(source, expanded(out), merge=change, progress=bar, options=ConvertOptions(threads=count))
     took = monotonic_clock() - began
     manifest = read_manifest(target)
@@ -85,13 +86,14 @@ def convert_command(
     )
 
 
-def _open_merge(adapter: str, source: CheckpointFolder) -> LoraMerge:
+def _open_merge(adapter: str, source: CheckpointFolder, progress: Progress) -> LoraMerge:
+    from chatglm_backend.adapters.find import find_adapter
     from chatglm_backend.adapters.folder import inspect_adapter
     from chatglm_backend.adapters.merge import open_merge
-    from chatglm_backend.service.adapters import named_path
+    from chatglm_backend.service.adapters import named_source
 
-    name, path = named_path(adapter)
-    return open_merge(inspect_adapter(path, name), source)
+    name, place = named_source(adapter)
+    return open_merge(inspect_adapter(find_adapter(place, progress=progress), name), source)
 
 
 def _tell_of_tokenizer(source: CheckpointFolder) -> None:

@@ -5,6 +5,7 @@ Imports no torch until one is added. Knows no page and no HTTP.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -26,16 +27,17 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def named_path(source: str) -> tuple[str, Path]:
-    """``name=path``, or a path whose folder's own name is the name.
+def named_source(source: str) -> tuple[str, str]:
+    """The name and the place in ``name=place``; the place, a folder or hub id, gives its own name where none is given.
 
-    A name is made of letters, digits, dots, dashes and underscores; what is none is a path.
+    A name is made of letters, digits, dots, dashes and underscores; what is none is a place.
     """
-    name, separator, path = source.partition("=")
+    name, separator, place = source.partition("=")
     if not separator or not _NAME.fullmatch(name):
-        name, path = "", source
-    folder = Path(path).expanduser()
-    return name or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-.") or "adapter", folder
+        name, place = "", source
+    folder = Path(place).expanduser()
+    own = folder.resolve().name if folder.is_dir() else folder.name.partition("@")[0]
+    return name or re.sub(r"[^A-Za-z0-9._-]+", "-", own).strip("-.") or "adapter", place
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,29 +54,34 @@ class BaseParts:
     own: Adapter | None = None
 
 
-def read_adapter(source: str, base: BaseParts) -> tuple[AdapterInfo, Adapter]:
-    """The fine-tune in a folder, ``path`` or ``name=path``. Raises an AdapterError or CheckpointError."""
+def read_adapter(source: str, base: BaseParts, env: Mapping[str, str] = os.environ) -> tuple[AdapterInfo, Adapter]:
+    """The fine-tune of ``place`` or ``name=place``, fetched where need be. Raises a ModelError."""
     import torch
 
+    from chatglm_backend.adapters.find import find_adapter
     from chatglm_backend.adapters.folder import inspect_adapter
     from chatglm_backend.adapters.load import load_adapter
 
-    name, path = named_path(source)
-    folder = inspect_adapter(path, name)
+    name, place = named_source(source)
     if base.own is not None:
-        raise AdapterError(reason=Sentence("adapter.on_prefix", path=path))
+        raise AdapterError(reason=Sentence("adapter.on_prefix", path=place))
+    folder = inspect_adapter(find_adapter(place, env=env), name)
     dtype = torch.float32 if base.exact else torch.float16
     adapter = load_adapter(folder, base.config, base=base.weights, dtype=dtype, kv_dtype=base.kv_dtype)
-    return AdapterInfo(
-        name, folder.kind, adapter.size, adapter.nbytes, folder.base, str(path), adapter.identity
-    ), adapter
+    return AdapterInfo(name, folder.kind, adapter.size, adapter.nbytes, folder.base, place, adapter.identity), adapter
 
 
 class Adapters:
     """Thread-safe. ``publish`` takes the adapters by name whenever they change."""
 
-    def __init__(self, base: BaseParts, publish: Callable[[Mapping[str, Adapter]], None]) -> None:
+    def __init__(
+        self,
+        base: BaseParts,
+        publish: Callable[[Mapping[str, Adapter]], None],
+        env: Mapping[str, str] = os.environ,
+    ) -> None:
         self._base = base
+        self._env = env
         self._publish = publish
         self._lock = threading.Lock()
         self._loaded: dict[str, tuple[AdapterInfo, Adapter]] = {}
@@ -85,12 +92,12 @@ class Adapters:
         return tuple(info for info, _ in list(self._loaded.values()))
 
     def add(self, source: str) -> AdapterInfo:
-        """Read a folder, check it against the base, and offer it. Raises an AdapterError or CheckpointError."""
-        name, path = named_path(source)
+        """Find a fine-tune, check it against the base, and offer it. Raises a ModelError."""
+        name, place = named_source(source)
         with self._lock:
             if name in self._loaded:
-                raise AdapterNameUsed(name=name, path=path)
-            info, adapter = read_adapter(source, self._base)
+                raise AdapterNameUsed(name=name, path=place)
+            info, adapter = read_adapter(source, self._base, self._env)
             self._loaded[name] = info, adapter
             self._tell()
         return info

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, LoadProgress, ModelInfo
 from chatglm_backend.errors import LoadCancelled
 from chatglm_backend.sentences import Sentence
-from chatglm_backend.service.adapters import Adapters, BaseParts
+from chatglm_backend.service.adapters import Adapters, BaseParts, named_source
 from chatglm_backend.service.kernels import ComparisonEngine, kernel_cache, other_kernels
 from chatglm_backend.service.layouts import map_weights
 from chatglm_backend.settings import AUTO, Settings
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from chatglm_backend.checkpoint.source import CheckpointFolder
     from chatglm_backend.engine.engine import Engine
     from chatglm_backend.engine.options import PreparedRequest
-    from chatglm_backend.int4.weights import Int4Weights
     from chatglm_backend.models.base import ChatModel
     from chatglm_backend.serving.ports import EnginePort
     from chatglm_backend.serving.worker import Worker
@@ -70,7 +69,7 @@ class OpenedModel:
     info: ModelInfo
     checkpoint: Checkpoint
     network: ChatModel
-    weights: Int4Weights
+    base: BaseParts
     others: Mapping[str, Callable[[], ChatModel]]
 
 
@@ -80,6 +79,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
     how.progress(LoadProgress("find"))
     import torch
 
+    from chatglm_backend.adapters.load import own_prefix
     from chatglm_backend.checkpoint.default import bundled_folder, default_model
     from chatglm_backend.checkpoint.prepare import Preparation, prepare
     from chatglm_backend.hardware import Wishes, plan_threads, read_machine
@@ -138,13 +138,24 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
         family_reason=found[0].why if found else None,
         other_kernels=tuple(others),
     )
-    return OpenedModel(info, checkpoint, network, weights, others)
+    kv_dtype, rows = network.new_cache(1).dtype, checkpoint.prefix
+    own = None if rows is None else own_prefix(rows, kv_dtype, checkpoint.tokenizer_folder)
+    base = BaseParts(checkpoint.config, weights, kv_dtype, choice.kernel.name == "exact", own)
+    return OpenedModel(info, checkpoint, network, base, others)
 
 
 def load_model(model: str | None, how: Loading) -> LoadedModel:
     """See :data:`Loader`."""
-    opened, settings = open_model(model, how), how.settings
-    from chatglm_backend.adapters.load import own_prefix
+    from chatglm_backend.adapters.find import find_adapter
+    from chatglm_backend.adapters.folder import inspect_adapter
+
+    settings = how.settings
+    # Those of the settings belong to the settings' model; another one begins without.
+    sources = settings.adapter if model == settings.model else ()
+    for source in sources:  # before minutes of converting
+        place = find_adapter(named_source(source)[1], progress=how.progress, cancel=how.cancel, env=how.env)
+        inspect_adapter(place)
+    opened = open_model(model, how)
     from chatglm_backend.checkpoint.prepare import matching_tokenizer
     from chatglm_backend.engine.engine import Engine
     from chatglm_backend.engine.options import EngineOptions
@@ -155,17 +166,13 @@ def load_model(model: str | None, how: Loading) -> LoadedModel:
     if settings.draft_tokens != AUTO:
         options = replace(options, draft_tokens=int(settings.draft_tokens))
     engine = Engine(opened.network, tokenizer, options)
-    kv_dtype, rows = opened.network.new_cache(1).dtype, checkpoint.prefix
-    own = None if rows is None else own_prefix(rows, kv_dtype, checkpoint.tokenizer_folder)
-    base = BaseParts(checkpoint.config, opened.weights, kv_dtype, info.kernel == "exact", own)
-    adapters = Adapters(base, lambda found: setattr(engine, "adapters", found))
+    adapters = Adapters(opened.base, lambda found: setattr(engine, "adapters", found), how.env)
     how.progress(LoadProgress("warm_up"))
     _warm_up(engine, how.cancel, checkpoint.name)
     engines: dict[str, EnginePort[PreparedRequest]] = {"": engine}
     for name, make in opened.others.items():
         engines[name] = ComparisonEngine(engine, tokenizer, make)
-    # Those of the settings belong to the settings' model; another one begins without.
-    for source in settings.adapter if settings.model in (None, model) else ():
+    for source in sources:
         adapters.add(source)
     worker = _start_worker(engines, settings, info.kv_bytes_per_token)
     return LoadedModel(replace(info, adapters=adapters.infos()), tokenizer, engine.encode, worker, adapters)

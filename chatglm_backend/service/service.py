@@ -34,6 +34,7 @@ from chatglm_backend.errors import (
     ShuttingDown,
 )
 from chatglm_backend.sentences import Sentence
+from chatglm_backend.service.adapters import named_source
 from chatglm_backend.service.loading import LoadedModel, Loader, Loading, Note, load_model
 from chatglm_backend.settings import Settings, with_cache
 
@@ -63,6 +64,7 @@ class Service:
         self._env: Mapping[str, str] = with_cache(self.settings, os.environ if env is None else env)
         self._loader: Loader = loader or load_model
         self._changed = threading.Condition()
+        self._model = self.settings.model
         self._status = ModelStatus(ModelState.NONE)
         self._loaded: LoadedModel | None = None
         self._cancel = CancelToken()
@@ -96,9 +98,10 @@ class Service:
             self._cancel.cancel()
             self._cancel = cancel = CancelToken()
             previous = self._thread
+            self._model = model or self.settings.model
             self._set(ModelStatus(ModelState.LOADING, progress=LoadProgress("find")))
             self._thread = threading.Thread(
-                target=self._run, args=(model or self.settings.model, cancel, previous), name="loading", daemon=True
+                target=self._run, args=(self._model, cancel, previous), name="loading", daemon=True
             )
             self._thread.start()
 
@@ -162,6 +165,14 @@ class Service:
             raise status.error if wait and isinstance(status.error, ChatGLMError) else ModelNotReady()
         loaded.worker.take(ticket)
         return ticket
+
+    def adapter_names(self) -> tuple[str, ...]:
+        """The fine-tunes beside the model; without one, those that the one being loaded will begin with."""
+        info = self.status().info
+        if info is not None:
+            return tuple(one.name for one in info.adapters)
+        beginning = self.settings.adapter if self._model == self.settings.model else ()
+        return tuple(named_source(source)[0] for source in beginning)
 
     def add_adapter(self, source: str) -> AdapterInfo:
         """Offer a fine-tune, ``path`` or ``name=path``, beside the model. Raises ModelNotReady, AdapterError."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from chatglm_backend.service.adapters import BaseParts, named_path, read_adapter
+from chatglm_backend.service.adapters import BaseParts, named_source, read_adapter
 from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.settings import AUTO, Settings
 
@@ -29,6 +29,7 @@ def verify_folder(
     """Return the report and the name of what multiplied. Raises a CheckpointError for unreadable folders."""
     import torch
 
+    from chatglm_backend.adapters.find import find_adapter
     from chatglm_backend.adapters.load import own_prefix
     from chatglm_backend.checkpoint.adapters import PREFIX_ROWS
     from chatglm_backend.checkpoint.plan import read_dense
@@ -53,7 +54,7 @@ def verify_folder(
     if settings.adapter:
         parts = BaseParts(source.config, base, kv_dtype, kernel in ("fp32", "exact"), adapter)
         adapter = read_adapter(settings.adapter[0], parts)[1]
-        folder = named_path(settings.adapter[0])[1]
+        folder = find_adapter(named_source(settings.adapter[0])[1])
     return verify_logits(folder, model, precision=precision, tolerance=tolerance, adapter=adapter), kernel
 
 

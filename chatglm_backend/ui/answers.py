@@ -17,7 +17,6 @@ from chatglm_backend.core import GenerationRequest
 from chatglm_backend.errors import ChatGLMError, EngineFailure, HistoryError
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import Service
-from chatglm_backend.service.adapters import named_path
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.records import Place
@@ -91,14 +90,16 @@ class PageAnswers:
     _answers: dict[str, PageAnswer] = field(default_factory=dict)
     _watches: dict[tuple[str, Page], Watch] = field(default_factory=dict)
 
-    def adapter(self, chosen: str | None) -> str:
-        """The fine-tune that a page's choice names; without one the first, also while its model is loading."""
-        if chosen is not None:
-            return "" if chosen == BASE else chosen
-        info = self.service.status().info
-        if info is not None:
-            return info.first_adapter
-        return named_path(self.settings.adapter[0])[0] if self.settings.adapter else ""
+    def adapter(self, chosen: str | None, *, lasting: bool = False) -> str:
+        """The fine-tune that a page's choice names; without one the first, also while its model is loading.
+
+        A choice made beside the model before gives way to that too, unless it is ``lasting``.
+        """
+        names = self.service.adapter_names()
+        gone = not lasting and self.service.status().info is None and chosen not in (BASE, *names)
+        if chosen is None or gone:
+            return names[0] if names else ""
+        return "" if chosen == BASE else chosen
 
     def open(self, page: Page, caller: Caller) -> Watch:
         """Begin an answer, and watch it; it replaces the one that the tab showed."""

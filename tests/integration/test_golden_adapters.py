@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -141,7 +142,7 @@ def whole_model(prefix: Path, target: Path) -> Path:
         shutil.copy(file, target)
     tensors = {one.name: one.rows() for one in open_file(inspect_adapter(prefix).file)}
     index = next(target.glob("*.index.json"))
-    file = target / f"prefix{Path(index.name.removesuffix('.index.json')).suffix}"
+    file = target / index.name.removesuffix(".index.json").replace(".", "-prefix.")
     torch.save(tensors, file) if file.suffix == ".bin" else save_file(tensors, file)
     found = json.loads(index.read_text())
     found["weight_map"] |= dict.fromkeys(tensors, file.name)
@@ -206,3 +207,18 @@ def test_what_cannot_be_merged_is_refused_by_name(tmp_path: Path) -> None:
     ):
         with pytest.raises(AdapterError, match=named):
             open_merge(inspect_adapter(folder), source)
+
+
+@pytest.mark.parametrize("prefix", [PREFIXES[0], PREFIXES[-1]], ids=lambda p: p.parent.name)
+def test_the_documented_way_to_take_a_prefix_out(prefix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code in both languages, run on a whole model of either format, leaves the prefix as it was."""
+    text = (GOLDEN.parents[1] / "docs" / "finetunes.md").read_text(encoding="utf-8")
+    (code,) = set(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    whole_model(prefix, tmp_path / "output" / "checkpoint-3000")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})  # noqa: S102
+    found, expected = (
+        {one.name: one.rows() for one in open_file(inspect_adapter(folder).file)}
+        for folder in (tmp_path / "my-prefix", prefix)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -12,6 +12,8 @@ from fastapi.testclient import TestClient
 from safetensors.torch import save_file
 
 from chatglm_backend.api import openai_router
+from chatglm_backend.checkpoint.manifest import read_manifest
+from chatglm_backend.cli.app import main
 from chatglm_backend.core import GenerationParams, GenerationRequest, TokenEvent
 from chatglm_backend.errors import AdapterError, AdapterMismatch, AdapterNameUsed, UnknownAdapter
 from chatglm_backend.service import Service
@@ -66,7 +68,7 @@ def test_fine_tunes_come_and_go_while_the_base_answers(folder: Path, tmp_path: P
     """
     out, hidden = qkv_shape(folder)
     lora = lora_folder(tmp_path / "lora", hidden=hidden, out=out)
-    settings = Settings(threads=1, cache=str(tmp_path / "cache"), adapter=(f"first={lora}",))
+    settings = Settings(threads=1, model=str(folder), cache=str(tmp_path / "cache"), adapter=(f"first={lora}",))
     service = Service(settings)
     service.load(str(folder))
     info = service.wait_ready(100)
@@ -81,6 +83,11 @@ def test_fine_tunes_come_and_go_while_the_base_answers(folder: Path, tmp_path: P
         service.add_adapter(f"first={lora}")
     with pytest.raises(AdapterMismatch):
         service.add_adapter(str(lora_folder(tmp_path / "wide", hidden=2 * hidden, out=out)))
+    merged = tmp_path / "merged"
+    assert (
+        main(["convert", "--model", str(folder), "--adapter", f"m={lora}", "--merge", "-o", str(merged), "--json"]) == 0
+    )
+    assert read_manifest(merged).merged == {"name": "m", "identity": added.identity}
     service.remove_adapter("first")
     with pytest.raises(UnknownAdapter):
         answer(service, "first")
@@ -93,7 +100,7 @@ def test_fine_tunes_come_and_go_while_the_base_answers(folder: Path, tmp_path: P
 def test_a_fine_tune_that_does_not_fit_keeps_the_model_from_loading(folder: Path, tmp_path: Path) -> None:
     """Whoever named it wants its answers, not the base's."""
     wrong = lora_folder(tmp_path / "wrong", hidden=32)
-    service = Service(Settings(threads=1, cache=str(tmp_path / "cache"), adapter=(str(wrong),)))
+    service = Service(Settings(threads=1, model=str(folder), cache=str(tmp_path / "cache"), adapter=(str(wrong),)))
     service.load(str(folder))
     with pytest.raises(AdapterMismatch):
         service.wait_ready(100)
@@ -133,7 +140,7 @@ def test_the_endpoint_lists_and_chooses_them(folder: Path, tmp_path: Path) -> No
     """``base`` and ``base:name``; a foreign model's name means what the server was started with."""
     out, hidden = qkv_shape(folder)
     lora = lora_folder(tmp_path / "lora", hidden=hidden, out=out)
-    settings = Settings(threads=1, cache=str(tmp_path / "cache"), adapter=(str(lora),))
+    settings = Settings(threads=1, model=str(folder), cache=str(tmp_path / "cache"), adapter=(str(lora),))
     service = Service(settings)
     service.load(str(folder))
     service.wait_ready(100)

@@ -27,6 +27,7 @@ from chatglm_backend.errors import (
 from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.weights import DenseWeights
+from chatglm_backend.service.adapters import named_source
 from tests.golden_folders import GOLDEN, golden_config
 
 LORA = GOLDEN / "chatglm3-6b-lora" / "lora-qkv"
@@ -215,3 +216,18 @@ def test_a_folder_without_a_fine_tune(tmp_path: Path) -> None:
     """It is said what would be one."""
     with pytest.raises(AdapterNotFound, match=r"adapter_config\.json"):
         inspect_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "place"),
+    [
+        ("owner/my-lora", "my-lora", "owner/my-lora"),
+        ("owner/my-lora@v1.0", "my-lora", "owner/my-lora@v1.0"),
+        ("polite=owner/my-lora", "polite", "owner/my-lora"),
+        (str(LORA), "lora-qkv", str(LORA)),
+        ("a b=c", "a-b-c", "a b=c"),
+    ],
+)
+def test_a_source_has_a_name_and_a_place(source: str, name: str, place: str) -> None:
+    """The name is given, or that of the folder or the hub's model."""
+    assert named_source(source) == (name, place)

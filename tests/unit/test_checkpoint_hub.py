@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
+from chatglm_backend.adapters.find import find_adapter
+from chatglm_backend.adapters.folder import inspect_adapter
 from chatglm_backend.checkpoint.cache import delete_cached, list_cache
 from chatglm_backend.checkpoint.download import download
 from chatglm_backend.checkpoint.hub import find_cached, hub_access
@@ -21,8 +23,13 @@ from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint
 from chatglm_backend.checkpoint.preflight import Room
 from chatglm_backend.checkpoint.prepare import Preparation, prepare
 from chatglm_backend.checkpoint.resolve import fetch, resolve
+from chatglm_backend.checkpoint.source import inspect_folder
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import (
+    AdapterError,
+    AdapterNotFound,
+    AdapterUnsupported,
+    CheckpointError,
     DownloadFailed,
     HubUnreachable,
     LoadCancelled,
@@ -33,6 +40,8 @@ from chatglm_backend.errors import (
     UnsupportedQuantization,
     UnusableVariable,
 )
+from chatglm_backend.sentences import Sentence
+from tests.golden_folders import GOLDEN
 from tests.tiny import build_checkpoint
 from tests.unit.checkpoint_helpers import COMMIT, FakeHub, quantize, serve
 
@@ -339,3 +348,55 @@ def test_converted_model_outlives_its_download(env: dict[str, str]) -> None:
     assert isinstance(again, LowBitCheckpoint)
     assert first.folder == again.folder
     assert [entry.kind for entry in list_cache(env)] == ["low-bit"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "asked"),
+    [("lora/lora-qkv", "someone/mine"), ("lora/lora-qkv", "someone/mine@v1"), ("ptuning/checkpoint-3000", "a/b@v1")],
+)
+def test_a_fine_tune_is_fetched_like_a_model(
+    folder: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Config and weights, once; as a model it is told what it is, with its base where that is on this machine."""
+    source = GOLDEN / f"chatglm3-6b-{folder}"
+    files = {path.name: path.read_bytes() for path in source.iterdir()}
+    files |= {"optimizer.pt": b"PK", "training_args.bin": b"PK", "README.md": b"#"}
+    model = asked.partition("@")[0]
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with serve(FakeHub(model, files)) as hub:
+        env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "CHATGLM_CACHE": str(tmp_path / "cache")}
+        with refused(AdapterError, "adapter.offline", name=asked):
+            find_adapter(asked, env=env | {"HF_HUB_OFFLINE": "1"})
+        assert hub.requests == []
+        found = find_adapter(asked, env=env)
+        assert inspect_adapter(found).kind == ("lora" if "lora" in folder else "prefix")
+        assert len(list(found.iterdir())) == 2
+        before = len(hub.requests)
+        assert find_adapter(asked, env=env) == find_adapter(str(found)) == found
+        assert before == len(hub.requests)
+        (entry,) = list_cache(env)
+        assert (entry.name, entry.complete) == (model, True)
+        revision = asked.partition("@")[2] or None
+        for here in (False, True):
+            with pytest.raises(CheckpointError) as caught:
+                inspect_folder(fetch(model, revision=revision, env=env))
+            reason = caught.value.fields["reason"]
+            assert isinstance(reason, Sentence)
+            assert reason.code == ("folder.adapter" if here else "folder.adapter_away")
+            assert (reason.fields["base"], reason.fields["adapter"]) == ("THUDM/chatglm3-6b", model)
+            (tmp_path / "hub" / "models--THUDM--chatglm3-6b" / "snapshots" / "x").mkdir(parents=True, exist_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "error"), [({"peft_type": "IA3"}, AdapterUnsupported), ({"pre_seq_len": None}, AdapterNotFound)]
+)
+def test_what_is_no_fine_tune_is_refused_before_its_weights_come(
+    config: dict[str, str], error: type[AdapterError], tmp_path: Path
+) -> None:
+    """Its config is read first."""
+    name = "adapter_config.json" if "peft_type" in config else "config.json"
+    files = {name: json.dumps(config).encode(), "adapter_model.bin": b"PK", "model.safetensors": bytes(100)}
+    with serve(FakeHub("a/b", files)) as hub:
+        with pytest.raises(error):
+            find_adapter("a/b", env={"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)})
+        assert hub.fetched() == [name]

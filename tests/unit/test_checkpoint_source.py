@@ -306,7 +306,8 @@ def test_p_tuning_that_is_not_whole_is_refused_by_name(tmp_path: Path, family: F
         make_plan(inspect_folder(folder))
     torch.save(prefix, weights, _use_new_zipfile_serialization=not old)
     base = f"THUDM/{family}-6b"
-    with refused(CheckpointError, "folder.prefix_alone", tensor=next(iter(prefix)), base=base, folder=folder):
+    what = Sentence("folder.kind_prefix", tensor=next(iter(prefix)))
+    with refused(CheckpointError, "folder.adapter_away", what=what, base=base, adapter=folder):
         make_plan(inspect_folder(folder))
     torch.save(whole, weights)
     change_config(folder, pre_seq_len=128)
@@ -319,7 +320,8 @@ def test_a_lora_adapter_is_told_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(
         '{"peft_type": "LORA", "base_model_name_or_path": "THUDM/chatglm2-6b"}'
     )
-    with refused(CheckpointError, "folder.adapter", kind="LORA", base="THUDM/chatglm2-6b", folder=tmp_path):
+    what = Sentence("folder.kind_adapter", kind="LORA")
+    with refused(CheckpointError, "folder.adapter_away", what=what, base="THUDM/chatglm2-6b", adapter=tmp_path):
         inspect_folder(tmp_path)
 
 

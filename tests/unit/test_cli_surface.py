@@ -85,6 +85,7 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["generate", "--model", "THUDM/chatglm2-6b"], 1, "HF_HUB_OFFLINE"),
     (["convert", "--model", "/no/such/folder", "--out", "x"], 1, "/no/such/folder"),
     (["convert", "--model", __file__, "--out", "x"], 1, "give the folder"),
+    (["convert", "--model", "/no/such/folder", "--out", "x", "--merge"], 2, "--adapter FOLDER"),
 ]
 
 

@@ -21,10 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_own_flags_are_taken_and_the_rest_handed_on() -> None:
     """Flags of both kinds may be mixed; the page's keep their order and spelling."""
     found = parse_options(
-        ["--model", "a b", "--profile", "server", "--threads=4", "--port=1", "--allocator", "tcmalloc"]
+        ["--model", "a b", "--profile", "server", "--threads=4", "--adapter", "x=y/z", "--allocator", "tcmalloc"]
     )
     assert found == LaunchOptions(
-        wishes=Wishes(profile="server", threads=4, allocator="tcmalloc"), page_args=("--model", "a b", "--port=1")
+        wishes=Wishes(profile="server", threads=4, allocator="tcmalloc"),
+        page_args=("--model", "a b", "--adapter", "x=y/z"),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -11,10 +12,11 @@ from typing import TypeVar
 
 import pytest
 
-from chatglm_backend.core import AdapterInfo, GenerationParams, Message
+from chatglm_backend.core import AdapterInfo, Completed, GenerationParams, GenerationRequest, Message
 from chatglm_backend.errors import AdapterEmpty
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.service import Service
+from chatglm_backend.service.loading import LoadedModel, Loading
 from chatglm_backend.serving.facts import accepted_facts
 from chatglm_backend.serving.metrics import Metrics
 from chatglm_backend.settings import Settings
@@ -68,8 +70,30 @@ def test_a_choice_becomes_a_name() -> None:
     """Nothing chosen is the first, which while a model is loading is the settings' first."""
     answers = PageAnswers(scripted_service(ScriptedModel(info=INFO)))
     assert [answers.adapter(chosen) for chosen in (None, BASE, "polite")] == ["adverts", "", "polite"]
-    early = PageAnswers(Service(loader=ScriptedModel(), env={}), Settings(adapter=("style=/tunes/x", "/tunes/y")))
-    assert early.adapter(None) == "style"
+
+
+def test_a_choice_while_a_model_is_loading() -> None:
+    """The settings' fine-tunes belong to the settings' model; what was beside the one before does not follow."""
+    settings = Settings(model="base", adapter=("style=/tunes/x", "/tunes/y"))
+    service = Service(settings, loader=ScriptedModel(), env={})
+    early = PageAnswers(service, settings)
+    assert [early.adapter(chosen) for chosen in (None, BASE, "y", "gone")] == ["style", "", "y", "style"]
+    hold = threading.Event()
+
+    def loader(model: str | None, how: Loading) -> LoadedModel:
+        assert hold.wait(30)
+        return ScriptedModel()(model, how)
+
+    service = Service(settings, loader=loader, env={})
+    service.load("another")
+    other = PageAnswers(service, settings)
+    assert [other.adapter(chosen) for chosen in (None, BASE, "style")] == ["", "", ""]
+    assert other.adapter("style", lasting=True) == "style"
+    request = GenerationRequest("1", prompt="What is AI?", adapter=other.adapter("style"))
+    ticket = service.submit(request, wait=True)
+    hold.set()
+    assert isinstance(list(ticket.events())[-1], Completed)
+    service.close()
 
 
 def test_both_sides_of_a_comparison_have_their_own() -> None:

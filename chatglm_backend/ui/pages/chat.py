@@ -157,7 +157,7 @@ class _Handlers:
             given, numbers = self._given(values)
             index, typed = event_about(event)
             text = as_typed(typed) if action == "edit" else given.box or ""
-            adapter = self._presenter.answers.adapter(given.adapter)
+            adapter = self._presenter.answers.adapter(given.adapter, lasting=True)
             form = ChatForm(partial(self._sampling.params, numbers), given.system or "", adapter)
             caller, asked = self._caller(request), self._presenter.asked(action, given.turns, index, text)
             views = self._presenter.answer(caller, given.place, given.turns, asked, form)
