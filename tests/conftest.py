@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import socket
@@ -25,13 +26,22 @@ def _version(name: str) -> str:
         return "absent"
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of compiled kernels for all tests: each would take seconds to make and to choose its own."""
+    return tmp_path_factory.mktemp("kernels")
+
+
 @pytest.fixture(autouse=True)
-def own_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test an empty cache and data folder, and none of the developer's settings."""
+def own_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, compiled: Path) -> None:
+    """Give each test a cache with nothing but kernels, an empty data folder, and none of the developer's settings."""
     for name in list(os.environ):
         if name.startswith("CHATGLM_") and name != "CHATGLM_TEST_TOKENIZERS":
             monkeypatch.delenv(name)
     home = tmp_path_factory.mktemp("home")
+    (home / "cache").mkdir()
+    with contextlib.suppress(OSError):  # Windows lets only some make links
+        (home / "cache" / "kernels").symlink_to(compiled, target_is_directory=True)
     monkeypatch.setenv("CHATGLM_CACHE", str(home / "cache"))
     monkeypatch.setenv("CHATGLM_DATA", str(home / "data"))
     monkeypatch.setenv("CHATGLM_CONFIG", str(home / "config.toml"))

@@ -176,22 +176,6 @@ def test_reused_keys_and_values_give_the_same_bits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_cancelling_leaves_caches_usable(name: str) -> None:
-    """A neighbour that is cancelled at any step of its life changes nothing for the other."""
-    ids = prompts_of(name)[0]
-    expected = tokens_of(engine_of(name).generate(ask(ids)))
-    for steps in range(8):
-        engine, cancel = engine_of(name), CancelToken()
-        engine.start(ask(ids, 1), cancel, 0.0)
-        other = engine.start(ask(ids, 2), CancelToken(), 0.0)
-        told = [result for _ in range(steps) for sequence, result in engine.step() if sequence is other]
-        cancel.cancel()
-        while not engine.idle:
-            told += [result for sequence, result in engine.step() if sequence is other]
-        assert tokens_of(told) == expected
-
-
-@pytest.mark.parametrize("name", FOLDERS)
 def test_rows_do_not_feel_their_neighbours(name: str) -> None:
     """In INT4 a row's logits are the same bits alone, in a batch of 16, and as one of 9 draft tokens."""
     model, ids = model_of(name, "auto"), prompts_of(name)[0]

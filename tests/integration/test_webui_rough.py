@@ -12,7 +12,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from webui_process import Running, running_page
+from webui_process import Running
 
 from chatglm_backend.access.server import ImpatientH11, allow_open_files
 
@@ -29,14 +29,6 @@ QUICK = settings(
     max_examples=6, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The page on a scripted model."""
-    folder = tmp_path_factory.mktemp("rough")
-    with running_page(folder, "--visitor-limit", "64", CHATGLM_DATA=str(folder)) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

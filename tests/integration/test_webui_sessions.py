@@ -8,20 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
-from webui_process import Running, running_page
+from webui_process import Running
 
 pytest.importorskip("gradio")
 HTML = {"accept": "text/html"}
 API = "/en/gradio_api"
 SESSION = "session-of-ann"
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The page on a scripted model, that logs every request."""
-    folder = tmp_path_factory.mktemp("page")
-    with running_page(folder, "--log-level", "info", "--no-history", CHATGLM_DATA=str(folder)) as running:
-        yield running
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ def test_counters_and_histograms_reach_prometheus() -> None:
             "requests_finished_total stop": 1,
             "tokens_total completion": 4,
             "tokens_total cached": 2,
+            "model_ready": 1,
             "running": 1,
             "waiting": 2,
             "kv_reserved_bytes": 64,
