@@ -215,7 +215,10 @@ class AdapterInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is loaded, in words and numbers that a page or a report can show."""
+    """What is loaded, in words and numbers that a page or a report can show.
+
+    ``prefix_rows`` of a P-Tuning prefix are inside the model itself.
+    """
 
     name: str
     family: str
@@ -231,6 +234,7 @@ class ModelInfo:
     family_reason: Sentence | None = None
     other_kernels: tuple[str, ...] = ()
     adapters: tuple[AdapterInfo, ...] = ()
+    prefix_rows: int = 0
 
     @property
     def first_adapter(self) -> str:

@@ -5,6 +5,7 @@ Recognised by their config and their tensors' names; the sentence says what the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -60,9 +61,18 @@ def refuse_lone_prefix(folder: Path, config: Mapping[str, object], tensors: Coll
         raise _refused(folder, Sentence("folder.kind_prefix", tensor=prefix[0]), config.get("_name_or_path"))
 
 
+def base_here(named: str, env: Mapping[str, str] = os.environ) -> str | None:
+    """The base that a config names, as ``--model`` takes it, where that is on this machine.
+
+    What it names is often a path of the machine that trained, whose last part tells which model it was.
+    """
+    names = (named, f"THUDM/{named.rstrip('/').rpartition('/')[2]}") if named else ()
+    return next((name for name in names if on_this_machine(name, env)), None)
+
+
 def _refused(folder: Path, what: Sentence, named: object) -> CheckpointError:
-    """With the command that works; the base that a config names is often a path of the machine that trained."""
+    """With the command that works."""
     base = str(named or "BASE")[:100]
-    here = next((one for one in (base, f"THUDM/{base.rstrip('/').rpartition('/')[2]}") if on_this_machine(one)), None)
+    here = base_here(base)
     fields = {"what": what, "base": here or base, "adapter": hub_name(folder) or folder}
     return CheckpointError(path=folder, reason=Sentence("folder.adapter" if here else "folder.adapter_away", **fields))

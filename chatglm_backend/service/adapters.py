@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatglm_backend.core import AdapterInfo
-from chatglm_backend.errors import AdapterError, AdapterNameUsed, UnknownAdapter
+from chatglm_backend.errors import AdapterError, AdapterMismatch, AdapterNameUsed, UnknownAdapter
 from chatglm_backend.sentences import Sentence
 
 if TYPE_CHECKING:
@@ -61,13 +61,20 @@ def read_adapter(source: str, base: BaseParts, env: Mapping[str, str] = os.envir
     from chatglm_backend.adapters.find import find_adapter
     from chatglm_backend.adapters.folder import inspect_adapter
     from chatglm_backend.adapters.load import load_adapter
+    from chatglm_backend.checkpoint.adapters import base_here
 
     name, place = named_source(source)
     if base.own is not None:
         raise AdapterError(reason=Sentence("adapter.on_prefix", path=place))
     folder = inspect_adapter(find_adapter(place, env=env), name)
     dtype = torch.float32 if base.exact else torch.float16
-    adapter = load_adapter(folder, base.config, base=base.weights, dtype=dtype, kv_dtype=base.kv_dtype)
+    try:
+        adapter = load_adapter(folder, base.config, base=base.weights, dtype=dtype, kv_dtype=base.kv_dtype)
+    except AdapterMismatch as error:
+        here = base_here(folder.base, env)
+        if here is None:
+            raise
+        raise AdapterError(reason=Sentence("adapter.base_here", problem=error, base=here)) from error
     return AdapterInfo(name, folder.kind, adapter.size, adapter.nbytes, folder.base, place, adapter.identity), adapter
 
 

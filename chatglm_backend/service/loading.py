@@ -123,6 +123,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
     weights = map_weights(checkpoint, choice.kernel, progress=how.progress, cancel=how.cancel, keep=keep)
     network = build_model(checkpoint.config, weights, kv_dtype=getattr(torch, settings.kv_dtype), ops=choice.ops)
     others = other_kernels(checkpoint, choice.kernel, network, getattr(torch, settings.kv_dtype))
+    rows = checkpoint.prefix
     info = ModelInfo(
         name=checkpoint.name,
         family=checkpoint.config.family,
@@ -137,8 +138,9 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
         is_demo=model == str(bundled_folder()),
         family_reason=found[0].why if found else None,
         other_kernels=tuple(others),
+        prefix_rows=0 if rows is None else rows.shape[2],
     )
-    kv_dtype, rows = network.new_cache(1).dtype, checkpoint.prefix
+    kv_dtype = network.new_cache(1).dtype
     own = None if rows is None else own_prefix(rows, kv_dtype, checkpoint.tokenizer_folder)
     base = BaseParts(checkpoint.config, weights, kv_dtype, choice.kernel.name == "exact", own)
     return OpenedModel(info, checkpoint, network, base, others)

@@ -96,8 +96,10 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
         ("why", texts.say(info.kernel_reason)),
         ("threads", str(info.threads)),
     ]
-    if info.adapters:
-        rows.append(("adapters", ", ".join(one.name for one in info.adapters)))
+    tunes = [texts("adapter.kind.prefix", size=info.prefix_rows)] if info.prefix_rows else []
+    tunes += [one.name for one in info.adapters]
+    if tunes:
+        rows.append(("adapters", ", ".join(tunes)))
     return terms(texts("model.facts"), [(texts(f"model.fact.{key}"), [value]) for key, value in rows])
 
 

@@ -21,7 +21,7 @@ from chatglm_backend.checkpoint.mapping import HeldTensors
 from chatglm_backend.checkpoint.source import inspect_folder
 from chatglm_backend.checkpoint.tensors import open_file
 from chatglm_backend.engine.verify import verify_logits
-from chatglm_backend.errors import AdapterError
+from chatglm_backend.errors import AdapterError, DamagedLowBit
 from chatglm_backend.int4.bigdl import quantize
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.weights import Int4Weights
@@ -33,6 +33,7 @@ from chatglm_backend.models.weights import DenseWeights
 from chatglm_backend.service.verifying import verify_folder
 from chatglm_backend.settings import Settings
 from tests.golden_folders import GOLDEN, dense_tensors, golden_cases, golden_config, packed_tensors
+from tests.unit.checkpoint_helpers import flip_byte
 
 BASES = ("chatglm-6b-ptuning", "chatglm2-6b-ptuning", "chatglm3-6b-ptuning", "chatglm-6b-lora", "chatglm3-6b-lora")
 ADAPTERS = sorted(file.parent for base in BASES for file in (GOLDEN / base).glob("*/expected.json"))
@@ -163,7 +164,10 @@ def test_a_whole_model_with_its_prefix_inside_is_the_base_with_the_prefix(prefix
     fast, again = (verify_folder(folder, "int4", Settings(threads=2))[0] for folder in (whole, target))
     assert fast.ok
     assert fast == again
-    assert open_low_bit(target).manifest.files["prefix.safetensors"].sha256
+    rows = next(target.glob("data-*/prefix.safetensors"))
+    flip_byte(rows)
+    with pytest.raises(DamagedLowBit, match=re.escape(rows.name)):
+        open_low_bit(target)
 
 
 @pytest.mark.parametrize("folder", LORAS, ids=lambda p: f"{p.parent.name}/{p.name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,20 @@ def test_a_fine_tune_that_does_not_fit_keeps_the_model_from_loading(folder: Path
     service.close()
 
 
+def test_the_base_that_a_fine_tune_names_is_offered_where_it_is(folder: Path, tmp_path: Path) -> None:
+    """By a path of the machine that trained too; it is not fetched for that."""
+    wrong = lora_folder(tmp_path / "wrong", hidden=32)
+    config = json.loads((wrong / "adapter_config.json").read_text()) | {"base_model_name_or_path": "/root/chatglm2-6b"}
+    (wrong / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "hub" / "models--THUDM--chatglm2-6b" / "snapshots" / "x").mkdir(parents=True)
+    settings = Settings(threads=1, cache=str(tmp_path / "cache"), model=str(folder), adapter=(str(wrong),))
+    service = Service(settings, env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub")})
+    service.load()
+    with pytest.raises(AdapterError, match=r"lora_A.*--model THUDM/chatglm2-6b"):
+        service.wait_ready(100)
+    service.close()
+
+
 def test_a_model_with_its_own_prefix_answers_with_it_and_takes_no_other(folder: Path, tmp_path: Path) -> None:
     """Also after it was converted; what is beside it would be trained on another base."""
     before, after = tiny.config_of("chatglm3"), json.loads((folder / "config.json").read_text()) | {"pre_seq_len": 5}
@@ -122,7 +137,8 @@ def test_a_model_with_its_own_prefix_answers_with_it_and_takes_no_other(folder: 
     for cache in ("first", "second", "second"):
         service = Service(Settings(threads=1, cache=str(tmp_path / cache), max_running=1))
         service.load(str(folder))
-        assert service.wait_ready(100).adapters == ()
+        info = service.wait_ready(100)
+        assert (info.adapters, info.prefix_rows) == ((), 5)
         answers.append(answer(service, ""))
         with pytest.raises(UnknownAdapter, match="Loaded: -"):
             answer(service, "other")

@@ -170,6 +170,7 @@ def test_the_model_page_lists_adds_and_removes(language: str) -> None:
     assert not presenter.add("style=/x", allowed=False).said
     assert not presenter.remove("polite", allowed=False).said
     assert "adverts, polite" in model_facts(texts, INFO)
+    assert texts("adapter.kind.prefix", size=16) in model_facts(texts, replace(scripted_info(), prefix_rows=16))
 
 
 def test_the_log_and_the_counters_name_the_fine_tune() -> None:
