@@ -238,7 +238,7 @@ def _owner(request: GenerationRequest, cache: KVCache) -> str:
 def _choose(sequence: Sequence, logits: Tensor, feed: tuple[int, ...] = ()) -> None:
     """Let a sequence choose, and drop the K/V of draft tokens that were wrong."""
     sequence.choose(logits, feed)
-    _shorten(sequence, len(sequence.evaluated_ids))
+    _shorten(sequence, len(sequence.prompt_ids) + max(0, len(sequence.generated) - 1))
 
 
 def _shorten(sequence: Sequence, length: int) -> None:

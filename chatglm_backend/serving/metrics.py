@@ -77,8 +77,6 @@ class MetricsSnapshot:
 class Metrics:
     """What the worker counts. ``refused`` and ``failed`` go by error code, ``finished`` by finish reason."""
 
-    _most_adapters = 64
-
     def __init__(self) -> None:
         self.accepted = 0
         self._adapters: Counter[str] = Counter()

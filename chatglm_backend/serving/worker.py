@@ -185,10 +185,11 @@ class Worker(Generic[P]):
         """Housekeeping, admission, one step."""
         for ticket in self._tickets():
             ticket.check_reader()
-        self._drop_cancelled()
-        while (job := self._next_job()) is not None:
-            self._start(job)
-        self._tell_positions()
+        if len(self._queue):  # hardly ever, and then only an end or a new request brings a change
+            self._drop_cancelled()
+            while (job := self._next_job()) is not None:
+                self._start(job)
+            self._tell_positions()
         for engine in {id(job.engine): job.engine for job in self._running.values()}.values():
             for handle, result in engine.step():
                 self._deliver(handle, result)

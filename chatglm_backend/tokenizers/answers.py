@@ -44,7 +44,7 @@ class AnswerDecoder(StreamingDecoder):
 
     def _restored(self, text: str, end: int) -> str:
         self._undecided = text[end:]
-        if self._full_width:
+        if self._full_width and not _FULL_WIDTH.keys().isdisjoint(text):
             # The character before and those held back are neighbours, too; the marks have one character each.
             around = _MARK.sub(lambda mark: _FULL_WIDTH[mark[0]], self._before + text)
             text = around[len(self._before) :]
@@ -53,10 +53,10 @@ class AnswerDecoder(StreamingDecoder):
 
     def _open_end(self, text: str) -> int:
         """How many characters at the end may still change."""
-        for length in range(min(len(_TRAINING_TIME) - 1, len(text)), 0, -1):
+        for length in range(min(len(_TRAINING_TIME) - 1, len(text)) if "[" in text else 0, 0, -1):
             if _TRAINING_TIME.startswith(text[-length:]):
                 return length
-        return 1 if self._full_width and text.endswith(tuple(_FULL_WIDTH)) and not self._after_han(text) else 0
+        return 1 if self._full_width and text[-1:] in _FULL_WIDTH and not self._after_han(text) else 0
 
     def _after_han(self, text: str) -> bool:
         return re.fullmatch(_HAN, (self._before + text)[-2:-1]) is not None
