@@ -124,7 +124,7 @@ def create_app(
     app.include_router(openai_router(service, settings))
     app.include_router(operations_router(service))
     app.include_router(history_router(history, catalogues))
-    app.add_middleware(SessionOwner, visitor=history.visitor_of)
+    app.add_middleware(SessionOwner, visitor=history.name_of)
     app.add_middleware(VisitorLayer, signer=history.signer)
     app.add_middleware(Guard, policy=policy, body_limits={"/history/import": MAX_IMPORT_BYTES})
     app.add_middleware(RequestLog)

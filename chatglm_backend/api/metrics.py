@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from functools import partial
+from itertools import accumulate
 from types import SimpleNamespace
 
 import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from chatglm_backend.serving.metrics import HistogramSnapshot, MetricsSnapshot
+from chatglm_backend.core import Usage
+from chatglm_backend.serving.metrics import Histogram, Metrics
 
 
-def exposition(snapshot: MetricsSnapshot | None, *, ready: bool) -> tuple[bytes, str]:
+def exposition(snapshot: Metrics | None, *, ready: bool) -> tuple[bytes, str]:
     """The page of metrics and its content type; without a worker only what is known without one."""
     return generate_latest(SimpleNamespace(collect=partial(_all, snapshot, ready=ready))), CONTENT_TYPE_LATEST
 
 
-def _all(snapshot: MetricsSnapshot | None, *, ready: bool) -> Iterator[Metric]:
+def _all(snapshot: Metrics | None, *, ready: bool) -> Iterator[Metric]:
     memory = psutil.Process().memory_info().rss
     yield GaugeMetricFamily("chatglm_model_ready", "1 when a model is ready", value=int(ready))
     yield GaugeMetricFamily("chatglm_resident_bytes", "Memory of this process", value=memory)
@@ -27,7 +30,7 @@ def _all(snapshot: MetricsSnapshot | None, *, ready: bool) -> Iterator[Metric]:
         yield from _times(snapshot)
 
 
-def _counts(now: MetricsSnapshot) -> Iterator[Metric]:
+def _counts(now: Metrics) -> Iterator[Metric]:
     yield GaugeMetricFamily("chatglm_running", "Answers being made", value=now.running)
     yield GaugeMetricFamily("chatglm_waiting", "Requests in the queue", value=now.waiting)
     yield GaugeMetricFamily("chatglm_kv_reserved_bytes", "KV memory promised to answers", value=now.kv_reserved_bytes)
@@ -36,17 +39,11 @@ def _counts(now: MetricsSnapshot) -> Iterator[Metric]:
     yield _by("chatglm_requests_refused", "Requests not taken", "reason", now.refused)
     yield _by("chatglm_requests_finished", "Answers that ended", "reason", now.finished)
     yield _by("chatglm_requests_failed", "Answers that failed", "reason", now.failed)
-    tokens = {
-        "prompt": now.prompt_tokens,
-        "cached": now.cached_tokens,
-        "completion": now.completion_tokens,
-        "draft": now.draft_tokens,
-        "accepted_draft": now.accepted_draft_tokens,
-    }
+    tokens = {one.name.removesuffix("_tokens"): now.tokens[one.name] for one in fields(Usage)}
     yield _by("chatglm_tokens", "Tokens read and made", "kind", tokens)
 
 
-def _times(now: MetricsSnapshot) -> Iterator[Metric]:
+def _times(now: Metrics) -> Iterator[Metric]:
     yield _histogram("chatglm_queue_wait_seconds", "Time in the queue", now.queue_wait_s)
     yield _histogram("chatglm_time_to_first_token_seconds", "From submission to the first token", now.ttft_s)
     yield _histogram("chatglm_inter_token_seconds", "Between two tokens of an answer", now.itl_s)
@@ -60,10 +57,6 @@ def _by(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
     return family
 
 
-def _histogram(name: str, text: str, values: HistogramSnapshot) -> Metric:
-    buckets: list[tuple[str, float]] = []
-    total = 0
-    for bound, count in zip((*map(str, values.bounds), "+Inf"), values.counts, strict=True):
-        total += count
-        buckets.append((bound, total))
+def _histogram(name: str, text: str, values: Histogram) -> Metric:
+    buckets = list(zip((*map(str, values.bounds), "+Inf"), accumulate(values.counts), strict=True))
     return HistogramMetricFamily(name, text, buckets=buckets, sum_value=values.sum)

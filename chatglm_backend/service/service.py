@@ -40,7 +40,7 @@ from chatglm_backend.settings import Settings, with_cache
 
 if TYPE_CHECKING:
     from chatglm_backend.service.adapters import Adapters
-    from chatglm_backend.serving.metrics import MetricsSnapshot
+    from chatglm_backend.serving.metrics import Metrics
     from chatglm_backend.serving.ticket import Ticket
     from chatglm_backend.tokenizers.base import EncodedPrompt
 
@@ -182,7 +182,7 @@ class Service:
         """Offer it no more. Raises ModelNotReady, UnknownAdapter."""
         return self._adapters().remove(name)
 
-    def metrics(self) -> MetricsSnapshot | None:
+    def metrics(self) -> Metrics | None:
         """The worker's counters; ``None`` without a model."""
         loaded = self._loaded
         return None if loaded is None else loaded.worker.metrics()

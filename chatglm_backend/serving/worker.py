@@ -26,7 +26,7 @@ from chatglm_backend.errors import EngineFailure, InvalidRequest, RequestError, 
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.serving.facts import accepted_facts, ended_facts
 from chatglm_backend.serving.fair_queue import FairQueue
-from chatglm_backend.serving.metrics import Metrics, MetricsSnapshot
+from chatglm_backend.serving.metrics import Metrics
 from chatglm_backend.serving.ports import EnginePort, P
 from chatglm_backend.serving.ticket import Ticket
 
@@ -121,7 +121,7 @@ class Worker(Generic[P]):
         _log.info("request accepted", extra={"facts": accepted_facts(request, prepared, self.options.log_prompts)})
         self._poke()
 
-    def metrics(self) -> MetricsSnapshot:
+    def metrics(self) -> Metrics:
         """Counters and histograms of this moment."""
         with self._wake:
             return self._metrics.snapshot(

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from chatglm_backend.core import FinishReason
 from chatglm_backend.errors import (
@@ -28,7 +27,7 @@ from chatglm_backend.store.folder import data_folder, visitor_key
 from chatglm_backend.store.records import Conversation, MessageState, Opened, Place
 from chatglm_backend.ui.conversation import Interrupted, Turns
 from chatglm_backend.ui.progress import Answer
-from chatglm_backend.ui.visitor import VisitorSigner, cookies_of
+from chatglm_backend.ui.visitor import VisitorSigner
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +85,6 @@ class History:
     def name_of(self, cookies: Mapping[str, str], address: str | None) -> str:
         """The name of whoever asks, also where nothing is kept; those without a cookie share their address's."""
         return self.signer().read(cookies) or f"page:{address or 'local'}"
-
-    def visitor_of(self, scope: Mapping[str, Any]) -> str:
-        """The same of a request."""
-        client = scope.get("client")
-        return self.name_of(cookies_of(scope), client[0] if client else None)
 
     @property
     def problem(self) -> HistoryError | None:

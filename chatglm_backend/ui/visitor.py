@@ -10,14 +10,11 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from http.cookies import CookieError, SimpleCookie
-from typing import Any
+from collections.abc import Callable, Mapping
 
-Scope = MutableMapping[str, Any]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _YEAR_S = 31_536_000
 _NAME = re.compile(r"[0-9a-f]{32}")
@@ -58,7 +55,7 @@ class VisitorLayer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         signer = self._signer() if _opens_a_page(scope) else None
-        if signer is None or signer.read(cookies_of(scope)) is not None:
+        if signer is None or signer.read(HTTPConnection(scope).cookies) is not None:
             await self._app(scope, receive, send)
             return
         secure = "; Secure" if scope.get("scheme") == "https" else ""
@@ -66,32 +63,17 @@ class VisitorLayer:
         path = str(scope.get("root_path", "")) or "/"
         line = f"{signer.cookie_name}={signer.issue()}; Path={path}; HttpOnly; SameSite=Lax{age}{secure}"
 
-        async def send_with_cookie(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start" and _is_page(message):
-                message = {**message, "headers": [*message.get("headers", ()), (b"set-cookie", line.encode())]}
+        async def send_with_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                headers = MutableHeaders(scope=message)
+                if headers.get("content-type", "").startswith("text/html"):
+                    headers.append("set-cookie", line)
             await send(message)
 
         await self._app(scope, receive, send_with_cookie)
 
 
-def cookies_of(scope: Mapping[str, Any]) -> dict[str, str]:
-    """The cookies of a request; none where they cannot be read."""
-    found: dict[str, str] = {}
-    for name, value in scope.get("headers", ()):
-        if name.lower() == b"cookie":
-            try:
-                found.update({key: morsel.value for key, morsel in SimpleCookie(value.decode("latin-1")).items()})
-            except CookieError:
-                continue
-    return found
-
-
-def _opens_a_page(scope: Mapping[str, Any]) -> bool:
-    if scope["type"] != "http" or scope["method"] != "GET":
-        return False
-    return any(name.lower() == b"accept" and b"text/html" in value for name, value in scope.get("headers", ()))
-
-
-def _is_page(start: Mapping[str, Any]) -> bool:
-    kinds = [value for name, value in start.get("headers", ()) if name.lower() == b"content-type"]
-    return start["status"] == 200 and any(kind.startswith(b"text/html") for kind in kinds)
+def _opens_a_page(scope: Scope) -> bool:
+    return (
+        scope["type"] == "http" and scope["method"] == "GET" and "text/html" in Headers(scope=scope).get("accept", "")
+    )

@@ -110,13 +110,13 @@ def test_every_open_route_that_takes_a_number_asks_whose_it_is(gradio_paths: lis
         """Nobody looks at the refusal."""
 
     async def ask(owner: SessionOwner, visitor: str, path: str) -> None:
-        scope = {"type": "http", "method": "GET", "headers": [], "visitor": visitor, "path": path}
+        scope = {"type": "http", "method": "GET", "headers": [], "client": (visitor, 1), "path": path}
         await owner(scope, None, drop)  # type: ignore[arg-type]
 
     numbered = {path for path in gradio_paths if re.search("session_hash|event_id", path) and not route_closed(path)}
     assert len(numbered) >= 3
     for path in numbered:
-        owner = SessionOwner(through, lambda scope: str(scope["visitor"]))
+        owner = SessionOwner(through, lambda _, address: str(address))
         asyncio.run(ask(owner, "ann", "/zh/gradio_api/heartbeat/x"))
         asyncio.run(ask(owner, "bob", "/zh" + re.sub(r"\{[^}]*\}", "x", path)))
     assert set(passed) == {"/zh/gradio_api/heartbeat/x"}

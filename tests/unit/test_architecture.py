@@ -46,7 +46,7 @@ FLOORS: dict[str, int] = {
     "demo_model": 0,
     "__main__": 12,
 }
-_WEB = r"api/|access/|webui\.py|ui/gradio_insides/|ui/\w+_routes\.py"  # in ui/: what a browser fetches by a link
+_WEB = r"api/|access/|webui\.py|ui/gradio_insides/|ui/\w+_routes\.py|ui/visitor\.py"  # in ui/: what is not Gradio's
 ALLOWED_THIRD_PARTY = {
     "gradio": r"ui/|webui\.py",
     "fastapi": _WEB,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,8 +80,7 @@ def test_histograms_count_by_upper_bound() -> None:
     histogram = Histogram((1.0, 2.0))
     for value in (0.5, 1.0, 1.5, 9.0):
         histogram.observe(value)
-    shown = histogram.snapshot()
-    assert (shown.counts, shown.count, shown.sum) == ((2, 1, 1), 4, 12.0)
+    assert (histogram.counts, histogram.count, histogram.sum) == ([2, 1, 1], 4, 12.0)
 
 
 def test_metrics_add_up_tokens_and_reasons() -> None:
@@ -88,6 +89,6 @@ def test_metrics_add_up_tokens_and_reasons() -> None:
     for reason in (FinishReason.STOP, FinishReason.LENGTH):
         metrics.completed(Completed(reason, Usage(10, 5, 4, 3, 2), Timing(queue_wait_s=1.0, ttft_s=2.0, total_s=5.0)))
     shown = metrics.snapshot(running=0, waiting=0, kv_reserved_bytes=0)
-    assert (shown.prompt_tokens, shown.cached_tokens, shown.completion_tokens) == (20, 8, 10)
+    assert shown.tokens == asdict(Usage(20, 10, 8, 6, 4))
     assert shown.finished == {"stop": 1, "length": 1}
     assert metrics.mean_running_s == 4.0

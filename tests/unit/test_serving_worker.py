@@ -425,5 +425,5 @@ def test_counters_follow_the_work(make: Any, engine: FakeEngine) -> None:
     worker = make()
     engine.reasons(*(worker.submit(ask(f"r{n}")) for n in range(3)))
     shown = worker.metrics()
-    assert (shown.accepted, shown.finished, shown.completion_tokens) == (3, {"length": 3}, 9)
+    assert (shown.accepted, shown.finished, shown.tokens["completion_tokens"]) == (3, {"length": 3}, 9)
     assert (shown.running, shown.waiting, shown.kv_reserved_bytes, shown.itl_s.count) == (0, 0, 0, 6)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from html import escape
-from typing import Any
 
-from chatglm_backend.ui.visitor import Send
-
-Message = MutableMapping[str, Any]
+from starlette.types import Message, Send
 
 # Whatever an answer contains, a picture's address included, the browser asks no other host for it.
 _POLICY = (

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 from urllib.parse import parse_qs
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chatglm_backend.sentences import LANGUAGES, Language, choose_language, load_texts
 from chatglm_backend.ui.gradio_insides.html import HtmlReply, polish_html
-from chatglm_backend.ui.visitor import ASGIApp, Receive, Scope, Send, cookies_of
 
 _COOKIE = "chatglm_language"
 
@@ -48,14 +49,15 @@ class LanguageRoot:
         await self._pages[language](scope, receive, send)
 
 
-def _language(scope: Mapping[str, Any], inner: str) -> tuple[Language, bool]:
+def _language(scope: Scope, inner: str) -> tuple[Language, bool]:
     """The language, and whether it was asked for by a link that changes it."""
     asked = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("lang", [""])[0]
     for language in LANGUAGES:
         if _under(inner, language) and asked not in LANGUAGES:
             return language, False
-    accepted = dict(scope.get("headers", ())).get(b"accept-language", b"").decode("latin-1")
-    return choose_language(asked or cookies_of(scope).get(_COOKIE), accepted), asked in LANGUAGES
+    connection = HTTPConnection(scope)
+    accepted = connection.headers.get("accept-language", "")
+    return choose_language(asked or connection.cookies.get(_COOKIE), accepted), asked in LANGUAGES
 
 
 def _under(path: str, language: Language) -> bool:

@@ -13,9 +13,9 @@ from chatglm_backend.ui.theme import page_script, page_styles, page_theme
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     from chatglm_backend.sentences import Language
-    from chatglm_backend.ui.visitor import ASGIApp
 
 
 def mount_pages(app: FastAPI, pages: Mapping[Language, gr.Blocks]) -> None:

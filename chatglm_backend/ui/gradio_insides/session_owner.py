@@ -9,20 +9,26 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
-from chatglm_backend.ui.visitor import ASGIApp, Receive, Scope, Send
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chatglm_backend.access.bodies import replay
 
 _ROUTE = re.compile(r"/gradio_api/+(?P<route>[^/]+)(?:/+(?P<rest>.*?))?/*$")
 _KEPT = 16_384
 
 
 class SessionOwner:
-    """ASGI middleware inside of the one that limits bodies. ``visitor`` names who sends a request."""
+    """ASGI middleware inside of the one that limits bodies. ``visitor`` names who asks, by cookies and address."""
 
-    def __init__(self, app: ASGIApp, visitor: Callable[[Scope], str], *, kept: int = _KEPT) -> None:
+    def __init__(
+        self, app: ASGIApp, visitor: Callable[[Mapping[str, str], str | None], str], *, kept: int = _KEPT
+    ) -> None:
         self._app = app
         self._visitor = visitor
         self._kept = kept
@@ -34,15 +40,16 @@ class SessionOwner:
         if found is None:
             await self._app(scope, receive, send)
             return
-        visitor, body = self._visitor(scope), b""
-        if scope["method"] == "POST":
-            body, receive = await _read(receive)
+        request, body = Request(scope, receive), b""
+        visitor = self._visitor(request.cookies, request.client.host if request.client else None)
+        if request.method == "POST":
+            body = await request.body()
+            receive = replay(body, receive)
         sessions, events = _numbers(scope, found, body)
         if not all(self._owns(visitor, one) for one in events) or not all(
             self._takes(visitor, one) for one in sessions
         ):
-            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
-            await send({"type": "http.response.body", "body": b""})
+            await Response(status_code=404)(scope, receive, send)
             return
         begins = scope["method"] == "POST" and found["route"] in ("queue", "call")
         await self._app(scope, receive, self._noting(visitor, send) if begins else send)
@@ -63,7 +70,7 @@ class SessionOwner:
         """Remember whose the event is that the reply names."""
         body = b""
 
-        async def noting(message: MutableMapping[str, Any]) -> None:
+        async def noting(message: Message) -> None:
             nonlocal body
             if message["type"] == "http.response.body":
                 body += message.get("body", b"")
@@ -98,24 +105,3 @@ def _parsed(body: bytes) -> Any:  # noqa: ANN401 - whatever somebody sends
 def _texts(sent: Any, name: str) -> list[str]:  # noqa: ANN401
     value = sent.get(name) if isinstance(sent, Mapping) else None
     return [value] if isinstance(value, str) else []
-
-
-async def _read(receive: Receive) -> tuple[bytes, Receive]:
-    """A request's whole body, and what gives it once more."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            return body, _again(message, receive)
-        body += message.get("body", b"")
-        more = bool(message.get("more_body"))
-    return body, _again({"type": "http.request", "body": body, "more_body": False}, receive)
-
-
-def _again(first: MutableMapping[str, Any], receive: Receive) -> Callable[[], Awaitable[MutableMapping[str, Any]]]:
-    waiting = [first]
-
-    async def receive_again() -> MutableMapping[str, Any]:
-        return waiting.pop() if waiting else await receive()
-
-    return receive_again
