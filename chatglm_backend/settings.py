@@ -162,6 +162,11 @@ class Settings:
         """Return the generation parameters: as set, but for ``changes``. Raises :class:`InvalidRequest`."""
         return GenerationParams(**{**{name: getattr(self, name) for name in sampling_fields()}, **changes})
 
+    def fixed(self, name: str) -> Any:  # noqa: ANN401
+        """A setting's value, ``None`` where it leaves the choice to the program."""
+        value = getattr(self, name)
+        return None if value == AUTO else value
+
     def answer_tokens(self, usual: int) -> int:
         """Most tokens of an answer as set, or ``usual`` where the setting has its default."""
         chosen = self.max_new_tokens

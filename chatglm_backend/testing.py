@@ -25,17 +25,17 @@ from chatglm_backend.core import (
     ModelInfo,
     PrefillProgress,
     Queued,
-    Timing,
     TokenEvent,
     Usage,
     monotonic_clock,
 )
+from chatglm_backend.engine.timing import RequestTimer
 from chatglm_backend.errors import EngineFailure, LoadCancelled, RequestError
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import LoadedModel, Service
 from chatglm_backend.service.loading import Loading
 from chatglm_backend.serving.worker import Worker, WorkerOptions
-from chatglm_backend.settings import AUTO, Settings
+from chatglm_backend.settings import Settings
 from chatglm_backend.tokenizers.base import EncodedPrompt
 
 _TICK_S = 0.01
@@ -173,17 +173,11 @@ class ScriptedModel:
             how.progress(LoadProgress(stage, total * (step + 1) // steps, total))
         if self.load_error is not None:
             raise self.load_error
-        options = WorkerOptions(
-            max_running=16 if settings.max_running == AUTO else int(settings.max_running),
-            queue_limit=settings.queue_limit,
-            visitor_limit=settings.visitor_limit,
-            log_prompts=settings.log_prompts,
-        )
         engines: dict[str, Any] = {
             kernel: SimpleNamespace(prepare=partial(self.prepare, kernel=kernel), start=self.start, step=self.step)
             for kernel in ("", *self.info.other_kernels)
         }
-        worker = Worker(engines, options)
+        worker = Worker(engines, WorkerOptions.of(settings, settings.fixed("max_running") or 16))
         return LoadedModel(self.info, cast("Any", None), self.encode, cast("Any", worker))
 
     def encode(self, request: GenerationRequest) -> EncodedPrompt:
@@ -242,36 +236,28 @@ def scripted_service(model: ScriptedModel | None = None, settings: Settings | No
 
 def _play(answer: ScriptedAnswer, start: float) -> Iterator[float | Event | RequestError]:
     """Events, and the pauses between them in seconds."""
-    script = answer.script
+    script, timer = answer.script, RequestTimer(monotonic_clock, start)
     for position in script.queue:
         yield Queued(position, position * 2.0)
         yield script.delay_s
-    queued_until = monotonic_clock()
+    timer.work_begins()
     for unit in range(1, script.prefill_units + 1):
         if not answer.cancelled:
             yield script.delay_s
             yield PrefillProgress(script.prompt_tokens * unit // script.prefill_units, script.prompt_tokens)
-    times = [monotonic_clock()]
+    timer.prompt_read()
     limit = answer.request.params.max_new_tokens
     for piece in script.pieces[:limit]:
         yield script.delay_s
         if answer.cancelled or answer.made == script.fail_after:
             break
         answer.made += 1
-        times.append(monotonic_clock())
+        timer.token()
         yield TokenEvent(answer.made - 1, 99 + answer.made, piece)
     if script.fail_after is not None and not answer.cancelled:
         yield EngineFailure(reason="scripted")
         return
     reason = FinishReason.LENGTH if answer.made < len(script.pieces) else FinishReason.STOP
-    first, last, prefill = times[:2][-1], times[-1], max(times[:2][-1] - queued_until, 1e-6)
-    timing = Timing(
-        queue_wait_s=queued_until - start,
-        ttft_s=first - start,
-        prefill_s=prefill,
-        prefill_tok_s=script.prompt_tokens / prefill,
-        decode_tok_s=(answer.made - 1) / (last - first) if last > first else None,
-        total_s=monotonic_clock() - start,
-    )
+    timing = timer.finish(evaluated_prompt_tokens=script.prompt_tokens)
     usage = Usage(script.prompt_tokens, answer.made)
     yield Completed(answer.cancel.reason if answer.cancelled else reason, usage, timing)

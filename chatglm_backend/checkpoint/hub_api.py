@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from urllib.parse import quote
 
 import httpx
@@ -72,9 +71,7 @@ class HubApi:
     def __enter__(self) -> HubApi:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
     def model(self, model_id: str, revision: str | None, wanted: Wanted) -> RemoteModel | None:

@@ -15,7 +15,7 @@ from chatglm_backend.cli.output import guarded, note, say
 from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.sentences import Sentence
-from chatglm_backend.settings import AUTO, Settings, with_cache
+from chatglm_backend.settings import Settings, with_cache
 
 if TYPE_CHECKING:
     from chatglm_backend.benchmark.report import BenchmarkReport
@@ -103,8 +103,7 @@ def _check_places(*files: Path | None) -> None:
 def _threads(settings: Settings) -> int:
     from chatglm_backend.hardware import Wishes, plan_threads, read_machine
 
-    wishes = Wishes(threads=None if settings.threads == AUTO else int(settings.threads))
-    return plan_threads(read_machine(), wishes, os.environ).threads
+    return plan_threads(read_machine(), Wishes(threads=settings.fixed("threads")), os.environ).threads
 
 
 def _open(synthetic: str | None, settings: Settings, threads: int) -> Bench:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional, cast
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -13,14 +13,13 @@ from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.core import monotonic_clock
 from chatglm_backend.errors import CheckpointError, ConfigError
 from chatglm_backend.sentences import Sentence
-from chatglm_backend.settings import AUTO, Settings
+from chatglm_backend.settings import Settings
 from chatglm_backend.units import seconds, size
 
 if TYPE_CHECKING:
     from chatglm_backend.adapters.merge import LoraMerge
     from chatglm_backend.checkpoint.progress import Progress
     from chatglm_backend.checkpoint.source import CheckpointFolder
-    from chatglm_backend.tokenizers.base import Family as FamilyName
 
 
 @guarded
@@ -59,7 +58,7 @@ def convert_command(
         source = resolve(
             settings.model,
             allow_download=True,
-            family=None if settings.family == AUTO else cast("FamilyName", settings.family),
+            family=settings.fixed("family"),
             revision=settings.revision,
             progress=bar,
         )
@@ -67,9 +66,9 @@ def convert_command(
         if source.assumed:
             note(Sentence("note.found", name=source.name, reason=source.reason))
         _tell_of_tokenizer(source)
-        count = None if settings.threads == AUTO else int(settings.threads)
+        how = ConvertOptions(threads=settings.fixed("threads"))
         change = _open_merge(adapter, source, bar) if adapter else None
-        target = convert(source, expanded(out), merge=change, progress=bar, options=ConvertOptions(threads=count))
+        target = convert(source, expanded(out), merge=change, progress=bar, options=how)
     took = monotonic_clock() - began
     manifest = read_manifest(target)
     if json_output:

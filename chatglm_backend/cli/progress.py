@@ -6,7 +6,6 @@ On a terminal it is redrawn in place; in a log or pipe, a plain line tells of wh
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 
 from chatglm_backend.cli.output import note
 from chatglm_backend.core import Clock, LoadProgress, monotonic_clock
@@ -32,9 +31,7 @@ class LoadBar:
     def __enter__(self) -> LoadBar:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.clear()
 
     def __call__(self, progress: LoadProgress) -> None:

@@ -13,7 +13,7 @@ from chatglm_backend.cli import options
 from chatglm_backend.cli.output import emit_json, guarded, note, say
 from chatglm_backend.errors import ConfigError, ModelNotFound
 from chatglm_backend.sentences import Sentence
-from chatglm_backend.settings import AUTO, Settings
+from chatglm_backend.settings import Settings
 
 if TYPE_CHECKING:
     from chatglm_backend.engine.verify import Precision
@@ -67,7 +67,7 @@ def verify(
             raise ModelNotFound(path=tokenizer)
         if not cases.is_file():
             raise ConfigError(name="cases", value=cases, reason=Sentence("file.absent"))
-        return _verify_tokenizer(tokenizer, cases, _family(settings), json_output=json_output)
+        return _verify_tokenizer(tokenizer, cases, settings.fixed("family"), json_output=json_output)
     if precision not in ("fp32", "int4"):
         raise ConfigError(name="precision", value=precision, reason=Sentence("use.precision"))
     return _verify_logits(
@@ -123,10 +123,6 @@ def _verify_logits(
     found = _figure(report.max_rel_error)
     say(f"{kernel}: largest relative error {found}, tolerance {report.tolerance:g}: {_word(report.ok)}")
     return 0 if report.ok else 1
-
-
-def _family(settings: Settings) -> Family | None:
-    return None if settings.family == AUTO else cast("Family", settings.family)
 
 
 def _figure(value: float | None) -> str:

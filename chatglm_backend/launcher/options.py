@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from chatglm_backend.errors import ConfigError
-from chatglm_backend.hardware import Allocator, Profile, Wishes
+from chatglm_backend.hardware import Wishes
 from chatglm_backend.sentences import Sentence
 
 Action = Literal["start", "help", "print-env", "dry-run", "setup-only"]
 
-FLAGS: dict[str, tuple[str, ...]] = {
-    "--profile": ("server", "client"),
-    "--threads": (),
-    "--allocator": ("none", "tcmalloc", "jemalloc"),
-    "--shell": ("sh", "powershell"),
-}
-"""Flags with a value, and the values allowed (none listed: a number)."""
-
-_ACTIONS: dict[str, Action] = {
-    "-h": "help",
-    "--help": "help",
-    "--print-env": "print-env",
-    "--dry-run": "dry-run",
-    "--setup-only": "setup-only",
-}
 # Of several, the one that does least wins, whatever their order.
 _LEAST_FIRST: tuple[Action, ...] = ("help", "dry-run", "print-env", "setup-only", "start")
 
@@ -68,45 +54,44 @@ class LaunchOptions:
 
 def parse_options(argv: Sequence[str]) -> LaunchOptions:
     """Read the flags wherever they stand; ``--`` ends the launcher's own. Raises ``ConfigError``."""
-    options, wishes = LaunchOptions(), Wishes()
-    page: list[str] = []
-    waiting = list(argv)
-    while waiting:
-        word = waiting.pop(0)
-        name, equals, value = word.partition("=")
-        if word == "--":
-            page += waiting
-            break
-        if name in FLAGS:
-            if not equals:
-                value = waiting.pop(0) if waiting else ""
-            options, wishes = _with_value(options, wishes, name, value)
-        elif word in _ACTIONS:
-            action = min(options.action, _ACTIONS[word], key=_LEAST_FIRST.index)
-            options = replace(options, action=action)
-        elif word == "--dev":
-            options = replace(options, dev=True)
-        elif word == "--intel-openmp":
-            wishes = replace(wishes, intel_openmp=True)
-        else:
-            page.append(word)
-    return replace(options, wishes=wishes, page_args=tuple(page))
+    end = argv.index("--") if "--" in argv else len(argv)
+    own = ["--help" if word == "-h" else word for word in argv[:end]]
+    found, page = _parser().parse_known_args(own)
+    action = min(found.actions, key=_LEAST_FIRST.index)
+    wishes = Wishes(found.profile, found.threads, found.allocator, found.intel_openmp)
+    return LaunchOptions(action, wishes, found.dev, found.shell, (*page, *argv[end + 1 :]))
 
 
-def _with_value(options: LaunchOptions, wishes: Wishes, name: str, value: str) -> tuple[LaunchOptions, Wishes]:
-    allowed = FLAGS[name]
-    if allowed and value not in allowed:
-        raise ConfigError(
-            name=name,
-            value=value or Sentence("value.empty"),
-            reason=Sentence("use.choices", names=", ".join(allowed[:-1]), last=allowed[-1]),
-        )
-    if name == "--threads":
-        if not value.isdecimal() or len(value) > 9:
-            raise ConfigError(name=name, value=value or Sentence("value.empty"), reason=Sentence("use.whole_number"))
-        return options, replace(wishes, threads=int(value))
-    if name == "--profile":
-        return options, replace(wishes, profile=cast("Profile", value))
-    if name == "--allocator":
-        return options, replace(wishes, allocator=cast("Allocator", value))
-    return replace(options, shell=cast("Literal['sh', 'powershell']", value)), wishes
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for action in _LEAST_FIRST[:-1]:
+        parser.add_argument(f"--{action}", dest="actions", action="append_const", const=action, default=["start"])
+    for switch in ("--dev", "--intel-openmp"):
+        parser.add_argument(switch, action="store_true")
+    for name, default, allowed in (
+        ("--profile", None, ("server", "client")),
+        ("--allocator", "none", ("none", "tcmalloc", "jemalloc")),
+        ("--shell", "sh", ("sh", "powershell")),
+    ):
+        parser.add_argument(name, nargs="?", const="", default=default, type=_one_of(name, allowed))
+    parser.add_argument("--threads", nargs="?", const="", type=_whole_number)
+    return parser
+
+
+def _one_of(name: str, allowed: Sequence[str]) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in allowed:
+            raise _wrong(name, value, Sentence("use.choices", names=", ".join(allowed[:-1]), last=allowed[-1]))
+        return value
+
+    return check
+
+
+def _whole_number(value: str) -> int:
+    if not value.isdecimal() or len(value) > 9:
+        raise _wrong("--threads", value, Sentence("use.whole_number"))
+    return int(value)
+
+
+def _wrong(name: str, value: str, reason: Sentence) -> ConfigError:
+    return ConfigError(name=name, value=value or Sentence("value.empty"), reason=reason)

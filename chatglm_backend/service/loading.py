@@ -17,7 +17,7 @@ from chatglm_backend.sentences import Sentence
 from chatglm_backend.service.adapters import Adapters, BaseParts, named_source
 from chatglm_backend.service.kernels import ComparisonEngine, kernel_cache, other_kernels
 from chatglm_backend.service.layouts import map_weights
-from chatglm_backend.settings import AUTO, Settings
+from chatglm_backend.settings import Settings
 
 if TYPE_CHECKING:
     from chatglm_backend.checkpoint.lowbit import Checkpoint
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from chatglm_backend.models.base import ChatModel
     from chatglm_backend.serving.ports import EnginePort
     from chatglm_backend.serving.worker import Worker
-    from chatglm_backend.tokenizers.base import EncodedPrompt, Family, Tokenizer
+    from chatglm_backend.tokenizers.base import EncodedPrompt, Tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -94,8 +94,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
         model = default.model
         if default.notice:
             how.note(default.notice)
-    wishes = Wishes(threads=None if settings.threads == AUTO else int(settings.threads))
-    plan = plan_threads(read_machine(), wishes, env)
+    plan = plan_threads(read_machine(), Wishes(threads=settings.fixed("threads")), env)
     found: list[CheckpointFolder] = []
     torch.set_num_threads(plan.threads)
     checkpoint = prepare(
@@ -109,7 +108,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
             env=env,
         ),
         allow_download=named,
-        family=None if settings.family == AUTO else cast("Family", settings.family),
+        family=settings.fixed("family"),
         revision=settings.revision,
     )
     how.progress(LoadProgress("map"))
@@ -165,8 +164,8 @@ def load_model(model: str | None, how: Loading) -> LoadedModel:
     info, checkpoint = opened.info, opened.checkpoint
     tokenizer = matching_tokenizer(checkpoint.tokenizer_folder, checkpoint.config)
     options = EngineOptions(prefix_cache_bytes=settings.prefix_cache_mb * 1_000_000)
-    if settings.draft_tokens != AUTO:
-        options = replace(options, draft_tokens=int(settings.draft_tokens))
+    if settings.fixed("draft_tokens") is not None:
+        options = replace(options, draft_tokens=settings.fixed("draft_tokens"))
     engine = Engine(opened.network, tokenizer, options)
     adapters = Adapters(opened.base, lambda found: setattr(engine, "adapters", found), how.env)
     how.progress(LoadProgress("warm_up"))
@@ -187,16 +186,8 @@ def _start_worker(
     from chatglm_backend.serving.admission import plan_admission
     from chatglm_backend.serving.worker import Worker, WorkerOptions
 
-    wanted = None if settings.max_running == AUTO else int(settings.max_running)
-    admission = plan_admission(available_memory(), bytes_per_token, max_running=wanted)
-    options = WorkerOptions(
-        max_running=admission.max_running,
-        kv_budget_bytes=admission.kv_budget_bytes,
-        queue_limit=settings.queue_limit,
-        visitor_limit=settings.visitor_limit,
-        log_prompts=settings.log_prompts,
-    )
-    return Worker(engines, options)
+    admission = plan_admission(available_memory(), bytes_per_token, max_running=settings.fixed("max_running"))
+    return Worker(engines, WorkerOptions.of(settings, admission.max_running, admission.kv_budget_bytes))
 
 
 def _warm_up(engine: Engine, cancel: CancelToken, name: str) -> None:

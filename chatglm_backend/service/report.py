@@ -18,7 +18,7 @@ import platformdirs
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.sentences import Sentence, plain
 from chatglm_backend.service.kernels import kernel_cache
-from chatglm_backend.settings import AUTO, Settings, config_file, with_cache
+from chatglm_backend.settings import Settings, config_file, with_cache
 
 if TYPE_CHECKING:
     from chatglm_backend.int4.kernel import KernelName
@@ -65,8 +65,7 @@ def look_at_everything(settings: Settings) -> Findings:
 def _look_at_hardware(found: Findings, settings: Settings) -> None:
     from chatglm_backend.hardware import Wishes, report
 
-    wanted = None if settings.threads == AUTO else int(settings.threads)
-    machine = report(os.environ, Wishes(threads=wanted))
+    machine = report(os.environ, Wishes(threads=settings.fixed("threads")))
     found.hardware = machine.to_json()
     found.fixes += machine.hints
 
@@ -127,10 +126,14 @@ def _look_for(found: Findings, settings: Settings) -> None:
     """Whether the model that the settings name is here and can be used."""
     from chatglm_backend.checkpoint.resolve import resolve
 
-    family = None if settings.family == AUTO else cast("Family", settings.family)
-    env = with_cache(settings, os.environ)
     try:
-        place = resolve(str(settings.model), allow_download=False, family=family, revision=settings.revision, env=env)
+        place = resolve(
+            str(settings.model),
+            allow_download=False,
+            family=settings.fixed("family"),
+            revision=settings.revision,
+            env=with_cache(settings, os.environ),
+        )
     except ChatGLMError as error:
         found.fixes.append(error)
     else:

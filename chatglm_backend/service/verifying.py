@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from chatglm_backend.service.adapters import BaseParts, named_source, read_adapter
 from chatglm_backend.service.kernels import kernel_cache
-from chatglm_backend.settings import AUTO, Settings
+from chatglm_backend.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from chatglm_backend.engine.verify import Precision, VerifyReport
     from chatglm_backend.int4.kernel import KernelName
     from chatglm_backend.models.base import ChatModel
-    from chatglm_backend.models.config import Family
 
 
 def verify_folder(
@@ -38,10 +37,8 @@ def verify_folder(
     from chatglm_backend.models.base import build_model
     from chatglm_backend.models.weights import DenseWeights
 
-    if settings.threads != AUTO:
-        torch.set_num_threads(int(settings.threads))
-    family = None if settings.family == AUTO else cast("Family", settings.family)
-    source = inspect_folder(folder, family=family)
+    torch.set_num_threads(settings.fixed("threads") or torch.get_num_threads())
+    source = inspect_folder(folder, family=settings.fixed("family"))
     if precision == "fp32":
         dense = read_dense(source)
         base: AdaptableWeights = DenseWeights(dense)

@@ -29,6 +29,7 @@ from chatglm_backend.serving.fair_queue import FairQueue
 from chatglm_backend.serving.metrics import Metrics
 from chatglm_backend.serving.ports import EnginePort, P
 from chatglm_backend.serving.ticket import Ticket
+from chatglm_backend.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,12 @@ class WorkerOptions:
     queue_limit: int = 64
     visitor_limit: int = 4
     log_prompts: bool = False
+
+    @staticmethod
+    def of(settings: Settings, max_running: int, kv_budget_bytes: int | None = None) -> WorkerOptions:
+        """As set, but for what follows from memory."""
+        limits = settings.queue_limit, settings.visitor_limit
+        return WorkerOptions(max_running, kv_budget_bytes, *limits, settings.log_prompts)
 
 
 @dataclass(eq=False, slots=True)
