@@ -170,13 +170,17 @@ def test_second_conversion_does_nothing(source: CheckpointFolder, target: Path) 
 
 
 def test_changed_source_is_converted_again(source: CheckpointFolder, target: Path) -> None:
-    """A source that changed replaces the old generation, which is removed."""
+    """The old generation goes, and so does what a killed conversion left; a note of the user's own stays."""
     before = generations(target)
+    (target / "README.md").write_text("mine")
+    (target / "data-deadbeef").mkdir()
+    (target / "data-deadbeef" / "weights-00001.safetensors").write_bytes(b"half")
+    (target / "manifest.json.123.tmp").write_text("{")
     build_checkpoint(source.path, "chatglm2", seed=9)
-    convert(inspect_folder(source.path), target, quantize=quantize)
-    after = generations(target)
-    assert len(after) == 1
-    assert before != after
+    convert(inspect_folder(source.path), target, quantize=quantize, options=SMALL)
+    assert generations(target) == [read_manifest(target).data] != before
+    assert list(target.glob("*.tmp")) == []
+    assert (target / "README.md").read_text() == "mine"
 
 
 def test_open_tensors_survive_a_new_generation(source: CheckpointFolder, target: Path) -> None:
@@ -210,11 +214,14 @@ def test_cancelling_keeps_the_old_state(source: CheckpointFolder, target: Path, 
     open_low_bit(target, full_check=True)
 
 
-def test_full_disk_before(source: CheckpointFolder, tmp_path: Path) -> None:
-    """Too little free disk is said before anything is written, with the numbers."""
-    options = ConvertOptions(room=Room(disk=lambda _: 5_000_000))
-    with pytest.raises(NotEnoughDisk, match=r"has 0\.01 GB free, but 0\.02 GB are needed"):
-        convert(source, tmp_path / "out", quantize=quantize, options=options)
+def test_too_little_room(source: CheckpointFolder, tmp_path: Path) -> None:
+    """Too little free disk or memory is said before anything is written, with the numbers."""
+    for room, error, words in (
+        (Room(disk=lambda _: 5_000_000), NotEnoughDisk, r"has 0\.01 GB free, but 0\.02 GB are needed"),
+        (Room(memory=lambda: 1 << 20), NotEnoughMemory, "GB"),
+    ):
+        with pytest.raises(error, match=words):
+            convert(source, tmp_path / "out", quantize=quantize, options=ConvertOptions(room=room))
     assert generations(tmp_path / "out") == []
 
 
@@ -239,12 +246,6 @@ def test_full_disk_on_the_way(source: CheckpointFolder, tmp_path: Path) -> None:
     assert generations(tmp_path / "out") == []
     assert not (tmp_path / "out" / MANIFEST).exists()
     open_low_bit(convert(source, tmp_path / "out", quantize=quantize), full_check=True)
-
-
-def test_little_memory(source: CheckpointFolder, tmp_path: Path) -> None:
-    """Too little memory is said before conversion."""
-    with pytest.raises(NotEnoughMemory):
-        convert(source, tmp_path / "out", quantize=quantize, options=ConvertOptions(room=Room(memory=lambda: 1 << 20)))
 
 
 def test_not_onto_the_source(source: CheckpointFolder) -> None:
@@ -312,16 +313,6 @@ def test_damaged_folder_is_rebuilt_while_its_source_is_there(source: CheckpointF
         prepare(str(target), Preparation(quantize=quantize))
 
 
-def test_leftovers_are_cleaned(source: CheckpointFolder, target: Path) -> None:
-    """What a killed conversion left is removed by the next one."""
-    (target / "data-deadbeef").mkdir()
-    (target / "data-deadbeef" / "weights-00001.safetensors").write_bytes(b"half")
-    (target / "manifest.json.123.tmp").write_text("{")
-    convert(source, target, quantize=quantize)
-    assert generations(target) == [read_manifest(target).data]
-    assert list(target.glob("*.tmp")) == []
-
-
 @pytest.mark.parametrize("name", ["data-2023", "thesis.txt", "manifest.json"])
 def test_a_folder_with_other_files_is_left_alone(source: CheckpointFolder, tmp_path: Path, name: str) -> None:
     """Converting into a folder of the user's own, whatever its files are called, touches nothing there."""
@@ -335,30 +326,12 @@ def test_a_folder_with_other_files_is_left_alone(source: CheckpointFolder, tmp_p
     assert precious.read_text() == "mine"
 
 
-def test_files_added_to_a_low_bit_folder_stay(source: CheckpointFolder, target: Path) -> None:
-    """A note that the user put beside a low-bit checkpoint survives the next conversion."""
-    (target / "README.md").write_text("mine")
-    build_checkpoint(source.path, "chatglm2", seed=9)
-    convert(inspect_folder(source.path), target, quantize=quantize, options=SMALL)
-    assert (target / "README.md").read_text() == "mine"
-    assert generations(target) == [read_manifest(target).data]
-
-
 def test_newer_format_is_refused(target: Path) -> None:
     """A folder from a later version says so."""
     manifest = json.loads((target / MANIFEST).read_text())
     (target / MANIFEST).write_text(json.dumps(manifest | {"format_version": 2}))
     with refused(CheckpointError, "folder.format_version", found="2", expected=1):
         open_low_bit(target)
-
-
-def test_no_cache_writes_nothing(source: CheckpointFolder, tmp_path: Path) -> None:
-    """``use_cache=False`` leaves the cache folder empty."""
-    prepare(
-        str(source.path),
-        Preparation(quantize=quantize, use_cache=False, env={"CHATGLM_CACHE": str(tmp_path / "cache")}),
-    )
-    assert not (tmp_path / "cache").exists()
 
 
 def test_thudm_rows_keep_every_weight() -> None:

@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -105,9 +105,10 @@ def test_half_download_is_continued(hub: FakeHub, env: dict[str, str]) -> None:
     assert ranges == [f"bytes={had}-"]
 
 
-def test_broken_connection_is_resumed_within_a_run(hub: FakeHub, env: dict[str, str]) -> None:
-    """A connection that breaks after some bytes each time still gets there."""
-    hub.break_after = 50_000
+@pytest.mark.parametrize(("trait", "value"), [("break_after", 50_000), ("tell_sizes", False)])
+def test_difficult_hubs(hub: FakeHub, env: dict[str, str], trait: str, value: object) -> None:
+    """Connections that break after some bytes each time, and a list without sizes and hashes, still get there."""
+    setattr(hub, trait, value)
     folder = download(MODEL, hub_access(env), sleep=lambda _: None)
     assert (folder / BIG).read_bytes() == hub.files[BIG]
 
@@ -119,24 +120,21 @@ def test_connection_that_never_brings_anything(hub: FakeHub, env: dict[str, str]
         download(MODEL, hub_access(env), sleep=lambda _: None)
 
 
-def test_damaged_transfer_is_not_kept(hub: FakeHub, env: dict[str, str]) -> None:
-    """Bytes that do not have the announced hash are thrown away."""
-    listing = hub.listing()
-    hub.listing = lambda: listing  # type: ignore[method-assign]
-    good = hub.files[BIG]
-    hub.files[BIG] = good[:-1] + bytes([good[-1] ^ 1])
-    with refused(DownloadFailed, "hub.damaged", file=BIG):
-        fetch(MODEL, env=env)
-    hub.files[BIG] = good
-    assert (fetch(MODEL, env=env) / BIG).read_bytes() == good
-
-
-@pytest.mark.parametrize(("extra", "words"), [(-10, "ended too early"), (10, "longer than announced")])
-def test_a_file_of_another_length_than_announced(hub: FakeHub, env: dict[str, str], extra: int, words: str) -> None:
-    """It ends in one sentence, after a few attempts, and is never taken for the file."""
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda good: good[:-10], "ended too early"),
+        (lambda good: good + bytes(10), "longer than announced"),
+        (lambda good: good[:-1] + bytes([good[-1] ^ 1]), f"{BIG} arrived damaged"),
+    ],
+)
+def test_another_file_than_announced(
+    hub: FakeHub, env: dict[str, str], damage: Callable[[bytes], bytes], words: str
+) -> None:
+    """Of another length or hash: it ends in one sentence, after a few attempts, and is never taken for the file."""
     listing, good = hub.listing(), hub.files[BIG]
     hub.listing = lambda: listing  # type: ignore[method-assign]
-    hub.files[BIG] = (good + bytes(10))[: len(good) + extra]
+    hub.files[BIG] = damage(good)
     with pytest.raises(DownloadFailed, match=words):
         download(MODEL, hub_access(env), sleep=lambda _: None)
     assert len(hub.fetched()) < 20
@@ -153,13 +151,6 @@ def test_the_token_goes_to_the_hub_alone(hub: FakeHub, env: dict[str, str]) -> N
     assert (folder / BIG).read_bytes() == hub.files[BIG]
     assert set(hub.authorizations) == {"Bearer secret"}
     assert set(storage.authorizations) == {None}
-
-
-def test_mirror_without_sizes(hub: FakeHub, env: dict[str, str]) -> None:
-    """A mirror whose list lacks sizes and hashes is asked for each file."""
-    hub.tell_sizes = False
-    folder = fetch(MODEL, env=env)
-    assert (folder / BIG).read_bytes() == hub.files[BIG]
 
 
 @pytest.mark.parametrize("asked", ["THUDM/chatglm3-6b", "zai-org/chatglm3-6b"])

@@ -78,19 +78,12 @@ def test_folder_with_other_files_and_a_chinese_name(tmp_path: Path) -> None:
     assert make_plan(inspect_folder(folder)).jobs
 
 
-def test_safetensors_come_first(v3: Path, tmp_path: Path) -> None:
-    """With both formats in a folder, the safetensors are read."""
+def test_safetensors_come_first_where_they_are_complete(v3: Path, tmp_path: Path) -> None:
+    """Where they are only half there, the complete .bin set is read, and the reason says so."""
     both = build_checkpoint(tmp_path / "both", "chatglm3", form="bin")
     for file in v3.glob("model*"):
         shutil.copy(file, both)
     assert inspect_folder(both).format == "safetensors"
-
-
-def test_the_complete_set_is_taken(v3: Path, tmp_path: Path) -> None:
-    """Where the safetensors are only half there, the complete .bin set is read, and the reason says so."""
-    both = build_checkpoint(tmp_path / "both", "chatglm3", form="bin")
-    for file in v3.glob("model*"):
-        shutil.copy(file, both)
     next(both.glob("model-00002*")).unlink()
     folder = inspect_folder(both)
     assert folder.format == "bin"
@@ -113,6 +106,12 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def changed(**changes: object) -> Callable[[Path], None]:
+    """A damage that replaces entries of a config."""
+    return lambda path: change_config(path.parent, **changes)
+
+
+LLAMA = '{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'
 OUTSIDE = json.dumps({"weight_map": {"x": "../../secret.safetensors"}})
 
 
@@ -130,6 +129,19 @@ OUTSIDE = json.dumps({"weight_map": {"x": "../../secret.safetensors"}})
         ("*.index.json", lambda p: p.write_text(OUTSIDE), DamagedFile, "outside"),
         ("config.json", lambda p: p.write_text("{"), DamagedFile, r"config\.json"),
         ("config.json", Path.unlink, MissingFile, r"config\.json"),
+        ("config.json", lambda p: p.write_text(LLAMA), UnsupportedFamily, "LlamaForCausalLM"),
+        ("config.json", changed(rope_ratio=50), UnsupportedFamily, "rope_ratio"),
+        ("config.json", changed(padded_vocab_size=151552), UnsupportedFamily, "GLM-4"),
+        ("config.json", changed(quantization_bit=8), UnsupportedQuantization, "8"),
+        ("config.json", changed(quantization_bit=3), UnsupportedQuantization, "3"),
+        (
+            "config.json",
+            changed(quantization_bit=4, quantization_embeddings=True),
+            UnsupportedQuantization,
+            "embedding",
+        ),
+        ("config.json", changed(quantization_config={"quant_method": "gptq"}), UnsupportedQuantization, "gptq"),
+        ("config.json", changed(bigdl_transformers_low_bit="sym_int4"), UnsupportedQuantization, "bigdl"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_named(
@@ -156,37 +168,6 @@ def test_no_such_folder(tmp_path: Path) -> None:
     """A path that is not there is said to be so."""
     with pytest.raises(ModelNotFound):
         inspect_folder(tmp_path / "nothing")
-
-
-@pytest.mark.parametrize(
-    "config",
-    [{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, {"rope_ratio": 50}, {"padded_vocab_size": 151552}],
-)
-def test_other_families_are_refused(v3: Path, config: dict[str, object]) -> None:
-    """A Llama, a 32k variant and GLM-4 are refused by name."""
-    if "model_type" in config:
-        (v3 / "config.json").write_text(json.dumps(config))
-    else:
-        change_config(v3, **config)
-    with pytest.raises(UnsupportedFamily):
-        inspect_folder(v3)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"quantization_bit": 8},
-        {"quantization_bit": 3},
-        {"quantization_bit": 4, "quantization_embeddings": True},
-        {"quantization_config": {"quant_method": "gptq"}},
-        {"bigdl_transformers_low_bit": "sym_int4"},
-    ],
-)
-def test_other_quantisations_are_refused(v1: Path, config: dict[str, object]) -> None:
-    """Only THUDM's 4-bit form is read."""
-    change_config(v1, **config)
-    with pytest.raises(UnsupportedQuantization):
-        inspect_folder(v1)
 
 
 def test_wrong_shapes_are_named(v1: Path) -> None:
@@ -355,14 +336,6 @@ def test_a_safetensors_file_in_8_bit_floats_is_no_damage(v3: Path) -> None:
     save_file({"x": torch.zeros(4).to(torch.float8_e4m3fn)}, next(v3.glob("*-00002-of-*")))
     with pytest.raises(UnsupportedQuantization, match="F8_E4M3"):
         make_plan(inspect_folder(v3))
-
-
-def test_family_can_be_chosen_but_not_against_the_weights(tmp_path: Path) -> None:
-    """--family decides between ChatGLM2 and 3, and is refused for another architecture."""
-    folder = build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")
-    assert inspect_folder(folder, family="chatglm3").family == "chatglm3"
-    with pytest.raises(UnsupportedFamily):
-        inspect_folder(folder, family="chatglm")
 
 
 def test_tied_output_layer_is_the_embedding(tmp_path: Path) -> None:
