@@ -13,10 +13,6 @@ from chatglm_backend.cli.app import main
 from tests import tiny
 
 pytestmark = pytest.mark.model
-KEYS = {
-    "prompt_tokens", "new_tokens", "batch", "ttft_s", "prefill_tok_s", "decode_tok_s", "itl_p50_ms", "itl_p95_ms",
-    "kernel", "threads", "read_bandwidth_gb_s", "bandwidth_share", "draft_tokens",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +35,6 @@ def test_the_command_ends_with_one_document(
     document = json.loads(capsys.readouterr().out)
     assert {"runs", "peak_rss_gb", "load_s"} == set(document)
     assert [(run["batch"], run["threads"], run["draft_tokens"]) for run in document["runs"]] == [(1, 1, 0), (2, 1, 0)]
-    assert all(set(run) >= KEYS for run in document["runs"])
 
 
 def test_the_bundled_model_and_its_fine_tune_stand_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:

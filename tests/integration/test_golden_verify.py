@@ -26,10 +26,10 @@ NAME = "chatglm3-6b"
 PREFILL = "case1.prefill_logits"
 
 
-def verify_fp32(folder: Path, name: str = NAME, *, tolerance: float | None = None) -> VerifyReport:
+def verify_fp32(folder: Path, name: str = NAME) -> VerifyReport:
     """Compare the folder with the fp32 model called ``name``."""
     model = build_model(golden_config(name), DenseWeights(dense_tensors(name)), kv_dtype=torch.float32)
-    return verify_logits(folder, model, tolerance=tolerance)
+    return verify_logits(folder, model)
 
 
 def changed(

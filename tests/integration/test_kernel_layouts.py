@@ -27,6 +27,7 @@ from chatglm_backend.models.base import build_model
 from chatglm_backend.service.layouts import map_weights
 from tests import tiny
 from tests.small_models import read_prompt
+from tests.unit.checkpoint_helpers import flip_byte
 
 pytestmark = pytest.mark.model
 PROMPT = tuple(range(5, 25))
@@ -143,10 +144,7 @@ def test_a_touched_file_is_made_again(folder: Path, kernel: CompiledKernel) -> N
     checkpoint = open_low_bit(folder)
     expected = logits(checkpoint, opened(checkpoint, kernel)[0])
     file = layout_files(folder)[0]
-    data = bytearray(file.read_bytes())
-    data[-4096:] = bytes(b ^ 255 for b in data[-4096:])
-    file.unlink()
-    file.write_bytes(data)
+    flip_byte(file)
     again = open_low_bit(folder)
     weights, repacked = opened(again, kernel)
     assert repacked > 0

@@ -116,11 +116,6 @@ def test_without_the_token_everything_is_401(path: str) -> None:
     assert b"reached" not in reply.body
 
 
-def test_health_and_readiness_need_no_token() -> None:
-    """A supervisor can ask them."""
-    assert [ask(PRIVATE, path).body for path in ("/health", "/ready")] == [b"reached 0"] * 2
-
-
 def test_the_door_shows_a_form_and_nothing_of_the_application() -> None:
     """It is the sign-in page, in the browser's language."""
     reply = ask(PRIVATE, "/", headers={"accept-language": "zh-CN,zh;q=0.9"})

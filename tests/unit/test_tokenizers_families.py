@@ -37,8 +37,8 @@ SNIPPETS = (*"<|>[]/ sopgMASKuernid_\n\x00\ud800中", "<sop>", "<|user|>", "[gMA
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tiny.Family, Path]:
-    """Three small tokenizer folders."""
-    root = tmp_path_factory.mktemp("tokenizers")
+    """Three small tokenizer folders, below one with a Chinese name: no system's path encoding is in the way."""
+    root = tmp_path_factory.mktemp("张三")
     return {family: tiny.build_tokenizer(root / tiny.NAMES[family], family) for family in tiny.FAMILIES}
 
 
@@ -220,12 +220,6 @@ def test_what_is_no_tokenizer_is_named(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(error, match=re.escape(name)):
         load_tokenizer(tmp_path, family)
-
-
-def test_a_folder_with_a_chinese_name_works(tmp_path: Path) -> None:
-    """The file is read by Python, so no system's path encoding is in the way."""
-    folder = tiny.build_tokenizer(tmp_path / "张三", "chatglm2")
-    assert load_tokenizer(folder, "chatglm2").decode(load_tokenizer(folder, "chatglm2").encode_text("hi")) == "hi"
 
 
 def test_the_family_is_told_by_names_and_then_by_the_source(tmp_path: Path) -> None:

@@ -28,12 +28,6 @@ def test_n_predict_sets_the_slider() -> None:
     assert page_settings([]).answer_tokens(128) == 128
 
 
-def test_a_bad_value_is_one_sentence() -> None:
-    """A port that is no number names the flag's setting."""
-    with pytest.raises(ConfigError, match="port"):
-        page_settings(["--port", "many"])
-
-
 def test_a_taken_port_names_a_free_one() -> None:
     """The sentence says what to type instead, and that port is free indeed."""
     with socket.socket() as taken:
