@@ -5,12 +5,14 @@ A failure here means that a newer Gradio does something else: its message says w
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import re
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,6 +66,26 @@ def frontend() -> str:
 def asset(name: str) -> str:
     """One of our own scripts or style sheets."""
     return (files("chatglm_backend.ui") / "assets" / name).read_text(encoding="utf-8")
+
+
+def test_the_idle_queue_sleeps_as_long_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``mounting``: the queue polls; ``sleep_when_free`` is how long it sleeps where there is nothing to do."""
+    from fastapi import FastAPI
+    from gradio import queueing
+
+    from chatglm_backend.ui.gradio_insides.mounting import mount_pages
+
+    page, slept = in_loop(small_page), []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        page._queue.stopped = True
+
+    monkeypatch.setattr(queueing, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    in_loop(lambda: mount_pages(FastAPI(), {"zh": page}))
+    page._queue.stopped = False
+    asyncio.run(page._queue.start_processing())
+    assert slept == [0.01], changed("the queue no longer polls as `sleep_when_free` says; see mounting.py")
 
 
 def test_mounting_ends_with_a_route_that_can_be_taken_out() -> None:

@@ -1,6 +1,7 @@
 """All that depends on what Gradio does not document. Everything else of the page uses its documented interface only.
 
-- ``mounting``: takes the mounted applications out of FastAPI's routes, and closes what the page does not need.
+- ``mounting``: takes the mounted applications out of FastAPI's routes, closes what the page does not need, and lets
+  the queue look for work less often.
 - ``languages`` and ``html``: one address for several languages; the served HTML is rewritten.
 - ``sessions``: replaces the holder of what Gradio remembers of each page.
 - ``session_owner``: knows which of Gradio's routes name a session or an event, and lets only its visitor in.

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
     from chatglm_backend.sentences import Language
 
+_LOOK_S = 0.01
+"""How often the queue looks for something to do. Gradio's own thousand times a second are felt by the model."""
+
 
 def mount_pages(app: FastAPI, pages: Mapping[Language, gr.Blocks]) -> None:
     """Serve each page in its language. Call it last: it answers whatever no other route of ``app`` does."""
     served: dict[Language, ASGIApp] = {}
     for language, page in pages.items():
         page.queue(default_concurrency_limit=None, api_open=False)
+        page._queue.sleep_when_free = _LOOK_S
         gr.mount_gradio_app(
             app, page, path=f"/{language}", theme=page_theme(), css=page_styles(), footer_links=[], run_history=False,
             show_error=False, max_file_size="1mb", ssr_mode=False, pwa=False, enable_monitoring=False,
