@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from chatglm_backend.cli.output import note
 from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.core import Event, ModelInfo, ModelState
-from chatglm_backend.errors import ChatGLMError, ModelNotReady
+from chatglm_backend.errors import ModelNotReady
 from chatglm_backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -17,15 +17,11 @@ if TYPE_CHECKING:
     from chatglm_backend.serving.ticket import Ticket
 
 _POLL_S = 0.1
-_PATIENCE_S = 0.5
 
 
 @contextmanager
 def open_service(settings: Settings) -> Iterator[tuple[Service, ModelInfo]]:
-    """A service with its model loaded, closed at the end. Raises what loading raises.
-
-    Ctrl-C stops loading; what does not hear it within a moment is left to end with the program.
-    """
+    """A service with its model loaded, closed at the end. Raises what loading raises."""
     from chatglm_backend.service import Service
 
     service = Service(settings, note=note)
@@ -35,11 +31,7 @@ def open_service(settings: Settings) -> Iterator[tuple[Service, ModelInfo]]:
             info = _wait(service, bar)
         yield service, info
     finally:
-        service.cancel_load()
-        with suppress(ChatGLMError):
-            service.wait_ready(_PATIENCE_S)
-        if service.status().state is not ModelState.LOADING:
-            service.close()
+        service.close()
 
 
 def follow(ticket: Ticket) -> Iterator[Event]:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.2
+_PATIENCE_S = 0.3
 
 
 class Service:
@@ -190,16 +191,17 @@ class Service:
     def close(self, drain_s: float = 0.0) -> None:
         """Stop loading, give accepted requests ``drain_s`` seconds, cancel the rest, end all threads.
 
-        Meanwhile new requests get ShuttingDown. A second call, with less time, shortens the first.
+        Meanwhile new requests get ShuttingDown. A second call, with less time, shortens the first. A loading that does
+        not hear that it is cancelled, as one that waits for a hub, is left to end with the program.
         """
         with self._changed:
             self._closed = True
             self._cancel.cancel()
-            thread, loaded = self._thread, self._loaded
+            thread, loaded, self._thread = self._thread, self._loaded, None
         if loaded is not None:
             loaded.worker.close(drain_s)
         if thread is not None:
-            thread.join()
+            thread.join(_PATIENCE_S)
         self._give_up(0.0)
         with self._changed:
             parked, self._parked = self._parked, []

@@ -129,13 +129,22 @@ class PageAnswers:
     def resume(
         self, page: Page, caller: Caller, wanted: Callable[[PageAnswer], bool] = lambda _: True, *, left: bool = False
     ) -> Watch | None:
-        """Watch the visitor's newest answer of this page that is ``wanted``; with ``left``, that no tab watches."""
+        """Watch the visitor's newest answer of this page that is ``wanted``; with ``left``, that no tab watches.
+
+        A tab that follows one already keeps to it.
+        """
+        if self.watches(page, caller):
+            return None
         watched = {id(watch.answer) for watch in self._watches.values()}
         for answer in reversed(tuple(self._answers.values())):
             mine = (answer.page, answer.visitor) == (page, caller.visitor) and answer.ticket is not None
             if mine and wanted(answer) and not (left and id(answer) in watched):
                 return self._watch(answer, caller)
         return None
+
+    def watches(self, page: Page, caller: Caller) -> bool:
+        """Whether the tab follows an answer already, as one does whose question was quicker than the page."""
+        return (caller.tab, page) in self._watches
 
     def stop(self, visitor: str, *ids: str) -> None:
         """Stop these answers, if they are the visitor's; their texts stay."""

@@ -113,10 +113,17 @@ class ChatPresenter:
         """Which fine-tunes the page offers now; a conversation's own also where it is not loaded."""
         return adapter_choice(self.texts, self._service.status().info, chosen, lasting=True)
 
-    async def show(self, caller: Caller, moved: Moved, problem: HistoryError | None) -> AsyncGenerator[ChatView, None]:
-        """Another conversation, and the answer that is being written in it, if there is one."""
+    async def show(
+        self, caller: Caller, moved: Moved, problem: HistoryError | None, *, fresh: bool = False
+    ) -> AsyncGenerator[ChatView, None]:
+        """Another conversation, and the answer that is being written in it, if there is one.
+
+        ``fresh``: the page was just opened. What was asked there meanwhile is not given up for an earlier conversation.
+        """
         still = self._view(moved.turns, None, await asyncio.to_thread(self._estimate, moved.turns), moved.box)
         still = replace(still, place=moved.place, changed=True, problem=problem, adapter=moved.adapter)
+        if fresh and self.answers.watches("chat", caller):
+            return
         self.answers.turn("chat", caller, still)
         watch = None
         if moved.place is not None:

@@ -93,17 +93,18 @@ def test_an_answer_without_end_is_cut_off(tmp_path: Path, seconds: str, sent: li
 
 
 @signals
-def test_asked_to_end_while_it_is_still_starting_the_exit_code_is_0_too(tmp_path: Path) -> None:
-    """There is nobody to wait for yet."""
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_asked_to_end_while_it_is_still_starting_it_just_ends(tmp_path: Path, number: int, expected: int) -> None:
+    """There is nobody to wait for yet, and nothing to say."""
     code = "import sys, webui\nprint('begun', flush=True)\nsys.exit(webui.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "--port", str(free_port()), "--data", str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         _, said = process.communicate(timeout=60)
-    assert (process.returncode, "Traceback" in said) == (0, False)
+    assert (process.returncode, "Traceback" in said) == (expected, False)
 
 
 def test_the_named_endpoint_of_the_page_answers_gradios_own_client(shared: Running) -> None:

@@ -20,6 +20,7 @@ from chatglm_backend.errors import (
     ShuttingDown,
 )
 from chatglm_backend.service import Service
+from chatglm_backend.service.loading import LoadedModel, Loading
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import Script, ScriptedModel, scripted_info
@@ -153,6 +154,23 @@ def test_close_ends_loading_and_refuses_more(half: tuple[Service, ScriptedModel]
     service.load()
     assert service.status().state is ModelState.NONE
     assert len(model.loaded) <= 1
+
+
+def test_close_leaves_a_loading_that_hears_nothing() -> None:
+    """As one that waits for a hub which says nothing: it is not waited for."""
+    begun, heard = threading.Event(), threading.Event()
+
+    def deaf(_model: str | None, _how: Loading) -> LoadedModel:
+        begun.set()
+        heard.wait()
+        raise LoadCancelled(model="a model")
+
+    service = Service(Settings(), loader=deaf)
+    service.load()
+    assert begun.wait(10)
+    service.close()
+    assert service.status().state is ModelState.NONE
+    heard.set()
 
 
 def ask() -> GenerationRequest:

@@ -55,6 +55,23 @@ def test_the_question_appears_at_once_and_the_answer_follows() -> None:
     assert views[-1].turns[-1] == Message("assistant", "AI is the study of machines that learn.")
 
 
+def test_a_question_that_is_quicker_than_the_page_is_answered() -> None:
+    """What a fresh page restores does not stop, or hide, an answer that was asked for in that tab already."""
+    model, presenter = _chat()
+    late: list[ChatView] = []
+
+    async def both() -> list[ChatView]:
+        asked = presenter.asked("send", (), 0, "What is AI?")
+        answer = presenter.answer(ANN, None, (), asked, ChatForm(GenerationParams, ""))
+        views = [await anext(answer)]
+        late.extend([view async for view in presenter.show(ANN, Moved(_TALK), None, fresh=True)])
+        return views + [view async for view in answer]
+
+    views = asyncio.run(both())
+    assert (late, model.answers[0].cancelled) == ([], False)
+    assert views[-1].turns[-1] == Message("assistant", "AI is the study of machines that learn.")
+
+
 def test_the_whole_conversation_is_sent() -> None:
     """Earlier turns go with the new question."""
     model, presenter = _chat()

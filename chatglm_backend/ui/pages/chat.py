@@ -184,7 +184,7 @@ class _Handlers:
                         found = replace(found, adapter=choice_update(self._presenter.choice(None)))
                     yield tuple(found.all())
                 return
-            views = self._presenter.show(caller, moved, problem)
+            views = self._presenter.show(caller, moved, problem, fresh=action == "restore")
             async with aclosing(shown(views, partial(self._show, caller, given.search))) as updates:
                 async for update in updates:
                     yield update
