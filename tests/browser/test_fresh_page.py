@@ -92,13 +92,13 @@ class _Fresh:
         return strange + missing
 
 
-@pytest.mark.timeout(480)  # eight pages, each looked at for ten seconds
+@pytest.mark.timeout(480)  # six pages, each looked at for ten seconds
 def test_a_fresh_page_says_what_the_catalogue_says(serve: Serve, visitor: Visitor) -> None:
     """One, three and ten seconds after the load, nothing has lost its words: no button, label, status or figure."""
     site, opened, problems = serve("kept"), [], []
     for (language, locale), width in itertools.product((("zh", "zh-CN"), ("en", "en-US")), (1280, 360)):
         still = visitor(site, language=locale, width=width).page
-        for tabs in ((), _TABS[1:]):
+        for tabs in ((), _TABS[1:]) if (language == "zh") == (width == 360) else ((),):
             page = still if not tabs else still.context.new_page()
             if tabs:
                 page.goto(site.url)
