@@ -61,19 +61,11 @@ class SettingSpec:
         return tuple("--" + name.replace("_", "-") for name in (self.name, self.other_name) if name)
 
 
-def _setting(
-    default: Any,  # noqa: ANN401 - the field's own annotation says what it is
-    kind: Kind,
-    help_text: str,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    choices: tuple[str, ...] = (),
-    secret: bool = False,
-    other_name: str = "",
-) -> Any:  # noqa: ANN401
-    details = {"kind": kind, "help": help_text, "low": low, "high": high, "choices": choices, "secret": secret}
-    return field(default=default, repr=not secret, metadata={**details, "other_name": other_name})
+def _setting(default: Any, kind: Kind, help_text: str, **more: Any) -> Any:  # noqa: ANN401
+    """A field of :class:`Settings`; ``more`` is what :class:`SettingSpec` knows beside."""
+    return field(
+        default=default, repr=not more.get("secret", False), metadata={"kind": kind, "help": help_text, **more}
+    )
 
 
 def _sampling(name: str, other_name: str = "") -> Any:  # noqa: ANN401

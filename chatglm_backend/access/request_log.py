@@ -12,7 +12,7 @@ import re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatglm_backend.access.asgi import client_address
-from chatglm_backend.core import Clock, monotonic_clock
+from chatglm_backend.core import monotonic_clock
 
 _log = logging.getLogger(__name__)
 _LONGEST_PATH = 200
@@ -22,16 +22,15 @@ _NUMBER = re.compile(r"(/gradio_api/+(?:heartbeat|call/+(?:v2/+)?[^/]+)/+)[^/]+"
 class RequestLog:
     """ASGI middleware, around everything, the guard included. A line is written when the reply has ended."""
 
-    def __init__(self, app: ASGIApp, *, clock: Clock = monotonic_clock) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http" or not _log.isEnabledFor(logging.INFO):
             await self._app(scope, receive, send)
             return
-        began, status = self._clock(), 0
+        began, status = monotonic_clock(), 0
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -46,7 +45,7 @@ class RequestLog:
                 "method": scope["method"],
                 "path": _NUMBER.sub(r"\1-", str(scope["path"]))[:_LONGEST_PATH],
                 "status": status,
-                "seconds": round(self._clock() - began, 4),
+                "seconds": round(monotonic_clock() - began, 4),
                 "client": client_address(scope),
             }
             _log.info("request", extra={"facts": facts})

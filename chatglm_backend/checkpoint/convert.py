@@ -45,14 +45,13 @@ _SMALL_FILES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
-    """What only tests and special callers change. ``wait_s``: how long to wait for another writer, in seconds."""
+    """What only tests and special callers change."""
 
     threads: int | None = None
     slice_bytes: int = SLICE_BYTES
     file_bytes: int = FILE_BYTES
     opener: Opener = open_for_writing
     room: Room = field(default_factory=Room)
-    wait_s: float | None = None
 
     @property
     def memory(self) -> int:
@@ -84,7 +83,7 @@ def convert(
     if target.resolve() == source.path.resolve():
         raise ConfigError(name="out", value=target, reason=Sentence("folder.same"))
     check_target(target)
-    with writer_lock(target, cancel=cancel, wait_s=options.wait_s):
+    with writer_lock(target, cancel=cancel):
         clean_leftovers(target)
         if is_current(target, fingerprint_of(source, merge)):
             return target

@@ -9,7 +9,7 @@ from pathlib import Path
 import filelock
 
 from chatglm_backend.checkpoint.progress import check_cancel
-from chatglm_backend.core import CancelToken, Clock, monotonic_clock
+from chatglm_backend.core import CancelToken, monotonic_clock
 from chatglm_backend.errors import CacheLocked
 
 LOCK = ".lock"
@@ -23,7 +23,6 @@ def writer_lock(
     wait_s: float | None = None,
     cancel: CancelToken | None = None,
     name: str = LOCK,
-    clock: Clock = monotonic_clock,
 ) -> Iterator[None]:
     """Hold the folder's lock; the folder is made if need be.
 
@@ -32,14 +31,14 @@ def writer_lock(
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / name)
-    started = clock()
+    started = monotonic_clock()
     while True:
         check_cancel(cancel, folder.name)
         try:
             lock.acquire(timeout=0 if wait_s == 0 else _POLL_S)
             break
         except filelock.Timeout:
-            if wait_s is not None and clock() - started >= wait_s:
+            if wait_s is not None and monotonic_clock() - started >= wait_s:
                 raise CacheLocked(path=folder) from None
     try:
         yield

@@ -57,29 +57,25 @@ class LowBitCheckpoint(Checkpoint):
         self.manifest = manifest
         self.layouts = layouts
 
-    def verify_files(self) -> None:
-        """Hash every file. Raises DamagedLowBit, naming the first one that differs."""
-        verify_files(self.folder, self.manifest, full=True)
 
-
-def open_low_bit(path: Path, *, full_check: bool = False, env: Mapping[str, str] = os.environ) -> LowBitCheckpoint:
+def open_low_bit(path: Path, *, env: Mapping[str, str] = os.environ) -> LowBitCheckpoint:
     """Open a low-bit folder: check manifest and files (those changed since the last check are hashed), map them.
 
     Raises DamagedLowBit naming the file, CheckpointError for another format, MissingFile for no manifest.
     """
     manifest = read_manifest(path)
     try:
-        return _open(path, manifest, full_check, env)
+        return _open(path, manifest, env)
     except (CheckpointError, FileNotFoundError):
         # Another process may have published a new generation and removed this one in between.
         newer = read_manifest(path)
         if newer.data == manifest.data:
             raise
-        return _open(path, newer, full_check, env)
+        return _open(path, newer, env)
 
 
-def _open(path: Path, manifest: Manifest, full_check: bool, env: Mapping[str, str]) -> LowBitCheckpoint:  # noqa: FBT001
-    verify_files(path, manifest, full=full_check)
+def _open(path: Path, manifest: Manifest, env: Mapping[str, str]) -> LowBitCheckpoint:
+    verify_files(path, manifest)
     names = sorted(name for name in manifest.files if name.endswith(".safetensors"))
     tensors = MappedTensors.open(*(path / manifest.data / name for name in names))
     # Beside the checkpoint; below the cache folder where the checkpoint cannot be written (a bundled model).

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -101,9 +101,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json_atomic(folder / MANIFEST, {**raw, "checksum": _checksum(raw)})
 
 
-def verify_files(
-    folder: Path, manifest: Manifest, *, full: bool, on_bytes: Callable[[int], None] | None = None
-) -> None:
+def verify_files(folder: Path, manifest: Manifest, *, full: bool = False) -> None:
     """Check the data files: sizes always; hashes of all when ``full``, else of those changed since the last full check.
 
     Raises DamagedLowBit, naming the file.
@@ -123,7 +121,7 @@ def verify_files(
     if not suspects:
         return
     with ThreadPoolExecutor(max_workers=min(4, len(suspects))) as pool:
-        digests = list(pool.map(lambda item: hash_file(item[0], on_bytes), suspects))
+        digests = list(pool.map(hash_file, (path for path, _ in suspects)))
     for (path, record), digest in zip(suspects, digests, strict=True):
         if digest != record.sha256:
             raise DamagedLowBit(path=path, reason=Sentence("file.changed"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chatglm_backend.checkpoint.cache import low_bit_folder
-from chatglm_backend.checkpoint.convert import DEFAULTS, ConvertOptions, convert, convert_in_memory
+from chatglm_backend.checkpoint.convert import convert, convert_in_memory
 from chatglm_backend.checkpoint.encode import Quantize
 from chatglm_backend.checkpoint.lowbit import Checkpoint, LowBitCheckpoint, open_low_bit
 from chatglm_backend.checkpoint.manifest import LOCAL, MANIFEST, manifest_in, read_noted
@@ -45,7 +45,6 @@ class Preparation:
     note: Note = silent
     found: Callable[[CheckpointFolder], None] = silent
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    options: ConvertOptions = DEFAULTS
 
     def open_folder(self, folder: CheckpointFolder) -> Checkpoint:
         """Return the INT4 tensors of a folder that was found already. Raises every CheckpointError."""
@@ -56,9 +55,7 @@ class Preparation:
             except CheckpointError as error:
                 return self.rebuild(folder.path, folder.family, error)
         if not self.use_cache:
-            return convert_in_memory(
-                folder, quantize=self.quantize, progress=self.progress, cancel=self.cancel, options=self.options
-            )
+            return convert_in_memory(folder, quantize=self.quantize, progress=self.progress, cancel=self.cancel)
         target = low_bit_folder(cache_root(self.env), folder.name, folder.fingerprint)
         if (target / MANIFEST).is_file():
             try:
@@ -79,9 +76,7 @@ class Preparation:
         return self._make(source, target)
 
     def _make(self, source: CheckpointFolder, target: Path) -> Checkpoint:
-        convert(
-            source, target, quantize=self.quantize, progress=self.progress, cancel=self.cancel, options=self.options
-        )
+        convert(source, target, quantize=self.quantize, progress=self.progress, cancel=self.cancel)
         return self._open(target)
 
     def _open(self, path: Path) -> LowBitCheckpoint:

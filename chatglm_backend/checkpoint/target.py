@@ -35,7 +35,7 @@ def is_current(target: Path, fingerprint: str) -> bool:
     if manifest is None or manifest.source_fingerprint != fingerprint:
         return False
     try:
-        verify_files(target, manifest, full=False)
+        verify_files(target, manifest)
     except (CheckpointError, OSError):
         return False
     return True

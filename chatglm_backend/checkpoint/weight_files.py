@@ -12,7 +12,6 @@ import pickletools
 import re
 import struct
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -110,14 +109,12 @@ def is_zip(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
-def hash_file(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
-    """The SHA-256 of a whole file, in hexadecimal; ``on_bytes`` hears of every piece read."""
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a whole file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while piece := file.read(4 << 20):
             digest.update(piece)
-            if on_bytes:
-                on_bytes(len(piece))
     return digest.hexdigest()
 
 

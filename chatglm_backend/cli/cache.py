@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -31,18 +32,9 @@ def list_command(*, json_output: options.Json = False) -> None:
 
     entries = list_cache(_environment())
     if json_output:
-        found = [
-            {
-                "name": entry.name,
-                "model": entry.model,
-                "kind": entry.kind,
-                "family": entry.family,
-                "bytes": entry.nbytes,
-                "complete": entry.complete,
-                "path": str(entry.path),
-            }
-            for entry in entries
-        ]
+        found = [asdict(entry) for entry in entries]
+        for one in found:
+            one["bytes"] = one.pop("nbytes")
         emit_json({"ok": True, "entries": found, "bytes": sum(entry.nbytes for entry in entries)})
         return
     if not entries:

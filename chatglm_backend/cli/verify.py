@@ -82,18 +82,8 @@ def _verify_tokenizer(folder: Path, cases: Path, family: Family | None, *, json_
     choice = tokenizer_family(folder, family)
     report = verify_tokenizer(folder, cases, choice.family)
     if json_output:
-        emit_json(
-            {
-                "family": report.family,
-                "family_reason": str(choice.reason),
-                "texts": report.texts,
-                "chats": report.chats,
-                "texts_ok": report.texts_ok,
-                "chats_ok": report.chats_ok,
-                "failures": [asdict(failure) for failure in report.failures],
-                "ok": report.ok,
-            }
-        )
+        outcome = {name: getattr(report, name) for name in ("texts_ok", "chats_ok", "ok")}
+        emit_json({**asdict(report), "family_reason": str(choice.reason), **outcome})
     else:
         for failure in report.failures:
             expected, actual = ascii(failure.expected), ascii(failure.actual)

@@ -76,8 +76,6 @@ def _compiled(threads: int, cache: Path | None, notify: Callable[[str], None]) -
     seconds = time.perf_counter() - start
     return KernelChoice(
         kernel,
-        reason=Sentence("kernel.kept", variant=best.name, seconds=seconds)
-        if kept
-        else Sentence("kernel.compiled", variant=best.name, seconds=seconds),
+        reason=Sentence("kernel.kept" if kept else "kernel.compiled", variant=best.name, seconds=seconds),
         ops=ops,
     )

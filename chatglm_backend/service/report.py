@@ -13,12 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import platformdirs
-
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.sentences import Sentence, plain
 from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.settings import Settings, config_file, with_cache
+from chatglm_backend.store.folder import data_folder
 
 if TYPE_CHECKING:
     from chatglm_backend.int4.kernel import KernelName
@@ -145,13 +144,12 @@ def _look_at_folders(found: Findings, settings: Settings) -> None:
     from chatglm_backend.checkpoint.places import cache_root, hub_cache
 
     env = with_cache(settings, os.environ)
-    data = settings.data or platformdirs.user_data_dir("chatglm-cpu", appauthor=False)
     found.folders = {
         "program": str(Path(__file__).resolve().parents[2]),
         "packages": sys.prefix,
         "low_bit": str(cache_root(env)),
         "downloads": str(hub_cache(env)),
-        "conversations": str(Path(data).expanduser()),
+        "conversations": str(data_folder(settings)),
         "configuration": str(config_file()),
     }
     for name, folder, variable in (

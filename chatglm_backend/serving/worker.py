@@ -13,15 +13,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Generic
 
-from chatglm_backend.core import (
-    Clock,
-    Completed,
-    Event,
-    GenerationRequest,
-    Queued,
-    TokenEvent,
-    monotonic_clock,
-)
+from chatglm_backend.core import Completed, Event, GenerationRequest, Queued, TokenEvent, monotonic_clock
 from chatglm_backend.errors import EngineFailure, InvalidRequest, RequestError, ShuttingDown, TooManyRequests
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.serving.facts import accepted_facts, ended_facts
@@ -70,17 +62,10 @@ class _Job(Generic[P]):
 class Worker(Generic[P]):
     """Thread-safe, but for the engines, which only the worker's own thread touches. Starts at once."""
 
-    def __init__(
-        self,
-        engines: Mapping[str, EnginePort[P]],
-        options: WorkerOptions | None = None,
-        *,
-        clock: Clock = monotonic_clock,
-    ) -> None:
+    def __init__(self, engines: Mapping[str, EnginePort[P]], options: WorkerOptions | None = None) -> None:
         """``engines`` by the kernel that a ticket asks for."""
         self.options = options or WorkerOptions()
         self._engines = dict(engines)
-        self._clock = clock
         self._wake = threading.Condition()
         self._queue: FairQueue[_Job[P]] = FairQueue(self.options.queue_limit)
         self._running: dict[Hashable, _Job[P]] = {}
@@ -259,7 +244,7 @@ class Worker(Generic[P]):
             self._end(job.ticket, result)
             return
         if isinstance(result, TokenEvent):
-            now = self._clock()
+            now = monotonic_clock()
             if job.last_token_at is not None:
                 with self._wake:
                     self._metrics.itl_s.observe(now - job.last_token_at)

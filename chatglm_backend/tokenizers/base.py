@@ -68,26 +68,15 @@ class Tokenizer(Protocol):
 class SentencePieceTokenizer(ABC):
     """The parts that the families share: loading, encoding of typed text, decoding."""
 
+    family: Family
+    stop_ids: frozenset[int]
+    vocab_size: int
+
     def __init__(self, model_file: Path, *, shift: int = 0, whitespace_tags: bool = False) -> None:
         self._processor = load_processor(model_file)
         self._shift = shift
         self._whitespace_tags = whitespace_tags
         self._pieces = PieceTable(self._processor)
-
-    @property
-    @abstractmethod
-    def family(self) -> Family:
-        """See :class:`Tokenizer`."""
-
-    @property
-    @abstractmethod
-    def stop_ids(self) -> frozenset[int]:
-        """See :class:`Tokenizer`."""
-
-    @property
-    @abstractmethod
-    def vocab_size(self) -> int:
-        """See :class:`Tokenizer`."""
 
     @property
     @abstractmethod

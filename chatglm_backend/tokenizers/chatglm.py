@@ -30,6 +30,8 @@ _IMAGE_TOKENS: Final = 20000
 class ChatGLMTokenizer(SentencePieceTokenizer):
     """See :class:`~chatglm_backend.tokenizers.base.Tokenizer`."""
 
+    family: Family = "chatglm"
+
     def __init__(self, folder: Path) -> None:
         config_file = folder / "config.json"
         config = read_json(config_file, optional=True)
@@ -47,21 +49,8 @@ class ChatGLMTokenizer(SentencePieceTokenizer):
         self.eop_id = self._processor.piece_to_id("<eop>") + images
         self.mask_id = special("mask_token_id", "[MASK]")
         self.gmask_id = special("gmask_token_id", "[gMASK]")
-
-    @property
-    def family(self) -> Family:
-        """See :class:`Tokenizer`."""
-        return "chatglm"
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """See :class:`Tokenizer`."""
-        return frozenset((self.eop_id,))
-
-    @property
-    def vocab_size(self) -> int:
-        """See :class:`Tokenizer`."""
-        return self._pieces.size + self._shift
+        self.stop_ids = frozenset((self.eop_id,))
+        self.vocab_size = self._pieces.size + images
 
     @property
     def control_ids(self) -> frozenset[int]:

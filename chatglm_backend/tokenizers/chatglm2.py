@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from chatglm_backend.core import Message, Role
-from chatglm_backend.tokenizers.base import (
-    EncodedPrompt,
-    Family,
-    SentencePieceTokenizer,
-    rounds_of,
-)
+from chatglm_backend.tokenizers.base import EncodedPrompt, Family, SentencePieceTokenizer, rounds_of
 
 MODEL_FILE: Final = "tokenizer.model"
 _SPECIALS: Final = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
@@ -27,26 +22,13 @@ class ChatGLM2Tokenizer(SentencePieceTokenizer):
 
     def __init__(self, folder: Path, family: Family) -> None:
         super().__init__(folder / MODEL_FILE)
-        self._family: Family = family
+        self.family = family
         names = (*_SPECIALS, *_ROLES) if family == "chatglm3" else _SPECIALS
         self._special = {name: self._pieces.size + i for i, name in enumerate(names)}
         self.eos_id = int(self._processor.eos_id())
-
-    @property
-    def family(self) -> Family:
-        """See :class:`Tokenizer`."""
-        return self._family
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """See :class:`Tokenizer`."""
         roles = (self._special[name] for name in ("<|user|>", "<|observation|>") if name in self._special)
-        return frozenset((self.eos_id, *roles))
-
-    @property
-    def vocab_size(self) -> int:
-        """See :class:`Tokenizer`."""
-        return self._pieces.size + len(self._special)
+        self.stop_ids = frozenset((self.eos_id, *roles))
+        self.vocab_size = self._pieces.size + len(names)
 
     @property
     def control_ids(self) -> frozenset[int]:
@@ -56,7 +38,7 @@ class ChatGLM2Tokenizer(SentencePieceTokenizer):
 
     def encode_chat(self, messages: Sequence[Message]) -> EncodedPrompt:
         """See :class:`Tokenizer`. ChatGLM2 has no system role: the text goes in front of the first round."""
-        if self._family == "chatglm3":
+        if self.family == "chatglm3":
             return self._encode_roles(messages)
         system, rounds, question = rounds_of(messages)
         finished = "".join(f"[Round {i}]\n\n问：{q}\n\n答：{a}\n\n" for i, (q, a) in enumerate(rounds, start=1))

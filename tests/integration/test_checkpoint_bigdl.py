@@ -13,7 +13,7 @@ import torch
 
 from chatglm_backend.checkpoint.convert import convert
 from chatglm_backend.checkpoint.lowbit import open_low_bit
-from chatglm_backend.checkpoint.manifest import read_manifest
+from chatglm_backend.checkpoint.manifest import read_manifest, verify_files
 from chatglm_backend.checkpoint.plan import make_plan, read_dense
 from chatglm_backend.checkpoint.source import inspect_folder
 from chatglm_backend.int4.bigdl import dequantize, quantize
@@ -93,11 +93,11 @@ def test_killed_conversion_leaves_the_old_state(moment: int, tmp_path: Path) -> 
         assert process.stdout.readline() == "now\n"
         process.send_signal(signal.SIGKILL)
     assert before == read_manifest(target)
-    open_low_bit(target, full_check=True)
+    verify_files(target, read_manifest(target), full=True)
     source = inspect_folder(folder)
     convert(source, target)
     assert source.fingerprint == read_manifest(target).source_fingerprint
-    open_low_bit(target, full_check=True)
+    verify_files(target, read_manifest(target), full=True)
     assert [path.name for path in target.glob("data-*")] == [read_manifest(target).data]
 
 
@@ -108,5 +108,5 @@ def test_two_processes_convert_once(tmp_path: Path) -> None:
     processes = [child(folder, target, -1) for _ in range(2)]
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert outputs == ["done\n", "done\n"]
-    open_low_bit(target, full_check=True)
+    verify_files(target, read_manifest(target), full=True)
     assert len(list(target.glob("data-*"))) == 1

@@ -17,7 +17,7 @@ from torch import Tensor
 from chatglm_backend.checkpoint.convert import ConvertOptions, convert, convert_in_memory
 from chatglm_backend.checkpoint.encode import SLICE_BYTES, workers
 from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
-from chatglm_backend.checkpoint.manifest import MANIFEST, read_manifest
+from chatglm_backend.checkpoint.manifest import MANIFEST, read_manifest, verify_files
 from chatglm_backend.checkpoint.plan import read_dense
 from chatglm_backend.checkpoint.preflight import Room
 from chatglm_backend.checkpoint.prepare import Preparation, prepare
@@ -211,7 +211,7 @@ def test_cancelling_keeps_the_old_state(source: CheckpointFolder, target: Path, 
     with pytest.raises(LoadCancelled):
         convert(inspect_folder(source.path), target, quantize=quantize, progress=progress, cancel=cancel, options=SMALL)
     assert before == generations(target)
-    open_low_bit(target, full_check=True)
+    verify_files(target, read_manifest(target), full=True)
 
 
 def test_too_little_room(source: CheckpointFolder, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_full_disk_on_the_way(source: CheckpointFolder, tmp_path: Path) -> None:
         convert(source, tmp_path / "out", quantize=quantize, options=options)
     assert generations(tmp_path / "out") == []
     assert not (tmp_path / "out" / MANIFEST).exists()
-    open_low_bit(convert(source, tmp_path / "out", quantize=quantize), full_check=True)
+    verify_files(made := convert(source, tmp_path / "out", quantize=quantize), read_manifest(made), full=True)
 
 
 def test_not_onto_the_source(source: CheckpointFolder) -> None:
@@ -284,7 +284,7 @@ def test_damage_with_an_old_date_is_found_by_the_full_check(target: Path) -> Non
     flip_byte(file)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with pytest.raises(DamagedLowBit, match=file.name):
-        open_low_bit(target).verify_files()
+        verify_files(target, read_manifest(target), full=True)
 
 
 def test_damaged_cache_is_rebuilt_from_its_source(source: CheckpointFolder) -> None:
@@ -296,7 +296,7 @@ def test_damaged_cache_is_rebuilt_from_its_source(source: CheckpointFolder) -> N
     flip_byte(damaged)
     again = prepare(str(source.path), Preparation(quantize=quantize, note=notes.append))
     assert isinstance(again, LowBitCheckpoint)
-    again.verify_files()
+    verify_files(again.folder, again.manifest, full=True)
     problem = notes[-1].fields["problem"]
     assert isinstance(problem, DamagedLowBit)
     assert problem.fields["path"] == damaged

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -30,7 +30,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--name", default="state")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--pid-file", type=Path, help="where to write this process's id")
     return parser.parse_args()
 
 
@@ -51,25 +50,13 @@ def optimiser_for(network: Network, rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 
 
-class Stop:
-    """Whether SIGTERM has asked for an early end."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, *_: object) -> None:
-        self.asked = True
-
-
 def main() -> None:
     """Train up to ``--steps`` and save the state every few hundred steps, and when told to stop."""
     args = arguments()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    if args.pid_file:
-        args.pid_file.write_text(str(os.getpid()), encoding="utf-8")
-    stop = Stop()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     state_file = OUT / f"{args.name}.pt"
     saved = torch.load(state_file) if state_file.exists() else None
     first, tokens = (saved["step"], saved["tokens"]) if saved else (0, 0)
@@ -92,7 +79,7 @@ def main() -> None:
             speed, seconds = seen / (time.time() - began), time.process_time()
             print(f"{step + 1} loss {sum(losses) / len(losses):.4f} {speed:.0f} tok/s {seconds:.0f} CPU s", flush=True)
             losses.clear()
-        ended = stop.asked or step + 1 >= args.steps
+        ended = stop.is_set() or step + 1 >= args.steps
         if ended or (step + 1) % args.save_every == 0:
             save(state_file, network, optimiser, step + 1, tokens + seen)
         if ended:
