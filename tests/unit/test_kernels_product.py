@@ -11,6 +11,7 @@ import torch
 from refusals import refused
 
 from chatglm_backend.errors import ConfigError, WrongShape
+from chatglm_backend.int4.blocks import dequantize
 from chatglm_backend.int4.kernels.choose import build_kernel
 from chatglm_backend.int4.kernels.layout import layout_nbytes, repack
 from chatglm_backend.int4.kernels.native import compile_variant
@@ -63,29 +64,18 @@ def make_packed(out: int, in_: int, seed: int = 0) -> np.ndarray:
     return blocks.reshape(out, -1)
 
 
-def split(packed: np.ndarray, in_: int) -> tuple[np.ndarray, np.ndarray]:
-    """Portable bytes -> integers [out, blocks, 64] in -8..7 and scales [out, blocks], in float64."""
-    blocks = packed.reshape(packed.shape[0], in_ // 64, 34)
-    scales = blocks[..., :2].copy().view(np.float16)[..., 0].astype(np.float64)
-    values = np.concatenate([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], -1).astype(np.float64) - 8
-    return values, scales
-
-
 def exact(packed: np.ndarray, x: np.ndarray) -> np.ndarray:
     """The product in float64 with unrounded activations."""
-    values, scales = split(packed, x.shape[1])
-    return x.astype(np.float64) @ (values * scales[..., None]).reshape(len(packed), -1).T
+    return x.astype(np.float64) @ dequantize(torch.from_numpy(packed), len(packed), x.shape[1]).double().numpy().T
 
 
 def rounded(packed: np.ndarray, x: np.ndarray) -> np.ndarray:
     """The product in float64 with activations rounded to int8 per 64 values, as the kernels do."""
-    values, scales = split(packed, x.shape[1])
     blocks = x.reshape(len(x), -1, 64)
     x_scales = (np.abs(blocks).max(-1) / np.float32(127)).astype(np.float32)
     inverse = np.divide(np.float32(1), x_scales, out=np.zeros_like(x_scales), where=x_scales > 0)
     quantized = np.rint(blocks * inverse[..., None]).astype(np.float64)
-    weights = (values * scales[..., None]).reshape(len(packed), -1)
-    return (quantized * x_scales[..., None].astype(np.float64)).reshape(len(x), -1) @ weights.T
+    return exact(packed, (quantized * x_scales[..., None].astype(np.float64)).reshape(len(x), -1))
 
 
 def multiplied(kernel: CompiledKernel, packed: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
 from fastapi.testclient import TestClient
 
 from chatglm_backend.core import GenerationParams, Message
@@ -250,13 +251,7 @@ def test_a_cookie_of_another_key_or_hand_is_nobody() -> None:
 
 def _client(history: History) -> TestClient:
     app = FastAPI()
-
-    def page() -> object:
-        from fastapi.responses import HTMLResponse
-
-        return HTMLResponse("<p>page</p>")
-
-    app.add_api_route("/", page)
+    app.add_route("/", lambda _: HTMLResponse("<p>page</p>"))
     app.include_router(history_router(history, {"en": load_texts("en"), "zh": load_texts("zh")}))
     app.add_middleware(VisitorLayer, signer=history.signer)
     client = TestClient(app)

@@ -7,8 +7,8 @@ import json
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -156,15 +156,6 @@ def test_a_speed_test_waits_for_other_answers() -> None:
     assert not wait_until_idle(lambda: 1, stopped)
 
 
-@dataclass
-class _Counters:
-    """The worker's counters that the page looks at."""
-
-    running: int
-    waiting: int = 0
-    accepted: int = 0
-
-
 class _Busy(Service):
     """Others are answering for the first ``busy_for`` looks."""
 
@@ -172,7 +163,7 @@ class _Busy(Service):
 
     def metrics(self) -> Any:
         self.busy_for -= 1
-        return _Counters(running=int(self.busy_for >= 0))
+        return SimpleNamespace(running=int(self.busy_for >= 0), waiting=0, accepted=0)
 
 
 def _measure_beside_others(busy_for: int, patience_s: float) -> tuple[ScriptedModel, list[SpeedView]]:
