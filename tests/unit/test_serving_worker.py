@@ -109,10 +109,12 @@ def ask(name: str, session: str = "local", prompt: str = "x", tokens: int = 3) -
 
 
 class Line(Worker[Life]):
-    """A worker that makes the tickets itself, by its own clock."""
+    """A worker that makes the tickets itself, by ``clock``."""
+
+    clock: Clock = staticmethod(monotonic_clock)
 
     def submit(self, request: GenerationRequest, **limits: Any) -> Ticket:
-        ticket = Ticket(request, clock=self._clock, **limits)
+        ticket = Ticket(request, clock=self.clock, **limits)
         self.take(ticket)
         return ticket
 
@@ -129,7 +131,8 @@ def make(engine: FakeEngine) -> Iterator[Any]:
     made: list[Line] = []
 
     def build(clock: Clock = monotonic_clock, **options: Any) -> Line:
-        made.append(Line({"": engine}, WorkerOptions(**options), clock=clock))
+        made.append(Line({"": engine}, WorkerOptions(**options)))
+        made[-1].clock = clock
         return made[-1]
 
     yield build
