@@ -101,13 +101,14 @@ class Adapters:
     def add(self, source: str) -> AdapterInfo:
         """Find a fine-tune, check it against the base, and offer it. Raises a ModelError."""
         name, place = named_source(source)
-        with self._lock:
-            if name in self._loaded:
-                raise AdapterNameUsed(name=name, path=place)
+        if name not in self._loaded:
             info, adapter = read_adapter(source, self._base, self._env)
-            self._loaded[name] = info, adapter
-            self._tell()
-        return info
+            with self._lock:  # not while it is fetched and read
+                if name not in self._loaded:
+                    self._loaded[name] = info, adapter
+                    self._tell()
+                    return info
+        raise AdapterNameUsed(name=name, path=place)
 
     def remove(self, name: str) -> AdapterInfo:
         """Offer it no more; whoever is answered with it keeps it to the end. Raises UnknownAdapter."""

@@ -366,7 +366,8 @@ def test_a_fine_tune_is_fetched_like_a_model(
         assert find_adapter(asked, env=env) == find_adapter(str(found)) == found
         assert before == len(hub.requests)
         (entry,) = list_cache(env)
-        assert (entry.name, entry.complete) == (model, True)
+        kind = "adapter" if "lora" in folder else "download"
+        assert (entry.name, entry.kind, entry.complete) == (model, kind, True)
         revision = asked.partition("@")[2] or None
         for here in (False, True):
             with pytest.raises(CheckpointError) as caught:
