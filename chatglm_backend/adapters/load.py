@@ -22,6 +22,7 @@ from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.layout import tensor_specs
 from chatglm_backend.models.low_rank import low_rank
 from chatglm_backend.models.weights import Linear, Weights
+from chatglm_backend.sentences import Sentence
 
 
 class AdaptableWeights(Weights, Protocol):
@@ -64,7 +65,7 @@ def _prefix(parts: Iterable[Tensor], dtype: torch.dtype, path: Path) -> Prefix:
     cast = tuple(part.to(dtype) for part in parts)
     for index, part in enumerate(cast):
         if not bool(part.isfinite().all()):
-            raise AdapterDamaged(path=path, tensor=f"the prefix of layer {index // 2}")
+            raise AdapterDamaged(path=path, tensor=Sentence("adapter.layer", layer=index // 2))
     return Prefix(cast[0::2], cast[1::2])
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from chatglm_backend.errors import AdapterUnsupported
+from chatglm_backend.sentences import Sentence
 
 # These say where an adapter came from, how it was trained, or only which tensors there are.
 _HARMLESS = frozenset({
@@ -103,7 +104,9 @@ def _patterns(config: Mapping[str, object], key: str, path: str) -> dict[str, fl
         raise AdapterUnsupported(path=path, field=key, value=found)
     for pattern in found:
         if len(pattern) > _LONGEST_PATTERN or _REPEATED_GROUP.search(pattern) or not _compiles(pattern):
-            raise AdapterUnsupported(path=path, field=f"{key}: {pattern}"[:_LONGEST_PATTERN], value="this pattern")
+            raise AdapterUnsupported(
+                path=path, field=f"{key}: {pattern}"[:_LONGEST_PATTERN], value=Sentence("adapter.a_pattern")
+            )
     return {pattern: _number(found, pattern, path) for pattern in found}
 
 

@@ -15,6 +15,7 @@ from chatglm_backend.checkpoint.tensors import open_file
 from chatglm_backend.errors import AdapterDamaged, AdapterEmpty, AdapterMismatch, AdapterUnsupported
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.layout import TensorSpec, tensor_specs
+from chatglm_backend.sentences import Sentence
 
 _PEFT_START = "base_model.model."
 _FACTORS = ("lora_A", "lora_B")
@@ -98,13 +99,11 @@ class _Reader:
     def _factors(self, module: str, pair: Mapping[str, Tensor]) -> Factors:
         spec = self._spec(f"{module}.weight", "linear", "output")
         if spec is None:
-            raise AdapterMismatch(path=self._folder.path, tensor=module, found="-", expected="a product of the base")
+            raise self._mismatch("adapter.no_product", tensor=module)
         a, b = (pair.get(name) for name in _FACTORS)
         if a is None or b is None:
             missing = next(name for name in _FACTORS if name not in pair)
-            raise AdapterMismatch(
-                path=self._folder.path, tensor=f"{module}.{missing}.weight", found="-", expected="both factors"
-            )
+            raise self._mismatch("adapter.absent", tensor=f"{module}.{missing}.weight")
         if self._settings.transposed:
             a, b = a.T, b.T
         rank = a.shape[0] if a.dim() == 2 else 0
@@ -124,8 +123,11 @@ class _Reader:
         return spec if spec is not None and spec.kind in kinds else None
 
     def _unsupported(self, name: str) -> AdapterUnsupported:
-        return AdapterUnsupported(path=self._folder.file, field=name, value="this tensor")
+        return AdapterUnsupported(path=self._folder.file, field=name, value=Sentence("adapter.a_tensor"))
 
     def _fits(self, name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
         if tuple(tensor.shape) != expected or 0 in expected:
-            raise AdapterMismatch(path=self._folder.path, tensor=name, found=tuple(tensor.shape), expected=expected)
+            raise self._mismatch("adapter.shape", tensor=name, found=tuple(tensor.shape), expected=expected)
+
+    def _mismatch(self, code: str, **fields: object) -> AdapterMismatch:
+        return AdapterMismatch(path=self._folder.path, reason=Sentence(code, **fields))

@@ -37,7 +37,7 @@ def open_merge(folder: AdapterFolder, base: CheckpointFolder) -> LoraMerge:
     if folder.kind == "prefix" or base.config_json.get("pre_seq_len"):
         raise _refused(PREFIX, folder, folder if folder.kind == "prefix" else base)
     if base.quantized:
-        raise _refused("quantization_bit", folder, base)
+        raise _refused("sym_int4" if base.format == "lowbit" else "quantization_bit", folder, base)
     found = read_lora(folder, base.config)
     if found.embedding is not None or found.output is not None:
         raise _refused("modules_to_save", folder, folder)

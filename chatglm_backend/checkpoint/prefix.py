@@ -16,6 +16,7 @@ from torch import Tensor
 from chatglm_backend.checkpoint.adapters import PREFIX
 from chatglm_backend.errors import AdapterDamaged, AdapterMismatch, AdapterUnsupported
 from chatglm_backend.models.config import ModelConfig
+from chatglm_backend.sentences import Sentence
 
 _EMBEDDING, _PROJECTION = "embedding.weight", ("trans.0.weight", "trans.0.bias", "trans.2.weight", "trans.2.bias")
 _MOST_ROWS = 8192
@@ -62,10 +63,10 @@ def read_prefix(tensors: Mapping[str, Tensor], config: ModelConfig, file: Path, 
     """
     named = {name.removeprefix("module.").removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     if _EMBEDDING not in named:
-        raise AdapterMismatch(path=file.parent, tensor=PREFIX + _EMBEDDING, found="-", expected="a prefix")
+        raise AdapterMismatch(path=file.parent, reason=Sentence("adapter.absent", tensor=PREFIX + _EMBEDDING))
     for name, tensor in named.items():
         if name not in (_EMBEDDING, *_PROJECTION):
-            raise AdapterUnsupported(path=file, field=name, value="this tensor")
+            raise AdapterUnsupported(path=file, field=name, value=Sentence("adapter.a_tensor"))
         if not tensor.is_floating_point() or not _finite(tensor):
             raise AdapterDamaged(path=file, tensor=name)
     full = 2 * config.num_layers * config.num_kv_heads * config.head_dim
@@ -76,11 +77,14 @@ def read_prefix(tensors: Mapping[str, Tensor], config: ModelConfig, file: Path, 
         shapes = ((middle, width), (middle,), (full, middle), (full,))
         expected = {_EMBEDDING: (rows, width), **dict(zip(_PROJECTION, shapes, strict=True))}
     for name, shape in expected.items():
-        found = tuple(named[name].shape) if name in named else "-"
+        if name not in named:
+            raise AdapterMismatch(path=file.parent, reason=Sentence("adapter.absent", tensor=PREFIX + name))
+        found = tuple(named[name].shape)
         if found != shape or not 0 < rows <= _MOST_ROWS:
-            raise AdapterMismatch(path=file.parent, tensor=PREFIX + name, found=found, expected=shape)
+            reason = Sentence("adapter.shape", tensor=PREFIX + name, found=found, expected=shape)
+            raise AdapterMismatch(path=file.parent, reason=reason)
     if isinstance(said, int) and said != rows:
-        raise AdapterMismatch(path=file.parent, tensor="pre_seq_len", found=rows, expected=said)
+        raise AdapterMismatch(path=file.parent, reason=Sentence("adapter.rows", said=said, rows=rows))
     return TrainedPrefix(named, config, file)
 
 
