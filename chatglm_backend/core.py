@@ -6,6 +6,7 @@ they know nothing of models, pages, HTTP or files.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,16 @@ Clock = Callable[[], float]
 """Seconds from an arbitrary start, never going backwards."""
 
 monotonic_clock: Clock = time.perf_counter
+
+# What a terminal writes to colour a text or to name its window, and other characters that nobody means to say.
+_TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])?")
+_PAGE_BREAKS = re.compile(r"[\f\v]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+
+
+def clean_text(text: str) -> str:
+    """Text without a terminal's colours and control characters; page breaks, as in a PDF's text, become line breaks."""
+    return _CONTROLS.sub("", _PAGE_BREAKS.sub("\n", _TERMINAL.sub("", text)))
 
 
 class FinishReason(str, Enum):
@@ -49,11 +60,14 @@ class Message:
             raise InvalidRequest(field="role", value=str(self.role), reason=Sentence("request.roles"))
         if not isinstance(self.content, str):
             raise InvalidRequest(field="content", value=type(self.content).__name__, reason=Sentence("request.text"))
+        object.__setattr__(self, "content", clean_text(self.content))
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One answer to make: either ``prompt`` (with ``prompt_format``) or ``messages``, never both.
+
+    A last message of the assistant is an answer that is begun already: the new one goes on behind it.
 
     ``visitor`` names whose it is, for fairness, limits and the prefix cache; ``ignore_stop_ids`` is for
     benchmarks and checks, which need a fixed number of tokens. ``adapter`` names a fine-tune of the model; empty is
@@ -76,8 +90,8 @@ class GenerationRequest:
             raise InvalidRequest(
                 field="prompt_format", value=str(self.prompt_format), reason=Sentence("request.formats")
             )
-        if self.messages and self.messages[-1].role != "user":
-            raise InvalidRequest(field="messages", value="", reason=Sentence("request.last_user"))
+        if self.prompt is not None:
+            object.__setattr__(self, "prompt", clean_text(self.prompt))
 
 
 class CancelToken:

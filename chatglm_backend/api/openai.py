@@ -80,13 +80,14 @@ class _Routes:
         return self._entry(model)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
-        """Answer the last message of a conversation."""
+        """Answer the last message of a conversation, or go on with it where it is the assistant's."""
         messages = tuple(message.message() for message in body.messages)
         return await self._answer(request, body, "chatcmpl", messages=messages, prompt_format="chat")
 
     async def completion(self, body: CompletionRequest, request: Request) -> Response:
         """Continue a text."""
-        return await self._answer(request, body, "cmpl", prompt=body.prompt, prompt_format="raw")
+        echo = body.prompt if body.echo else ""
+        return await self._answer(request, body, "cmpl", echo, prompt=body.prompt, prompt_format="raw")
 
     async def other(self, request: Request, rest: str) -> Response:
         """Say in OpenAI's form that there is nothing here."""
@@ -101,6 +102,7 @@ class _Routes:
         request: Request,
         body: ChatRequest | CompletionRequest,
         name: str,
+        echo: str = "",
         **asked: Any,  # noqa: ANN401 - the request's own fields
     ) -> Response:
         params = body.params(self._settings, body.limit(self._settings))
@@ -112,7 +114,7 @@ class _Routes:
         kind: Literal["chat", "text"] = "chat" if isinstance(body, ChatRequest) else "text"
         shape = Shape(kind, wanted.request_id, int(time.time()), _join(self._name(), wanted.adapter))
         if body.stream:
-            return EventStream(ticket, _stream(ticket, shape, include_usage=body.include_usage))
+            return EventStream(ticket, _stream(ticket, shape, echo, include_usage=body.include_usage))
         try:
             text, end = await whole_answer(ticket, request.receive)
         except ClientLeft:
@@ -120,7 +122,7 @@ class _Routes:
         finish = finish_word(end.finish_reason)
         if finish is None:
             return problem_reply(_STOPPED)
-        return JSONResponse(shape.whole(text, finish, end.usage))
+        return JSONResponse(shape.whole(echo + text, finish, end.usage))
 
     async def _submit(self, wanted: GenerationRequest) -> Ticket:
         """Queue a request in a thread; if the caller is gone meanwhile, its ticket goes too."""
@@ -158,11 +160,13 @@ class _Routes:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "local"}
 
 
-async def _stream(ticket: Ticket, shape: Shape, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
+async def _stream(ticket: Ticket, shape: Shape, echo: str, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
     """The answer as chunks; an error in the middle is the last of them, and then ``[DONE]`` does not come."""
     opening = shape.first()
     if opening is not None:
         yield sse(opening)
+    if echo:
+        yield sse(shape.piece(echo))
     end: Completed | None = None
     try:
         async for batch in ticket.follow(heartbeat_s=_HEARTBEAT_S):

@@ -21,16 +21,7 @@ from pydantic import (
 
 from chatglm_backend.core import GenerationParams, Message, Role
 from chatglm_backend.sampling import sampling_fields
-from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import CHAT_TOKENS, Settings
-
-_CONTROLS = frozenset(chr(code) for code in (*range(32), 127)) - frozenset("\t\n\r")
-
-
-def _checked_text(text: str) -> str:
-    if not _CONTROLS.isdisjoint(text):
-        raise ValueError("it holds control characters; only tabs and line breaks are allowed")
-    return _whole_characters(text)
 
 
 def _whole_characters(text: str) -> str:
@@ -46,7 +37,7 @@ def _joined_parts(content: object) -> str:
     if content is None:
         return ""
     if isinstance(content, str):
-        return _checked_text(content)
+        return _whole_characters(content)
     if not isinstance(content, list):
         raise ValueError("use text or a list of text parts")
     texts = []
@@ -55,7 +46,7 @@ def _joined_parts(content: object) -> str:
             raise ValueError(
                 'only parts such as {"type": "text", "text": "…"} can be read; this model sees no pictures'
             )
-        texts.append(_checked_text(part["text"]))
+        texts.append(_whole_characters(part["text"]))
     return "".join(texts)
 
 
@@ -64,7 +55,7 @@ def _one_prompt(prompt: object) -> str:
         prompt = prompt[0]
     if not isinstance(prompt, str):
         raise ValueError("use one text; several prompts or token ids are not supported")
-    return _checked_text(prompt)
+    return _whole_characters(prompt)
 
 
 def _stops(stop: object) -> tuple[str, ...]:
@@ -81,7 +72,7 @@ def _whole_number(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_TEXT_SCHEMA = {"type": "string", "pattern": r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]*$"}
+_TEXT_SCHEMA = {"type": "string"}
 _PART_SCHEMA = {
     "type": "object",
     "properties": {"type": {"const": "text"}, "text": _TEXT_SCHEMA},
@@ -99,7 +90,7 @@ Prompt = Annotated[str, BeforeValidator(_one_prompt), WithJsonSchema(_PROMPT_SCH
 Stops = Annotated[tuple[str, ...], BeforeValidator(_stops), WithJsonSchema(_STOP_SCHEMA)]
 Whole = BeforeValidator(_whole_number)
 Name = Annotated[
-    str, Field(max_length=512), AfterValidator(_checked_text), WithJsonSchema({**_TEXT_SCHEMA, "maxLength": 512})
+    str, Field(max_length=512), AfterValidator(_whole_characters), WithJsonSchema({**_TEXT_SCHEMA, "maxLength": 512})
 ]
 
 
@@ -193,12 +184,6 @@ class ChatRequest(_Sampling):
     response_format: Any = _only('can only be {"type": "text"}', {"type": "text"})
     modalities: Any = _only('can only be ["text"]', ["text"])
 
-    @model_validator(mode="after")
-    def _refuse_open_ends(self) -> ChatRequest:
-        if self.messages[-1].role != "user":
-            raise ValueError(Sentence("request.last_user"))
-        return self
-
     def limit(self, settings: Settings) -> int:
         """Most new tokens: as asked for, or enough for a usual answer."""
         return self.max_completion_tokens or self.max_tokens or settings.answer_tokens(CHAT_TOKENS)
@@ -209,7 +194,7 @@ class CompletionRequest(_Sampling):
 
     prompt: Prompt
     best_of: Annotated[int | None, Whole] = _only(_UNSUPPORTED, 1)
-    echo: bool | None = _only(_UNSUPPORTED, *_OFF)
+    echo: bool | None = None
     suffix: str | None = _only(_UNSUPPORTED, "")
 
     def limit(self, settings: Settings) -> int:

@@ -36,6 +36,7 @@ from chatglm_backend.models.base import ChatModel
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.rows import Feed
 from chatglm_backend.tokenizers.base import EncodedPrompt, Tokenizer
+from chatglm_backend.tokenizers.streaming import StreamingDecoder
 
 _log = logging.getLogger(__name__)
 
@@ -93,13 +94,14 @@ class Engine:
         adapter = self._adapters.get(request.adapter)
         if request.adapter and adapter is None:
             raise UnknownAdapter(name=request.adapter, names=", ".join(filter(None, self._adapters)) or "-")
-        ids = self.encode(request).ids
+        encoded = self.encode(request)
+        ids = encoded.ids
         limit = self._model.config.context_limit
         if len(ids) >= limit:
             raise ContextLimitExceeded(prompt_tokens=len(ids), limit=limit)
         max_new = min(request.params.max_new_tokens, limit - len(ids))
         rows = len(ids) + max_new + (adapter.prefix.rows if adapter is not None and adapter.prefix is not None else 0)
-        return PreparedRequest(request, ids, max_new, rows * self._bytes_per_token, adapter)
+        return PreparedRequest(request, ids, max_new, rows * self._bytes_per_token, adapter, encoded.begun)
 
     def start(
         self,
@@ -122,7 +124,7 @@ class Engine:
             cache=cache,
             prefill=self._model.prefill(ready.prompt_ids[cached:], cache, max_rows=self.options.prefill_rows),
             cached_tokens=cached,
-            decoder=self._tokenizer.stream(),
+            decoder=_decoder_behind(self._tokenizer, ready.prompt_ids[len(ready.prompt_ids) - ready.begun :]),
             draft=draft,
             timer=RequestTimer(self._clock, submitted_at),
         )
@@ -228,6 +230,16 @@ class Engine:
             )
         except Exception as error:  # noqa: BLE001 - a lost prefix costs time, never an answer
             _log.warning("a finished sequence could not be kept", exc_info=error)
+
+
+def _decoder_behind(tokenizer: Tokenizer, ids: tuple[int, ...]) -> StreamingDecoder:
+    """A decoder that has been through ``ids``, and gives only what follows."""
+    decoder = tokenizer.stream()
+    for token in ids:
+        decoder.add(token)
+    if ids:
+        decoder.finish()
+    return decoder
 
 
 def _owner(request: GenerationRequest, cache: KVCache) -> str:

@@ -30,13 +30,17 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """An encoded request that fits the context; ``kv_bytes`` is what it may take at most, prefix rows included."""
+    """An encoded request that fits the context; ``kv_bytes`` is what it may take at most, prefix rows included.
+
+    The last ``begun`` ids belong to the text that the answer goes on with.
+    """
 
     request: GenerationRequest
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
     kv_bytes: int
     adapter: Adapter | None = None
+    begun: int = 0
 
     @property
     def prompt_tokens(self) -> int:

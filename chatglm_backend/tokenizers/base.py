@@ -28,10 +28,14 @@ _MOST_ID = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """A prompt ready for the model: its ``ids``, and ``text``, the exact prompt for people to read."""
+    """A prompt ready for the model: its ``ids``, and ``text``, the exact prompt for people to read.
+
+    The last ``begun`` ids are of the text that the answer goes on with, which so is no start of a text.
+    """
 
     ids: tuple[int, ...]
     text: str
+    begun: int = 0
 
 
 class Tokenizer(Protocol):
@@ -56,7 +60,7 @@ class Tokenizer(Protocol):
         """Return one prompt in the recipe's form, the family's chat form, or as typed."""
 
     def encode_chat(self, messages: Sequence[Message]) -> EncodedPrompt:
-        """Return a conversation in the family's chat form, open for the next answer."""
+        """Return a conversation in the family's chat form, open for the next answer or the rest of the last one."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids`` as it is; control ids and ids beyond the vocabulary give nothing."""
@@ -84,8 +88,18 @@ class SentencePieceTokenizer(ABC):
         """Every id that steers the model and that no typed text may become."""
 
     @abstractmethod
+    def _encode_asked(self, messages: Sequence[Message]) -> EncodedPrompt:
+        """Return a conversation that ends with a question, open for its answer."""
+
+    def _answer_ids(self, text: str) -> list[int]:
+        """Return the ids of an answer's beginning; encoded apart from its question, as the models were trained."""
+        return self.encode_text(text)
+
     def encode_chat(self, messages: Sequence[Message]) -> EncodedPrompt:
         """See :class:`Tokenizer`."""
+        asked, begun = asked_and_begun(messages)
+        encoded, ids = self._encode_asked(asked), self._answer_ids(begun) if begun else []
+        return EncodedPrompt((*encoded.ids, *ids), encoded.text + begun, len(ids))
 
     @abstractmethod
     def _with_control_ids(self, ids: Iterable[int]) -> tuple[int, ...]:
@@ -164,6 +178,20 @@ def without_lone_surrogates(text: str) -> str:
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def asked_and_begun(messages: Sequence[Message]) -> tuple[list[Message], str]:
+    """Return (conversation up to the question, how its answer begins) of a conversation.
+
+    Where no question of the user is open, a system message at the end is the question.
+    """
+    asked, begun = list(messages), ""
+    while asked and asked[-1].role == "assistant":
+        begun = asked.pop().content + (f"\n{begun}" if begun else "")
+    turns = [message.role for message in asked if message.role != "system"]
+    if asked and asked[-1].role == "system" and turns[-1:] in ([], ["assistant"]):
+        asked[-1] = Message("user", asked[-1].content)
+    return asked, begun
 
 
 def rounds_of(messages: Sequence[Message]) -> tuple[str, list[tuple[str, str]], str]:

@@ -58,8 +58,8 @@ class ChatGLMTokenizer(SentencePieceTokenizer):
         own = (piece + self._shift for piece in range(self._pieces.size) if self._pieces.is_control(piece))
         return frozenset((*own, self.bos_id, self.eop_id, self.mask_id, self.gmask_id, *range(self._shift)))
 
-    def encode_chat(self, messages: Sequence[Message]) -> EncodedPrompt:
-        """See :class:`Tokenizer`. A system message goes in front of the first round, on its own line."""
+    def _encode_asked(self, messages: Sequence[Message]) -> EncodedPrompt:
+        """A system message goes in front of the first round, on its own line."""
         system, rounds, question = rounds_of(messages)
         if rounds:
             finished = "".join(f"[Round {i}]\n问：{q}\n答：{a}\n" for i, (q, a) in enumerate(rounds))

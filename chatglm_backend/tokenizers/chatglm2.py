@@ -6,10 +6,11 @@ Special ids are not in the sentencepiece model: they follow its last piece in a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from chatglm_backend.core import Message, Role
+from chatglm_backend.core import Message, PromptFormat, Role
 from chatglm_backend.tokenizers.base import EncodedPrompt, Family, SentencePieceTokenizer, rounds_of
 
 MODEL_FILE: Final = "tokenizer.model"
@@ -36,14 +37,23 @@ class ChatGLM2Tokenizer(SentencePieceTokenizer):
         own = (piece for piece in range(self._pieces.size) if self._pieces.is_control(piece))
         return frozenset((*own, *self._special.values()))
 
-    def encode_chat(self, messages: Sequence[Message]) -> EncodedPrompt:
-        """See :class:`Tokenizer`. ChatGLM2 has no system role: the text goes in front of the first round."""
+    def encode_prompt(self, prompt: str, prompt_format: PromptFormat) -> EncodedPrompt:
+        """See :class:`Tokenizer`. A text as typed goes on directly: a space after it is part of what follows."""
+        encoded = super().encode_prompt(prompt, prompt_format)
+        return replace(encoded, begun=1) if prompt_format == "raw" and prompt else encoded
+
+    def _encode_asked(self, messages: Sequence[Message]) -> EncodedPrompt:
+        """ChatGLM2 has no system role: the text goes in front of the first round."""
         if self.family == "chatglm3":
             return self._encode_roles(messages)
         system, rounds, question = rounds_of(messages)
         finished = "".join(f"[Round {i}]\n\n问：{q}\n\n答：{a}\n\n" for i, (q, a) in enumerate(rounds, start=1))
         text = f"{finished}[Round {len(rounds) + 1}]\n\n问：{question}\n\n答："
         return self._encoded(f"{system}\n\n{text}" if system else text)
+
+    def _answer_ids(self, text: str) -> list[int]:
+        line = self.encode_text("\n") if self.family == "chatglm3" else []
+        return [*line, *self.encode_text(text)]
 
     def _encode_roles(self, messages: Sequence[Message]) -> EncodedPrompt:
         ids: list[int] = []

@@ -87,10 +87,8 @@ REFUSED: list[tuple[str, str, list[Any]]] = [
     ("modalities", "modalities", [["audio"]]),
     ("messages", "messages", [[], "hello"]),
     ("messages", "role", [[{"role": "tool", "content": "x"}]]),
-    ("messages", "last message", [[{"role": "assistant", "content": "x"}]]),
     ("content", "pictures", [[{"type": "image_url"}]]),
     ("content", "text parts", [5]),
-    ("content", "control characters", ["a\x00b", "a\x1bb"]),
     ("content", "surrogate", ["a\ud800", [{"type": "text", "text": "\udfff"}]]),
     ("stop", "surrogate", ["\ud800"]),
     ("stop", "empty", [[""]]),
@@ -123,16 +121,14 @@ def test_what_asks_for_nothing_more_is_no_fault(fields: dict[str, Any]) -> None:
     assert params(**fields) == params()
 
 
-@pytest.mark.parametrize(
-    "prompt", [["a", "b"], [1, 2], [[1]], 5, None, "\x00", "\ud800"], ids=lambda value: repr(value)[:20]
-)
+@pytest.mark.parametrize("prompt", [["a", "b"], [1, 2], [[1]], 5, None, "\ud800"], ids=lambda value: repr(value)[:20])
 def test_a_completion_has_one_text(prompt: object) -> None:
     """No token ids, no batches."""
     with pytest.raises(ValidationError):
         CompletionRequest.model_validate({"prompt": prompt})
 
 
-@pytest.mark.parametrize("fields", [{"best_of": 2}, {"echo": True}, {"suffix": "x"}])
+@pytest.mark.parametrize("fields", [{"best_of": 2}, {"suffix": "x"}])
 def test_old_ways_of_completing_are_refused(fields: dict[str, Any]) -> None:
     """They are not silently left out."""
     with pytest.raises(ValidationError, match="not supported"):

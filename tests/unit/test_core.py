@@ -29,16 +29,23 @@ def test_temperature_zero_is_greedy() -> None:
     [
         lambda: GenerationRequest("r"),
         lambda: GenerationRequest("r", prompt="a", messages=(Message("user", "b"),)),
-        lambda: GenerationRequest("r", messages=(Message("assistant", "b"),)),
         lambda: Message("tool", "x"),
         lambda: Message("user", 3),
     ],
 )
 def test_request_takes_a_prompt_or_messages(wrong: Callable[[], object]) -> None:
-    """Exactly one of the two, and the user speaks last; only the three roles exist, and content is text."""
+    """Exactly one of the two; only the three roles exist, and content is text."""
     with pytest.raises(InvalidRequest):
         wrong()
     assert GenerationRequest("r", prompt="").prompt == ""
+
+
+def test_what_nobody_means_to_say_is_cleaned_away() -> None:
+    """A PDF's page breaks and NULs, a terminal's colours and titles; tabs and line breaks stay, wherever said."""
+    said = "\x1b]0;title\x07\x1b[1;31mr\0ed\x1b[0m\fnext\tpage\r\n\x7f😀"
+    clean = "red\nnext\tpage\r\n😀"
+    assert GenerationRequest("r", prompt=said).prompt == clean
+    assert Message("user", said).content == clean
 
 
 def test_first_cancel_reason_wins() -> None:

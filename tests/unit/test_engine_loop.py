@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,13 +18,15 @@ from chatglm_backend.core import (
     GenerationRequest,
     Message,
     PrefillProgress,
+    PromptFormat,
     Timing,
     TokenEvent,
 )
 from chatglm_backend.engine.engine import Engine
 from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.errors import ContextLimitExceeded, EngineFailure
-from tests.engine_fakes import VOCAB, ByteTokenizer, FakeClock, FakeModel, collect, script_row, text_of
+from chatglm_backend.tokenizers.base import EncodedPrompt
+from tests.engine_fakes import VOCAB, ByteDecoder, ByteTokenizer, FakeClock, FakeModel, collect, script_row, text_of
 
 OFF = EngineOptions(draft_tokens=0, prefix_cache_bytes=0)
 
@@ -327,3 +330,33 @@ def test_waiting_and_reading_are_timed_apart() -> None:
     clock.now = 3.0
     sequence = engine.start(ask("abcd", max_new_tokens=3), CancelToken(), 0.0)
     assert collect(engine, [sequence])[sequence][-1].timing == Timing(3.0, 7.0, 4.0, 1.0, 2.0, 500.0, 500.0, 8.0)
+
+
+class _Continuing(ByteTokenizer):
+    """Whose prompts end with an answer that is begun, as long as the prompt."""
+
+    def encode_prompt(self, prompt: str, prompt_format: PromptFormat) -> EncodedPrompt:
+        """All of it is begun."""
+        encoded = super().encode_prompt(prompt, prompt_format)
+        return replace(encoded, begun=len(encoded.ids))
+
+    def stream(self) -> Any:
+        """Drops a text's first sign, as a space there is dropped."""
+        return _Dropping()
+
+
+class _Dropping(ByteDecoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self._first = True
+
+    def add(self, token_id: int) -> str:
+        """One sign less."""
+        first, self._first = self._first, False
+        return "" if first else super().add(token_id)
+
+
+def test_an_answer_that_is_begun_gives_its_whole_rest() -> None:
+    """The decoder has been through the beginning, so that a space behind it is no start of a text."""
+    model = FakeModel(row=script_row(b" boy", 4))
+    assert text_of(Engine(model, _Continuing(), OFF).generate(ask("I am"))) == " boy"

@@ -140,6 +140,24 @@ def test_a_system_message_leads_where_there_is_no_role_for_it(
     assert encoded.text.endswith(plain)
 
 
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_an_answer_that_is_begun_is_gone_on_with(folders: dict[tiny.Family, Path], family: tiny.Family) -> None:
+    """Its ids stand where the model would have written them; without a question a last system message is one."""
+    tokenizer = own(folders, family)
+    asked, answered = (
+        tokenizer.encode_chat(turns("q")),
+        tokenizer.encode_chat([*turns(*"qa"), Message("assistant", "b")]),
+    )
+    own_line = tokenizer.encode_text("\n") if family == "chatglm3" else []
+    begun = [*own_line, *tokenizer.encode_text("a\nb")]
+    assert answered.ids == (*asked.ids, *begun)
+    assert (answered.text, answered.begun, asked.begun) == (f"{asked.text}a\nb", len(begun), 0)
+    system = Message("system", "q")
+    assert tokenizer.encode_chat([system]) == asked
+    assert tokenizer.encode_chat([*turns(*"xy"), system]) == tokenizer.encode_chat(turns(*"xyq"))
+    assert tokenizer.encode_chat([*turns("q"), system]) == tokenizer.encode_chat([system, *turns("q")])
+
+
 def test_stop_ids(folders: dict[tiny.Family, Path]) -> None:
     """An answer ends at its family's end id; ChatGLM3 also at the next role."""
     assert {tiny.config_of("chatglm")["eos_token_id"]} == own(folders, "chatglm").stop_ids
