@@ -37,21 +37,20 @@ def progress(_):
     seen += 1
     if seen == moment:
         print("now", flush=True)
-        time.sleep(60)
+        time.sleep(int(sys.argv[4]))
 convert(inspect_folder(source), target, progress=progress, options=ConvertOptions(threads=1, slice_bytes=16384))
 print("done", flush=True)
 """
 
 
-def child(source: Path, target: Path, moment: int) -> subprocess.Popen[str]:
-    """Start a conversion in another process."""
+def child(source: Path, target: Path, moment: int, seconds: int = 60) -> subprocess.Popen[str]:
+    """Start a conversion in another process, and wait for the moment: for so many seconds nothing happens there."""
+    command = [sys.executable, "-c", CHILD, *map(str, (source, target, moment, seconds))]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(source), str(target), str(moment)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=env,
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "now\n"
+    return process
 
 
 @pytest.mark.parametrize("name", ["chatglm-6b", "chatglm2-6b", "chatglm3-6b"])
@@ -87,10 +86,7 @@ def test_killed_conversion_leaves_the_old_state(moment: int, tmp_path: Path) -> 
     target = convert(inspect_folder(folder), tmp_path / "out")
     before = read_manifest(target)
     build_checkpoint(folder, "chatglm2", seed=3)
-    process = child(folder, target, moment)
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "now\n"
+    with child(folder, target, moment) as process:
         process.send_signal(signal.SIGKILL)
     assert before == read_manifest(target)
     verify_files(target, read_manifest(target), full=True)
@@ -102,11 +98,11 @@ def test_killed_conversion_leaves_the_old_state(moment: int, tmp_path: Path) -> 
 
 
 def test_two_processes_convert_once(tmp_path: Path) -> None:
-    """Started together, one converts, the other waits and finds the result."""
+    """While one converts, the other waits; then it finds the result."""
     folder = build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")
     target = tmp_path / "out"
-    processes = [child(folder, target, -1) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
-    assert outputs == ["done\n", "done\n"]
+    with child(folder, target, 8, seconds=1) as process:
+        convert(inspect_folder(folder), target, quantize=lambda _: pytest.fail("converted twice"))
+        assert process.communicate(timeout=60)[0] == "done\n"
     verify_files(target, read_manifest(target), full=True)
     assert len(list(target.glob("data-*"))) == 1

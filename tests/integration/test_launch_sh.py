@@ -168,18 +168,6 @@ def test_the_next_candidate_is_taken(project: Project) -> None:
     assert "PYTHON=/no/such/python cannot be used" in done.stderr
 
 
-def test_a_half_made_environment_is_made_anew(project: Project) -> None:
-    """What a stopped run left behind is not trusted."""
-    venv = project.root / ".venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "chatglm-unfinished").touch()
-    (venv / "old").touch()
-    done = project.run("--setup-only")
-    assert done.returncode == 0, done.stderr
-    assert not (venv / "old").exists()
-    assert not (venv / "chatglm-unfinished").exists()
-
-
 def test_a_folder_in_the_way_is_not_deleted(project: Project) -> None:
     """A folder that is no environment stays, and the user is told."""
     precious = project.root / ".venv" / "thesis.txt"
@@ -190,7 +178,7 @@ def test_a_folder_in_the_way_is_not_deleted(project: Project) -> None:
 
 
 def test_cuda_is_left_out_and_failures_heal(project: Project, tmp_path: Path) -> None:
-    """Plain pip would bring CUDA: torch comes from the other index. A failed install is made anew the next time."""
+    """Plain pip would bring CUDA: torch comes from the other index. What a failed install left is not trusted."""
     plain, cpu = tmp_path / "plain", tmp_path / "cpu"
     make_wheel(plain / "torch", "torch", "2.13.0", ("nvidia-cublas",))
     make_wheel(plain / "nvidia-cublas", "nvidia_cublas", "13.0")
@@ -203,23 +191,28 @@ def test_cuda_is_left_out_and_failures_heal(project: Project, tmp_path: Path) ->
     assert failed.returncode == 1
     assert "check the connection and the proxy in all_proxy" in last_line(failed.stderr)
     del project.environ["all_proxy"]
-    assert (project.root / ".venv/chatglm-unfinished").exists()
+    unfinished, old = project.root / ".venv/chatglm-unfinished", project.root / ".venv/old"
+    assert unfinished.exists()
+    old.touch()
 
     requirements.write_text("torch==2.13.0  # why\n", encoding="utf-8")
     healed = project.run("--setup-only")
     python = project.root / ".venv/bin/python"
     assert healed.returncode == 0, healed.stderr
     assert "making it anew" in healed.stderr
+    assert not unfinished.exists()
+    assert not old.exists()
     assert "saves CUDA packages (1)," in healed.stderr
     assert (installed(python, "torch"), installed(python, "nvidia-cublas")) == ("2.13.0+cpu", "")
 
 
-def test_an_unreachable_index_falls_back(project: Project, tmp_path: Path) -> None:
+def test_an_unreachable_index_falls_back(ready: Project, tmp_path: Path) -> None:
     """Where the other index gives nothing, plain pip goes on, and changed requirements are installed again."""
     plain = tmp_path / "plain"
     make_wheel(plain / "torch", "torch", "2.13.0")
     make_wheel(plain / "extra", "extra", "1.0")
-    project.environ |= {"PIP_INDEX_URL": make_index(plain), "CHATGLM_TORCH_INDEX": (tmp_path / "none").as_uri()}
+    indexes = {"PIP_INDEX_URL": make_index(plain), "CHATGLM_TORCH_INDEX": (tmp_path / "none").as_uri()}
+    project = Project(ready.root, ready.bin, indexes)
     requirements = project.root / "requirements.txt"
     requirements.write_text("torch==2.13.0\n", encoding="utf-8")
     first = project.run("--setup-only")
