@@ -11,7 +11,6 @@ Either way the answers must be the same as without.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import random
@@ -20,6 +19,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+from benchmarks.flags import read_flags
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
 from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, open_existing, open_synthetic
 from chatglm_backend.checkpoint.default import bundled_folder
@@ -27,7 +27,6 @@ from chatglm_backend.checkpoint.lowbit import open_low_bit
 from chatglm_backend.core import Completed, GenerationParams, GenerationRequest, Message, TokenEvent
 from chatglm_backend.engine.engine import Engine
 from chatglm_backend.engine.options import EngineOptions
-from chatglm_backend.hardware import plan_threads, read_machine
 from chatglm_backend.models.base import ChatModel
 from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.settings import Settings
@@ -116,15 +115,9 @@ def own_texts(model: ChatModel, words: Tokenizer, draft_tokens: int) -> Iterator
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", choices=sorted(SYNTHETIC_MODELS), help="random weights; without it, own texts")
-    parser.add_argument("--new-tokens", type=int, default=48)
-    parser.add_argument("--draft-tokens", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--kernel", default="auto")
-    options = parser.parse_args()
-    threads = options.threads or plan_threads(read_machine()).threads
+    models = ("", *sorted(SYNTHETIC_MODELS))  # without one: own texts
+    options = read_flags(__doc__, models, model="", new_tokens=48, draft_tokens=8, repeats=3, threads=0, kernel="auto")
+    threads = options.threads
     if options.model:
         bench = open_synthetic(options.model, threads=threads, kernel=options.kernel, cache=kernel_cache(Settings()))
         lines = scripted(bench.model, options.new_tokens, options.draft_tokens, options.repeats)

@@ -5,7 +5,6 @@ python -m benchmarks.kernels [--threads 2] [--rows 1,2,4,8,12,128,512] [--rounds
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.flags import read_flags
 from benchmarks.side_by_side.tables import product_table
 from chatglm_backend.benchmark.bandwidth import read_bandwidth_gb_s
 from chatglm_backend.int4.bigdl import BigdlKernel, default_library
@@ -51,11 +51,7 @@ class Matrices:
 
 def main() -> None:
     """Print one table per shape."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rows", default="1,2,4,8,12,128,512")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+    options = read_flags(__doc__, threads=0, rows="1,2,4,8,12,128,512", rounds=3)
     torch.set_num_threads(options.threads)
     built = {v.name: build_kernel(options.threads, only=v.name) for v in usable_variants(host_cpu())}
     library = default_library()

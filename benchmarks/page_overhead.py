@@ -10,7 +10,6 @@ answer by way of the page or the endpoint is compared with the engine's own befo
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import statistics
@@ -21,8 +20,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from benchmarks.flags import read_flags
 from benchmarks.side_by_side.worker import Worker as Reader
 from chatglm_backend.access.policy import policy_from
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
@@ -31,7 +31,6 @@ from chatglm_backend.core import Completed, GenerationParams, GenerationRequest,
 from chatglm_backend.engine.engine import Engine
 from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.engine.sequence import StepResult
-from chatglm_backend.hardware import plan_threads, read_machine
 from chatglm_backend.models.base import ChatModel
 from chatglm_backend.service import Service
 from chatglm_backend.service.kernels import kernel_cache
@@ -43,33 +42,14 @@ from webui import create_app
 
 if TYPE_CHECKING:
     from chatglm_backend.engine.sequence import Sequence
-    from chatglm_backend.tokenizers.streaming import StreamingDecoder
 
 PATHS = ("engine alone", "endpoint", "page")
-
-
-class _Words:
-    """A streaming decoder with a word for every token, so that each one travels."""
-
-    def add(self, token_id: int) -> str:
-        return f"word{token_id % 97} "
-
-    def finish(self) -> str:
-        return ""
-
-
-class SpokenPrompts(CountedPrompts):
-    """Prompts are lengths, as in every benchmark; answers are words."""
-
-    def stream(self) -> StreamingDecoder:
-        """A word a token."""
-        return cast("StreamingDecoder", _Words())
 
 
 class RememberingEngine(Engine):
     """Keeps the last answer's end, whoever asked for it."""
 
-    def __init__(self, network: ChatModel, words: SpokenPrompts) -> None:
+    def __init__(self, network: ChatModel, words: CountedPrompts) -> None:
         """Drafts nothing and reuses nothing."""
         super().__init__(network, words, EngineOptions(draft_tokens=0, prefix_cache_bytes=0))
         self.network, self.words = network, words
@@ -101,7 +81,8 @@ def make_engine(model: str, threads: int) -> RememberingEngine:
     else:
         network = open_synthetic(model, threads=threads, cache=kernel_cache(Settings())).model
     network.config = replace(network.config, stop_ids=())
-    return RememberingEngine(network, SpokenPrompts(network.config))
+    words = CountedPrompts(network.config, lambda token: f"word{token % 97} ")  # one for every token: each one travels
+    return RememberingEngine(network, words)
 
 
 def loaded(engine: RememberingEngine, threads: int) -> LoadedModel:
@@ -194,17 +175,11 @@ def table(runs: dict[str, list[Compared]]) -> Iterator[str]:
 
 def main() -> None:
     """Measure and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", choices=[*sorted(SYNTHETIC_MODELS), "demo"], default="chatglm2-6b")
-    parser.add_argument("--prompt-tokens", type=int, default=32)
-    parser.add_argument("--new-tokens", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--threads", type=int, default=0)
-    options = parser.parse_args()
+    models = (*sorted(SYNTHETIC_MODELS), "demo")
+    options = read_flags(__doc__, models, model="chatglm2-6b", prompt_tokens=32, new_tokens=32, rounds=12, threads=0)
     logging.disable(logging.INFO)
-    threads = options.threads or plan_threads(read_machine()).threads
-    engine = make_engine(options.model, threads)
-    with served(engine, threads) as address:
+    engine = make_engine(options.model, options.threads)
+    with served(engine, options.threads) as address:
         reader = Reader("reader", [sys.executable, "-m", "benchmarks.page_reader", address])
         runs: dict[str, list[Compared]] = {path: [] for path in PATHS}
         prompt = f"{options.prompt_tokens}/0"

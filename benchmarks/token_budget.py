@@ -9,7 +9,6 @@ bandwidth is read. The keys and values of the context are random numbers. Length
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections import defaultdict
@@ -18,10 +17,10 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from benchmarks.flags import read_flags
 from chatglm_backend.benchmark.bandwidth import read_bandwidth_gb_s
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
 from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, full_size_config, int4_bytes_per_token
-from chatglm_backend.hardware import plan_threads, read_machine
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.synthetic import SyntheticTensors
 from chatglm_backend.int4.weights import Int4Weights
@@ -159,13 +158,9 @@ def table(found: dict[int, list[dict[str, float]]]) -> Iterator[str]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", choices=sorted(SYNTHETIC_MODELS), default="chatglm2-6b")
-    parser.add_argument("--context", default="32,1024")
-    parser.add_argument("--tokens", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=0)
-    options = parser.parse_args()
-    threads = options.threads or plan_threads(read_machine()).threads
+    models = sorted(SYNTHETIC_MODELS)
+    options = read_flags(__doc__, models, model="chatglm2-6b", context="32,1024", tokens=15, threads=0)
+    threads = options.threads
     torch.set_num_threads(threads)
     watch, config = Stopwatch(), full_size_config(SYNTHETIC_MODELS[options.model])
     choice = select_kernel("auto", threads=threads, cache=kernel_cache(Settings()))

@@ -8,7 +8,6 @@ reads a ticket of its own, as page and endpoint do. Draft tokens and kept prefix
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import logging
 import statistics
@@ -17,10 +16,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.flags import read_flags
 from benchmarks.page_overhead import make_engine
 from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS
 from chatglm_backend.core import GenerationParams, GenerationRequest, TokenEvent
-from chatglm_backend.hardware import plan_threads, read_machine
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.serving.worker import Worker, WorkerOptions
 
@@ -118,23 +117,17 @@ def decode_speed(streams: list[Stream]) -> float:
 
 def main() -> None:
     """Measure and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--synthetic", choices=sorted(SYNTHETIC_MODELS), default="chatglm2-6b")
-    parser.add_argument("--visitors", type=int, default=8)
-    parser.add_argument("--prompt-tokens", type=int, default=32)
-    parser.add_argument("--new-tokens", type=int, default=48)
-    parser.add_argument("--long-prompt", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=0)
-    options = parser.parse_args()
+    options = read_flags(
+        __doc__, sorted(SYNTHETIC_MODELS), synthetic="chatglm2-6b", visitors=8, prompt_tokens=32, new_tokens=48,
+        long_prompt=512, rounds=2, threads=0,
+    )  # fmt: skip
     logging.disable(logging.INFO)
-    threads = options.threads or plan_threads(read_machine()).threads
-    worker: Worker[Any] = Worker(
-        {"": make_engine(options.synthetic, threads)}, WorkerOptions(max_running=options.visitors)
-    )
+    engine = make_engine(options.synthetic, options.threads)
+    worker: Worker[Any] = Worker({"": engine}, WorkerOptions(max_running=options.visitors))
     visitors = Visitors(worker)
     visitors.together(1, options.prompt_tokens, 8)  # warms up
-    print(f"{options.synthetic}, {threads} threads, {options.visitors} visitors, {options.new_tokens} tokens each\n")
+    who = f"{options.visitors} visitors, {options.new_tokens} tokens each"
+    print(f"{options.synthetic}, {options.threads} threads, {who}\n")
     print("| round | one: tok/s (decode) | all: tok/s (decode) | ratio (decode) | Jain index |")
     print("|---|---|---|---|---|", flush=True)
     for number in range(1, options.rounds + 1):

@@ -97,8 +97,6 @@ class GenerationRequest:
 class CancelToken:
     """A flag that one side sets and the engine reads between units of work. The first reason wins."""
 
-    __slots__ = ("_event", "_lock", "_reason")
-
     def __init__(self) -> None:
         self._event = threading.Event()
         self._lock = threading.Lock()

@@ -1,12 +1,12 @@
 """A tokenizer for benchmarks: the prompt ``"128/3"`` is a prompt of 128 tokens, the fourth of its kind.
 
 The ids are arbitrary, differ from prompt to prompt (so that nothing is reused), and are valid
-for any vocabulary of a few hundred ids. Text never matters to speed, so none is made.
+for any vocabulary of a few hundred ids. Text never matters to speed, so none is made unless asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from chatglm_backend.core import Message, PromptFormat
@@ -15,20 +15,21 @@ from chatglm_backend.tokenizers.base import EncodedPrompt, Family
 from chatglm_backend.tokenizers.streaming import StreamingDecoder
 
 
-class _Silence:
-    """A streaming decoder that has nothing to say."""
+class _Speech:
+    """A streaming decoder that says something for each id."""
 
-    def add(self, token_id: int) -> str:  # noqa: ARG002 - the decoder's signature
-        return ""
+    def __init__(self, say: Callable[[int], str]) -> None:
+        self.add = say
 
     def finish(self) -> str:
         return ""
 
 
 class CountedPrompts:
-    """:class:`~chatglm_backend.tokenizers.base.Tokenizer` whose prompts are lengths."""
+    """:class:`~chatglm_backend.tokenizers.base.Tokenizer` whose prompts are lengths; answers are what ``say`` makes."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, say: Callable[[int], str] = lambda _: "") -> None:
+        self._say = say
         self.family: Family = config.family
         self.stop_ids: frozenset[int] = frozenset()
         self.vocab_size = config.vocab_size
@@ -56,5 +57,5 @@ class CountedPrompts:
         return ""
 
     def stream(self) -> StreamingDecoder:
-        """Return a decoder that gives no text."""
-        return cast("StreamingDecoder", _Silence())
+        """Return a decoder for an answer."""
+        return cast("StreamingDecoder", _Speech(self._say))

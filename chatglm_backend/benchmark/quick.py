@@ -9,8 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from chatglm_backend.core import CancelToken, Completed, Event, GenerationParams, GenerationRequest
 from chatglm_backend.service import Service
@@ -47,10 +46,6 @@ class QuickResult:
     decode_tok_s: float
     disturbed: bool
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
-        return asdict(self)
-
 
 def wait_until_idle(busy: Callable[[], int], cancel: CancelToken, timeout_s: float = 120.0) -> bool:
     """Wait for other answers to end; False when time is up or the test was stopped."""
@@ -60,21 +55,11 @@ def wait_until_idle(busy: Callable[[], int], cancel: CancelToken, timeout_s: flo
     return not busy() and not cancel.cancelled
 
 
-def measure(
-    service: Service,
-    item: QuickItem,
-    cancel: CancelToken,
-    *,
-    visitor: str,
-    accepted: Callable[[], int] | None = None,
-) -> QuickResult | None:
-    """Measure one item; ``None`` when stopped. Raises what the service's ``submit`` raises.
-
-    ``accepted`` counts the requests ever taken, to notice others' in between.
-    """
+def measure(service: Service, item: QuickItem, cancel: CancelToken, *, visitor: str) -> QuickResult | None:
+    """Measure one item; ``None`` when stopped. Raises what the service's ``submit`` raises."""
     if cancel.cancelled:
         return None
-    before = accepted() if accepted else 0
+    before = _accepted(service)
     requests = [_request(service, item, f"{visitor}-speed-{row}") for row in range(item.batch)]
     tickets: list[Ticket] = []
     try:
@@ -90,7 +75,7 @@ def measure(
     ttft = first.timing.ttft_s or 0.0
     # Each answer's own rate holds the time that it gave to the others, so the sum is the batch's.
     rate = sum(completed.timing.decode_tok_s or 0.0 for completed in ended)
-    disturbed = accepted is not None and accepted() - before != item.batch
+    disturbed = _accepted(service) - before != item.batch
     return QuickResult(
         prompt_tokens=first.usage.prompt_tokens,
         batch=item.batch,
@@ -100,6 +85,12 @@ def measure(
         decode_tok_s=rate,
         disturbed=disturbed,
     )
+
+
+def _accepted(service: Service) -> int:
+    """The requests ever taken, to notice others' in between."""
+    metrics = service.metrics()
+    return 0 if metrics is None else metrics.accepted
 
 
 def _follow(ticket: Ticket, cancel: CancelToken) -> Completed | None:

@@ -38,8 +38,6 @@ class DraftSource(Protocol):
 class PromptLookup:
     """Proposes what followed the last few tokens when they occurred before, in the prompt or the answer."""
 
-    __slots__ = ("_ids", "_index")
-
     def __init__(self, prompt_ids: Iterable[int]) -> None:
         self._ids: list[int] = []
         self._index: dict[tuple[int, ...], int] = {}
@@ -67,8 +65,6 @@ class PromptLookup:
 
 class StepCosts:
     """How long a decode step takes by its rows, as measured: draft tokens are almost free on some kernels only."""
-
-    __slots__ = ("_seconds",)
 
     def __init__(self) -> None:
         self._seconds: dict[int, dict[int, float]] = {}
@@ -108,8 +104,6 @@ class Drafter:
     costs next to nothing. What is lost to wrong drafts comes out of a credit: a small share of every
     token's time, and the time that right ones saved. A draft that could overdraw it is not made.
     """
-
-    __slots__ = ("_cost", "_credit", "_limit", "_next_pause", "_pause", "_right", "_source", "_wrong")
 
     def __init__(self, source: DraftSource, *, max_tokens: int) -> None:
         self._source = source

@@ -22,8 +22,6 @@ _FIRST_CANDIDATES = 256
 class Sampler:
     """Chooses the tokens of one request; ``seen`` it must be told about, for the repetition penalty."""
 
-    __slots__ = ("_generator", "_params", "_penalised", "_seen")
-
     def __init__(self, params: GenerationParams, prompt_ids: Iterable[int]) -> None:
         self._params = params
         self._penalised = params.repetition_penalty != 1.0

@@ -16,8 +16,6 @@ class StopFilter:
     Text that may be the beginning of a stop string is held back until that is decided.
     """
 
-    __slots__ = ("_failures", "_held", "_states", "_stops", "stopped")
-
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(dict.fromkeys(stops))
         self._failures = tuple(_failure_table(stop) for stop in self._stops)

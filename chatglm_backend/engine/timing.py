@@ -14,8 +14,6 @@ from chatglm_backend.core import Clock, Timing
 class RequestTimer:
     """Collects the moments of one request and turns them into a :class:`Timing`."""
 
-    __slots__ = ("_clock", "_prefill_ended", "_prefill_started", "_submitted", "_token_times")
-
     def __init__(self, clock: Clock, submitted_at: float) -> None:
         self._clock = clock
         self._submitted = submitted_at

@@ -26,21 +26,6 @@ class KVCache:
     ``adapter`` is the fine-tune whose sequence this is; ``lead`` counts its prefix rows.
     """
 
-    __slots__ = (
-        "_dtype",
-        "_head_dim",
-        "_keys",
-        "_kv_heads",
-        "_reserved",
-        "_values",
-        "adapter",
-        "capacity",
-        "identity",
-        "lead",
-        "length",
-        "plan",
-    )
-
     def __init__(
         self,
         *,

@@ -22,8 +22,6 @@ _SCORE_FLOATS = 8 * 1024 * 1024
 class RotaryTable:
     """Cosines and sines [positions, frequencies] in fp32, computed once per model."""
 
-    __slots__ = ("cos", "sin")
-
     def __init__(self, cos: Tensor, sin: Tensor) -> None:
         self.cos = cos
         self.sin = sin

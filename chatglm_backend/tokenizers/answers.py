@@ -22,8 +22,6 @@ _MARK: Final = re.compile(f"(?<={_HAN})[,!:;?]|[,!:;?](?={_HAN})")
 class AnswerDecoder(StreamingDecoder):
     """A :class:`StreamingDecoder` whose text is restored. Holds back what the next character decides."""
 
-    __slots__ = ("_before", "_full_width", "_undecided")
-
     def __init__(
         self, pieces: PieceTable, *, shift: int = 0, whitespace_tags: bool = False, full_width: bool = False
     ) -> None:

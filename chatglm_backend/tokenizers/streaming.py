@@ -56,8 +56,6 @@ class StreamingDecoder:
     Each ``add`` costs the length of its piece, not of the answer.
     """
 
-    __slots__ = ("_at_start", "_bytes", "_held", "_pieces", "_shift", "_tags")
-
     def __init__(self, pieces: PieceTable, *, shift: int = 0, whitespace_tags: bool = False) -> None:
         self._pieces = pieces
         self._shift = shift

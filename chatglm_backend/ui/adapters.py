@@ -8,7 +8,7 @@ from chatglm_backend.core import AdapterInfo, ModelInfo
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.service import Service
-from chatglm_backend.ui.html import alert, paragraph, table
+from chatglm_backend.ui.html import ListView, alert, paragraph, table
 from chatglm_backend.units import size
 
 BASE = "-"
@@ -46,15 +46,6 @@ def adapter_choice(texts: Texts, info: ModelInfo | None, chosen: str | None, *, 
     return AdapterChoice(tuple(choices), chosen, len(choices) > 1)
 
 
-@dataclass(frozen=True, slots=True)
-class AdaptersView:
-    """The list of fine-tunes, the names that can be removed, and what was just said."""
-
-    table: str
-    names: tuple[str, ...]
-    said: str = ""
-
-
 class AdaptersPresenter:
     """The Model page's fine-tunes in one language."""
 
@@ -62,13 +53,13 @@ class AdaptersPresenter:
         self.texts = texts
         self._service = service
 
-    def view(self, said: str = "") -> AdaptersView:
+    def view(self, said: str = "") -> ListView:
         """The list as it is now."""
         info = self._service.status().info
         found = () if info is None else info.adapters
-        return AdaptersView(self._table(found) if found else "", tuple(one.name for one in found), said)
+        return ListView(self._table(found) if found else "", tuple(one.name for one in found), said)
 
-    def add(self, source: str, *, allowed: bool) -> AdaptersView:
+    def add(self, source: str, *, allowed: bool) -> ListView:
         """Load a fine-tune beside the model, if this visitor may."""
         if not allowed or not source.strip():
             return self.view()
@@ -78,7 +69,7 @@ class AdaptersPresenter:
             return self.view(alert(self.texts.say(error)))
         return self.view(_said(self.texts("adapter.added", name=info.name, size=size(info.nbytes))))
 
-    def remove(self, name: str, *, allowed: bool) -> AdaptersView:
+    def remove(self, name: str, *, allowed: bool) -> ListView:
         """Offer it no more, if this visitor may."""
         if not allowed or not name:
             return self.view()

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
+
+
+@dataclass(frozen=True, slots=True)
+class ListView:
+    """A list to choose from: its table, the names that can be chosen, and what was just said."""
+
+    table: str
+    names: tuple[str, ...]
+    said: str = ""
 
 
 def alert(text: str) -> str:

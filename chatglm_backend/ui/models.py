@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from chatglm_backend.checkpoint.cache import CacheEntry
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.service import Service
 from chatglm_backend.service.keeping import Keeper
 from chatglm_backend.store.folder import shown_path
-from chatglm_backend.ui.html import alert, paragraph, table, terms
+from chatglm_backend.ui.html import ListView, alert, paragraph, table, terms
 from chatglm_backend.units import size
-
-
-@dataclass(frozen=True, slots=True)
-class KeptView:
-    """What is kept: a table, the names one can delete, and what was just said."""
-
-    table: str
-    names: tuple[str, ...]
-    said: str = ""
 
 
 class ModelsPresenter:
@@ -32,15 +21,15 @@ class ModelsPresenter:
         self._service = service
         self._keeper = keeper
 
-    def kept(self, said: str = "") -> KeptView:
+    def kept(self, said: str = "") -> ListView:
         """The list as it is now."""
         try:
             entries = self._keeper.entries()
         except OSError as error:
-            return KeptView(alert(self.texts.say(error)), ())
+            return ListView(alert(self.texts.say(error)), ())
         if not entries:
-            return KeptView(paragraph(self.texts("kept.nothing")), (), said)
-        return KeptView(self._table(entries), tuple(entry.name for entry in entries), said)
+            return ListView(paragraph(self.texts("kept.nothing")), (), said)
+        return ListView(self._table(entries), tuple(entry.name for entry in entries), said)
 
     def ask(self, name: str | None) -> str:
         """The question before a deletion; empty where nothing was chosen."""
@@ -49,7 +38,7 @@ class ModelsPresenter:
             return ""
         return paragraph(self.texts("kept.ask", name=entry.name, size=size(entry.nbytes)), "cg-demo", "alert")
 
-    def delete(self, name: str, *, allowed: bool) -> KeptView:
+    def delete(self, name: str, *, allowed: bool) -> ListView:
         """Delete one entry, if this visitor may."""
         if not allowed:
             return self.kept(self.refusal())

@@ -10,7 +10,7 @@ import base64
 import json
 import threading
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 
 from chatglm_backend.benchmark.quick import QUICK_PLAN, QuickItem, QuickResult, measure, wait_until_idle
@@ -102,9 +102,7 @@ class SpeedPresenter:
                     if not await asyncio.to_thread(wait_until_idle, self._busy, token, self._patience_s):
                         break
                 yield self._view(info, results, running=True, status=self._progress(number, "speed.measuring", item))
-                found = await asyncio.to_thread(
-                    measure, self._service, item, token, visitor=session, accepted=self._accepted
-                )
+                found = await asyncio.to_thread(measure, self._service, item, token, visitor=session)
                 if found is None:
                     break
                 results.append(found)
@@ -124,10 +122,6 @@ class SpeedPresenter:
     def _busy(self) -> int:
         metrics = self._service.metrics()
         return 0 if metrics is None else metrics.running + metrics.waiting
-
-    def _accepted(self) -> int:
-        metrics = self._service.metrics()
-        return 0 if metrics is None else metrics.accepted
 
     def _line(self, phase: str, key: str) -> str:
         return status_line(phase, self.texts(key), spoken=True)
@@ -170,7 +164,7 @@ class SpeedPresenter:
         return f'<div class="cg-plots" id="cg-speed-figures">{first}{second}</div>'
 
     def _download(self, info: ModelInfo, results: Sequence[QuickResult]) -> str:
-        document = {"model": plain(info), "runs": [run.to_json() for run in results]}
+        document = {"model": plain(info), "runs": [asdict(run) for run in results]}
         data = base64.b64encode(json.dumps(document, ensure_ascii=False, indent=2).encode()).decode()
         return (
             f'<div class="cg-chips"><a class="cg-tool" download="chatglm-speed.json" '

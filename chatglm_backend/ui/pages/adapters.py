@@ -8,7 +8,8 @@ from typing import Any
 import gradio as gr
 
 from chatglm_backend.sentences import Texts
-from chatglm_backend.ui.adapters import BASE, AdapterChoice, AdaptersPresenter, AdaptersView
+from chatglm_backend.ui.adapters import BASE, AdapterChoice, AdaptersPresenter
+from chatglm_backend.ui.html import ListView
 from chatglm_backend.ui.pages.outputs import QUIET
 
 
@@ -41,7 +42,7 @@ def build_adapters(
         remove = gr.Button(t("adapter.remove"), elem_id="cg-adapter-remove", scale=1)
     said = gr.HTML("", elem_id="cg-adapter-said")
 
-    def show(view: AdaptersView, may: bool) -> tuple[Any, ...]:  # noqa: FBT001
+    def show(view: ListView, may: bool) -> tuple[Any, ...]:  # noqa: FBT001
         names = list(view.names)
         chosen = gr.Dropdown(choices=names, value=names[0] if names else None, interactive=may)
         buttons = gr.Button(t("adapter.add"), interactive=may), gr.Button(t("adapter.remove"), interactive=may)

@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 
 from chatglm_backend.ui.adapters import AdaptersPresenter
-from chatglm_backend.ui.models import KeptView, ModelsPresenter
+from chatglm_backend.ui.html import ListView
+from chatglm_backend.ui.models import ModelsPresenter
 from chatglm_backend.ui.pages.adapters import build_adapters
 from chatglm_backend.ui.pages.outputs import QUIET, may_change
 from chatglm_backend.ui.presenter import Presenter
@@ -72,7 +73,7 @@ def _build_deletion(page: gr.Blocks, models: ModelsPresenter, facts: gr.HTML) ->
         yes = gr.Button(t("kept.yes"), variant="stop", elem_id="cg-kept-yes")
         no = gr.Button(t("kept.no"), elem_id="cg-kept-no")
 
-    def show(view: KeptView, allowed: bool) -> tuple[Any, ...]:  # noqa: FBT001
+    def show(view: ListView, allowed: bool) -> tuple[Any, ...]:  # noqa: FBT001
         return (
             view.table,
             gr.Dropdown(choices=list(view.names), value=None, interactive=allowed),
