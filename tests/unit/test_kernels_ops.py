@@ -58,6 +58,14 @@ def test_very_different_scores_stay_finite(ops: CompiledOps) -> None:
     torch.testing.assert_close(ops.attention(q, keys, values, [40]), expected)
 
 
+@pytest.mark.parametrize("rows", [1, 4])
+def test_tokens_far_below_the_best_weigh_nothing(ops: CompiledOps, rows: int) -> None:
+    """Not even 1e-38 of a large value: sums of such numbers are denormal, and take a hundred times as long."""
+    q, keys, values = torch.ones(rows, 2, 32), torch.full((2, 20, 32), -20.0), torch.full((2, 20, 32), 6e4)
+    keys[:, 13], values[:, 13] = 20.0, 0.0
+    assert torch.equal(ops.attention(q, keys.half(), values.half(), [20] * rows), torch.zeros(rows, 64))
+
+
 def test_other_caches_are_left_to_torch(ops: CompiledOps) -> None:
     """fp32 keys and values, as in exact checks, give torch's own result."""
     q, keys, values = torch.randn(2, 2, 32), torch.randn(2, 20, 32), torch.randn(2, 20, 32)

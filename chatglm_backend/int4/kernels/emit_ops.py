@@ -18,6 +18,8 @@ LANES = 16
 ATTENTION_ROWS = 4
 """Query rows that share each read of a key or value in the kernel for many rows."""
 _NEGATIVE_INFINITY = float("-inf")
+_FAR = -60.0
+"""A score so far below the largest weighs nothing in fp32; sums of such weights would be denormal, which is slow."""
 
 
 class AttentionArg(IntEnum):
@@ -143,7 +145,7 @@ class _Attention(KernelWriter):
         self.loop(ir.Constant(I64, 0), tokens, 1, [], token)
 
     def _softmax(self, scores: ir.Value, visible: ir.Value, tokens: ir.Value) -> ir.Value:
-        """Turn scores into unnormalised weights; what is not visible becomes (about) zero. Returns their sum."""
+        """Turn scores into unnormalised weights; what is not visible becomes zero. Returns their sum."""
         b = self.builder
         padded = b.and_(b.add(tokens, ir.Constant(I64, LANES - 1)), ir.Constant(I64, -LANES))
 
@@ -163,7 +165,9 @@ class _Attention(KernelWriter):
 
         def weigh(t: ir.Value, carried: Values) -> Values:
             address = self.offset(scores, t, 4)
-            weight = self.exp(b.fsub(self.load(address, self.vector, align=4), top))
+            below = b.fsub(self.load(address, self.vector, align=4), top)
+            far = b.fcmp_ordered("<", below, self.constant(_FAR, LANES))
+            weight = b.select(far, self.constant(0.0, LANES), self.exp(below))
             self.store(weight, address, align=4)
             return [b.fadd(carried[0], weight)]
 
