@@ -12,11 +12,13 @@ from llvmlite import ir
 
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.int4.kernels.writer import F16, F32, I64, KernelWriter, Values
+from chatglm_backend.models.low_rank import RANK_STEP
 
 COLUMNS = 16
-"""Output columns that one piece of work of ``up_*`` writes, and that lie together in ``UP``."""
-DOWN_STEP = 32
-"""Inputs that ``down_*`` takes at once; the number of inputs is a multiple of it."""
+"""Output columns that one piece of work of ``up_*`` writes, and that lie together in ``UP``.
+
+Also the inputs that ``down_*`` takes at once; their number is a multiple of it.
+"""
 ROW_BLOCK = 4
 """Rows that share each read of the factors in the kernels for many rows."""
 
@@ -42,8 +44,13 @@ class LowRankArg(IntEnum):
     SCALE = 11
 
 
+def down_ranks(variant: Variant) -> int:
+    """Ranks that share each read of a row in ``down_*``: as many as the registers have room for their sums."""
+    return RANK_STEP if variant.lanes == COLUMNS else 1
+
+
 def build_low_rank(variant: Variant, triple: str) -> ir.Module:
-    """``down_1`` and ``down_4`` over blocks of rows x rank, rank fastest; ``up_1`` and ``up_4`` over columns."""
+    """``down_1`` and ``down_4`` over blocks of rows x ranks, ranks fastest; ``up_1`` and ``up_4`` over columns."""
     module = ir.Module(name="low_rank")
     module.triple = triple
     for rows in (1, ROW_BLOCK):
@@ -73,34 +80,33 @@ class _LowRank(KernelWriter):
 
 
 class _Down(_LowRank):
-    """One number between the factors for each of ``count`` rows."""
+    """The numbers between the factors, some ranks of ``count`` rows at a time."""
 
     def emit(self, count: int) -> None:
         b, rank, inputs = self.builder, self.arg(LowRankArg.RANK), self.arg(LowRankArg.INPUTS)
         x, x_row, down = (self.arg(which) for which in (LowRankArg.X, LowRankArg.X_ROW, LowRankArg.DOWN))
-        scale = self.load(self.arg(LowRankArg.SCALE), F32, align=4)
+        scale, ranks = self.load(self.arg(LowRankArg.SCALE), F32, align=4), down_ranks(self.variant)
+        groups = b.sdiv(rank, ir.Constant(I64, ranks))
 
         def piece(item: ir.Value, _: Values) -> Values:
-            which = b.srem(item, rank)
-            rows = self.rows_of(b.sdiv(item, rank), count)
+            first = b.mul(b.srem(item, groups), ir.Constant(I64, ranks))
+            which = [b.add(first, ir.Constant(I64, j)) for j in range(ranks)]
+            rows = self.rows_of(b.sdiv(item, groups), count)
             sources = [b.add(x, b.mul(row, x_row)) for row in rows]
-            factor = self.offset(down, b.mul(which, inputs), 2)
+            factors = [self.offset(down, b.mul(j, inputs), 2) for j in which]
 
             def add(i: ir.Value, sums: Values) -> Values:
-                after = []
-                for half in range(DOWN_STEP // COLUMNS):
-                    here = b.add(i, ir.Constant(I64, half * COLUMNS))
-                    weights = self.halves(self.offset(factor, here, 2))
-                    for m, source in enumerate(sources):
-                        values = self.load(self.offset(source, here, 4), self.vector, align=4)
-                        after.append(self.fma(values, weights, sums[half * count + m]))
-                return after
+                weights = [self.halves(self.offset(factor, i, 2)) for factor in factors]
+                values = [self.load(self.offset(source, i, 4), self.vector, align=4) for source in sources]
+                pairs = [(value, weight) for value in values for weight in weights]
+                return [self.fma(*pair, total) for pair, total in zip(pairs, sums, strict=True)]
 
-            start = [self.constant(0.0, COLUMNS)] * (count * (DOWN_STEP // COLUMNS))
-            sums = self.loop(ir.Constant(I64, 0), inputs, DOWN_STEP, start, add)
-            for m, row in enumerate(rows):
-                total = self.total(b.fadd(sums[m], sums[count + m]))
-                self.store(b.fmul(total, scale), self.offset(self.between(row, rank), which, 4), align=4)
+            start = [self.constant(0.0, COLUMNS)] * (count * ranks)
+            sums = iter(self.loop(ir.Constant(I64, 0), inputs, COLUMNS, start, add))
+            for row in rows:
+                for j in which:
+                    place = self.offset(self.between(row, rank), j, 4)
+                    self.store(b.fmul(self.total(next(sums)), scale), place, align=4)
             return []
 
         self.loop(self.first, self.last, 1, [], piece)
@@ -108,38 +114,34 @@ class _Down(_LowRank):
 
 
 class _Up(_LowRank):
-    """16 columns of all rows, ``count`` rows at a time."""
+    """16 columns at a time, ``count`` rows from end to end before the next, as they lie in memory."""
 
     def emit(self, count: int) -> None:
         b, rank, zero = self.builder, self.arg(LowRankArg.RANK), ir.Constant(I64, 0)
         out, out_row, up = (self.arg(which) for which in (LowRankArg.OUT, LowRankArg.OUT_ROW, LowRankArg.UP))
-        blocks = self.arg(LowRankArg.BLOCKS)
 
-        def columns(item: ir.Value, _: Values) -> Values:
-            factor = self.offset(up, b.mul(item, rank), COLUMNS * 2)
-            results = self.offset(out, item, COLUMNS * 4)
+        def block(k: ir.Value, _: Values) -> Values:
+            rows = self.rows_of(k, count)
+            starts = [b.add(out, b.mul(row, out_row)) for row in rows]
+            numbers = [self.between(row, rank) for row in rows]
 
-            def block(k: ir.Value, _: Values) -> Values:
-                rows = self.rows_of(k, count)
-                places = [b.add(results, b.mul(row, out_row)) for row in rows]
-                numbers = [self.between(row, rank) for row in rows]
+            def columns(item: ir.Value, _: Values) -> Values:
+                factor = self.offset(up, b.mul(item, rank), COLUMNS * 2)
+                places = [self.offset(start, item, COLUMNS * 4) for start in starts]
 
                 def add(j: ir.Value, sums: Values) -> Values:
                     weights = self.halves(self.offset(factor, j, COLUMNS * 2))
-                    return [
-                        self.fma(
-                            self.splat(self.load(self.offset(number, j, 4), F32, align=4), COLUMNS), weights, total
-                        )
-                        for number, total in zip(numbers, sums, strict=True)
-                    ]
+                    found = [self.load(self.offset(number, j, 4), F32, align=4) for number in numbers]
+                    pairs = zip(found, sums, strict=True)
+                    return [self.fma(self.splat(number, COLUMNS), weights, total) for number, total in pairs]
 
                 before = [self.load(place, self.vector, align=4) for place in places]
                 for place, total in zip(places, self.loop(zero, rank, 1, before, add), strict=True):
                     self.store(total, place, align=4)
                 return []
 
-            self.loop(zero, blocks, 1, [], block)
+            self.loop(self.first, self.last, 1, [], columns)
             return []
 
-        self.loop(self.first, self.last, 1, [], columns)
+        self.loop(zero, self.arg(LowRankArg.BLOCKS), 1, [], block)
         b.ret_void()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chatglm_backend.int4.kernels.emit_low_rank import COLUMNS, DOWN_STEP, ROW_BLOCK, LowRankArg, build_low_rank
+from chatglm_backend.int4.kernels.emit_low_rank import COLUMNS, ROW_BLOCK, LowRankArg, build_low_rank, down_ranks
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import Variant
@@ -33,11 +33,11 @@ class LowRankSteps:
         """Whether the compiled code is for such shapes and types."""
         plain = all(t.dtype is torch.float32 and t.dim() == 2 and t.stride(1) == 1 for t in (result, x))
         halves = factors.down.dtype is torch.float16 and factors.up.dtype is torch.float16
-        return plain and halves and x.shape[1] % DOWN_STEP == 0 and factors.out % COLUMNS == 0 and len(x) > 0
+        return plain and halves and x.shape[1] % COLUMNS == 0 and factors.out % COLUMNS == 0 and len(x) > 0
 
     def add(self, result: Tensor, x: Tensor, factors: LowRank) -> None:
         """``result`` [rows, out] += the side path of ``x`` [rows, in]."""
-        team, rank, rows, inputs = self._team, factors.rank, len(x), x.shape[1]
+        team, rank, rows, inputs = self._team, len(factors.down), len(x), x.shape[1]
         if self._native is None:
             build = partial(build_low_rank, self._variant)
             self._native = compile_module(self._variant, "low_rank", build, self._cache)
@@ -55,5 +55,6 @@ class LowRankSteps:
                 )  # fmt: skip
                 if several:
                     work = several * count * rank * _WEIGHTS_PER_NUMBER
-                    team.share(at[f"down_{count}"], self._args, several * rank, work=work * inputs)
+                    items = several * rank // down_ranks(self._variant)
+                    team.share(at[f"down_{count}"], self._args, items, work=work * inputs)
                     team.share(at[f"up_{count}"], self._args, factors.out // COLUMNS, work=work * factors.out)
