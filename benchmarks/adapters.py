@@ -80,8 +80,7 @@ class Memory:
     """How much anonymous memory the process takes, and the most of it since the beginning; mapped files apart."""
 
     def __init__(self) -> None:
-        if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)  # or what was freed before is taken again, unseen
+        _give_back()
         self.start = self.most = self.now()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -101,8 +100,15 @@ class Memory:
         """Bytes more than at the beginning, now and at most."""
         self._ended.set()
         self._thread.join()
+        _give_back()
         now = self.now()
         return now - self.start, max(self.most, now) - self.start
+
+
+def _give_back() -> None:
+    """Freed memory to the system, where it would be taken again unseen, or counted as taken."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def added(bench: Bench, folders: Mapping[str, Path], into: dict[str, Adapter]) -> Iterator[str]:

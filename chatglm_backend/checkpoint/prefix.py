@@ -42,17 +42,17 @@ class TrainedPrefix:
         Of a projection one part is worked out at a time.
         """
         width = self.config.num_kv_heads * self.config.head_dim
-        rows = self.tensors[_EMBEDDING].float()
+        rows = self.tensors[_EMBEDDING]
         if _PROJECTION[0] in self.tensors:
             weight, bias = (self.tensors[name] for name in _PROJECTION[:2])
-            rows = torch.tanh(rows @ weight.float().T + bias.float())
+            rows = torch.tanh(rows.float() @ weight.float().T + bias.float())
         for index in range(2 * self.config.num_layers):
             columns = slice(index * width, (index + 1) * width)
             if _PROJECTION[0] in self.tensors:
                 weight, bias = (self.tensors[name][columns].float() for name in _PROJECTION[2:])
                 part = rows @ weight.T + bias
             else:
-                part = rows[:, columns]
+                part = rows[:, columns].float()
             yield part.view(-1, self.config.num_kv_heads, self.config.head_dim).transpose(0, 1).contiguous()
 
 
