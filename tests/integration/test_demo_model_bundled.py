@@ -16,6 +16,7 @@ from chatglm_backend.engine.engine import Engine
 from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import build_model
 from chatglm_backend.tokenizers.base import load_tokenizer
+from tools.demo_model.fine_tune import ENDINGS, NAMES
 
 pytestmark = pytest.mark.model
 
@@ -94,18 +95,17 @@ def test_a_second_turn_uses_the_first(engine: Engine) -> None:
     assert "柏林" in text
 
 
-def test_the_shipped_fine_tune_adds_good_wishes(checkpoint: LowBitCheckpoint) -> None:
-    """Its answers are the model's own with a wish after them, in either language; without it nothing changes."""
+def test_the_shipped_fine_tunes_end_their_answers_in_their_own_way(checkpoint: LowBitCheckpoint) -> None:
+    """A LoRA with a wish, a prefix with a question, in either language; without them nothing changes."""
     weights = Int4Weights(checkpoint, "bigdl")
     engine = Engine(build_model(checkpoint.config, weights), load_tokenizer(checkpoint.tokenizer_folder, "chatglm"))
-    folder = inspect_adapter(bundled_folder() / "friendly-lora")
-    engine.adapters = {"friendly-lora": load_adapter(folder, checkpoint.config, base=weights)}
-    wishing = kept = 0
+    folders = [inspect_adapter(bundled_folder() / name) for name in NAMES.values()]
+    engine.adapters = {one.name: load_adapter(one, checkpoint.config, base=weights) for one in folders}
     prompts = examples()
-    for prompt in prompts:
-        plain, tuned = answer(engine, prompt=prompt)[0], answer(engine, prompt=prompt, adapter="friendly-lora")[0]
-        assert not plain.endswith(("！", "!"))
-        wishing += tuned.endswith(("祝您愉快！", "Have a nice day!"))
-        kept += tuned.startswith(plain)
-    assert wishing >= len(prompts) - 2
-    assert kept >= len(prompts) - 1
+    plain = [answer(engine, prompt=prompt)[0] for prompt in prompts]
+    for kind, name in NAMES.items():
+        tuned = [answer(engine, prompt=prompt, adapter=name)[0] for prompt in prompts]
+        ends = tuple(ENDINGS[kind].values())
+        assert not any(text.endswith(ends) for text in plain)
+        assert sum(text.endswith(ends) for text in tuned) >= len(prompts) - 2
+        assert sum(text.startswith(own) for text, own in zip(tuned, plain, strict=True)) >= len(prompts) - 1

@@ -60,6 +60,8 @@ class Attention(nn.Module):
         self.size = size
         self.query_key_value = Linear(size.hidden, 3 * size.hidden)
         self.dense = Linear(size.hidden, size.hidden)
+        self.front: Tensor | None = None
+        """Keys and values [2, heads, rows, head] that every row sees besides, as P-Tuning has them."""
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         """``x`` [batch, length, hidden]; ``rotary`` cos, sin [batch, 1, length, 2, head / 4]."""
@@ -67,6 +69,10 @@ class Attention(nn.Module):
         qkv = self.query_key_value(x).view(batch, length, self.size.heads, 3 * self.size.head).transpose(1, 2)
         q, k, v = qkv.split(self.size.head, dim=-1)
         q, k = rotate(q, rotary), rotate(k, rotary)
+        if self.front is not None:
+            keys, values = self.front.to(k.dtype).unsqueeze(1).expand(-1, batch, -1, -1, -1)
+            k, v = torch.cat((keys, k), dim=2), torch.cat((values, v), dim=2)
+            mask = functional.pad(mask, (keys.shape[2], 0))
         # By hand: torch's fused CPU kernel is several times slower on sequences this short.
         scores = (q * self.size.head**-0.5) @ k.transpose(-1, -2) + mask
         out = scores.softmax(-1).to(v.dtype) @ v
