@@ -49,7 +49,7 @@ def low_rank(a: Tensor, b: Tensor, scale: float, *, dtype: torch.dtype = torch.f
     (out, rank), steps = b.shape, -(-b.shape[1] // RANK_STEP)
     padded = torch.zeros(-(-out // UP_COLUMNS) * UP_COLUMNS, steps * RANK_STEP, dtype=dtype)
     padded[:out, :rank] = b.to(dtype)
-    up = padded.unflatten(0, (-1, UP_COLUMNS)).transpose(1, 2).contiguous()
+    up = padded.view(-1, UP_COLUMNS, steps * RANK_STEP).transpose(1, 2).contiguous()
     # Its own memory, as the file that ``a`` may be mapped from can be written again while this is in use.
     down = torch.zeros(steps * RANK_STEP, a.shape[1], dtype=dtype)
     down[:rank] = a.to(dtype)
