@@ -70,7 +70,8 @@ class GenerationRequest:
     A last message of the assistant is an answer that is begun already: the new one goes on behind it.
 
     ``visitor`` names whose it is, for fairness, limits and the prefix cache; ``ignore_stop_ids`` is for
-    benchmarks and checks, which need a fixed number of tokens. ``adapter`` names a fine-tune of the model; empty is
+    benchmarks and checks, which need a fixed number of tokens. ``shared``: others with the same prompt follow as soon
+    as it is read. ``adapter`` names a fine-tune of the model; empty is
     the model itself.
     """
 
@@ -82,6 +83,7 @@ class GenerationRequest:
     params: GenerationParams = field(default_factory=GenerationParams)
     ignore_stop_ids: bool = False
     adapter: str = ""
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):
@@ -167,12 +169,25 @@ class PrefillProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenChance:
+    """A token, its ``spelling`` in UTF-8, which may be part of a character, and its probability's logarithm."""
+
+    token_id: int
+    spelling: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One new token. ``text`` may be empty while a character is incomplete; texts concatenate to the answer."""
+    """One new token. ``text`` may be empty while a character is incomplete; texts concatenate to the answer.
+
+    ``chances``, where asked for: its own, then those of the likeliest tokens in its place, before temperature.
+    """
 
     index: int
     token_id: int
     text: str
+    chances: tuple[TokenChance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

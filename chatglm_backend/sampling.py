@@ -1,7 +1,8 @@
 """How tokens are chosen: every number of it, once.
 
 Settings, terminal options, request fields and the page's sliders are made from the fields of
-:class:`GenerationParams`. A new one is a field here, its effect in the sampler, and a label per language.
+:class:`GenerationParams`. A new one is a field here, its effect in the sampler, and a label per language; those that
+only a request of the endpoint may hold need no label.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class SamplingField:
     high: float
     help: str
     slider: tuple[float, float, float] | None
+    request_only: bool = False
 
     @property
     def label(self) -> str:
@@ -43,14 +45,22 @@ def _number(
     high: float,
     help_text: str,
     slider: tuple[float, float, float] | None = None,
+    *,
+    request_only: bool = False,
 ) -> Any:  # noqa: ANN401 - the field's own annotation says what it is
-    details = {"default": default, "kind": kind, "low": low, "high": high, "help": help_text, "slider": slider}
-    return field(default=default, metadata=details)
+    bounds = {"default": default, "kind": kind, "low": low, "high": high}
+    return field(
+        default=default, metadata={**bounds, "help": help_text, "slider": slider, "request_only": request_only}
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationParams:
-    """How to choose tokens. ``temperature`` 0 means greedy; ``seed`` ``None`` means a new one each time."""
+    """How to choose tokens. ``temperature`` 0 means greedy; ``seed`` ``None`` means a new one each time.
+
+    ``logit_bias`` holds token ids with what is added to their logits; ``stop_ids`` end an answer like the model's own;
+    ``logprobs`` is how many of the likeliest tokens are told with each token and its own probability (``None``: none).
+    """
 
     max_new_tokens: int = _number(32, "int", 1, 1_000_000, "Most tokens of an answer.", (1, 2048, 1))
     temperature: float = _number(0.0, "float", 0, 100, "0: always the likeliest token; higher: freer.", (0, 2, 0.05))
@@ -63,10 +73,21 @@ class GenerationParams:
     )
     repetition_penalty: float = _number(1.0, "float", 0.01, 100, "Above 1: repeats become less likely.", (1, 2, 0.01))
     seed: int | None = _number(None, "int", -(2**63), 2**63 - 1, "Makes sampling repeatable.")
+    presence_penalty: float = _number(
+        0.0, "float", -2, 2, "Taken from the logits of tokens that the answer has already.", request_only=True
+    )
+    frequency_penalty: float = _number(
+        0.0, "float", -2, 2, "Taken from them as often as the answer has them.", request_only=True
+    )
+    logprobs: int | None = _number(
+        None, "int", 0, 20, "Likeliest tokens told with each token's probability.", request_only=True
+    )
     stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
-        for one in sampling_fields().values():
+        for one in sampling_fields(requests=True).values():
             value = getattr(self, one.name)
             if value is None and one.default is None:
                 continue
@@ -83,11 +104,14 @@ class GenerationParams:
         return self.temperature == 0.0
 
 
-@lru_cache(maxsize=1)
-def sampling_fields() -> Mapping[str, SamplingField]:
-    """What is known of each number of :class:`GenerationParams`, in their order."""
-    numbers = (f for f in fields(GenerationParams) if f.metadata)
-    return {f.name: SamplingField(name=f.name, **f.metadata) for f in numbers}
+@lru_cache(maxsize=2)
+def sampling_fields(*, requests: bool = False) -> Mapping[str, SamplingField]:
+    """What is known of each number of :class:`GenerationParams`, in their order.
+
+    With ``requests`` also of those that only a request of the endpoint may hold.
+    """
+    numbers = [SamplingField(name=f.name, **f.metadata) for f in fields(GenerationParams) if f.metadata]
+    return {one.name: one for one in numbers if requests or not one.request_only}
 
 
 def check_number(value: Any, kind: Literal["int", "float"], low: float, high: float) -> int | float:  # noqa: ANN401

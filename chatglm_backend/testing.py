@@ -25,6 +25,7 @@ from chatglm_backend.core import (
     ModelInfo,
     PrefillProgress,
     Queued,
+    TokenChance,
     TokenEvent,
     Usage,
     monotonic_clock,
@@ -234,6 +235,15 @@ def scripted_service(model: ScriptedModel | None = None, settings: Settings | No
     return service
 
 
+def _chances(answer: ScriptedAnswer, piece: str) -> tuple[TokenChance, ...]:
+    """A believable chance, and falling ones of as many other tokens as were asked for."""
+    count = answer.request.params.logprobs
+    if count is None:
+        return ()
+    others = [TokenChance(99 + i, f"o{i}".encode(), -float(i)) for i in range(1, count + 1)]
+    return (TokenChance(99 + answer.made, piece.encode(), -0.5), *others)
+
+
 def _play(answer: ScriptedAnswer, start: float) -> Iterator[float | Event | RequestError]:
     """Events, and the pauses between them in seconds."""
     script, timer = answer.script, RequestTimer(monotonic_clock, start)
@@ -253,7 +263,7 @@ def _play(answer: ScriptedAnswer, start: float) -> Iterator[float | Event | Requ
             break
         answer.made += 1
         timer.token()
-        yield TokenEvent(answer.made - 1, 99 + answer.made, piece)
+        yield TokenEvent(answer.made - 1, 99 + answer.made, piece, _chances(answer, piece))
     if script.fail_after is not None and not answer.cancelled:
         yield EngineFailure(reason="scripted")
         return

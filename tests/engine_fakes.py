@@ -175,6 +175,9 @@ class ByteTokenizer:
         stream = self.stream()
         return "".join([*map(stream.add, ids), stream.finish()])
 
+    def spelling(self, token_id: int) -> bytes:
+        return bytes([token_id]) if token_id < 256 else b""
+
     def stream(self) -> Any:
         return ByteDecoder()
 

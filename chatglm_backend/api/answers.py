@@ -1,22 +1,17 @@
-"""Sends what a ticket's log says, and ends the ticket when its client leaves or stalls.
+"""Sends an answer, and ends it when its client leaves or stalls.
 
-Knows tickets and ASGI's messages, and nothing of the forms in which answers are sent.
+Knows ASGI's messages, and nothing of how answers are made or the forms in which they are sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-
-from chatglm_backend.core import Completed, TokenEvent
-from chatglm_backend.errors import EngineFailure
-from chatglm_backend.sentences import Sentence
-from chatglm_backend.serving.ticket import Ticket
 
 T = TypeVar("T")
 
@@ -25,27 +20,24 @@ class ClientLeft(Exception):
     """Nobody waits for this answer any more."""
 
 
-async def whole_answer(ticket: Ticket, receive: Receive) -> tuple[str, Completed]:
-    """The whole text and the last event. Raises ClientLeft as soon as the client hangs up."""
-    return await _while_there(ticket, receive, _collect(ticket))
-
-
 class EventStream(Response):
-    """Sends ``parts`` as server-sent events; ends the ticket at once when the client leaves or takes nothing."""
+    """Sends ``parts`` as server-sent events; calls ``cancel`` at once when the client leaves or takes nothing."""
 
-    def __init__(self, ticket: Ticket, parts: AsyncGenerator[bytes, None], *, stall_s: float = 60.0) -> None:
+    def __init__(
+        self, cancel: Callable[[], None], parts: AsyncGenerator[bytes, None], *, stall_s: float = 60.0
+    ) -> None:
         super().__init__(
             media_type="text/event-stream", headers={"cache-control": "no-store", "x-accel-buffering": "no"}
         )
         del self.headers["content-length"]
-        self._ticket = ticket
+        self._cancel = cancel
         self._parts = parts
         self._stall_s = stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send until the end, or until nobody listens."""
         with contextlib.suppress(ClientLeft, TimeoutError, asyncio.TimeoutError, OSError):
-            await _while_there(self._ticket, receive, self._send_all(send))
+            await while_there(self._cancel, receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -58,19 +50,8 @@ class EventStream(Response):
         await asyncio.wait_for(send(message), self._stall_s)
 
 
-async def _collect(ticket: Ticket) -> tuple[str, Completed]:
-    texts: list[str] = []
-    async for batch in ticket.follow():
-        for logged in batch:
-            if isinstance(logged.event, (TokenEvent, Completed)):
-                texts.append(logged.event.text)
-            if isinstance(logged.event, Completed):
-                return "".join(texts), logged.event
-    raise EngineFailure(reason=Sentence("engine.broke_off"))
-
-
-async def _while_there(ticket: Ticket, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, and the ticket's end. Raises ClientLeft as soon as the client hangs up."""
+async def while_there(cancel: Callable[[], None], receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``; ``cancel`` is called at its end. Raises ClientLeft as soon as the client hangs up."""
     tasks = working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_until_gone(receive))
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -78,7 +59,7 @@ async def _while_there(ticket: Ticket, receive: Receive, work: Coroutine[Any, An
             raise ClientLeft
         return working.result()
     finally:
-        ticket.cancel()  # here as well: a task that never began does not clean up
+        cancel()  # here as well: a task that never began does not clean up
         working.cancel()
         gone.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -9,6 +9,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -16,11 +17,12 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
 from chatglm_backend.access.asgi import client_address
-from chatglm_backend.api.answers import ClientLeft, EventStream, whole_answer
+from chatglm_backend.api.answers import ClientLeft, EventStream, while_there
+from chatglm_backend.api.choices import Choices
 from chatglm_backend.api.problems import OpenAIRoute, Problem, problem_of, problem_reply
-from chatglm_backend.api.replies import Shape, finish_word, sse
+from chatglm_backend.api.replies import Shape, finish_word, spelt, sse
 from chatglm_backend.api.schemas import ChatRequest, CompletionRequest
-from chatglm_backend.core import Completed, FinishReason, GenerationRequest, TokenEvent, Usage
+from chatglm_backend.core import Completed, GenerationRequest, TokenEvent, Usage
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.service import Service
 from chatglm_backend.serving.ticket import Ticket
@@ -82,12 +84,11 @@ class _Routes:
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """Answer the last message of a conversation, or go on with it where it is the assistant's."""
         messages = tuple(message.message() for message in body.messages)
-        return await self._answer(request, body, "chatcmpl", messages=messages, prompt_format="chat")
+        return await self._answer(request, body, {"messages": messages, "prompt_format": "chat"})
 
     async def completion(self, body: CompletionRequest, request: Request) -> Response:
         """Continue a text."""
-        echo = body.prompt if body.echo else ""
-        return await self._answer(request, body, "cmpl", echo, prompt=body.prompt, prompt_format="raw")
+        return await self._answer(request, body, *({"prompt": one, "prompt_format": "raw"} for one in body.prompt))
 
     async def other(self, request: Request, rest: str) -> Response:
         """Say in OpenAI's form that there is nothing here."""
@@ -101,28 +102,35 @@ class _Routes:
         self,
         request: Request,
         body: ChatRequest | CompletionRequest,
-        name: str,
-        echo: str = "",
-        **asked: Any,  # noqa: ANN401 - the request's own fields
+        *prompts: dict[str, Any],
     ) -> Response:
-        params = body.params(self._settings, body.limit(self._settings))
-        visitor = f"api:{client_address(request.scope)}"
-        wanted = GenerationRequest(
-            f"{name}-{uuid.uuid4().hex}", visitor, params=params, adapter=self._adapter(body.model), **asked
-        )
-        ticket = await self._submit(wanted)
+        """``prompts`` are fields of a request, each for a prompt."""
+        params = body.params(self._settings)
+        visitor, adapter = f"api:{client_address(request.scope)}", self._adapter(body.model)
         kind: Literal["chat", "text"] = "chat" if isinstance(body, ChatRequest) else "text"
-        shape = Shape(kind, wanted.request_id, int(time.time()), _join(self._name(), wanted.adapter))
+        name = f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
+        wanted = [
+            GenerationRequest(f"{name}-p{i}" if i else name, visitor, params=params, adapter=adapter, **asked)
+            for i, asked in enumerate(prompts)
+        ]
+        count = body.n or 1
+        choices = Choices(wanted, count, self._submit, at_once=self._settings.visitor_limit)
+        await choices.begin()
+        shape = Shape(kind, name, int(time.time()), _join(self._name(), adapter), body.include_usage)
+        echoes = [prompt for prompt in body.echoes for _ in range(count)]
         if body.stream:
-            return EventStream(ticket, _stream(ticket, shape, echo, include_usage=body.include_usage))
+            return EventStream(choices.cancel, _stream(choices, shape, echoes, count))
         try:
-            text, end = await whole_answer(ticket, request.receive)
+            answers = await while_there(choices.cancel, request.receive, choices.collect())
         except ClientLeft:
             return Response(status_code=_CLIENT_LEFT)
-        finish = finish_word(end.finish_reason)
-        if finish is None:
-            return problem_reply(_STOPPED)
-        return JSONResponse(shape.whole(echo + text, finish, end.usage))
+        made = []
+        for index, (echo, answer) in enumerate(zip(echoes, answers, strict=True)):
+            finish = finish_word(answer.end.finish_reason)
+            if finish is None:
+                return problem_reply(_STOPPED)
+            made.append(shape.choice(index, echo, answer.text, finish, answer.chances))
+        return JSONResponse(shape.whole(made, _sum([answer.end.usage for answer in answers], count)))
 
     async def _submit(self, wanted: GenerationRequest) -> Ticket:
         """Queue a request in a thread; if the caller is gone meanwhile, its ticket goes too."""
@@ -160,35 +168,51 @@ class _Routes:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "local"}
 
 
-async def _stream(ticket: Ticket, shape: Shape, echo: str, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
-    """The answer as chunks; an error in the middle is the last of them, and then ``[DONE]`` does not come."""
-    opening = shape.first()
-    if opening is not None:
-        yield sse(opening)
-    if echo:
-        yield sse(shape.piece(echo))
-    end: Completed | None = None
+async def _stream(choices: Choices, shape: Shape, echoes: Sequence[str], count: int) -> AsyncGenerator[bytes, None]:
+    """The answers as chunks; an error in the middle is the last of them, and then ``[DONE]`` does not come.
+
+    Each answer begins with its echo; ``count`` answers belong to a prompt.
+    """
+    usages: dict[int, Usage] = {}
+    lengths = [len(echo) for echo in echoes]
+    for index, echo in enumerate(echoes):
+        opening = shape.first(index)
+        if opening is not None:
+            yield sse(opening)
+        if echo:
+            yield sse(shape.piece(index, echo))
     try:
-        async for batch in ticket.follow(heartbeat_s=_HEARTBEAT_S):
-            if not batch:
-                yield _KEEP_ALIVE
-            for event in (logged.event for logged in batch):
-                if isinstance(event, (TokenEvent, Completed)) and event.text:
-                    yield sse(shape.piece(event.text))
-                if isinstance(event, Completed):
-                    end = event
-    except ChatGLMError as error:
+        async with aclosing(choices.follow(_HEARTBEAT_S)) as following:
+            async for index, events in following:
+                if not events:
+                    yield _KEEP_ALIVE
+                for event in events:
+                    chances = [event.chances] if isinstance(event, TokenEvent) and event.chances else []
+                    if isinstance(event, (TokenEvent, Completed)) and (event.text or chances):
+                        yield sse(shape.piece(index, event.text, chances, lengths[index]))
+                        lengths[index] += sum(len(spelt(own)) for own, *_ in chances)
+                    if isinstance(event, Completed):
+                        usages[index] = event.usage
+                        finish = finish_word(event.finish_reason)
+                        if finish is None:
+                            raise _STOPPED
+                        yield sse(shape.last(index, finish))
+    except (ChatGLMError, Problem) as error:
         yield sse(problem_of(error).body())
         return
-    reason, usage = (end.finish_reason, end.usage) if end else (FinishReason.CANCELLED, Usage(0, 0))
-    finish = finish_word(reason)
-    if finish is None:
-        yield sse(_STOPPED.body())
-        return
-    yield sse(shape.last(finish))
-    if include_usage:
-        yield sse(shape.usage(usage))
+    if shape.counted:
+        yield sse(shape.usage(_sum([usages[index] for index in range(len(echoes))], count)))
     yield sse("[DONE]")
+
+
+def _sum(usages: Sequence[Usage], count: int) -> Usage:
+    """Of all answers; a prompt counts once, however many answers it has."""
+    firsts = usages[::count]
+    return Usage(
+        sum(one.prompt_tokens for one in firsts),
+        sum(one.completion_tokens for one in usages),
+        cached_tokens=sum(one.cached_tokens for one in firsts),
+    )
 
 
 def _join(model: str, adapter: str) -> str:

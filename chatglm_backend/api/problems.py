@@ -35,6 +35,7 @@ _STATUS: Mapping[type[ChatGLMError], int] = {
     ShuttingDown: 503,
 }
 _RETRY_SECONDS = "2"
+_CODES = {"extra_forbidden": "unknown_parameter", "unsupported": "unsupported_value", "missing": "missing_parameter"}
 
 
 @dataclass(eq=False)
@@ -113,4 +114,7 @@ def _of_validation(errors: Sequence[Mapping[str, object]]) -> Problem:
     context = first.get("ctx")
     reason = context["error"] if isinstance(context, dict) and "error" in context else first.get("msg", "")
     param = ".".join(parts) or None
-    return Problem(400, f"{param or 'The body'}: {reason}.".replace("..", "."), "invalid_value", param)
+    code = _CODES.get(str(first.get("type")), "invalid_value")
+    if code == "unknown_parameter":
+        reason = "this field is not known here; leave it out"
+    return Problem(400, f"{param or 'The body'}: {reason}.".replace("..", "."), code, param)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
-from chatglm_backend.core import FinishReason, Usage
+from chatglm_backend.core import FinishReason, TokenChance, Usage
+
+Chances = Sequence[tuple[TokenChance, ...]]
+"""Of each token its own chance and those of the likeliest; empty where none were asked for."""
 
 _WORDS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.TIMEOUT: "length"}
 
@@ -24,48 +29,77 @@ def sse(value: object) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Makes the objects of one answer. ``created`` is in Unix seconds."""
+    """Makes the objects of one answer. ``created`` is in Unix seconds; ``counted`` streams end with token counts."""
 
     kind: Literal["chat", "text"]
     request_id: str
     created: int
     model: str
+    counted: bool = False
 
-    def whole(self, text: str, finish: str, usage: Usage) -> dict[str, Any]:
-        """The answer in one piece."""
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
+    def whole(self, choices: Sequence[dict[str, Any]], usage: Usage) -> dict[str, Any]:
+        """All answers in one piece; see :meth:`choice`."""
+        return {**self._head(streamed=False), "choices": choices, "usage": _counts(usage)}
+
+    def choice(self, index: int, echo: str, text: str, finish: str, chances: Chances) -> dict[str, Any]:
+        """One whole answer, ``echo`` before it."""
+        said: dict[str, Any] = {"text": echo + text}
         if self.kind == "chat":
-            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
-        else:
-            choice["text"] = text
-        return {**self._head(streamed=False), "choices": [choice], "usage": _counts(usage)}
+            said = {"message": {"role": "assistant", "content": text, "refusal": None}}
+        return {"index": index, **said, "logprobs": self._logprobs(chances, len(echo)), "finish_reason": finish}
 
-    def first(self) -> dict[str, Any] | None:
-        """The chunk that opens a chat's stream."""
-        return self._chunk({"role": "assistant", "content": ""}, None) if self.kind == "chat" else None
+    def first(self, index: int) -> dict[str, Any] | None:
+        """The chunk that opens an answer of a chat's stream."""
+        return self._chunk(index, {"role": "assistant", "content": ""}, None) if self.kind == "chat" else None
 
-    def piece(self, text: str) -> dict[str, Any]:
-        """A chunk with text."""
-        return self._chunk({"content": text} if self.kind == "chat" else text, None)
+    def piece(self, index: int, text: str, chances: Chances = (), offset: int = 0) -> dict[str, Any]:
+        """A chunk with text; ``offset`` is how many characters its tokens have before them."""
+        return self._chunk(index, {"content": text} if self.kind == "chat" else text, None, chances, offset)
 
-    def last(self, finish: str) -> dict[str, Any]:
-        """The chunk that says why the answer ended."""
-        return self._chunk({} if self.kind == "chat" else "", finish)
+    def last(self, index: int, finish: str) -> dict[str, Any]:
+        """The chunk that says why an answer ended."""
+        return self._chunk(index, {} if self.kind == "chat" else "", finish)
 
     def usage(self, usage: Usage) -> dict[str, Any]:
         """The chunk with the token counts."""
         return {**self._head(streamed=True), "choices": [], "usage": _counts(usage)}
 
-    def _chunk(self, part: dict[str, str] | str, finish: str | None) -> dict[str, Any]:
+    def _chunk(
+        self, index: int, part: dict[str, str] | str, finish: str | None, chances: Chances = (), offset: int = 0
+    ) -> dict[str, Any]:
         name = "delta" if self.kind == "chat" else "text"
-        choice = {"index": 0, name: part, "logprobs": None, "finish_reason": finish}
-        return {**self._head(streamed=True), "choices": [choice]}
+        choice = {"index": index, name: part, "logprobs": self._logprobs(chances, offset), "finish_reason": finish}
+        return {**self._head(streamed=True), "choices": [choice], **({"usage": None} if self.counted else {})}
+
+    def _logprobs(self, chances: Chances, offset: int) -> dict[str, Any] | None:
+        """In the form of chats, or the older one of completions; ``None`` where there are none."""
+        given = [one for one in chances if one]
+        if not given:
+            return None
+        if self.kind == "chat":
+            return {"content": [{**_chance(own), "top_logprobs": [*map(_chance, top)]} for own, *top in given]}
+        tokens = [spelt(own) for own, *_ in given]
+        return {
+            "tokens": tokens,
+            "token_logprobs": [own.logprob for own, *_ in given],
+            "top_logprobs": [{spelt(one): one.logprob for one in top} for _, *top in given],
+            "text_offset": list(accumulate(map(len, tokens), initial=offset))[:-1],
+        }
 
     def _head(self, *, streamed: bool) -> dict[str, Any]:
         name = "text_completion"
         if self.kind == "chat":
             name = "chat.completion.chunk" if streamed else "chat.completion"
         return {"id": self.request_id, "object": name, "created": self.created, "model": self.model}
+
+
+def spelt(one: TokenChance) -> str:
+    """A token as text; part of a character is a mark."""
+    return one.spelling.decode("utf-8", "replace")
+
+
+def _chance(one: TokenChance) -> dict[str, Any]:
+    return {"token": spelt(one), "logprob": one.logprob, "bytes": list(one.spelling)}
 
 
 def _counts(usage: Usage) -> dict[str, Any]:

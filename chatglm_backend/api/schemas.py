@@ -1,4 +1,4 @@
-"""Requests of OpenAI's clients: what is read, what is refused, and what is ignored as OpenAI does.
+"""Requests of OpenAI's clients: what is read, what is refused, and what asks for nothing here.
 
 Knows no HTTP. Replies are plain dictionaries, made in :mod:`chatglm_backend.api.replies`.
 """
@@ -14,14 +14,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     WithJsonSchema,
     create_model,
-    model_validator,
+    field_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from chatglm_backend.core import GenerationParams, Message, Role
 from chatglm_backend.sampling import sampling_fields
-from chatglm_backend.settings import CHAT_TOKENS, Settings
+from chatglm_backend.settings import Settings
 
 
 def _whole_characters(text: str) -> str:
@@ -50,12 +52,26 @@ def _joined_parts(content: object) -> str:
     return "".join(texts)
 
 
-def _one_prompt(prompt: object) -> str:
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
-        prompt = prompt[0]
-    if not isinstance(prompt, str):
-        raise ValueError("use one text; several prompts or token ids are not supported")
-    return _whole_characters(prompt)
+def _prompts(prompt: object) -> tuple[str, ...]:
+    given = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(given, list) or not 0 < len(given) <= _MOST_PROMPTS:
+        raise ValueError(f"use a text or a list of at most {_MOST_PROMPTS}")
+    if not all(isinstance(text, str) for text in given):
+        raise ValueError("use texts; token ids are not supported")
+    return tuple(_whole_characters(text) for text in given)
+
+
+def _biases(bias: object) -> tuple[tuple[int, float], ...]:
+    given = {} if bias is None else bias
+    if not isinstance(given, Mapping) or len(given) > _MOST_BIASES:
+        raise ValueError(f"use an object with at most {_MOST_BIASES} token ids")
+    found: dict[int, float] = {}
+    for token, value in given.items():
+        right = isinstance(value, (int, float)) and not isinstance(value, bool) and -100 <= value <= 100
+        if not right or not (isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 10):
+            raise ValueError("use token ids with numbers from -100 to 100")
+        found[int(token)] = float(value)
+    return tuple(found.items())
 
 
 def _stops(stop: object) -> tuple[str, ...]:
@@ -67,11 +83,18 @@ def _stops(stop: object) -> tuple[str, ...]:
     return tuple(_whole_characters(text) for text in given)
 
 
+def _as_fits(value: object) -> object:
+    """Minus one asks for as many tokens as fit."""
+    return _MOST_TOKENS if value == -1 and not isinstance(value, bool) else value
+
+
 def _whole_number(value: object) -> object:
     """JSON knows one kind of number: 5.0 is a whole one."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+_MOST_PROMPTS, _MOST_ANSWERS, _MOST_BIASES = 128, 8, 1024
+_MOST_TOKENS = int(sampling_fields()["max_new_tokens"].high)
 _TEXT_SCHEMA = {"type": "string"}
 _PART_SCHEMA = {
     "type": "object",
@@ -79,28 +102,39 @@ _PART_SCHEMA = {
     "required": ["type", "text"],
 }
 _CONTENT_SCHEMA = {"anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _PART_SCHEMA}, {"type": "null"}]}
-_PROMPT_SCHEMA = {"anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _TEXT_SCHEMA, "minItems": 1, "maxItems": 1}]}
+_PROMPT_LIST = {"type": "array", "items": _TEXT_SCHEMA, "minItems": 1, "maxItems": _MOST_PROMPTS}
+_BIASES = {
+    "type": "object",
+    "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+    "maxProperties": _MOST_BIASES,
+}
+_BIAS_SCHEMA = {"anyOf": [_BIASES, {"type": "null"}]}
+_TOKENS_SCHEMA = {"anyOf": [{"const": -1}, {"type": "integer", "minimum": 1, "maximum": _MOST_TOKENS}]}
 _STOP_TEXT = {"type": "string", "minLength": 1, "maxLength": 256}
 _STOP_SCHEMA = {"anyOf": [_STOP_TEXT, {"type": "array", "items": _STOP_TEXT, "maxItems": 16}, {"type": "null"}]}
 
-_UNSUPPORTED, _OFF = "is not supported; leave it out", (False,)
+_UNSUPPORTED = "it is not supported; leave it out"
 
 Content = Annotated[str, BeforeValidator(_joined_parts), WithJsonSchema(_CONTENT_SCHEMA)]
-Prompt = Annotated[str, BeforeValidator(_one_prompt), WithJsonSchema(_PROMPT_SCHEMA)]
+Prompts = Annotated[tuple[str, ...], BeforeValidator(_prompts), WithJsonSchema({"anyOf": [_TEXT_SCHEMA, _PROMPT_LIST]})]
+Biases = Annotated[tuple[tuple[int, float], ...], BeforeValidator(_biases), WithJsonSchema(_BIAS_SCHEMA)]
 Stops = Annotated[tuple[str, ...], BeforeValidator(_stops), WithJsonSchema(_STOP_SCHEMA)]
 Whole = BeforeValidator(_whole_number)
+TokenId = Annotated[int, Field(ge=0, lt=2**31), Whole]
 Name = Annotated[
     str, Field(max_length=512), AfterValidator(_whole_characters), WithJsonSchema({**_TEXT_SCHEMA, "maxLength": 512})
 ]
 
 
 def _bounds(name: str) -> Any:  # noqa: ANN401 - pydantic's own type is not public
-    found = sampling_fields()[name]
+    found = sampling_fields(requests=True)[name]
     return Field(ge=found.low, le=found.high)
 
 
-Tokens = Annotated[int, _bounds("max_new_tokens"), Whole]
-_NUMBERS = [name for name in sampling_fields() if name != "max_new_tokens"]  # that has other names here
+Tokens = Annotated[int, _bounds("max_new_tokens"), BeforeValidator(_as_fits), Whole, WithJsonSchema(_TOKENS_SCHEMA)]
+# Those two have other names or other forms here.
+_NUMBERS = [name for name in sampling_fields(requests=True) if name not in ("max_new_tokens", "logprobs")]
 
 
 def _only(reason: str, *values: Any) -> Any:  # noqa: ANN401 - the field's own annotation says what it is
@@ -108,28 +142,37 @@ def _only(reason: str, *values: Any) -> Any:  # noqa: ANN401 - the field's own a
     return Field(default=None, description=reason, json_schema_extra={"enum": [None, *values]})
 
 
-class _Lenient(BaseModel):
-    """Unknown fields are ignored, as OpenAI does; known ones must have their type."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _refuse(self) -> _Lenient:
-        for name, found in type(self).model_fields.items():
-            only, value = found.json_schema_extra, getattr(self, name)
-            if isinstance(only, dict) and value not in cast("list[object]", only["enum"]):
-                raise ValueError(f"{name} {found.description}")
-        return self
+def _idle() -> Any:  # noqa: ANN401 - the field's own annotation says what it is
+    """A field of OpenAI's that asks for nothing here."""
+    return Field(default=None, description="Accepted; it asks for nothing here.")
 
 
-class StreamOptions(_Lenient):
-    """``include_usage`` adds the token counts as the last chunk."""
+class _Exact(BaseModel):
+    """Fields must be known and have their type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _refuse(cls, value: object, info: ValidationInfo) -> object:
+        found = cls.model_fields[info.field_name or ""]
+        only = found.json_schema_extra
+        if isinstance(only, dict) and value not in cast("list[object]", only["enum"]):
+            raise PydanticCustomError("unsupported", "{reason}", {"reason": found.description})
+        return value
+
+
+class StreamOptions(_Exact):
+    """``include_usage`` adds the token counts as the last chunk; OpenAI's padding of chunks asks for nothing here."""
 
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
-class ChatMessage(_Lenient):
-    """One turn; ``developer`` is another word for ``system``."""
+class ChatMessage(_Exact):
+    """One turn; ``developer`` is another word for ``system``. What replies hold beside is ignored when sent back."""
+
+    model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content = ""
@@ -141,12 +184,12 @@ class ChatMessage(_Lenient):
 
 
 if TYPE_CHECKING:
-    _Numbers = _Lenient
+    _Numbers = _Exact
 else:
-    _kinds = {name: {"int": int, "float": float}[sampling_fields()[name].kind] for name in _NUMBERS}
+    _kinds = {name: {"int": int, "float": float}[sampling_fields(requests=True)[name].kind] for name in _NUMBERS}
     _Numbers = create_model(
         "_Numbers",
-        __base__=_Lenient,
+        __base__=_Exact,
         **{name: (Annotated[kind, _bounds(name), Whole] | None, None) for name, kind in _kinds.items()},
     )
 
@@ -159,19 +202,42 @@ class _Sampling(_Numbers):
     stream_options: StreamOptions | None = None
     max_tokens: Tokens | None = None
     stop: Stops = ()
-    n: Annotated[int | None, Whole] = _only("must be 1: send the request again for another answer", 1)
-    logprobs: Any = _only(_UNSUPPORTED, *_OFF)
-    logit_bias: Any = _only(_UNSUPPORTED, {})
+    stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=64)] = None
+    n: Annotated[int, Field(ge=1, le=_MOST_ANSWERS), Whole] | None = None
+    logit_bias: Biases = ()
+    user: Any = _idle()
+    metadata: Any = _idle()
+    store: Any = _idle()
+    parallel_tool_calls: Any = _idle()
+    service_tier: Any = _idle()
+    safety_identifier: Any = _idle()
+    prompt_cache_key: Any = _idle()
 
     @property
     def include_usage(self) -> bool:
         """Whether the last chunk of a stream is to hold the token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def params(self, settings: Settings, max_new_tokens: int) -> GenerationParams:
+    @property
+    def alternatives(self) -> int | None:
+        """How many likeliest tokens to tell with each token; ``None``: no probability at all."""
+        raise NotImplementedError
+
+    def limit(self, settings: Settings) -> int:
+        """Most new tokens: as asked for, as set, or as many as fit."""
+        return self.max_tokens or settings.answer_tokens(_MOST_TOKENS)
+
+    def params(self, settings: Settings) -> GenerationParams:
         """How to choose tokens; what the request leaves open comes from the settings."""
-        asked = {name: value for name in _NUMBERS if (value := getattr(self, name)) is not None}
-        return settings.sampling(max_new_tokens=max_new_tokens, stop=self.stop, **asked)
+        asked: dict[str, Any] = {name: value for name in _NUMBERS if (value := getattr(self, name)) is not None}
+        return settings.sampling(
+            max_new_tokens=self.limit(settings),
+            stop=self.stop,
+            stop_ids=tuple(self.stop_token_ids or ()),
+            logit_bias=self.logit_bias,
+            logprobs=self.alternatives,
+            **asked,
+        )
 
 
 class ChatRequest(_Sampling):
@@ -179,24 +245,50 @@ class ChatRequest(_Sampling):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
     max_completion_tokens: Tokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, _bounds("logprobs"), Whole] | None = None
     tools: Any = _only(_UNSUPPORTED, [])
     functions: Any = _only(_UNSUPPORTED, [])
-    response_format: Any = _only('can only be {"type": "text"}', {"type": "text"})
-    modalities: Any = _only('can only be ["text"]', ["text"])
+    response_format: Any = _only('it can only be {"type": "text"}', {"type": "text"})
+    modalities: Any = _only('it can only be ["text"]', ["text"])
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _of_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not info.data.get("logprobs"):
+            raise ValueError("it needs logprobs to be true")
+        return value
+
+    @property
+    def alternatives(self) -> int | None:
+        """See :class:`_Sampling`."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def echoes(self) -> tuple[str, ...]:
+        """What stands before each answer."""
+        return ("",)
 
     def limit(self, settings: Settings) -> int:
-        """Most new tokens: as asked for, or enough for a usual answer."""
-        return self.max_completion_tokens or self.max_tokens or settings.answer_tokens(CHAT_TOKENS)
+        """See :class:`_Sampling`; the newer name wins."""
+        return self.max_completion_tokens or super().limit(settings)
 
 
 class CompletionRequest(_Sampling):
-    """``POST /v1/completions``: the prompt is sent exactly as it is."""
+    """``POST /v1/completions``: each prompt is sent exactly as it is."""
 
-    prompt: Prompt
-    best_of: Annotated[int | None, Whole] = _only(_UNSUPPORTED, 1)
+    prompt: Prompts
+    best_of: Annotated[int | None, Whole] = _only("it can only be 1", 1)
     echo: bool | None = None
+    logprobs: Annotated[int, _bounds("logprobs"), Whole] | None = None
     suffix: str | None = _only(_UNSUPPORTED, "")
 
-    def limit(self, settings: Settings) -> int:
-        """Most new tokens: as asked for, or as set."""
-        return self.max_tokens or settings.max_new_tokens
+    @property
+    def alternatives(self) -> int | None:
+        """See :class:`_Sampling`."""
+        return self.logprobs
+
+    @property
+    def echoes(self) -> tuple[str, ...]:
+        """What stands before each prompt's answers."""
+        return self.prompt if self.echo else ("",) * len(self.prompt)

@@ -56,6 +56,10 @@ class CountedPrompts:
         """Return no text."""
         return ""
 
+    def spelling(self, token_id: int) -> bytes:  # noqa: ARG002 - the tokenizer's signature
+        """Return no text."""
+        return b""
+
     def stream(self) -> StreamingDecoder:
         """Return a decoder for an answer."""
         return cast("StreamingDecoder", _Speech(self._say))

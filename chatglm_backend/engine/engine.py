@@ -30,11 +30,12 @@ from chatglm_backend.engine.prefix_cache import PrefixCache
 from chatglm_backend.engine.schedule import allows_another_unit, plan_step
 from chatglm_backend.engine.sequence import Sequence, StepResult
 from chatglm_backend.engine.timing import RequestTimer
-from chatglm_backend.errors import ContextLimitExceeded, EngineFailure, RequestError, UnknownAdapter
+from chatglm_backend.errors import ContextLimitExceeded, EngineFailure, InvalidRequest, RequestError, UnknownAdapter
 from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.base import ChatModel
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.rows import Feed
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.tokenizers.base import EncodedPrompt, Tokenizer
 from chatglm_backend.tokenizers.streaming import StreamingDecoder
 
@@ -90,10 +91,18 @@ class Engine:
         return self._tokenizer.encode_prompt(request.prompt, request.prompt_format)
 
     def prepare(self, request: GenerationRequest) -> PreparedRequest:
-        """Encode and measure a request. Safe from any thread. Raises ContextLimitExceeded or UnknownAdapter."""
+        """Encode and measure a request. Safe from any thread.
+
+        Raises ContextLimitExceeded, UnknownAdapter, or InvalidRequest for a token id beyond the vocabulary.
+        """
         adapter = self._adapters.get(request.adapter)
         if request.adapter and adapter is None:
             raise UnknownAdapter(name=request.adapter, names=", ".join(filter(None, self._adapters)) or "-")
+        biased = [token for token, _ in request.params.logit_bias]
+        for name, ids in (("stop_token_ids", request.params.stop_ids), ("logit_bias", biased)):
+            if any(token >= self._model.config.vocab_size for token in ids):
+                reason = Sentence("reference.ids", name=name, high=self._model.config.vocab_size - 1)
+                raise InvalidRequest(field=name, value=max(ids), reason=reason)
         encoded = self.encode(request)
         ids = encoded.ids
         limit = self._model.config.context_limit
@@ -124,6 +133,7 @@ class Engine:
             cache=cache,
             prefill=self._model.prefill(ready.prompt_ids[cached:], cache, max_rows=self.options.prefill_rows),
             cached_tokens=cached,
+            spelling=self._tokenizer.spelling,
             decoder=_decoder_behind(self._tokenizer, ready.prompt_ids[len(ready.prompt_ids) - ready.begun :]),
             draft=draft,
             timer=RequestTimer(self._clock, submitted_at),
@@ -202,6 +212,8 @@ class Engine:
                 logits = sequence.read_on()
                 if logits is not None:
                     _choose(sequence, logits)
+                    if sequence.request.shared:
+                        self._keep_prefix(sequence)
             if sequence.finished:
                 break
             units_s.append(self._clock() - began)

@@ -1,12 +1,14 @@
 """Choosing the next token from a row of logits.
 
 Filters in the order and with the meaning of transformers' logits processors: repetition penalty,
-temperature, top_k, top_p, min_p. Each request has its own random generator and takes exactly one number
-from it per token, so that a batched request chooses as it would alone. Knows nothing of text.
+temperature, top_k, top_p, min_p; OpenAI's bias comes before them, its two penalties behind the first.
+Each request has its own random generator and takes exactly one number from it per token, so that a
+batched request chooses as it would alone. Knows nothing of text.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
@@ -20,12 +22,14 @@ _FIRST_CANDIDATES = 256
 
 
 class Sampler:
-    """Chooses the tokens of one request; ``seen`` it must be told about, for the repetition penalty."""
+    """Chooses the tokens of one request."""
 
     def __init__(self, params: GenerationParams, prompt_ids: Iterable[int]) -> None:
         self._params = params
         self._penalised = params.repetition_penalty != 1.0
         self._seen: dict[int, None] = dict.fromkeys(prompt_ids) if self._penalised else {}
+        self._counts: Counter[int] | None = Counter() if params.presence_penalty or params.frequency_penalty else None
+        self._bias = tuple(map(torch.tensor, zip(*params.logit_bias, strict=True)))
         self._generator: torch.Generator | None = None
         if not params.greedy:
             self._generator = torch.Generator()
@@ -42,17 +46,19 @@ class Sampler:
         token = self._greedy(logits) if self._generator is None else self._draw(logits, self._generator)
         if self._penalised:
             self._seen[token] = None
+        if self._counts is not None:
+            self._counts[token] += 1
         return token
 
     def _greedy(self, logits: Tensor) -> int:
-        scores = self._penalise(logits)
+        scores = self._adjusted(logits)
         token = int(scores.argmax())
         if not bool(scores[token].isfinite()):  # argmax lands on NaN or infinity if there is one
             token = int(_finite(scores).argmax())
         return token
 
     def _draw(self, logits: Tensor, generator: torch.Generator) -> int:
-        scores = self._penalise(logits)
+        scores = self._adjusted(logits)
         top = scores.max()
         if not bool(top.isfinite()):
             scores = _finite(scores)
@@ -70,14 +76,23 @@ class Sampler:
             place -= 1
         return place if ids is None else int(ids[place])
 
-    def _penalise(self, logits: Tensor) -> Tensor:
-        """Positive logits of seen tokens are divided by the penalty, negative ones multiplied."""
-        if not self._penalised:
-            return logits
-        seen = torch.tensor(list(self._seen), dtype=torch.int64)
-        values = logits[seen]
-        penalty = self._params.repetition_penalty
-        return logits.index_copy(0, seen, torch.where(values < 0, values * penalty, values / penalty))
+    def _adjusted(self, logits: Tensor) -> Tensor:
+        """With bias and penalties; positive logits of seen tokens are divided by the repetition penalty, negative
+        ones multiplied.
+        """
+        if self._bias:
+            ids, values = self._bias
+            logits = logits.index_add(0, ids, values.to(logits.dtype))
+        if self._penalised:
+            seen = torch.tensor(list(self._seen), dtype=torch.int64)
+            values = logits[seen]
+            penalty = self._params.repetition_penalty
+            logits = logits.index_copy(0, seen, torch.where(values < 0, values * penalty, values / penalty))
+        if self._counts:
+            params, ids = self._params, torch.tensor(list(self._counts))
+            counts = torch.tensor(list(self._counts.values()), dtype=logits.dtype)
+            logits = logits.index_add(0, ids, -(params.presence_penalty + params.frequency_penalty * counts))
+        return logits
 
 
 def keep_candidates(

@@ -15,6 +15,7 @@ from chatglm_backend.core import (
     Event,
     FinishReason,
     PrefillProgress,
+    TokenChance,
     TokenEvent,
     Usage,
 )
@@ -50,6 +51,7 @@ class Sequence:
         prefill: Prefill,
         cached_tokens: int,
         decoder: StreamingDecoder,
+        spelling: Callable[[int], bytes],
         draft: Drafter | None,
         timer: RequestTimer,
     ) -> None:
@@ -64,8 +66,9 @@ class Sequence:
         self._prefill: Prefill | None = prefill
         self._timer = timer
         self._max_new_tokens = prepared.max_new_tokens
-        self._stop_ids = frozenset() if request.ignore_stop_ids else stop_ids
+        self._stop_ids = frozenset(request.params.stop_ids) | (frozenset() if request.ignore_stop_ids else stop_ids)
         self._decoder = decoder
+        self._spelling = spelling
         self._stop = StopFilter(request.params.stop)
         self._sampler = Sampler(request.params, prepared.prompt_ids)
         self._draft = draft
@@ -133,7 +136,7 @@ class Sequence:
         accepted = 0
         for row in range(logits.shape[0]):
             token = self._sampler.choose(logits[row])
-            self._accept(token)
+            self._accept(token, logits[row])
             if self.finished or row >= len(draft) or token != draft[row]:
                 break
             accepted += 1
@@ -165,7 +168,7 @@ class Sequence:
         self._results.append(error)
         self.finished = self.failed = True
 
-    def _accept(self, token: int) -> None:
+    def _accept(self, token: int, logits: Tensor) -> None:
         if token in self._stop_ids:
             self.finish(FinishReason.STOP)
             return
@@ -174,8 +177,18 @@ class Sequence:
         if self._draft is not None:
             self._draft.append(token)
         text = self._stop.feed(self._decoder.add(token))
-        self._results.append(TokenEvent(len(self.generated) - 1, token, text))
+        self._results.append(TokenEvent(len(self.generated) - 1, token, text, self._chances(token, logits)))
         if self._stop.stopped:
             self.finish(FinishReason.STOP)
         elif len(self.generated) >= self._max_new_tokens:
             self.finish(FinishReason.LENGTH)
+
+    def _chances(self, token: int, logits: Tensor) -> tuple[TokenChance, ...]:
+        """The token's, then the likeliest ones', before any filter; none unless asked for."""
+        count = self.request.params.logprobs
+        if count is None:
+            return ()
+        logprobs = logits.log_softmax(-1)
+        best, ids = logprobs.topk(min(count, len(logprobs)))
+        pairs = [(token, float(logprobs[token])), *zip(ids.tolist(), best.tolist(), strict=True)]
+        return tuple(TokenChance(one, self._spelling(one), chance) for one, chance in pairs)

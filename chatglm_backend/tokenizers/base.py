@@ -19,7 +19,7 @@ from chatglm_backend.errors import DamagedFile, LfsPointerFile, MissingFile
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import is_lfs_pointer
 from chatglm_backend.tokenizers.answers import AnswerDecoder
-from chatglm_backend.tokenizers.streaming import PieceTable, StreamingDecoder
+from chatglm_backend.tokenizers.streaming import PieceTable, StreamingDecoder, from_whitespace_tags
 
 Family = Literal["chatglm", "chatglm2", "chatglm3"]
 FAMILIES: tuple[Family, ...] = ("chatglm", "chatglm2", "chatglm3")
@@ -64,6 +64,9 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids`` as it is; control ids and ids beyond the vocabulary give nothing."""
+
+    def spelling(self, token_id: int) -> bytes:
+        """Return what one id stands for, in UTF-8: perhaps part of a character; a control id's is its name."""
 
     def stream(self) -> StreamingDecoder:
         """Return a decoder for an answer, as the authors' own chat shows it; it takes one id after the other."""
@@ -121,6 +124,17 @@ class SentencePieceTokenizer(ABC):
         """See :class:`Tokenizer`."""
         decoder = StreamingDecoder(self._pieces, shift=self._shift, whitespace_tags=self._whitespace_tags)
         return "".join([*map(decoder.add, ids), decoder.finish()])
+
+    def spelling(self, token_id: int) -> bytes:
+        """See :class:`Tokenizer`."""
+        piece = token_id - self._shift
+        if not 0 <= piece < self._pieces.size:
+            return b""
+        byte = self._pieces.byte(piece)
+        if byte is not None:
+            return bytes((byte,))
+        text = self._pieces.text(piece).replace("\u2581", " ")
+        return (from_whitespace_tags(text) if self._whitespace_tags else text).encode()
 
     def stream(self) -> StreamingDecoder:
         """See :class:`Tokenizer`."""

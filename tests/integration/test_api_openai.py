@@ -90,7 +90,7 @@ def test_what_is_asked_for_reaches_the_engine(site: Site, client: openai.OpenAI)
     """All of it; and a limit ends the answer with its own reason."""
     reply = client.chat.completions.create(
         model="x", messages=USER, max_completion_tokens=2, temperature=0, top_p=0.5, seed=7, stop=["!", "?"],
-        extra_body={"top_k": 4, "unheard_of": True},
+        extra_body={"top_k": 4},
     )  # fmt: skip
     params = site.model.requests[-1].params
     assert (params.max_new_tokens, params.temperature, params.top_p, params.seed) == (2, 0, 0.5, 7)
@@ -153,13 +153,66 @@ def test_what_goes_wrong_has_its_own_exception(
 
 
 @pytest.mark.parametrize(
-    ("fields", "param"),
-    [({"n": 2}, "n must be 1"), ({"tools": [{"type": "function"}]}, "tools"), ({"seed": "x"}, "seed")],
+    ("fields", "param", "code"),
+    [
+        ({"unheard_of": 1}, "unheard_of", "unknown_parameter"),
+        ({"tools": [{"type": "function"}]}, "tools", "unsupported_value"),
+        ({"seed": "x"}, "seed", "invalid_value"),
+    ],
 )
-def test_what_is_not_supported_is_a_clear_400(client: openai.OpenAI, fields: dict[str, Any], param: str) -> None:
-    """The sentence names the field."""
-    with pytest.raises(openai.BadRequestError, match=param):
+def test_what_is_not_supported_is_a_clear_400(
+    client: openai.OpenAI, fields: dict[str, Any], param: str, code: str
+) -> None:
+    """The sentence names the field, and so does the error."""
+    with pytest.raises(openai.BadRequestError, match=param) as caught:
         client.chat.completions.create(model="x", messages=USER, extra_body=fields)
+    assert (caught.value.param, caught.value.code) == (param, code)
+
+
+def test_several_answers_to_several_prompts(site: Site, client: openai.OpenAI) -> None:
+    """In order, each of its own request, with seeds of their own; a prompt counts once; streamed as whole."""
+    asked: dict[str, Any] = {"model": "x", "prompt": ["What is AI", "latex"], "n": 2, "seed": 7, "echo": True}
+    texts = [f"What is AI{ANSWER}"] * 2 + ["latex" + "".join(SCENES["latex"].pieces)] * 2
+    before = len(site.model.requests)
+    whole = client.completions.create(**asked)
+    assert [(one.index, one.text) for one in whole.choices] == list(enumerate(texts))
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (24, 2 * 9 + 2 * 5)
+    made = sorted(site.model.requests[before:], key=lambda request: (request.prompt or "", request.shared is False))
+    assert [(one.params.seed, one.shared) for one in made] == [(7, True), (8, False)] * 2
+    streamed, usages = [""] * 4, []
+    for chunk in client.completions.create(**asked, stream=True, stream_options={"include_usage": True}):
+        usages.append(chunk.usage)
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.text
+    assert streamed == texts
+    assert (usages[-1], set(usages[:-1])) == (whole.usage, {None})
+
+
+def test_probabilities_are_told_for_every_token(client: openai.OpenAI) -> None:
+    """In both forms, streamed as whole; none unless asked for."""
+    pieces = list(SCENES["What is AI"].pieces)
+    asked: dict[str, Any] = {"model": "x", "messages": USER, "logprobs": True, "top_logprobs": 2}
+    content = client.chat.completions.create(**asked).choices[0].logprobs.content
+    assert [(one.token, one.bytes, one.logprob) for one in content] == [(p, [*p.encode()], -0.5) for p in pieces]
+    assert [(top.token, top.logprob) for top in content[0].top_logprobs] == [("o1", -1.0), ("o2", -2.0)]
+    chunks = [chunk.choices[0].logprobs for chunk in client.chat.completions.create(**asked, stream=True)]
+    assert [one for chunk in chunks if chunk for one in chunk.content] == content
+
+    asked = {"model": "x", "prompt": "What is AI", "echo": True}
+    whole = client.completions.create(**asked, logprobs=1).choices[0].logprobs
+    assert (whole.tokens, whole.token_logprobs) == (pieces, [-0.5] * 9)
+    assert (whole.top_logprobs, whole.text_offset[:3]) == ([{"o1": -1.0}] * 9, [10, 12, 15])
+    parts = [chunk.choices[0].logprobs for chunk in client.completions.create(**asked, logprobs=1, stream=True)]
+    assert [place for part in parts if part for place in part.text_offset] == whole.text_offset
+    assert client.completions.create(**asked).choices[0].logprobs is None
+
+
+def test_an_error_in_one_of_several_answers_is_the_errors_of_all(site: Site, client: openai.OpenAI) -> None:
+    """And nothing goes on for nobody."""
+    for second, kind in (("broken", openai.InternalServerError), ("full", openai.InternalServerError)):
+        with pytest.raises(kind):
+            client.completions.create(model="x", prompt=["slow", second])
+        assert wait_for(lambda: all(answer.ended.is_set() for answer in site.model.answers))
 
 
 @pytest.mark.parametrize(

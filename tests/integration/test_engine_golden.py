@@ -20,7 +20,7 @@ from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.weights import DenseWeights
 from chatglm_backend.tokenizers.base import EncodedPrompt
 from tests.engine_fakes import ByteTokenizer
-from tests.golden_folders import FOLDERS, dense_tensors, golden_cases, golden_config, packed_tensors
+from tests.golden_folders import FOLDERS, dense_tensors, golden_cases, golden_config, packed_tensors, rel_error
 from tests.small_models import read_prompt
 
 pytestmark = pytest.mark.model
@@ -140,6 +140,23 @@ def test_drafts_change_no_token(name: str, kind: str) -> None:
         drafted += events[-1].usage.draft_tokens
         assert tokens_of(events) == tokens_of(engine_of(name, kind).generate(request))
     assert drafted > 0
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_probabilities_are_a_plain_log_softmax(name: str) -> None:
+    """Of the authors' own logits behind the prompt, and with drafts those of the model fed token by token."""
+    case = next(case for case in golden_cases(name) if len(case.input_ids) + 24 <= golden_config(name).context_limit)
+    events = list(engine_of(name, options=DRAFTING).generate(ask(case.input_ids, logprobs=2)))
+    told = [event for event in events if isinstance(event, TokenEvent)]
+    model = model_of(name, "dense")
+    cache = model.new_cache(len(case.input_ids) + len(told))
+    rows = [read_prompt(model, case.input_ids, cache), *(model.decode([Feed((one.token_id,), cache)]) for one in told)]
+    assert rel_error(rows[0][-1], case.prefill_logits[-1]) < 1e-4
+    for event, row in zip(told, rows, strict=False):
+        expected = row[-1].log_softmax(-1)
+        for one in event.chances:
+            assert one.logprob == pytest.approx(float(expected[one.token_id]), abs=1e-4)
+        assert (event.chances[0].token_id, event.chances[1].token_id) == (event.token_id, int(expected.argmax()))
 
 
 @pytest.mark.parametrize("kind", ["dense", "auto"])

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatglm_backend.api import openai_router
-from chatglm_backend.api.answers import ClientLeft, EventStream, whole_answer
+from chatglm_backend.api.answers import ClientLeft, EventStream, while_there
+from chatglm_backend.api.choices import Answer, Choices
 from chatglm_backend.core import FinishReason, GenerationRequest
 from chatglm_backend.errors import EngineFailure
 from chatglm_backend.service import Service
@@ -52,24 +53,38 @@ async def gone() -> dict[str, Any]:
     return {"type": "http.disconnect"}
 
 
+def whole(ticket: Ticket, receive: Any) -> list[Answer]:
+    """What a client gets that waits for the whole."""
+
+    async def submit(_: GenerationRequest) -> Ticket:
+        return ticket
+
+    async def collect() -> list[Answer]:
+        choices = Choices([ticket.request], 1, submit, at_once=1)
+        await choices.begin()
+        return await while_there(choices.cancel, receive, choices.collect())
+
+    return asyncio.run(collect())
+
+
 def test_a_whole_answer_is_its_pieces(ticket: Any) -> None:
     """In their order, with the last event."""
-    text, end = asyncio.run(whole_answer(ticket(QUICK), never))
-    assert (text, end.finish_reason) == ("abc", FinishReason.STOP)
+    answer = whole(ticket(QUICK), never)[0]
+    assert (answer.text, answer.end.finish_reason) == ("abc", FinishReason.STOP)
 
 
 def test_a_client_that_left_before_the_start_ends_the_ticket(ticket: Any) -> None:
     """Though nothing of the answer was ever read."""
     slow = ticket(SLOW)
     with pytest.raises(ClientLeft):
-        asyncio.run(whole_answer(slow, gone))
+        whole(slow, gone)
     assert slow.cancel_token.cancelled
 
 
 def test_an_error_comes_out_whole(ticket: Any) -> None:
     """Instead of half an answer."""
     with pytest.raises(EngineFailure):
-        asyncio.run(whole_answer(ticket(Script(("a", "b"), delay_s=0.0, fail_after=1)), never))
+        whole(ticket(Script(("a", "b"), delay_s=0.0, fail_after=1)), never)
 
 
 @pytest.mark.parametrize("leaves", [True, False])
@@ -87,7 +102,7 @@ def test_a_stream_nobody_takes_is_ended(ticket: Any, *, leaves: bool) -> None:
             await asyncio.sleep(30)
 
     began = time.monotonic()
-    stream = EventStream(slow, parts(), stall_s=30.0 if leaves else 0.05)
+    stream = EventStream(slow.cancel, parts(), stall_s=30.0 if leaves else 0.05)
     asyncio.run(stream({"type": "http"}, gone if leaves else never, stalled))  # type: ignore[arg-type]
     assert slow.cancel_token.cancelled
     assert time.monotonic() - began < 10
@@ -122,7 +137,7 @@ any_json = st.recursive(
 FIELDS = (
     "model", "messages", "prompt", "n", "stream", "stream_options", "stop", "seed", "temperature", "top_p", "top_k",
     "max_tokens", "max_completion_tokens", "repetition_penalty", "tools", "logprobs", "logit_bias", "response_format",
-    "best_of", "echo", "suffix", "functions", "modalities",
+    "best_of", "echo", "suffix", "functions", "modalities", "stop_token_ids", "top_logprobs", "user",
 )  # fmt: skip
 GOOD: dict[str, Any] = {"prompt": "x", "messages": [{"role": "user", "content": "x"}], "max_tokens": 4}
 

@@ -11,6 +11,7 @@ from chatglm_backend.api.schemas import ChatRequest, CompletionRequest
 from chatglm_backend.core import GenerationParams, Message
 from chatglm_backend.settings import Settings
 
+ALL = 1_000_000
 ASK: list[dict[str, Any]] = [{"role": "user", "content": "hello"}]
 
 
@@ -19,23 +20,33 @@ def chat(**fields: Any) -> ChatRequest:
     return ChatRequest.model_validate({"messages": ASK, **fields})
 
 
+def completion(**fields: Any) -> CompletionRequest:
+    """A request to complete one text."""
+    return CompletionRequest.model_validate({"prompt": "x", **fields})
+
+
 def params(**fields: Any) -> GenerationParams:
     """The generation parameters of a chat request."""
     body = chat(**fields)
-    return body.params(Settings(), body.limit(Settings()))
+    return body.params(Settings())
 
 
 def test_what_is_left_open_comes_from_the_settings() -> None:
-    """Greedy, as everywhere here, and long enough for an answer."""
-    assert params() == GenerationParams(max_new_tokens=512)
-    assert CompletionRequest.model_validate({"prompt": "x"}).limit(Settings()) == 32
+    """Greedy, as everywhere here, and as long as fits unless that is set."""
+    assert params() == GenerationParams(max_new_tokens=ALL)
+    for body in (chat(), completion()):
+        assert [body.limit(Settings()), body.limit(Settings(max_new_tokens=7))] == [ALL, 7]
 
 
 def test_all_parameters_arrive() -> None:
     """Each in its place."""
     numbers = {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "repetition_penalty": 1.1, "seed": 3}
-    expected = GenerationParams(**numbers, max_new_tokens=9, stop=("a", "b"))  # type: ignore[arg-type]
-    assert params(**numbers, stop=["a", "b"], max_tokens=9) == expected
+    numbers |= {"presence_penalty": 0.5, "frequency_penalty": -2}
+    lists: dict[str, Any] = {"stop": ("a", "b"), "stop_ids": (5, 6), "logit_bias": ((7, -100.0), (8, 1.0))}
+    expected = GenerationParams(**numbers, **lists, max_new_tokens=9, logprobs=3)  # type: ignore[arg-type]
+    others = {"stop": ["a", "b"], "stop_token_ids": [5, 6], "logit_bias": {"7": -100, "8": 1}, "max_tokens": 9}
+    assert params(**numbers, **others, logprobs=True, top_logprobs=3) == expected
+    assert completion(**numbers, **others, logprobs=3).params(Settings()) == expected
 
 
 @pytest.mark.parametrize(
@@ -44,7 +55,9 @@ def test_all_parameters_arrive() -> None:
         ({"max_tokens": 5}, "max_new_tokens", 5),
         ({"max_completion_tokens": 6}, "max_new_tokens", 6),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_new_tokens", 6),
-        ({"max_tokens": None}, "max_new_tokens", 512),
+        ({"max_tokens": None}, "max_new_tokens", ALL),
+        ({"max_tokens": -1}, "max_new_tokens", ALL),
+        ({"logprobs": True}, "logprobs", 0),
         ({"temperature": 0}, "greedy", True),
         ({"temperature": 1}, "temperature", 1),
         ({"stop": "。"}, "stop", ("。",)),
@@ -56,9 +69,10 @@ def test_fields_mean_what_they_mean_to_openai(fields: dict[str, Any], name: str,
     assert getattr(params(**fields), name) == expected
 
 
-def test_unknown_fields_are_ignored() -> None:
-    """As OpenAI does."""
-    assert params(user="me", metadata={"a": 1}, frequency_penalty=0.5, nonsense=[1]) == params()
+def test_what_replies_hold_beside_may_be_sent_back() -> None:
+    """Clients send an assistant's message as they got it."""
+    said = {"role": "assistant", "content": "a", "refusal": None, "annotations": [], "name": "x"}
+    assert chat(messages=[*ASK, said, *ASK]).messages[1].message() == Message("assistant", "a")
 
 
 def test_messages_may_be_text_or_text_parts() -> None:
@@ -78,12 +92,18 @@ def test_messages_may_be_text_or_text_parts() -> None:
 
 
 REFUSED: list[tuple[str, str, list[Any]]] = [
-    ("n", "n must be 1", [2, 0]),
+    ("n", "n", [0, 9, "2"]),
+    ("nonsense", "nonsense", [1, None]),
+    ("stream_options", "include_usag", [{"include_usag": True}]),
+    ("logit_bias", "-100 to 100", [{"1": 101}, {"a": 1}, {"1": None}, {"-1": 1}]),
+    ("logit_bias", "token ids", [[1], 5]),
+    ("stop_token_ids", "stop_token_ids", [[-1], ["a"], 5, [0] * 65]),
+    ("top_logprobs", "logprobs", [3]),
+    ("presence_penalty", "presence_penalty", [2.1]),
     ("tools", "tools", [[{"type": "function"}]]),
     ("functions", "functions", [[{}]]),
     ("response_format", "response_format", [{"type": "json_object"}]),
-    ("logprobs", "logprobs", [True]),
-    ("logit_bias", "logit_bias", [{"1": 5}]),
+    ("logprobs", "logprobs", [5]),
     ("modalities", "modalities", [["audio"]]),
     ("messages", "messages", [[], "hello"]),
     ("messages", "role", [[{"role": "tool", "content": "x"}]]),
@@ -96,7 +116,7 @@ REFUSED: list[tuple[str, str, list[Any]]] = [
     ("stop", "256", ["x" * 300]),
     ("stop", "stop", [{"a": 1}]),
     ("temperature", "temperature", ["hot", True]),
-    ("max_tokens", "max_tokens", [10**30]),
+    ("max_tokens", "max_tokens", [10**30, 0, -2]),
     ("seed", "seed", [1.5]),
     ("model", "unicode", ["\ud800"]),
 ]
@@ -114,16 +134,22 @@ def test_what_cannot_be_served_says_why(field: str, word: str, value: Any) -> No
 
 
 @pytest.mark.parametrize(
-    "fields", [{"tools": []}, {"n": 1}, {"response_format": {"type": "text"}}, {"logprobs": False}]
-)
+    "fields",
+    [
+        {"tools": []}, {"n": 1}, {"response_format": {"type": "text"}}, {"logprobs": False}, {"logit_bias": {}},
+        {"user": "me", "metadata": {"a": 1}, "store": True, "parallel_tool_calls": False, "service_tier": "auto"},
+    ],
+)  # fmt: skip
 def test_what_asks_for_nothing_more_is_no_fault(fields: dict[str, Any]) -> None:
     """Many clients send these always."""
     assert params(**fields) == params()
 
 
-@pytest.mark.parametrize("prompt", [["a", "b"], [1, 2], [[1]], 5, None, "\ud800"], ids=lambda value: repr(value)[:20])
-def test_a_completion_has_one_text(prompt: object) -> None:
-    """No token ids, no batches."""
+@pytest.mark.parametrize(
+    "prompt", [[], ["a"] * 129, [1, 2], [[1]], 5, None, "\ud800"], ids=lambda value: repr(value)[:20]
+)
+def test_a_completion_has_texts(prompt: object) -> None:
+    """No token ids."""
     with pytest.raises(ValidationError):
         CompletionRequest.model_validate({"prompt": prompt})
 
@@ -131,10 +157,11 @@ def test_a_completion_has_one_text(prompt: object) -> None:
 @pytest.mark.parametrize("fields", [{"best_of": 2}, {"suffix": "x"}])
 def test_old_ways_of_completing_are_refused(fields: dict[str, Any]) -> None:
     """They are not silently left out."""
-    with pytest.raises(ValidationError, match="not supported"):
+    with pytest.raises(ValidationError, match=r"suffix|best_of"):
         CompletionRequest.model_validate({"prompt": "x", **fields})
 
 
-def test_a_list_of_one_prompt_is_a_prompt() -> None:
-    """Some clients send it so."""
-    assert CompletionRequest.model_validate({"prompt": ["x"]}).prompt == "x"
+def test_a_prompt_is_a_list_of_one() -> None:
+    """And several are several."""
+    assert completion().prompt == ("x",)
+    assert completion(prompt=["x", "y"], echo=True).echoes == ("x", "y")

@@ -24,9 +24,19 @@ from chatglm_backend.core import (
 )
 from chatglm_backend.engine.engine import Engine
 from chatglm_backend.engine.options import EngineOptions
-from chatglm_backend.errors import ContextLimitExceeded, EngineFailure
+from chatglm_backend.errors import ContextLimitExceeded, EngineFailure, InvalidRequest
 from chatglm_backend.tokenizers.base import EncodedPrompt
-from tests.engine_fakes import VOCAB, ByteDecoder, ByteTokenizer, FakeClock, FakeModel, collect, script_row, text_of
+from tests.engine_fakes import (
+    VOCAB,
+    ByteDecoder,
+    ByteTokenizer,
+    FakeClock,
+    FakeModel,
+    collect,
+    hash_row,
+    script_row,
+    text_of,
+)
 
 OFF = EngineOptions(draft_tokens=0, prefix_cache_bytes=0)
 
@@ -360,3 +370,53 @@ def test_an_answer_that_is_begun_gives_its_whole_rest() -> None:
     """The decoder has been through the beginning, so that a space behind it is no start of a text."""
     model = FakeModel(row=script_row(b" boy", 4))
     assert text_of(Engine(model, _Continuing(), OFF).generate(ask("I am"))) == " boy"
+
+
+def test_a_stop_id_of_the_request_ends_an_answer() -> None:
+    """Beside the model's own, and neither shown nor counted; ids that there are none of are refused by name."""
+    events = answer("abc", "hi", stop_ids=(ord("c"),))
+    assert (text_of(events), events[-1].usage.completion_tokens) == ("ab", 2)
+    for name, wrong in (("stop_token_ids", {"stop_ids": (VOCAB,)}), ("logit_bias", {"logit_bias": ((VOCAB, 1.0),)})):
+        with pytest.raises(InvalidRequest) as caught:
+            engine_of().prepare(ask("a", **wrong))
+        assert caught.value.fields["field"] == name
+
+
+@pytest.mark.parametrize("family", ["chatglm", "chatglm2"])
+def test_answers_to_one_prompt_share_its_reading(family: Any) -> None:
+    """As soon as it is read, before the first answer's end; where a family cannot, they read it themselves."""
+    engine = engine_of(FakeModel(family=family), EngineOptions(draft_tokens=0))
+    alone = text_of(engine_of(FakeModel(family=family)).generate(ask("hello there")))
+    first = start(engine, replace(ask("hello there"), shared=True))
+    while first.reading:
+        engine.step()
+    others = [start(engine, ask("hello there", f"r{i}")) for i in range(2)]
+    told = collect(engine, [*others, first])
+    assert {one.cached_tokens for one in others} == {0 if family == "chatglm" else len("hello there") - 1}
+    assert [text_of(told[one]) for one in others] == [alone] * 2
+
+
+def test_probabilities_are_those_of_the_plain_logits() -> None:
+    """Before temperature, bias and penalties; alone, in a batch and with drafts; nothing where nobody asks."""
+    changes: dict[str, Any] = {"repetition_penalty": 1.4, "logit_bias": ((5, 3.0),), "max_new_tokens": 30}
+    told: list[list[Any]] = []
+    for options in (OFF, EngineOptions(draft_tokens=8, prefix_cache_bytes=0)):
+        engine = engine_of(FakeModel(row=lambda ids: hash_row(ids[-1:])), options)
+        sequences = [
+            start(engine, ask("ab", f"r{i}", logprobs=count, **changes)) for i, count in enumerate((3, 0, None))
+        ]
+        events = collect(engine, sequences)
+        told += [[e for e in events[one] if isinstance(e, TokenEvent)] for one in sequences]
+        assert (events[sequences[0]][-1].usage.draft_tokens > 0) == (options is not OFF)
+    assert told[:3] == told[3:]
+    three, none, unasked = told[:3]
+    ids = list(b"ab")
+    for event in three:
+        expected = hash_row(ids[-1:]).log_softmax(-1)
+        own, *top = event.chances
+        best, best_ids = expected.topk(3)
+        assert (own.token_id, own.logprob) == (event.token_id, pytest.approx(float(expected[event.token_id])))
+        assert [(one.token_id, one.logprob) for one in top] == list(zip(best_ids.tolist(), best.tolist(), strict=True))
+        ids.append(event.token_id)
+    assert [event.chances for event in none] == [event.chances[:1] for event in three]
+    assert {event.chances for event in unasked} == {()}

@@ -55,6 +55,26 @@ def test_repetition_penalty_is_that_of_transformers() -> None:
         history.append(expected)
 
 
+def test_bias_and_penalties_are_openais() -> None:
+    """Logits with the bias, minus a penalty for having come and one for each time; the prompt does not count."""
+    bias = ((2, -100.0), (7, 1.5))
+    params = GenerationParams(presence_penalty=0.7, frequency_penalty=0.4, repetition_penalty=1.3, logit_bias=bias)
+    sampler, counts, seen = Sampler(params, [3, 5]), torch.zeros(12), {3, 5}
+    for seed in range(40):
+        logits = logits_of(seed, vocab=12, spread=1.0)
+        expected = logits.clone()
+        expected[[2, 7]] += torch.tensor([-100.0, 1.5])
+        for token in seen:
+            expected[token] *= 1.3 if expected[token] < 0 else 1 / 1.3
+        expected -= 0.7 * (counts > 0) + 0.4 * counts
+        token = sampler.choose(logits)
+        assert token == int(expected.argmax())
+        counts[token] += 1
+        seen.add(token)
+    assert counts[2] == 0
+    assert len(seen) > 8
+
+
 def test_draws_follow_the_probabilities() -> None:
     """Over many draws each token comes as often as it should, and impossible ones never."""
     sampler = Sampler(GenerationParams(temperature=1.0, seed=7), [])

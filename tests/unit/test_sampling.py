@@ -35,7 +35,7 @@ def asked_of_endpoint(name: str, value: object) -> GenerationParams:
     """The parameters of a request with one number."""
     field = {"max_new_tokens": "max_tokens"}.get(name, name)
     body = ChatRequest.model_validate({"messages": [{"role": "user", "content": "hi"}], field: value})
-    return body.params(Settings(), body.limit(Settings()))
+    return body.params(Settings())
 
 
 def set_on_page(name: str, value: Any) -> GenerationParams:

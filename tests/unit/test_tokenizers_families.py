@@ -158,6 +158,16 @@ def test_an_answer_that_is_begun_is_gone_on_with(folders: dict[tiny.Family, Path
     assert tokenizer.encode_chat([*turns("q"), system]) == tokenizer.encode_chat([system, *turns("q")])
 
 
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_spellings_are_the_parts_of_a_text(folders: dict[tiny.Family, Path], family: tiny.Family) -> None:
+    """Bytes of a character apart, spaces and line breaks as such; ids beyond the vocabulary spell nothing."""
+    tokenizer = own(folders, family)
+    ids = tokenizer.encode_text("hello  world\n你好 \U0001f9ff")
+    spelt = b"".join(map(tokenizer.spelling, ids))
+    assert spelt.decode().lstrip(" ") == tokenizer.decode(ids)
+    assert tokenizer.spelling(tokenizer.vocab_size + 5) == b""
+
+
 def test_stop_ids(folders: dict[tiny.Family, Path]) -> None:
     """An answer ends at its family's end id; ChatGLM3 also at the next role."""
     assert {tiny.config_of("chatglm")["eos_token_id"]} == own(folders, "chatglm").stop_ids
