@@ -201,21 +201,18 @@ def load_settings(
     Raises :class:`ConfigError`, which names the place of an unknown name or a bad value.
     """
     environ = os.environ if environ is None else environ
-    values = dict(defaults or {})
     file = file or config_file(environ)
-    for key, value in _read_toml(file).items():
-        values.update([_checked(key, value, Sentence("setting.in_file", name=key, file=file))])
+    given = [(key, value, Sentence("setting.in_file", name=key, file=file)) for key, value in _read_toml(file).items()]
     for variable, text in environ.items():
         name = variable.removeprefix(_PREFIX)
-        if name == variable or name in _OTHER_VARIABLES or name.startswith(_OTHER_PREFIXES) or not text:
-            continue
-        values.update(
-            [_checked(name.lower(), text, Sentence("setting.from_variable", name=name.lower(), variable=variable))]
-        )
+        if text and name != variable and name not in _OTHER_VARIABLES and not name.startswith(_OTHER_PREFIXES):
+            place = Sentence("setting.from_variable", name=name.lower(), variable=variable)
+            given.append((name.lower(), text, place))
     for key, value in (flags or {}).items():
         if value is not None:
-            values.update([_checked(key, value, Sentence("setting.from_command", name=key))])
-    return Settings(**cast("dict[str, Any]", values))
+            given.append((key, value, Sentence("setting.from_command", name=key)))
+    values = dict(_checked(key, value, place) for key, value, place in given)
+    return Settings(**cast("dict[str, Any]", {**(defaults or {}), **values}))
 
 
 def with_cache(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:

@@ -43,11 +43,10 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async with contextlib.aclosing(self._parts):
             async for part in self._parts:
-                await self._send(send, {"type": "http.response.body", "body": part, "more_body": True})
-        await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _send(self, send: Send, message: dict[str, Any]) -> None:
-        await asyncio.wait_for(send(message), self._stall_s)
+                await asyncio.wait_for(
+                    send({"type": "http.response.body", "body": part, "more_body": True}), self._stall_s
+                )
+        await asyncio.wait_for(send({"type": "http.response.body", "body": b"", "more_body": False}), self._stall_s)
 
 
 async def while_there(cancel: Callable[[], None], receive: Receive, work: Coroutine[Any, Any, T]) -> T:

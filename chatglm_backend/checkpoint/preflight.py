@@ -15,9 +15,6 @@ import psutil
 from chatglm_backend.errors import NotEnoughDisk, NotEnoughMemory
 from chatglm_backend.hardware.cgroup import read_cgroup
 
-DiskProbe = Callable[[Path], int]
-MemoryProbe = Callable[[], int]
-
 
 def free_disk(path: Path) -> int:
     """Free bytes where ``path`` is, or will be."""
@@ -37,8 +34,8 @@ def available_memory(root: Path = Path("/")) -> int:
 class Room:
     """The two questions, with probes that tests replace."""
 
-    disk: DiskProbe = free_disk
-    memory: MemoryProbe = available_memory
+    disk: Callable[[Path], int] = free_disk
+    memory: Callable[[], int] = available_memory
 
     def need_disk(self, path: Path, nbytes: int) -> None:
         """Raise NotEnoughDisk unless ``nbytes`` are free at ``path``."""

@@ -29,7 +29,9 @@ def available_kernels(
     ``cpu`` has LLVM's names of the features and ``flags`` those of /proc/cpuinfo; ``kernel`` and
     ``library`` are the ones chosen, ``None`` where nothing could be.
     """
-    return (*_compiled(cpu, kernel), *_libraries(flags, kernel, library, platform), _exact(kernel))
+    exact = Sentence("available.exact_used" if kernel == "exact" else "available.exact")
+    found = [*_compiled(cpu, kernel), *_libraries(flags, kernel, library, platform)]
+    return (*found, Available("exact", "torch", usable=True, reason=exact))
 
 
 def _compiled(cpu: HostCpu, kernel: str | None) -> list[Available]:
@@ -56,8 +58,3 @@ def _libraries(flags: Collection[str], kernel: str | None, library: str | None, 
             why = Sentence("available.slower", faster=library) if passed else Sentence("available.passed_over")
         found.append(Available("bigdl", variant.name, usable, why))
     return found
-
-
-def _exact(kernel: str | None) -> Available:
-    reason = Sentence("available.exact_used" if kernel == "exact" else "available.exact")
-    return Available("exact", "torch", usable=True, reason=reason)

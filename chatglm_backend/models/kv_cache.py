@@ -41,7 +41,7 @@ class KVCache:
             raise ValueError(f"a cache needs room for at least one token, not {capacity}")
         self._kv_heads = kv_heads
         self._head_dim = head_dim
-        self._dtype = dtype
+        self.dtype = dtype
         self._reserved = 0
         self._keys = [torch.empty(kv_heads, 0, head_dim, dtype=dtype) for _ in range(num_layers)]
         self._values = [torch.empty(kv_heads, 0, head_dim, dtype=dtype) for _ in range(num_layers)]
@@ -53,14 +53,9 @@ class KVCache:
         self.plan: PositionPlan | None = None
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The type that keys and values are kept in."""
-        return self._dtype
-
-    @property
     def bytes_per_token(self) -> int:
         """Bytes that one more token takes, all layers together."""
-        return 2 * len(self._keys) * self._kv_heads * self._head_dim * self._dtype.itemsize
+        return 2 * len(self._keys) * self._kv_heads * self._head_dim * self.dtype.itemsize
 
     @property
     def nbytes(self) -> int:
@@ -110,7 +105,7 @@ class KVCache:
         Raises ValueError where the shapes differ, ``other`` is shorter, or the family's prompt is cut.
         """
         mine, theirs = (
-            (len(one._keys), one._kv_heads, one._head_dim, one._dtype, one.adapter and one.adapter.identity)
+            (len(one._keys), one._kv_heads, one._head_dim, one.dtype, one.adapter and one.adapter.identity)
             for one in (self, other)
         )
         if mine != theirs:
@@ -135,7 +130,7 @@ class KVCache:
         kept = self.lead + self.length
         for tensors, fronts in ((self._keys, prefix and prefix.keys), (self._values, prefix and prefix.values)):
             for layer, old in enumerate(tensors):
-                new = torch.empty(self._kv_heads, rows, self._head_dim, dtype=self._dtype)
+                new = torch.empty(self._kv_heads, rows, self._head_dim, dtype=self.dtype)
                 if self._reserved:
                     new[:, :kept].copy_(old[:, :kept])
                 elif fronts:

@@ -42,10 +42,9 @@ class Findings:
 
     def to_json(self) -> dict[str, Any]:
         """One document; ``ok`` when there is nothing to fix."""
-        names = ("hardware", "int4", "model", "versions", "folders", "cache", "fixes")
         codes = [fix.code for fix in self.fixes]
         folders = {str(Sentence(f"place.{name}")): path for name, path in self.folders.items()}
-        found = {name: plain(getattr(self, name)) for name in names}
+        found = cast("dict[str, Any]", plain(self))
         return {"ok": not self.fixes, **found, "folders": folders, "fix_codes": codes}
 
 
