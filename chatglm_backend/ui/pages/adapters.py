@@ -34,8 +34,9 @@ def build_adapters(
     t = presenter.texts
     table = gr.HTML("", elem_id="cg-adapters")
     source = gr.Textbox(
-        label=t("adapter.source"), info=t("adapter.source_info"), lines=1, max_lines=1, elem_id="cg-adapter-source"
-    )
+        label=t("adapter.source"), info=t("adapter.source_info"), placeholder="./output/checkpoint-3000",
+        lines=1, max_lines=1, elem_id="cg-adapter-source",
+    )  # fmt: skip
     add = gr.Button(t("adapter.add"), elem_id="cg-adapter-add")
     with gr.Row(elem_classes="cg-actions", visible=False) as removal:
         name = gr.Dropdown([], label=t("adapter.choose"), elem_id="cg-adapter-name", scale=2, filterable=False)
