@@ -18,7 +18,8 @@ from chatglm_backend.models.config import ModelConfig, family_named_in
 from chatglm_backend.models.layout import tensor_specs
 
 GOLDEN = Path(__file__).parent / "golden"
-FOLDERS = ("chatglm-6b", "chatglm-6b-int4", "chatglm2-6b", "chatglm3-6b")
+LONG = ("chatglm2-6b-32k", "chatglm3-6b-32k", "chatglm3-6b-128k")
+FOLDERS = ("chatglm-6b", "chatglm-6b-int4", "chatglm2-6b", "chatglm3-6b", *LONG)
 
 
 @dataclass(frozen=True)

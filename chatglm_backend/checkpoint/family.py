@@ -46,7 +46,8 @@ def choose_family(
 ) -> Choice:
     """Decide for a family. ``name`` is what the model is called, its hub id if it has one.
 
-    Raises UnsupportedFamily where the tensors or the config rule out what was asked, or name another model.
+    Raises UnsupportedFamily where the tensors or the config rule out what was asked, name another model, or mean
+    different things in the two families that it may be.
     """
     by_tensors = _told_by_tensors(tensors)
     possible = by_tensors or families_of(config)
@@ -96,6 +97,8 @@ def _second_or_third(folder: Path, config: Mapping[str, object], name: str | Non
         named = family_named_in(called)
         if named in _LATER:
             return Choice(named, reason)
+    if (ratio := config.get("rope_ratio")) not in (None, 1):
+        raise UnsupportedFamily(path=folder, found=Sentence("found.rope_ratio", value=str(ratio)[:20]))
     return Choice("chatglm2", Sentence("family.assumed"), assumed=True)
 
 

@@ -57,7 +57,10 @@ def build_chatglm2(config: ModelConfig, weights: Weights, *, ops: Ops, kv_dtype:
     def planner(ids: Sequence[int], cache: KVCache) -> PositionPlan:  # noqa: ARG001
         return PositionPlan()
 
-    rotary = rotary_table(dim=config.head_dim // 2, positions=config.context_limit, fp16_frequencies=False)
+    rotary = rotary_table(
+        dim=config.head_dim // 2, positions=config.context_limit, fp16_frequencies=False,
+        base=config.rope_base, divisor=config.rope_divisor,
+    )  # fmt: skip
     norm = weights.vector("transformer.encoder.final_layernorm.weight")
     network = Network(
         embedding=weights.embedding("transformer.embedding.word_embeddings"),

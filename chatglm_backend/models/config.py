@@ -30,6 +30,10 @@ _V2_REQUIRED: Mapping[str, bool] = {
     "tie_word_embeddings": False,
 }
 
+_ROPE_BASE = 10_000
+# GLM-4's variant for a million tokens has 10000, the most of all.
+_MOST_ROPE_RATIO = 1 << 16
+
 _END_OF_TEXT = 2
 _V3_STOP_ROLES = (64795, 64797)
 
@@ -54,7 +58,8 @@ class ModelConfig:
     """Sizes and special ids of one checkpoint. Lengths are in tokens.
 
     ``gmask_id``, ``mask_id`` and ``bos_id`` are ChatGLM-6B's and ``None`` for the other families,
-    whose positions do not depend on special ids.
+    whose positions do not depend on special ids. Rotary frequencies are powers of ``rope_base``; positions are
+    divided by ``rope_divisor`` first.
     """
 
     family: Family
@@ -71,6 +76,8 @@ class ModelConfig:
     gmask_id: int | None = None
     mask_id: int | None = None
     bos_id: int | None = None
+    rope_base: float = _ROPE_BASE
+    rope_divisor: float = 1
 
     @staticmethod
     def from_json(config: Mapping[str, object], *, family: Family, path: str = "") -> ModelConfig:
@@ -136,8 +143,7 @@ def _second(config: Mapping[str, object], family: Family, path: str) -> ModelCon
     vocab = _size(config, "padded_vocab_size", path)
     if vocab >= _GLM4_VOCAB:
         raise UnsupportedFamily(path=path, found=Sentence("found.glm4"))
-    if config.get("rope_ratio") not in (None, 1):
-        raise UnsupportedFamily(path=path, found=Sentence("found.rope_ratio"))
+    ratio = _rope_ratio(config, path)
     for key, expected in _V2_REQUIRED.items():
         found = config.get(key, expected)
         if found is not expected:
@@ -160,7 +166,20 @@ def _second(config: Mapping[str, object], family: Family, path: str) -> ModelCon
         context_limit=_size(config, "seq_length", path),
         layernorm_eps=_eps(config, path),
         stop_ids=_distinct(_END_OF_TEXT, *_stop_ids(config, path), *(_V3_STOP_ROLES if family == "chatglm3" else ())),
+        # ChatGLM2-6B-32k squeezes its positions, the long ChatGLM3 turn more slowly: one field, two meanings.
+        rope_base=_ROPE_BASE * (ratio if family == "chatglm3" else 1),
+        rope_divisor=ratio if family == "chatglm2" else 1,
     )
+
+
+def _rope_ratio(config: Mapping[str, object], path: str) -> float:
+    """How far beyond its training a model reads; 1 for the usual ones. Fields that say it otherwise are refused."""
+    for key, usual in (("rope_theta", _ROPE_BASE), ("rope_scaling", None)):
+        found = config.get(key)
+        if found not in (None, usual):
+            raise UnsupportedFamily(path=path, found=Sentence("found.variant", key=key, value=_short(found)))
+    found = config.get("rope_ratio")
+    return 1 if found is None else _number(found, "rope_ratio", path, 1, _MOST_ROPE_RATIO)
 
 
 def _other_model(config: Mapping[str, object], asked: Family) -> Sentence:
@@ -186,21 +205,27 @@ def _stop_ids(config: Mapping[str, object], path: str) -> list[int]:
 
 
 def _whole(value: object, key: str, path: str, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise DamagedFile(
-            path=path, reason=Sentence("config.value", name=key, value=_short(value), low=least, high=most)
-        )
+    if not isinstance(value, int):
+        raise _not_from(value, key, path, least, most)
+    _number(value, key, path, least, most)
     return value
+
+
+def _number(value: object, key: str, path: str, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+        raise _not_from(value, key, path, least, most)
+    return value
+
+
+def _not_from(value: object, key: str, path: str, least: float, most: float) -> DamagedFile:
+    return DamagedFile(path=path, reason=Sentence("config.value", name=key, value=_short(value), low=least, high=most))
 
 
 def _eps(config: Mapping[str, object], path: str) -> float:
     value = config.get("layernorm_epsilon", 1e-5)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise DamagedFile(
-            path=path,
-            reason=Sentence("config.value", name="layernorm_epsilon", value=_short(value), low=0, high=1),
-        )
-    return float(value)
+    if value in (0, 1):
+        raise _not_from(value, "layernorm_epsilon", path, 0, 1)
+    return _number(value, "layernorm_epsilon", path, 0, 1)
 
 
 def _distinct(*ids: int) -> tuple[int, ...]:

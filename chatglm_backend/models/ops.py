@@ -27,15 +27,17 @@ class RotaryTable:
         self.sin = sin
 
 
-def rotary_table(*, dim: int, positions: int, fp16_frequencies: bool) -> RotaryTable:
-    """Angles for ``dim`` rotated features, base 10000.
+def rotary_table(
+    *, dim: int, positions: int, fp16_frequencies: bool, base: float = 10_000, divisor: float = 1
+) -> RotaryTable:
+    """Angles for ``dim`` rotated features: positions, divided by ``divisor``, times powers of ``base``.
 
     ``fp16_frequencies`` rounds the frequencies to fp16 first, as ChatGLM-6B was trained.
     """
-    frequencies = 1.0 / (10000 ** (torch.arange(0, dim, 2, dtype=torch.int64).float() / dim))
+    frequencies = 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.int64).float() / dim))
     if fp16_frequencies:
         frequencies = frequencies.half().float()
-    angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
+    angles = torch.outer(torch.arange(positions, dtype=torch.float32) / divisor, frequencies)
     return RotaryTable(angles.cos(), angles.sin())
 
 

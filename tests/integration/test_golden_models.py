@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,16 @@ from chatglm_backend.models.chatglm import build_chatglm
 from chatglm_backend.models.ops import Ops
 from chatglm_backend.models.positions import PositionPlan, prefix_lm_plan
 from chatglm_backend.models.weights import DenseWeights
-from tests.golden_folders import FOLDERS, Case, dense_tensors, golden_cases, golden_config, packed_tensors, rel_error
+from tests.golden_folders import (
+    FOLDERS,
+    LONG,
+    Case,
+    dense_tensors,
+    golden_cases,
+    golden_config,
+    packed_tensors,
+    rel_error,
+)
 from tests.small_models import read_prompt
 
 
@@ -68,7 +78,7 @@ def fast(request: pytest.FixtureRequest) -> tuple[Kernel, Ops]:
 @pytest.mark.model
 @pytest.mark.parametrize("name", FOLDERS)
 def test_fast_kernels_logits(name: str, fast: tuple[Kernel, Ops]) -> None:
-    """With fp16 keys and values they stay within 5e-2 and keep 95 % of the top-1 tokens."""
+    """With fp16 keys and values they stay within 5e-2 and keep 95 % of the top-1 tokens, near ties aside."""
     kernel, ops = fast
     weights = Int4Weights(HeldTensors(packed_tensors(name)), kernel)
     model = build_model(golden_config(name), weights, kv_dtype=torch.float16, ops=ops)
@@ -77,7 +87,8 @@ def test_fast_kernels_logits(name: str, fast: tuple[Kernel, Ops]) -> None:
         found = run(model, case)
         for logits, expected in zip(found, (case.prefill_logits, case.decode_logits), strict=True):
             assert rel_error(logits, expected) <= 5e-2
-            same += int((logits.argmax(-1) == expected.argmax(-1)).sum())
+            behind = expected.amax(-1) - expected.gather(-1, logits.argmax(-1, keepdim=True))[:, 0]
+            same += int((behind <= 0.05 * expected.std(-1)).sum())
             positions += len(expected)
     assert same >= 0.95 * positions
 
@@ -103,6 +114,16 @@ def test_the_goldens_catch_wrong_positions(mistake: str) -> None:
         plan_for=lambda *_: wrong_plan,
     )
     assert max(errors(wrong, golden_cases("chatglm-6b")[2])) > 1e-2
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_the_other_familys_meaning_of_rope_ratio_is_caught(name: str) -> None:
+    """The goldens of the long variants tell squeezed positions from a larger base, and both from neither."""
+    right, case = golden_config(name), golden_cases(name)[3]
+    swapped = replace(right, rope_base=1e4 * right.rope_divisor, rope_divisor=right.rope_base / 1e4)
+    for wrong in (swapped, replace(right, rope_base=1e4, rope_divisor=1)):
+        model = build_model(wrong, DenseWeights(dense_tensors(name)), kv_dtype=torch.float32)
+        assert max(errors(model, case)) > 1e-2
 
 
 def test_rounding_the_frequencies_of_the_second_family_is_caught() -> None:

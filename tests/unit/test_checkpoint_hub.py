@@ -285,7 +285,7 @@ def test_proxies_are_spelled_in_several_ways(variable: str, first: bytes, env: d
     ("change", "error"),
     [
         ({"_name_or_path": "THUDM/glm-4-9b-chat"}, UnsupportedFamily),
-        ({"rope_ratio": 50}, UnsupportedFamily),
+        ({"rope_scaling": {"factor": 4}}, UnsupportedFamily),
         ({"quantization_bit": 8}, UnsupportedQuantization),
     ],
 )

@@ -130,7 +130,7 @@ OUTSIDE = json.dumps({"weight_map": {"x": "../../secret.safetensors"}})
         ("config.json", lambda p: p.write_text("{"), DamagedFile, r"config\.json"),
         ("config.json", Path.unlink, MissingFile, r"config\.json"),
         ("config.json", lambda p: p.write_text(LLAMA), UnsupportedFamily, "LlamaForCausalLM"),
-        ("config.json", changed(rope_ratio=50), UnsupportedFamily, "rope_ratio"),
+        ("config.json", changed(rope_scaling={"factor": 4}), UnsupportedFamily, "rope_scaling"),
         ("config.json", changed(padded_vocab_size=151552), UnsupportedFamily, "GLM-4"),
         ("config.json", changed(quantization_bit=8), UnsupportedQuantization, "8"),
         ("config.json", changed(quantization_bit=3), UnsupportedQuantization, "3"),
@@ -219,6 +219,16 @@ def test_family_from_the_tokenizers_source(tmp_path: Path) -> None:
     assert inspect_folder(folder).assumed
     (folder / "tokenization_chatglm.py").write_text('raise SystemExit\nroles = ["<|user|>"]\n')
     assert inspect_folder(folder).family == "chatglm3"
+
+
+def test_a_rope_ratio_without_a_family_is_a_question(tmp_path: Path) -> None:
+    """It means different things in ChatGLM2 and ChatGLM3, so a guess could answer nonsense; 1 means nothing."""
+    folder = build_checkpoint(tmp_path / "model", "chatglm2", _name_or_path="", rope_ratio=16)
+    with pytest.raises(UnsupportedFamily, match="--family"):
+        inspect_folder(folder)
+    assert inspect_folder(folder, family="chatglm2").config.rope_divisor == 16
+    build_checkpoint(folder, "chatglm2", _name_or_path="", rope_ratio=1)
+    assert inspect_folder(folder).assumed
 
 
 @pytest.mark.parametrize("above", ["ChatGLM2-6B-Chat", "ChatGLM-6B/ptuning/output"])

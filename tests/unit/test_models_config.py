@@ -80,7 +80,8 @@ def test_the_caller_tells_second_and_third_apart(family: Any, stop_ids: tuple[in
 @pytest.mark.parametrize(
     ("config", "family", "found"),
     [
-        ({**SECOND, "rope_ratio": 50}, "chatglm2", "rope_ratio"),
+        ({**SECOND, "rope_ratio": 16, "rope_theta": 500000}, "chatglm2", "rope_theta = 500000"),
+        ({**SECOND, "rope_scaling": {"factor": 4}}, "chatglm3", "rope_scaling"),
         ({**SECOND, "padded_vocab_size": 151552, "rope_ratio": 500}, "chatglm2", "GLM-4"),
         ({**SECOND, "rmsnorm": False}, "chatglm2", "rmsnorm"),
         ({**FIRST, "position_encoding_2d": False}, "chatglm", "positions"),
@@ -104,6 +105,26 @@ def test_unusable_sizes_are_named(key: str, value: object) -> None:
     with pytest.raises(DamagedFile, match=key) as caught:
         ModelConfig.from_json({**SECOND, key: value}, family="chatglm2")
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("ratio", "second", "third"),
+    [(None, (1e4, 1), (1e4, 1)), (1.0, (1e4, 1), (1e4, 1)), (16, (1e4, 16), (16e4, 1)), (500, (1e4, 500), (5e6, 1))],
+)
+def test_the_family_decides_what_rope_ratio_means(ratio: object, second: object, third: object) -> None:
+    """ChatGLM2 divides positions by it, ChatGLM3 multiplies the base with it; 1 is the usual model."""
+    found: dict[Any, ModelConfig] = {
+        family: ModelConfig.from_json({**SECOND, "rope_ratio": ratio}, family=family)
+        for family in ("chatglm2", "chatglm3")
+    }
+    assert [(config.rope_base, config.rope_divisor) for config in found.values()] == [second, third]
+
+
+@pytest.mark.parametrize("ratio", [0, -50, 0.02, True, "50", [50], 1e9, math.inf, math.nan])
+def test_absurd_rope_ratios_are_named(ratio: object) -> None:
+    """One sentence with the field and its value."""
+    with pytest.raises(DamagedFile, match="rope_ratio"):
+        ModelConfig.from_json({**SECOND, "rope_ratio": ratio}, family="chatglm3")
 
 
 @pytest.mark.parametrize("change", [{"num_attention_heads": 33}, {"vocab_size": 10**9}, {"bos_token_id": 130528}])
