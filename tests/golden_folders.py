@@ -19,7 +19,7 @@ from chatglm_backend.models.layout import tensor_specs
 
 GOLDEN = Path(__file__).parent / "golden"
 LONG = ("chatglm2-6b-32k", "chatglm3-6b-32k", "chatglm3-6b-128k")
-FOLDERS = ("chatglm-6b", "chatglm-6b-int4", "chatglm2-6b", "chatglm3-6b", *LONG)
+FOLDERS = ("chatglm-6b", "chatglm-6b-int4", "chatglm-6b-int8", "chatglm2-6b", "chatglm3-6b", *LONG)
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ def golden_cases(name: str, *, int4: bool = False) -> list[Case]:
 
 @lru_cache(maxsize=8)
 def dense_tensors(name: str) -> Mapping[str, Tensor]:
-    """Return the folder's weights; 4-bit ones as their fp32 values."""
+    """Return the folder's weights; 4-bit and 8-bit ones as their fp32 values."""
     tensors = _raw_tensors(name)
     for scale in [key for key in tensors if key.endswith(".weight_scale")]:
         weight = scale.removesuffix("_scale")
-        tensors[weight] = dequantize_rows(tensors[weight], tensors.pop(scale))
+        tensors[weight] = dequantize_rows(tensors[weight], tensors.pop(scale), bits=8 if name.endswith("int8") else 4)
     return tensors
 
 
 @lru_cache(maxsize=8)
 def packed_tensors(name: str) -> Mapping[str, Tensor]:
     """Return the folder's weights as a low-bit checkpoint holds them."""
-    raw = _raw_tensors(name)
+    raw: Mapping[str, Tensor] = dense_tensors(name) if name.endswith("int8") else _raw_tensors(name)
     packed: dict[str, Tensor] = {}
     for spec in tensor_specs(golden_config(name)):
         scale = raw.get(f"{spec.name}_scale")

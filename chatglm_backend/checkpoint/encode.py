@@ -19,7 +19,7 @@ from torch import Tensor
 
 from chatglm_backend.checkpoint.mapping import release_pages, will_read
 from chatglm_backend.checkpoint.plan import Job, Plan
-from chatglm_backend.checkpoint.thudm import reencode_rows
+from chatglm_backend.checkpoint.thudm import dequantize_rows, reencode_rows
 from chatglm_backend.errors import DamagedFile
 from chatglm_backend.sentences import Sentence
 
@@ -105,6 +105,9 @@ def _slices(plan: Plan, slice_bytes: int) -> Iterator[tuple[Job, int, int]]:
 def _encode_rows(job: Job, start: int, end: int, quantize: Quantize, merge: Merge | None) -> Encoded:
     rows = job.source.rows(start, end)
     scales = None if job.scales is None else job.scales.reshape(-1)[start:end]
+    nbytes = rows.nbytes + (0 if scales is None else scales.nbytes)
+    if scales is not None and job.bits == 8:
+        rows, scales = dequantize_rows(rows, _finite(job, scales), bits=8), None
     pieces = []
     for spec in job.targets:
         if scales is None:
@@ -115,7 +118,6 @@ def _encode_rows(job: Job, start: int, end: int, quantize: Quantize, merge: Merg
             pieces.append((spec.name, quantize(wide) if spec.kind in ("linear", "output") else wide))
         else:
             pieces.append((spec.name, reencode_rows(rows, _finite(job, scales))))
-    nbytes = rows.nbytes + (0 if scales is None else scales.nbytes)
     part = job.source.data[start:end]
     if job.source.mapped and part.is_contiguous():
         release_pages(part)

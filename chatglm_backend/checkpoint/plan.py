@@ -33,7 +33,7 @@ _HARMLESS = re.compile(r"(.*\.)?inv_freq|v_head\..*")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One stored tensor and what is made of it. With ``scales`` [rows], it holds THUDM's nibbles, int8 [rows, in/2]."""
+    """One stored tensor and what is made of it. With ``scales`` [rows], it holds THUDM's int8 [rows, in · bits/8]."""
 
     source: StoredTensor
     scales: Tensor | None
@@ -44,10 +44,15 @@ class Job:
         """Bytes to read."""
         return self.source.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
+    @property
+    def bits(self) -> int:
+        """THUDM's bits per weight, 4 or 8; 0 for a tensor in full precision."""
+        return 0 if self.scales is None else 8 * self.source.shape[1] // self.targets[0].shape[1]
+
     def dense(self) -> Tensor:
-        """The whole tensor: as stored, 4-bit ones dequantised to fp32."""
+        """The whole tensor: as stored, THUDM's dequantised to fp32."""
         rows = self.source.rows()
-        return rows if self.scales is None else dequantize_rows(rows, self.scales)
+        return rows if self.scales is None else dequantize_rows(rows, self.scales, bits=self.bits)
 
 
 @dataclass(frozen=True)
@@ -95,12 +100,13 @@ def make_plan(folder: CheckpointFolder) -> Plan:
     for name in stored:
         if name not in used and not name.startswith(PREFIX) and not _HARMLESS.fullmatch(name):
             raise CheckpointError(path=stored[name].file, reason=Sentence("folder.tensor_unused", tensor=name))
-    jobs = [_checked(Job(stored[n], _scales(stored, n), tuple(specs))) for n, specs in targets.items()]
+    bits = folder.thudm_bits or 4
+    jobs = [_checked(Job(stored[n], _scales(stored, n), tuple(specs)), bits) for n, specs in targets.items()]
     return Plan(tuple(sorted(jobs, key=lambda job: (job.targets[0].kind != "vector", job.source.position))), prefix)
 
 
 def read_dense(folder: CheckpointFolder) -> Mapping[str, Tensor]:
-    """All tensors by the authors' names, for fp32 checks: mapped as stored, THUDM's 4-bit ones dequantised when read.
+    """All tensors by the authors' names, for fp32 checks: mapped as stored, THUDM's dequantised when read.
 
     Of a prefix the finished rows.
 
@@ -159,21 +165,21 @@ def _scales(stored: Mapping[str, StoredTensor], name: str) -> Tensor | None:
     return None if scales is None else scales.rows()
 
 
-def _checked(job: Job) -> Job:
+def _checked(job: Job, bits: int) -> Job:
     for spec in job.targets:
-        _check(spec, job.source, job.scales)
+        _check(spec, job.source, job.scales, bits)
     return job
 
 
-def _check(spec: TensorSpec, tensor: StoredTensor, scales: Tensor | None) -> None:
+def _check(spec: TensorSpec, tensor: StoredTensor, scales: Tensor | None, bits: int) -> None:
     expected, dtype = spec.shape, str(tensor.dtype)
     if scales is not None:
         if spec.kind != "linear" or tensor.dtype not in (torch.int8, torch.uint8):
             raise UnsupportedQuantization(
                 path=tensor.file, found=Sentence("quantised.scales", dtype=dtype, tensor=spec.name)
             )
-        expected = (spec.shape[0], spec.shape[1] // 2)
-        _check_scales(spec, tensor, scales)
+        expected = (spec.shape[0], spec.shape[1] * bits // 8)
+        _check_scales(spec, tensor, scales, bits)
     elif tensor.dtype not in _FLOATS:
         raise UnsupportedQuantization(
             path=tensor.file, found=Sentence("quantised.dtype", dtype=dtype, tensor=spec.name)
@@ -184,12 +190,12 @@ def _check(spec: TensorSpec, tensor: StoredTensor, scales: Tensor | None) -> Non
         raise CheckpointError(path=tensor.file, reason=Sentence("folder.row_multiple", tensor=spec.name, block=BLOCK))
 
 
-def _check_scales(spec: TensorSpec, tensor: StoredTensor, scales: Tensor) -> None:
+def _check_scales(spec: TensorSpec, tensor: StoredTensor, scales: Tensor, bits: int) -> None:
     if scales.numel() != spec.shape[0]:
         raise WrongShape(
             tensor=f"{spec.name}_scale", path=tensor.file, found=tuple(scales.shape), expected=(spec.shape[0],)
         )
-    if not torch.equal(scales.to(torch.float16).to(scales.dtype), scales):
+    if bits == 4 and not torch.equal(scales.to(torch.float16).to(scales.dtype), scales):
         raise UnsupportedQuantization(
             path=tensor.file, found=Sentence("quantised.wide_scales", dtype=str(scales.dtype))
         )

@@ -55,6 +55,7 @@ class Preparation:
             except CheckpointError as error:
                 return self.rebuild(folder.path, folder.family, error)
         if not self.use_cache:
+            self._say_loss(folder)
             return convert_in_memory(folder, quantize=self.quantize, progress=self.progress, cancel=self.cancel)
         target = low_bit_folder(cache_root(self.env), folder.name, folder.fingerprint)
         if (target / MANIFEST).is_file():
@@ -76,8 +77,13 @@ class Preparation:
         return self._make(source, target)
 
     def _make(self, source: CheckpointFolder, target: Path) -> Checkpoint:
+        self._say_loss(source)
         convert(source, target, quantize=self.quantize, progress=self.progress, cancel=self.cancel)
         return self._open(target)
+
+    def _say_loss(self, source: CheckpointFolder) -> None:
+        if source.thudm_bits == 8:
+            self.note(Sentence("note.rounded", name=source.name))
 
     def _open(self, path: Path) -> LowBitCheckpoint:
         checkpoint = open_low_bit(path, env=self.env)

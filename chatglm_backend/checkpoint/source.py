@@ -30,7 +30,7 @@ TOKENIZER_FILES = ("ice_text.model", "tokenizer.model", "tokenizer_config.json")
 class CheckpointFolder:
     """A checkpoint that can be read, as it was found.
 
-    ``files`` hold the weights of a source, in order; ``quantized`` says that they are THUDM's 4-bit ones.
+    ``files`` hold the weights of a source, in order; ``thudm_bits`` are 4 or 8 where they are THUDM's, else 0.
     ``why`` it was taken for this family, ``assumed`` where only the user can know; ``reason`` adds the format.
     """
 
@@ -42,10 +42,15 @@ class CheckpointFolder:
     format: WeightFormat | Literal["lowbit"]
     files: tuple[Path, ...]
     tokenizer_files: tuple[Path, ...]
-    quantized: bool
+    thudm_bits: int
     assumed: bool
     why: Sentence
     reason: Sentence
+
+    @property
+    def quantized(self) -> bool:
+        """Whether its weights have lost their precision already."""
+        return self.format == "lowbit" or self.thudm_bits > 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -76,9 +81,9 @@ def inspect_folder(path: Path, *, family: Family | None = None, name: str | None
         _identify(path, config_json, family, name)  # what the config rules out is said first
         raise
     tensors = weights.names()
-    choice, config, quantized = _identify(path, config_json, family, name, tensors)
+    choice, config, bits = _identify(path, config_json, family, name, tensors)
     refuse_lone_prefix(path, config_json, tensors)
-    kind = Sentence("folder.thudm_4_bit") if quantized else Sentence("folder.full_precision")
+    kind = Sentence(f"folder.thudm_{bits}_bit") if bits else Sentence("folder.full_precision")
     count = len(weights.paths)
     reason = Sentence(
         "folder.is", family=choice.family, why=choice.reason, count=count, format=weights.format, kind=kind
@@ -94,7 +99,7 @@ def inspect_folder(path: Path, *, family: Family | None = None, name: str | None
         format=weights.format,
         files=weights.paths,
         tokenizer_files=_tokenizer_files(path),
-        quantized=quantized,
+        thudm_bits=bits,
         assumed=choice.assumed,
         why=choice.reason,
         reason=reason,
@@ -138,7 +143,7 @@ def _low_bit(path: Path, family: Family | None) -> CheckpointFolder:
         format="lowbit",
         files=(),
         tokenizer_files=(),
-        quantized=True,
+        thudm_bits=0,
         assumed=False,
         why=why,
         reason=Sentence("folder.low_bit", family=manifest.family, why=why),
@@ -151,27 +156,27 @@ def _identify(
     family: Family | None,
     name: str | None,
     tensors: Collection[str] = (),
-) -> tuple[Choice, ModelConfig, bool]:
-    """What config.json and the tensors' names say: the family and why, the sizes, and whether it has 4 bits."""
+) -> tuple[Choice, ModelConfig, int]:
+    """What config.json and the tensors' names say: the family and why, the sizes, and THUDM's bits."""
     choice = choose_family(path, config, tensors=tensors, asked=family, name=name or path.resolve().name)
     sizes = ModelConfig.from_json(config, family=choice.family, path=str(path))
-    return choice, sizes, _is_4_bit(path, config)
+    return choice, sizes, _thudm_bits(path, config)
 
 
-def _is_4_bit(path: Path, config: Mapping[str, object]) -> bool:
+def _thudm_bits(path: Path, config: Mapping[str, object]) -> int:
     details, bits = config.get("quantization_config"), config.get("quantization_bit") or 0
     found: object = None
     if config.get("bigdl_transformers_low_bit"):
         found = Sentence("quantised.bigdl", kind=str(config["bigdl_transformers_low_bit"])[:40])
     elif details is not None:
         found = str(details.get("quant_method", "?") if isinstance(details, dict) else details)[:40]
-    elif bits not in (0, 4):
+    elif bits not in (0, 4, 8):
         found = Sentence("quantised.bits", bits=str(bits)[:40])
     elif bits and config.get("quantization_embeddings"):
-        found = Sentence("quantised.embedding")
+        found = Sentence("quantised.embedding", bits=bits)
     if found:
         raise UnsupportedQuantization(path=path, found=found)
-    return bool(bits)
+    return 4 if bits == 4 else 8 if bits == 8 else 0
 
 
 def _tokenizer_files(path: Path) -> tuple[Path, ...]:

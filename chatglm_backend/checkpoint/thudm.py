@@ -1,7 +1,8 @@
-"""THUDM's 4-bit checkpoints: one scale per row, re-encoded into bigdl's blocks without changing a weight.
+"""THUDM's 4-bit and 8-bit checkpoints: one scale per row.
 
-Their byte holds the even input column in the high nibble and the odd one in the low nibble, both
-signed 4-bit. A ``sym_int4`` block is an fp16 scale and 32 bytes: byte j holds columns j (low nibble)
+Four bits are re-encoded into bigdl's blocks without changing a weight; eight are rounded to four like full precision.
+An 8-bit weight is a signed byte. A 4-bit byte holds the even input column in the high nibble and the odd one in the
+low nibble, both signed 4-bit. A ``sym_int4`` block is an fp16 scale and 32 bytes: byte j holds columns j (low nibble)
 and j + 32 (high nibble) of the block's 64, each plus 8. A row's scale serves each of its blocks.
 """
 
@@ -33,6 +34,7 @@ def reencode_rows(packed: Tensor, scales: Tensor) -> Tensor:
     return out.view(rows, blocks * BLOCK_BYTES)
 
 
-def dequantize_rows(packed: Tensor, scales: Tensor) -> Tensor:
-    """THUDM's int8 [rows, in/2] and scales [rows] -> fp32 [rows, in]."""
-    return unpack_rows(packed).float() * scales.float().view(-1, 1)
+def dequantize_rows(stored: Tensor, scales: Tensor, *, bits: int = 4) -> Tensor:
+    """THUDM's int8 [rows, in · bits/8] and scales [rows] -> fp32 [rows, in], the exact values."""
+    whole = stored.view(torch.int8) if bits == 8 else unpack_rows(stored)
+    return whole.float() * scales.float().view(-1, 1)

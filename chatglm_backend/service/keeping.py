@@ -23,6 +23,8 @@ from chatglm_backend.settings import Settings, with_cache
 # embedding stays fp16; on disk the layout that the kernel reads is kept beside it, without the embedding.
 _DOWNLOAD = {"chatglm": 13_400_000_000, "chatglm2": 12_500_000_000, "chatglm3": 12_500_000_000}
 _INT4_SHARE, _LAYOUT_SHARE = 0.325, 0.255
+# The same of files in THUDM's 4 and 8 bits.
+_THUDM_SHARES = {4: (1, _LAYOUT_SHARE), 8: (0.56, 0.47)}
 _WORKING_MEMORY = 1_000_000_000
 
 
@@ -85,8 +87,8 @@ class Keeper:
         if folder.format == "lowbit":
             return 0, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         size = sum(file.stat().st_size for file in folder.files)
-        low_bit = size if folder.quantized else int(size * _INT4_SHARE)
-        return low_bit + int(size * _LAYOUT_SHARE), low_bit
+        int4, layout = _THUDM_SHARES.get(folder.thudm_bits, (_INT4_SHARE, _LAYOUT_SHARE))
+        return int(size * int4) + int(size * layout), int(size * int4)
 
     def _hub(self, model: str, download: int) -> tuple[int, int]:
         low_bit = int(download * _INT4_SHARE)

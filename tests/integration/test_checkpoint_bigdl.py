@@ -15,9 +15,12 @@ from chatglm_backend.checkpoint.convert import convert
 from chatglm_backend.checkpoint.lowbit import open_low_bit
 from chatglm_backend.checkpoint.manifest import read_manifest, verify_files
 from chatglm_backend.checkpoint.plan import make_plan, read_dense
+from chatglm_backend.checkpoint.prepare import Preparation
 from chatglm_backend.checkpoint.source import inspect_folder
 from chatglm_backend.int4.bigdl import dequantize, quantize
 from chatglm_backend.models.layout import tensor_specs
+from chatglm_backend.sentences import Sentence
+from tests.golden_folders import rel_error
 from tests.tiny import build_checkpoint
 
 pytestmark = pytest.mark.model
@@ -53,7 +56,7 @@ def child(source: Path, target: Path, moment: int, seconds: int = 60) -> subproc
     return process
 
 
-@pytest.mark.parametrize("name", ["chatglm-6b", "chatglm2-6b", "chatglm3-6b"])
+@pytest.mark.parametrize("name", ["chatglm-6b", "chatglm-6b-int8", "chatglm2-6b", "chatglm3-6b"])
 def test_golden_folders_convert_to_bigdls_bytes(name: str, tmp_path: Path) -> None:
     """Every matrix holds exactly what bigdl makes of it; the rest keeps its values."""
     source = inspect_folder(GOLDEN / name)
@@ -76,6 +79,18 @@ def test_golden_4_bit_folder_keeps_every_weight(tmp_path: Path) -> None:
             assert torch.equal(dense[spec.name], restored), spec.name
             checked += 1
     assert checked == 4 * source.config.num_layers
+
+
+def test_golden_8_bit_folder_is_rounded_aloud(tmp_path: Path) -> None:
+    """Eight bits become four with a note, and every matrix comes within what the note says."""
+    source, notes = inspect_folder(GOLDEN / "chatglm-6b-int8"), list[Sentence]()
+    made = Preparation(note=notes.append, env={"CHATGLM_CACHE": str(tmp_path)}).open_folder(source)
+    assert notes == [Sentence("note.rounded", name=source.name)]
+    jobs = [job for job in make_plan(source).jobs if job.bits == 8]
+    assert len(jobs) == 4 * source.config.num_layers
+    for job in jobs:
+        (spec,) = job.targets
+        assert 0.06 < rel_error(dequantize(made.get(spec.name), *spec.shape), job.dense()) < 0.12
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")

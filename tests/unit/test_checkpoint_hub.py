@@ -286,7 +286,7 @@ def test_proxies_are_spelled_in_several_ways(variable: str, first: bytes, env: d
     [
         ({"_name_or_path": "THUDM/glm-4-9b-chat"}, UnsupportedFamily),
         ({"rope_scaling": {"factor": 4}}, UnsupportedFamily),
-        ({"quantization_bit": 8}, UnsupportedQuantization),
+        ({"quantization_bit": 3}, UnsupportedQuantization),
     ],
 )
 def test_a_model_that_cannot_be_used_costs_no_download(
