@@ -33,6 +33,7 @@ def _text(found: Findings) -> str:
     if hardware["memory_limit"]:
         memory += f", limited to {size(hardware['memory_limit'])}"
     per_token = (f"{name} {nbytes / 1024:.0f} KiB" for name, nbytes in int4["kv_bytes_per_token"].items())
+    full = (f"{name} {size(nbytes)}" for name, nbytes in int4["kv_bytes_full"].items())
     cores = (
         f"{hardware['sockets']} socket(s), {hardware['physical_cores']} cores, {hardware['logical_cpus']} logical CPUs"
     )
@@ -47,6 +48,7 @@ def _text(found: Findings) -> str:
         ("Kernel", [f"{int4['kernel'] or 'none'}: {int4.get('kernel_reason', 'see below')}"]),
         ("", [f"{one['kernel']} ({one['variant']}): {one['reason']}" for one in int4.get("kernels", [])]),
         ("KV cache", [f"{int4['kv_dtype']}; per token: {', '.join(per_token)}"]),
+        ("", [f"a visitor whose context is full: {', '.join(full)}"]),
         ("", [f"reuse of earlier turns, {name}: {how}" for name, how in int4.get("prefix_reuse", {}).items()]),
         ("Model", [f"{found.model['model'] or 'none'}: {found.model['reason']}"]),
         ("Versions", [", ".join(f"{name} {number}" for name, number in found.versions.items())]),

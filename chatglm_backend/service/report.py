@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("bigdl-llm", "torch", "transformers", "sentencepiece", "gradio", "numba", "safetensors", "httpx")
 _KV_VALUES_PER_TOKEN = {"chatglm": 2 * 28 * 4096, "chatglm2": 2 * 28 * 2 * 128, "chatglm3": 2 * 28 * 2 * 128}
+# Family and tokens of a full context.
+_CONTEXTS = {
+    "chatglm-6b": ("chatglm", 2048),
+    "chatglm2-6b": ("chatglm2", 32768),
+    "chatglm2-6b-32k": ("chatglm2", 32768),
+    "chatglm3-6b": ("chatglm3", 8192),
+    "chatglm3-6b-32k": ("chatglm3", 32768),
+    "chatglm3-6b-128k": ("chatglm3", 131072),
+}
 _DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -72,6 +81,9 @@ def _look_at_int4(found: Findings, settings: Settings) -> None:
     found.int4 = {"kernel": None, "kv_dtype": settings.kv_dtype}
     size = _DTYPE_BYTES[settings.kv_dtype]
     found.int4["kv_bytes_per_token"] = {name: count * size for name, count in _KV_VALUES_PER_TOKEN.items()}
+    found.int4["kv_bytes_full"] = {
+        name: _KV_VALUES_PER_TOKEN[family] * size * tokens for name, (family, tokens) in _CONTEXTS.items()
+    }
     try:
         from chatglm_backend.hardware import read_machine
         from chatglm_backend.int4.available import available_kernels

@@ -84,7 +84,10 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
     """All that is known of the loaded model, as a list of terms."""
     if info is None:
         return paragraph(texts("model.no_facts"))
-    kv = texts("model.per_token", kib=units.digits(info.kv_bytes_per_token / 1024), dtype=info.kv_dtype)
+    kv = texts(
+        "model.per_token", kib=units.digits(info.kv_bytes_per_token / 1024), dtype=info.kv_dtype,
+        full=units.size(info.kv_bytes_per_token * info.context_limit),
+    )  # fmt: skip
     rows = [
         ("name", info.name),
         ("family", _family(texts, info)),
