@@ -63,7 +63,7 @@ def build_page(
             build_share(page, t, links)
         with gr.Tabs(elem_id="cg-tabs"):
             with gr.Tab(t("tab.prompt"), id="prompt", elem_id="cg-tab-prompt"):
-                examples, prompt_choice = build_prompt_page(page, presenter, history, settings)
+                examples, prompt_format, prompt_choice = build_prompt_page(page, presenter, history, settings)
             with gr.Tab(t("tab.chat"), id="chat", elem_id="cg-tab-chat"):
                 system, chat_choice = build_chat_page(page, chat, history, settings)
             with gr.Tab(t("tab.compare"), id="compare", elem_id="cg-tab-compare"):
@@ -74,8 +74,9 @@ def build_page(
                 model = build_model_page(page, presenter, models)
         gr.HTML(f'<p class="cg-foot">{t("footer.note")}</p>')
         follow_model(
-            page, presenter, models, card, examples, system, model, choices, chat_choice, restored=history.enabled
-        )
+            page, presenter, models, card, examples, prompt_format, system, model, choices, chat_choice,
+            restored=history.enabled,
+        )  # fmt: skip
         leave_when_closed(page, presenter.answers, speed)
     keep_outputs(page)
     return page

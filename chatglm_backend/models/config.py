@@ -100,7 +100,12 @@ def families_of(config: Mapping[str, object]) -> tuple[Family, ...]:
 def family_named_in(text: str) -> Family | None:
     """The family that a hub id or a folder's name mentions, if it mentions one; folders above it do not count."""
     last = text.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].lower()
-    families: dict[str, Family] = {"chatglm3": "chatglm3", "chatglm2": "chatglm2", "chatglm-6b": "chatglm"}
+    families: dict[str, Family] = {
+        "chatglm3": "chatglm3",
+        "chatglm2": "chatglm2",
+        "codegeex2": "chatglm2",
+        "chatglm-6b": "chatglm",
+    }
     return next((family for name, family in families.items() if name in last), None)
 
 

@@ -73,7 +73,7 @@ class PromptView:
 class HeaderView:
     """The model's card and what suits it. ``settled`` says that nothing will change by itself.
 
-    ``takes_system`` says whether the family reads a system prompt.
+    ``takes_system`` says whether the family reads a system prompt; ``prompt_format`` is the one to begin with.
     """
 
     card: str
@@ -81,6 +81,7 @@ class HeaderView:
     facts: str
     settled: bool
     takes_system: bool = False
+    prompt_format: PromptFormat = "recipe"
 
 
 class Presenter:
@@ -96,13 +97,18 @@ class Presenter:
         status = self.service.status()
         demo = status.info is not None and status.info.is_demo
         prompts = _demo_examples(self.texts.language) if demo else ()
+        # CodeGeeX2 was not trained to chat: it goes on with code that begins with its language.
+        code = status.info is not None and "codegeex" in status.info.name.lower()
+        if code:
+            prompts = (self.texts("examples.code.1"), self.texts("examples.code.2"))
         prompts = prompts or (self.texts("examples.1"), self.texts("examples.2"), self.texts("examples.3"))
         return HeaderView(
             card=model_card(self.texts, status),
             examples=example_chips(self.texts, prompts),
             facts=model_facts(self.texts, status.info),
             settled=status.state is not ModelState.LOADING,
-            takes_system=status.info is not None and status.info.family in SYSTEM_FAMILIES,
+            takes_system=not code and status.info is not None and status.info.family in SYSTEM_FAMILIES,
+            prompt_format="raw" if code else "recipe",
         )
 
     def choice(self, chosen: str | None, *, lasting: bool = False) -> AdapterChoice:

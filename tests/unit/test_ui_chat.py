@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chatglm_backend.core import GenerationParams, Message
+from chatglm_backend.models.config import family_named_in
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import ScriptedModel, scripted_info, scripted_service
@@ -88,6 +89,16 @@ def test_a_system_prompt_goes_only_to_the_family_that_reads_it() -> None:
         assert model.requests[0].messages[0].role == expected
         header = Presenter(service, PageAnswers(service), load_texts("en")).header()
         assert header.takes_system is (family == "chatglm3")
+
+
+def test_a_model_that_completes_code_begins_as_typed() -> None:
+    """CodeGeeX2 gets prompts as typed and examples that name a language; the others get the recipe."""
+    for name, prompt_format in (("THUDM/codegeex2-6b", "raw"), ("THUDM/chatglm2-6b", "recipe")):
+        service = scripted_service(ScriptedModel(info=replace(scripted_info(), name=name, family="chatglm2")))
+        header = Presenter(service, PageAnswers(service), load_texts("zh")).header()
+        assert header.prompt_format == prompt_format
+        assert ("# language: Python" in header.examples) is (prompt_format == "raw")
+    assert family_named_in("THUDM/codegeex2-6b-int4") == "chatglm2"
 
 
 def test_rounds_are_dropped_whole_and_from_the_front() -> None:

@@ -52,7 +52,8 @@ def build_header(presenter: Presenter) -> gr.HTML:
 
 def follow_model(
     page: gr.Blocks, presenter: Presenter, models: ModelsPresenter, card: gr.HTML, examples: gr.HTML,
-    system: gr.Textbox, model: ModelPage, choices: Sequence[gr.Dropdown], chat_choice: gr.Dropdown, *, restored: bool,
+    prompt_format: gr.Radio, system: gr.Textbox, model: ModelPage, choices: Sequence[gr.Dropdown],
+    chat_choice: gr.Dropdown, *, restored: bool,
 ) -> None:  # fmt: skip
     """Keep all that shows the model up to date: every second while it loads, seldom afterwards.
 
@@ -65,19 +66,23 @@ def follow_model(
     def updates(request: gr.Request, before: str, chat: str | None, *chosen: str | None) -> tuple[Any, ...]:
         view = presenter.header()
         pace = gr.Timer(value=_SLOW_S if view.settled else _FAST_S)
-        now = view.card + view.examples + view.facts
+        now = "\n".join((view.prompt_format, view.card, view.examples, view.facts))
         if now == before:
-            return *[gr.skip()] * (8 + len(chosen)), pace, gr.skip()
+            return *[gr.skip()] * (9 + len(chosen)), pace, gr.skip()
         t, allowed = presenter.texts, may_change(request, shared=models.shared)
         loading = (
             gr.Button(t("model.load"), interactive=allowed and view.settled),
             gr.Button(t("model.cancel"), interactive=allowed and not view.settled),
         )
         notice = "" if allowed else models.refusal()
+        # A visitor's own choice stays for as long as the model does.
+        form = gr.Radio(value=view.prompt_format)
+        if (before or "recipe").startswith(view.prompt_format):
+            form = gr.skip()
         box = gr.Textbox(visible=view.takes_system)
         follow = choice_update(presenter.choice(chat, lasting=True), value=bool(before) or not restored)
         offered = (follow, *(choice_update(presenter.choice(one)) for one in chosen))
-        return view.card, view.examples, box, view.facts, *loading, notice, *offered, pace, now
+        return view.card, view.examples, form, box, view.facts, *loading, notice, *offered, pace, now
 
     def load(request: gr.Request, source: str, *chosen: str | None) -> tuple[Any, ...]:
         if may_change(request, shared=models.shared):
@@ -90,7 +95,10 @@ def follow_model(
         return updates(request, "-", *chosen)
 
     offers = [chat_choice, *choices]
-    outputs = [card, examples, system, model.facts, model.load, model.cancel, model.notice, *offers, timer, shown]
+    outputs = [
+        card, examples, prompt_format, system, model.facts, model.load, model.cancel, model.notice, *offers,
+        timer, shown,
+    ]  # fmt: skip
     for event in (page.load, timer.tick, model.adapters.change):
         event(updates, [shown, *offers], outputs, **AT_ONCE)
     for event in (model.load.click, model.source.submit):

@@ -35,8 +35,8 @@ class _Outputs(Outputs):
 
 def build_prompt_page(
     page: gr.Blocks, presenter: Presenter, history: History, settings: Settings
-) -> tuple[gr.HTML, gr.Dropdown]:
-    """Lay the page out in the current Blocks; returns the examples and the fine-tunes, which follow the model."""
+) -> tuple[gr.HTML, gr.Radio, gr.Dropdown]:
+    """Lay the page out in the current Blocks; returns what follows the model: examples, prompt form, fine-tunes."""
     t = presenter.texts
     blank = presenter.blank()
     with gr.Row(equal_height=False, elem_id="cg-prompt-layout"):
@@ -111,4 +111,4 @@ def build_prompt_page(
     stop.click(end, name, **AT_ONCE)
     clear.click(empty, None, [prompt, *outputs], **AT_ONCE)
     page.load(resume, None, outputs, **QUIET)
-    return examples, adapter
+    return examples, prompt_format, adapter
