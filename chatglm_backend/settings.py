@@ -49,6 +49,7 @@ class SettingSpec:
     choices: tuple[str, ...] = ()
     secret: bool = False
     other_name: str = ""
+    separator: str = os.pathsep
 
     @property
     def variable(self) -> str:
@@ -129,6 +130,10 @@ class Settings:
     auth: str | None = _setting(None, "text", "user:password instead of an access token.", secret=True)
     token: str | None = _setting(None, "text", "Access token to use instead of a random one.", secret=True)
     allowed_hosts: str = _setting("", "text", "Further host names to answer to, separated by commas.")
+    allow_origin: tuple[str, ...] = _setting(
+        (), "texts", "Web app of another origin that may use the endpoint, as http://localhost:3000; may be repeated.",
+        separator=",",
+    )  # fmt: skip
     tls_cert: str | None = _setting(None, "text", "Certificate file (PEM) for https.")
     tls_key: str | None = _setting(None, "text", "Key file (PEM) for https.")
     queue_limit: int = _setting(64, "int", "Most requests that wait.", low=0, high=100_000)
@@ -256,7 +261,7 @@ def _checked(key: str, value: object, given: Sentence) -> tuple[str, object]:
 def _convert(found: SettingSpec, value: object) -> object:
     if found.kind == "texts":
         # As in PATH, where one variable holds several.
-        several = value.split(os.pathsep) if isinstance(value, str) else value
+        several = value.split(found.separator) if isinstance(value, str) else value
         if not isinstance(several, (list, tuple)) or not all(isinstance(one, str) for one in several):
             raise ValueError("it must be text, or a list of texts")
         return tuple(one for one in several if one)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from math import ceil
 from urllib.parse import parse_qsl, urlencode
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -67,20 +68,41 @@ class Guard:
         self._policy = policy
         self._credentials = Credentials(policy)
         self._throttle = AttemptThrottle() if throttle is None else throttle
+        self._cors = CORSMiddleware(
+            self._serve,
+            allow_origins=policy.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
         if scope["type"] == "http":
-            answer = await self._own_answer(scope, receive) or self._pass_on
-            await answer(scope, receive, GuardedSend(send))
+            await (self._cors if self._from_web_app(scope) else self._serve)(scope, receive, send)
         elif scope["type"] == "websocket":  # the page uses none
             await send({"type": "websocket.close", "code": 1008})
         else:
             await self._app(scope, receive, send)
 
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._own_answer(scope, receive) or self._pass_on
+        await answer(scope, receive, GuardedSend(send))
+
+    def _from_web_app(self, scope: Scope) -> bool:
+        """Whether a web app of another origin, that is allowed to, asks the endpoint."""
+        headers = headers_of(scope)
+        return (
+            headers.get("origin", "").lower() in self._policy.origins
+            and inner_path(scope).startswith("/v1/")
+            and host_allowed(self._policy, headers.get("host", ""))
+        )
+
     async def _own_answer(self, scope: Scope, receive: Receive) -> Response | None:
         """A refusal, or what belongs to signing in; ``None`` for what the application answers."""
         headers, path = headers_of(scope), inner_path(scope)
+        if self._from_web_app(scope):
+            headers.pop("cookie", None)  # what its user may do on the page is not for the app
         answer = self._problem(scope, headers)
         if answer is None and path == "/":
             answer = await self._sign_in(scope, headers, receive)
@@ -101,7 +123,7 @@ class Guard:
         if not host_allowed(policy, host):
             message = "This server does not answer to that name; see --allowed-hosts."
             return error_reply(421, "host_not_allowed", message)
-        if not origin_allowed(policy, headers, host):
+        if not self._from_web_app(scope) and not origin_allowed(policy, headers, host):
             return error_reply(403, "origin_not_allowed", "Requests from other sites are refused.")
         if route_closed(inner_path(scope)):
             return error_reply(403, "route_closed", "This route is closed.")

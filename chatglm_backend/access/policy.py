@@ -5,6 +5,7 @@ Knows no HTTP: :mod:`chatglm_backend.access.guard` applies it.
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from chatglm_backend.settings import Settings
 
 _EVERYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  compared with, not listened on
 _MIN_TOKEN = 8
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?|[a-z-]+-extension://[a-z0-9-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class AccessPolicy:
     """Who gets in. ``required`` without a credential lets nobody in.
 
     ``hosts`` are names (lower case, with a port or without) that this server answers to; ``any_address``
-    lets it answer to any IP address, which no foreign name can be made to look like. ``proxied``: other names or a
+    lets it answer to any IP address, which no foreign name can be made to look like. ``origins`` are those of web apps
+    elsewhere that may use the endpoint. ``proxied``: other names or a
     root path were given, so a reverse proxy is likely to stand before it. Sizes are in bytes, times in seconds.
     """
 
@@ -34,6 +37,7 @@ class AccessPolicy:
     login: str | None = field(default=None, repr=False)
     hosts: frozenset[str] = frozenset({"localhost"})
     any_address: bool = False
+    origins: frozenset[str] = frozenset()
     https: bool = False
     root_path: str = ""
     insecure: bool = False
@@ -92,6 +96,7 @@ def policy_from(settings: Settings) -> AccessPolicy:
         login=login,
         hosts=_names(settings, bind, shared=shared or settings.insecure_listen),
         any_address=not is_loopback(bind),
+        origins=frozenset(map(_checked_origin, settings.allow_origin)),
         https=_checked_tls(settings),
         root_path=_checked_root(settings.root_path),
         insecure=settings.insecure_listen,
@@ -108,6 +113,13 @@ def _names(settings: Settings, bind: str, *, shared: bool) -> frozenset[str]:
     if "*" in names:
         raise ConfigError(name="allowed_hosts", value="*", reason=Sentence("access.host_names"))
     return frozenset(name for name in names if name and name not in _EVERYWHERE)
+
+
+def _checked_origin(origin: str) -> str:
+    found = origin.strip().lower().removesuffix("/")
+    if _ORIGIN.fullmatch(found) is None:
+        raise ConfigError(name="allow_origin", value=origin, reason=Sentence("access.origin"))
+    return found
 
 
 def _checked_token(token: str | None) -> str | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import PurePath
@@ -33,6 +32,15 @@ _CLIENT_LEFT = 499
 _KEEP_ALIVE = b": still working\n\n"
 _HEARTBEAT_S = 10.0
 _METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST", "/v1/completions": "POST"}
+_NOT_OFFERED = {
+    "embeddings": "Embeddings are not offered: a chat model's own vectors are poor ones, and no other is here.",
+    "responses": "The Responses API is not offered; use /v1/chat/completions.",
+    "batches": "Batches are not offered; send a list of prompts, or several requests at once.",
+    **{
+        name: f"{name.replace('_', ' ').capitalize()}: not offered; this server answers chats and completions only."
+        for name in ("audio", "images", "moderations", "files", "assistants", "threads", "vector_stores", "fine_tuning")
+    },
+}
 _STREAM: dict[str, Any] = {"text/event-stream": {}}
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer, whole or streamed.", "content": {"application/json": {}, **_STREAM}}
@@ -96,7 +104,9 @@ class _Routes:
         if allowed is not None:
             problem = Problem(405, f"Use {allowed} for this address.", "method_not_allowed")
             return problem_reply(problem, {"allow": allowed})
-        return problem_reply(Problem(404, f"There is no {request.method} route here.", "not_found"))
+        kind = rest.split("/")[0]
+        missing = _NOT_OFFERED.get(kind, f"There is no {request.method} route here.")
+        return problem_reply(Problem(404, missing, "not_offered" if kind in _NOT_OFFERED else "not_found"))
 
     async def _answer(
         self,
@@ -108,7 +118,7 @@ class _Routes:
         params = body.params(self._settings)
         visitor, adapter = f"api:{client_address(request.scope)}", self._adapter(body.model)
         kind: Literal["chat", "text"] = "chat" if isinstance(body, ChatRequest) else "text"
-        name = f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
+        name = f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{request.state.number}"
         wanted = [
             GenerationRequest(f"{name}-p{i}" if i else name, visitor, params=params, adapter=adapter, **asked)
             for i, asked in enumerate(prompts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import Receive, Scope, Send
 
 from chatglm_backend.errors import (
     ChatGLMError,
@@ -35,6 +38,7 @@ _STATUS: Mapping[type[ChatGLMError], int] = {
     ShuttingDown: 503,
 }
 _RETRY_SECONDS = "2"
+_WORTH_COMPRESSING = 1500
 _CODES = {"extra_forbidden": "unknown_parameter", "unsupported": "unsupported_value", "missing": "missing_parameter"}
 
 
@@ -81,11 +85,22 @@ def problem_reply(problem: Problem, headers: Mapping[str, str] | None = None) ->
 
 
 class OpenAIRoute(APIRoute):
-    """A route whose errors all have OpenAI's form."""
+    """A route whose errors all have OpenAI's form; replies have a number, and are compressed but for streams."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The usual way, compressed."""
+        compressed = GZipMiddleware(super().handle, minimum_size=_WORTH_COMPRESSING, compresslevel=5)
+        await compressed(scope, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
         """The usual handler with its errors caught."""
         handle = super().get_route_handler()
+
+        async def numbered(request: Request) -> Response:
+            request.state.number = number = uuid.uuid4().hex
+            reply = await handle_or_explain(request)
+            reply.headers["x-request-id"] = f"req-{number}"
+            return reply
 
         async def handle_or_explain(request: Request) -> Response:
             try:
@@ -100,7 +115,7 @@ class OpenAIRoute(APIRoute):
                 _log.exception("a request to the endpoint failed")
                 return problem_reply(problem_of(error))
 
-        return handle_or_explain
+        return numbered
 
 
 def _of_validation(errors: Sequence[Mapping[str, object]]) -> Problem:

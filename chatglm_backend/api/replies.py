@@ -13,6 +13,7 @@ from chatglm_backend.core import FinishReason, TokenChance, Usage
 Chances = Sequence[tuple[TokenChance, ...]]
 """Of each token its own chance and those of the likeliest; empty where none were asked for."""
 
+_IMPOSSIBLE = -9999.0
 _WORDS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.TIMEOUT: "length"}
 
 
@@ -81,8 +82,8 @@ class Shape:
         tokens = [spelt(own) for own, *_ in given]
         return {
             "tokens": tokens,
-            "token_logprobs": [own.logprob for own, *_ in given],
-            "top_logprobs": [{spelt(one): one.logprob for one in top} for _, *top in given],
+            "token_logprobs": [_finite(own.logprob) for own, *_ in given],
+            "top_logprobs": [{spelt(one): _finite(one.logprob) for one in top} for _, *top in given],
             "text_offset": list(accumulate(map(len, tokens), initial=offset))[:-1],
         }
 
@@ -99,7 +100,12 @@ def spelt(one: TokenChance) -> str:
 
 
 def _chance(one: TokenChance) -> dict[str, Any]:
-    return {"token": spelt(one), "logprob": one.logprob, "bytes": list(one.spelling)}
+    return {"token": spelt(one), "logprob": _finite(one.logprob), "bytes": list(one.spelling)}
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no infinity; OpenAI writes -9999 for what cannot be. Also for what is no number."""
+    return max(_IMPOSSIBLE, logprob)
 
 
 def _counts(usage: Usage) -> dict[str, Any]:

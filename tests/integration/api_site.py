@@ -25,6 +25,7 @@ from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
 
 TOKEN = "a-token-for-tests"  # noqa: S105
+WEB_APP = "http://localhost:3000"
 
 
 @dataclass
@@ -62,7 +63,7 @@ def serving(
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        policy = AccessPolicy(port=port, required=True, token=TOKEN)
+        policy = AccessPolicy(port=port, required=True, token=TOKEN, origins=frozenset({WEB_APP}))
         app.add_middleware(Guard, policy=policy)
         config = uvicorn.Config(app, log_level="error", **server_options(policy, settings))
         server = uvicorn.Server(config)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from api_site import TOKEN, Site, serving, wait_for
+from api_site import TOKEN, WEB_APP, Site, serving, wait_for
 
 from chatglm_backend.access.server import ImpatientH11
 from chatglm_backend.errors import ContextLimitExceeded, QueueFull, TooManyRequests
@@ -244,8 +244,10 @@ def test_bad_bodies_get_an_error_in_the_usual_form(site: Site, content: bytes, k
 def test_unknown_routes_and_methods_are_told(site: Site) -> None:
     """In the same form."""
     key = {"authorization": f"Bearer {TOKEN}"}
-    missing = site.post({}, "/v1/embeddings")
-    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    for path, code, word in (("embeddings", "not_offered", "Embeddings"), ("nothing", "not_found", "POST")):
+        missing = site.post({}, f"/v1/{path}")
+        assert (missing.status_code, missing.json()["error"]["code"]) == (404, code)
+        assert word in missing.json()["error"]["message"]
     wrong = httpx.get(f"{site.url}/v1/chat/completions", headers=key)
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
 
@@ -255,6 +257,32 @@ def test_other_sites_cannot_use_a_visitors_browser(site: Site) -> None:
     reply = site.post({"messages": USER}, origin="http://evil.example")
     assert reply.status_code == 403
     assert "access-control-allow-origin" not in reply.headers
+
+
+def test_a_web_app_that_is_allowed_may_ask_with_the_token(site: Site) -> None:
+    """Its preflights are answered without one, its requests are not; errors are its to read, and others get nothing."""
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+    address = f"{site.url}/v1/chat/completions"
+    allowed = httpx.options(address, headers={"origin": WEB_APP, **asks})
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, WEB_APP)
+    assert "authorization" in allowed.headers["access-control-allow-headers"]
+    assert httpx.options(address, headers={"origin": "http://localhost:3001", **asks}).status_code == 403
+    for key, status in (("wrong", 401), (TOKEN, 200)):
+        reply = site.post({"messages": USER}, origin=WEB_APP, authorization=f"Bearer {key}")
+        assert (reply.status_code, reply.headers["access-control-allow-origin"]) == (status, WEB_APP)
+        assert "access-control-allow-credentials" not in reply.headers
+    assert httpx.get(f"{site.url}/metrics", headers={"origin": WEB_APP}).status_code == 403
+
+
+def test_replies_have_a_number_and_large_ones_are_compressed(site: Site) -> None:
+    """Errors too; what is streamed is not held back by compressing it."""
+    answer = site.post({"messages": USER, "logprobs": True, "top_logprobs": 9})
+    assert (answer.headers["content-encoding"], answer.headers["vary"]) == ("gzip", "Accept-Encoding")
+    assert answer.headers["x-request-id"].removeprefix("req-") in answer.json()["id"]
+    streamed = site.post({"messages": USER, "logprobs": True, "stream": True})
+    assert "content-encoding" not in streamed.headers
+    numbers = {reply.headers["x-request-id"] for reply in (answer, streamed, site.post({}), site.post({}, "/v1/x"))}
+    assert len(numbers) == 4
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -275,6 +275,26 @@ def test_only_own_names_are_answered_to(policy: AccessPolicy, host: str, expecte
 def test_other_sites_can_neither_read_nor_change_anything(headers: dict[str, str], expected: int, method: str) -> None:
     """A link to the page works; everything else from another site is refused, preflights included."""
     assert ask(LOCAL, headers=headers, method=method, parts=(b"{}",) if method == "POST" else ()).status == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "origin", "cookie", "expected"),
+    [
+        ("/v1/models", "http://localhost:3000", False, 401),
+        ("/v1/models", "http://localhost:3000", True, 401),
+        ("/v1/models", "http://localhost:30000", True, 403),
+        ("/config", "http://localhost:3000", True, 403),
+    ],
+)
+def test_a_web_app_gets_nothing_but_the_endpoint_by_key(path: str, origin: str, expected: int, *, cookie: bool) -> None:
+    """Not even with the cookie of whoever has signed in at the page."""
+    policy = replace(PRIVATE, origins=frozenset({"http://localhost:3000"}))
+    guard = Guard(application, policy)
+    link = ask(guard, "/", query=f"token={TOKEN}")
+    headers = {"origin": origin, **({"cookie": link.headers["set-cookie"].split(";")[0]} if cookie else {})}
+    assert ask(guard, path, headers=headers).status == expected
+    if path == "/v1/models" and expected == 401:
+        assert ask(guard, path, headers={**headers, **KEY}).headers["access-control-allow-origin"] == origin
 
 
 def test_a_proxys_public_name_may_be_an_origin() -> None:

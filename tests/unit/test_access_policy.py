@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from chatglm_backend.access.announce import announcement
@@ -10,7 +12,7 @@ from chatglm_backend.access.throttle import AttemptThrottle
 from chatglm_backend.access.tokens import lan_addresses, new_token, qr_svg, qr_text, sign_in_url
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.sentences import Sentence
-from chatglm_backend.settings import Settings
+from chatglm_backend.settings import Settings, load_settings
 
 
 def test_by_default_only_this_machine_is_served_and_no_token_asked_for() -> None:
@@ -70,13 +72,15 @@ def test_only_the_word_insecure_switches_the_check_off() -> None:
         ("auth", ":x"),
         ("auth", "x:"),
         ("allowed_hosts", "*"),
+        ("allow_origin", ("*",)),
+        ("allow_origin", ("http://localhost:3000/app",)),
         ("root_path", "chat"),
         ("root_path", "//elsewhere"),
         ("tls_cert", "/nowhere/cert.pem"),
         ("tls_key", __file__),  # a certificate belongs to it
     ],
 )
-def test_what_cannot_work_is_refused_without_repeating_secrets(name: str, value: str) -> None:
+def test_what_cannot_work_is_refused_without_repeating_secrets(name: str, value: Any) -> None:
     """The message names the setting."""
     with pytest.raises(ConfigError, match=name) as caught:
         policy_from(Settings(**{name: value}))  # type: ignore[arg-type]
@@ -88,6 +92,8 @@ def test_names_of_the_server_come_from_the_settings() -> None:
     policy = policy_from(Settings(allowed_hosts=" GLM.example.org , glm.lan:8443,"))
     assert {"localhost", "glm.example.org", "glm.lan:8443"} <= policy.hosts
     assert "" not in policy.hosts
+    apps = load_settings({}, {"CHATGLM_ALLOW_ORIGIN": "http://localhost:3000,https://App.example.org/"})
+    assert policy_from(apps).origins == {"http://localhost:3000", "https://app.example.org"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 from chatglm_backend.api import openai_router
 from chatglm_backend.api.answers import ClientLeft, EventStream, while_there
 from chatglm_backend.api.choices import Answer, Choices
-from chatglm_backend.core import FinishReason, GenerationRequest
+from chatglm_backend.api.replies import Shape
+from chatglm_backend.core import FinishReason, GenerationRequest, TokenChance
 from chatglm_backend.errors import EngineFailure
 from chatglm_backend.service import Service
 from chatglm_backend.serving.ticket import Ticket
@@ -71,6 +73,14 @@ def test_a_whole_answer_is_its_pieces(ticket: Any) -> None:
     """In their order, with the last event."""
     answer = whole(ticket(QUICK), never)[0]
     assert (answer.text, answer.end.finish_reason) == ("abc", FinishReason.STOP)
+
+
+@pytest.mark.parametrize("kind", ["chat", "text"])
+def test_what_cannot_be_is_still_json(kind: Any) -> None:
+    """No infinity, and no number that is none, whatever a model's logits are."""
+    chances = [tuple(TokenChance(i, b"\xe4", chance) for i, chance in enumerate((-math.inf, math.nan)))]
+    choice = Shape(kind, "id", 0, "model").choice(0, "", "x", "stop", chances)
+    assert "-9999.0" in json.dumps(choice, allow_nan=False)
 
 
 def test_a_client_that_left_before_the_start_ends_the_ticket(ticket: Any) -> None:
