@@ -78,7 +78,7 @@ def fast(request: pytest.FixtureRequest) -> tuple[Kernel, Ops]:
 @pytest.mark.model
 @pytest.mark.parametrize("name", FOLDERS)
 def test_fast_kernels_logits(name: str, fast: tuple[Kernel, Ops]) -> None:
-    """With fp16 keys and values they stay within 5e-2 and keep 95 % of the top-1 tokens, near ties aside."""
+    """Within 5e-2 with fp16 keys and values, and 95 % of the top-1 tokens; long variants may differ in near ties."""
     kernel, ops = fast
     weights = Int4Weights(HeldTensors(packed_tensors(name)), kernel)
     model = build_model(golden_config(name), weights, kv_dtype=torch.float16, ops=ops)
@@ -88,7 +88,7 @@ def test_fast_kernels_logits(name: str, fast: tuple[Kernel, Ops]) -> None:
         for logits, expected in zip(found, (case.prefill_logits, case.decode_logits), strict=True):
             assert rel_error(logits, expected) <= 5e-2
             behind = expected.amax(-1) - expected.gather(-1, logits.argmax(-1, keepdim=True))[:, 0]
-            same += int((behind <= 0.05 * expected.std(-1)).sum())
+            same += int((behind <= (0.05 if name in LONG else 0.0) * expected.std(-1)).sum())
             positions += len(expected)
     assert same >= 0.95 * positions
 

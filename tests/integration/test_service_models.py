@@ -36,7 +36,7 @@ def test_changing_the_model_while_one_answers(tmp_path: Path) -> None:
 
 def test_the_same_prompt_runs_on_both_kernels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Each has an engine of its own, and both run at once, each to its end. Prompts are logged where that is wished."""
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "chatglm_backend")
     folder = tiny.build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")
     service = Service(replace(SETTINGS, log_prompts=True))
     service.load(str(folder))
