@@ -61,7 +61,7 @@ _SHOWN = """() => {
 # Names, units and keys are the same in every language.
 _SAME = (
     r"scripted-chatglm|vnni|THUDM/chatglm\S*|ChatGLM-6B|chatglm\S+|[\d.]+ tok/s|[\d.]+ (GB|MB), INT4|INT4|Top-p|bigdl"
-    r"|[\d.]+ (GB|MB)|\./launch\.sh --model \S+|HTTP \d+|CPU"
+    r"|[\d.]+ (GB|MB)|\./launch\.sh --model \S+|\./output/\S+|HTTP \d+|CPU"
 )
 
 
