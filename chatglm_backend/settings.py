@@ -164,6 +164,10 @@ class Settings:
         value = getattr(self, name)
         return None if value == AUTO else value
 
+    def adapters_of(self, model: str | None) -> tuple[str, ...]:
+        """The fine-tunes that ``model`` begins with: those set are the set model's, another one begins without."""
+        return self.adapter if model == self.model else ()
+
     def answer_tokens(self, usual: int) -> int:
         """Most tokens of an answer as set, or ``usual`` where the setting has its default."""
         chosen = self.max_new_tokens

@@ -2,8 +2,8 @@
 # gradio 6.31.0, seen 2026-11-27.
 # What one would expect: a page that nobody has open costs nothing; its queue waits for an event.
 # What happens: on Linux and macOS the queue wakes a thousand times a second, for every mounted page, for ever (on Windows twenty
-# times). Beside a model that computes on all cores this takes 4 to 6 % of one core for each page of two cores.
-# Seen: "an idle page looked for work 876 times in a second" (the figure changes; some hundreds is the finding)
+# times). Two mounted pages took 4 to 8 % of one core, beside other work.
+# Seen: "an idle page looked for work 789 times in a second", and 726 (the figure changes; some hundreds is the finding)
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

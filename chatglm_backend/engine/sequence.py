@@ -134,10 +134,10 @@ class Sequence:
         """
         draft = feed[1:]
         accepted = 0
-        for row in range(logits.shape[0]):
-            token = self._sampler.choose(logits[row])
-            self._accept(token, logits[row])
-            if self.finished or row >= len(draft) or token != draft[row]:
+        for index, row in enumerate(logits):
+            token = self._sampler.choose(row)
+            self._accept(token, row)
+            if self.finished or index >= len(draft) or token != draft[index]:
                 break
             accepted += 1
         if draft and self._draft is not None:

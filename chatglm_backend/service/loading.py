@@ -151,8 +151,7 @@ def load_model(model: str | None, how: Loading) -> LoadedModel:
     from chatglm_backend.adapters.folder import inspect_adapter
 
     settings = how.settings
-    # Those of the settings belong to the settings' model; another one begins without.
-    sources = settings.adapter if model == settings.model else ()
+    sources = settings.adapters_of(model)
     for source in sources:  # before minutes of converting
         place = find_adapter(named_source(source)[1], progress=how.progress, cancel=how.cancel, env=how.env)
         inspect_adapter(place)

@@ -172,8 +172,7 @@ class Service:
         info = self.status().info
         if info is not None:
             return tuple(one.name for one in info.adapters)
-        beginning = self.settings.adapter if self._model == self.settings.model else ()
-        return tuple(named_source(source)[0] for source in beginning)
+        return tuple(named_source(source)[0] for source in self.settings.adapters_of(self._model))
 
     def add_adapter(self, source: str) -> AdapterInfo:
         """Offer a fine-tune, ``path`` or ``name=path``, beside the model. Raises ModelNotReady, AdapterError."""
