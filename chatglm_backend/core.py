@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Literal, get_args
 
 from chatglm_backend.errors import InvalidRequest
 from chatglm_backend.sampling import GenerationParams as GenerationParams
 from chatglm_backend.sentences import Sentence
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 PromptFormat = Literal["recipe", "chat", "raw"]
 """How a single prompt becomes text: the original recipe's form, the family's chat form, or as typed."""
@@ -50,13 +50,14 @@ class FinishReason(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. ``tool`` names the tool that an assistant's message calls; its result follows."""
 
     role: Role
     content: str
+    tool: str = ""
 
     def __post_init__(self) -> None:
-        if self.role not in ("system", "user", "assistant"):
+        if self.role not in get_args(Role):
             raise InvalidRequest(field="role", value=str(self.role), reason=Sentence("request.roles"))
         if not isinstance(self.content, str):
             raise InvalidRequest(field="content", value=type(self.content).__name__, reason=Sentence("request.text"))
@@ -72,7 +73,7 @@ class GenerationRequest:
     ``visitor`` names whose it is, for fairness, limits and the prefix cache; ``ignore_stop_ids`` is for
     benchmarks and checks, which need a fixed number of tokens. ``shared``: others with the same prompt follow as soon
     as it is read. ``adapter`` names a fine-tune of the model; empty is
-    the model itself.
+    the model itself. An answer must begin with one of ``openings`` where there are any.
     """
 
     request_id: str
@@ -84,6 +85,7 @@ class GenerationRequest:
     ignore_stop_ids: bool = False
     adapter: str = ""
     shared: bool = False
+    openings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):
@@ -182,12 +184,14 @@ class TokenEvent:
     """One new token. ``text`` may be empty while a character is incomplete; texts concatenate to the answer.
 
     ``chances``, where asked for: its own, then those of the likeliest tokens in its place, before temperature.
+    ``ends_part`` after a token that is no text but begins a further part of the answer, such as a call of a tool.
     """
 
     index: int
     token_id: int
     text: str
     chances: tuple[TokenChance, ...] = ()
+    ends_part: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +248,7 @@ class AdapterInfo:
 class ModelInfo:
     """What is loaded, in words and numbers that a page or a report can show.
 
-    ``prefix_rows`` of a P-Tuning prefix are inside the model itself.
+    ``prefix_rows`` of a P-Tuning prefix are inside the model itself; ``tools`` if it was trained to call them.
     """
 
     name: str
@@ -262,6 +266,7 @@ class ModelInfo:
     other_kernels: tuple[str, ...] = ()
     adapters: tuple[AdapterInfo, ...] = ()
     prefix_rows: int = 0
+    tools: bool = False
 
     @property
     def first_adapter(self) -> str:

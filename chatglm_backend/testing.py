@@ -40,6 +40,8 @@ from chatglm_backend.settings import Settings
 from chatglm_backend.tokenizers.base import EncodedPrompt
 
 _TICK_S = 0.01
+PART = "<|assistant|>"
+"""The piece of a script that begins a further part of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +265,9 @@ def _play(answer: ScriptedAnswer, start: float) -> Iterator[float | Event | Requ
             break
         answer.made += 1
         timer.token()
-        yield TokenEvent(answer.made - 1, 99 + answer.made, piece, _chances(answer, piece))
+        begins = piece == PART
+        text = "" if begins else piece
+        yield TokenEvent(answer.made - 1, 99 + answer.made, text, _chances(answer, text), ends_part=begins)
     if script.fail_after is not None and not answer.cancelled:
         yield EngineFailure(reason="scripted")
         return

@@ -158,6 +158,7 @@ class ByteTokenizer:
 
     family: Family = "chatglm2"
     stop_ids = frozenset({STOP_ID})
+    part_ids: frozenset[int] = frozenset()
     vocab_size = VOCAB
 
     def encode_text(self, text: str) -> list[int]:

@@ -11,17 +11,23 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from chatglm_backend.api.tools import text_of
 from chatglm_backend.core import Completed, Event, GenerationRequest, TokenChance, TokenEvent
 from chatglm_backend.errors import EngineFailure
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.serving.ticket import Ticket
+from chatglm_backend.tokenizers.tools import ReplyReader, ToolCall
+
+Reader = Callable[[], ReplyReader]
+"""Makes the reader of one answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One whole answer."""
+    """One whole answer, its text without the calls of tools."""
 
     text: str
+    calls: Sequence[ToolCall]
     chances: list[tuple[TokenChance, ...]]
     end: Completed
 
@@ -77,13 +83,13 @@ class Choices:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def collect(self) -> list[Answer]:
-        """All answers, whole."""
+    async def collect(self, reader: Reader | None = None) -> list[Answer]:
+        """All answers, whole; each ``reader`` finds one's calls of tools."""
         told: list[list[Event]] = [[] for _ in self._requests]
         async with aclosing(self.follow()) as following:
             async for index, events in following:
                 told[index] += events
-        return [_whole(events) for events in told]
+        return [_whole(events, reader() if reader else None) for events in told]
 
     async def _make(self, index: int) -> None:
         prompt, number = divmod(index, self._count)
@@ -102,13 +108,14 @@ class Choices:
             self._told.put_nowait((index, error))
 
 
-def _whole(events: Sequence[Event]) -> Answer:
+def _whole(events: Sequence[Event], reader: ReplyReader | None) -> Answer:
     said = [event for event in events if isinstance(event, (TokenEvent, Completed))]
     chances = [event.chances for event in said if isinstance(event, TokenEvent)]
     end = said[-1]
     if not isinstance(end, Completed):
         raise EngineFailure(reason=Sentence("engine.broke_off"))
-    return Answer("".join(event.text for event in said), chances, end)
+    text = "".join(text_of(event, reader) for event in said)
+    return Answer(text, reader.calls if reader else (), chances, end)
 
 
 def _numbered(request: GenerationRequest, number: int, count: int) -> GenerationRequest:

@@ -17,15 +17,18 @@ from starlette.responses import JSONResponse
 
 from chatglm_backend.access.asgi import client_address
 from chatglm_backend.api.answers import ClientLeft, EventStream, while_there
-from chatglm_backend.api.choices import Choices
+from chatglm_backend.api.choices import Choices, Reader
 from chatglm_backend.api.problems import OpenAIRoute, Problem, problem_of, problem_reply
 from chatglm_backend.api.replies import Shape, finish_word, spelt, sse
 from chatglm_backend.api.schemas import ChatRequest, CompletionRequest
+from chatglm_backend.api.tools import conversation, offered, text_of
 from chatglm_backend.core import Completed, GenerationRequest, TokenEvent, Usage
-from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.errors import ChatGLMError, InvalidRequest
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import Service
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
+from chatglm_backend.tokenizers.tools import ReplyReader
 
 _STOPPED = Problem(503, "The answer was stopped before its end. Try again.", "cancelled")
 _CLIENT_LEFT = 499
@@ -91,8 +94,18 @@ class _Routes:
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """Answer the last message of a conversation, or go on with it where it is the assistant's."""
-        messages = tuple(message.message() for message in body.messages)
-        return await self._answer(request, body, {"messages": messages, "prompt_format": "chat"})
+        functions, openings = offered(body.tools or (), body.tool_choice)
+        messages = conversation(body.messages, functions)
+        if functions or any(turn.role == "tool" for turn in messages):
+            self._check_tools("tools" if functions else "messages")
+        begun = messages[-1].role == "assistant"
+        if begun and openings:
+            raise InvalidRequest(field="tool_choice", value="-", reason=Sentence("request.begun_call"))
+        names = tuple(function["name"] for function in functions)
+        asked = {"messages": messages, "prompt_format": "chat", "openings": openings}
+        return await self._answer(
+            request, body, asked, reader=(lambda: ReplyReader(names, begun=begun)) if names else None
+        )
 
     async def completion(self, body: CompletionRequest, request: Request) -> Response:
         """Continue a text."""
@@ -113,6 +126,7 @@ class _Routes:
         request: Request,
         body: ChatRequest | CompletionRequest,
         *prompts: dict[str, Any],
+        reader: Reader | None = None,
     ) -> Response:
         """``prompts`` are fields of a request, each for a prompt."""
         params = body.params(self._settings)
@@ -129,17 +143,17 @@ class _Routes:
         shape = Shape(kind, name, int(time.time()), _join(self._name(), adapter), body.include_usage)
         echoes = [prompt for prompt in body.echoes for _ in range(count)]
         if body.stream:
-            return EventStream(choices.cancel, _stream(choices, shape, echoes, count))
+            return EventStream(choices.cancel, _stream(choices, shape, echoes, count, reader))
         try:
-            answers = await while_there(choices.cancel, request.receive, choices.collect())
+            answers = await while_there(choices.cancel, request.receive, choices.collect(reader))
         except ClientLeft:
             return Response(status_code=_CLIENT_LEFT)
         made = []
         for index, (echo, answer) in enumerate(zip(echoes, answers, strict=True)):
-            finish = finish_word(answer.end.finish_reason)
+            finish = finish_word(answer.end.finish_reason, answer.calls)
             if finish is None:
                 return problem_reply(_STOPPED)
-            made.append(shape.choice(index, echo, answer.text, finish, answer.chances))
+            made.append(shape.choice(index, echo, answer.text, finish, answer.chances, answer.calls))
         return JSONResponse(shape.whole(made, _sum([answer.end.usage for answer in answers], count)))
 
     async def _submit(self, wanted: GenerationRequest) -> Ticket:
@@ -151,6 +165,12 @@ class _Routes:
         except asyncio.CancelledError:
             submitting.add_done_callback(_cancel_result)
             raise
+
+    def _check_tools(self, field: str) -> None:
+        """Refuse what ``field`` asks of a model that was not trained for tools."""
+        info = self._service.status().info
+        if info is not None and not info.tools:
+            raise Problem(400, str(Sentence("request.no_tools", model=info.name)), "tools_not_supported", field)
 
     def _name(self) -> str:
         info = self._service.status().info
@@ -178,13 +198,16 @@ class _Routes:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "local"}
 
 
-async def _stream(choices: Choices, shape: Shape, echoes: Sequence[str], count: int) -> AsyncGenerator[bytes, None]:
+async def _stream(
+    choices: Choices, shape: Shape, echoes: Sequence[str], count: int, reader: Reader | None
+) -> AsyncGenerator[bytes, None]:
     """The answers as chunks; an error in the middle is the last of them, and then ``[DONE]`` does not come.
 
     Each answer begins with its echo; ``count`` answers belong to a prompt.
     """
     usages: dict[int, Usage] = {}
     lengths = [len(echo) for echo in echoes]
+    readers = [reader() if reader else None for _ in echoes]
     for index, echo in enumerate(echoes):
         opening = shape.first(index)
         if opening is not None:
@@ -198,14 +221,19 @@ async def _stream(choices: Choices, shape: Shape, echoes: Sequence[str], count: 
                     yield _KEEP_ALIVE
                 for event in events:
                     chances = [event.chances] if isinstance(event, TokenEvent) and event.chances else []
-                    if isinstance(event, (TokenEvent, Completed)) and (event.text or chances):
-                        yield sse(shape.piece(index, event.text, chances, lengths[index]))
+                    reading = readers[index]
+                    text = text_of(event, reading)
+                    if text or chances:
+                        yield sse(shape.piece(index, text, chances, lengths[index]))
                         lengths[index] += sum(len(spelt(own)) for own, *_ in chances)
                     if isinstance(event, Completed):
                         usages[index] = event.usage
-                        finish = finish_word(event.finish_reason)
+                        calls = reading.calls if reading else ()
+                        finish = finish_word(event.finish_reason, calls)
                         if finish is None:
                             raise _STOPPED
+                        for chunk in shape.calls(index, calls):
+                            yield sse(chunk)
                         yield sse(shape.last(index, finish))
     except (ChatGLMError, Problem) as error:
         yield sse(problem_of(error).body())

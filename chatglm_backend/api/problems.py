@@ -125,7 +125,8 @@ def _of_validation(errors: Sequence[Mapping[str, object]]) -> Problem:
     if first.get("type") == "json_invalid":
         return Problem(400, "The body is not valid JSON.")
     place = first.get("loc", ())
-    parts = [str(part) for part in place if part != "body"] if isinstance(place, (tuple, list)) else []
+    words = map(str, place) if isinstance(place, (tuple, list)) else ()
+    parts = [word for word in words if word != "body" and "[" not in word]
     context = first.get("ctx")
     reason = context["error"] if isinstance(context, dict) and "error" in context else first.get("msg", "")
     param = ".".join(parts) or None

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
+from chatglm_backend.api.tools import deltas, message_fields
 from chatglm_backend.core import FinishReason, TokenChance, Usage
+from chatglm_backend.tokenizers.tools import ToolCall
 
 Chances = Sequence[tuple[TokenChance, ...]]
 """Of each token its own chance and those of the likeliest; empty where none were asked for."""
@@ -17,9 +19,10 @@ _IMPOSSIBLE = -9999.0
 _WORDS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.TIMEOUT: "length"}
 
 
-def finish_word(reason: FinishReason) -> str | None:
+def finish_word(reason: FinishReason, calls: Sequence[ToolCall] = ()) -> str | None:
     """OpenAI's word; an answer cut off by the time limit counts as cut off. ``None`` for one that was stopped."""
-    return _WORDS.get(reason)
+    word = _WORDS.get(reason)
+    return "tool_calls" if word and calls else word
 
 
 def sse(value: object) -> bytes:
@@ -42,11 +45,13 @@ class Shape:
         """All answers in one piece; see :meth:`choice`."""
         return {**self._head(streamed=False), "choices": choices, "usage": _counts(usage)}
 
-    def choice(self, index: int, echo: str, text: str, finish: str, chances: Chances) -> dict[str, Any]:
+    def choice(
+        self, index: int, echo: str, text: str, finish: str, chances: Chances, calls: Sequence[ToolCall] = ()
+    ) -> dict[str, Any]:
         """One whole answer, ``echo`` before it."""
         said: dict[str, Any] = {"text": echo + text}
         if self.kind == "chat":
-            said = {"message": {"role": "assistant", "content": text, "refusal": None}}
+            said = {"message": {"role": "assistant", **message_fields(text, calls), "refusal": None}}
         return {"index": index, **said, "logprobs": self._logprobs(chances, len(echo)), "finish_reason": finish}
 
     def first(self, index: int) -> dict[str, Any] | None:
@@ -57,6 +62,10 @@ class Shape:
         """A chunk with text; ``offset`` is how many characters its tokens have before them."""
         return self._chunk(index, {"content": text} if self.kind == "chat" else text, None, chances, offset)
 
+    def calls(self, index: int, calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+        """The chunks with an answer's calls of tools."""
+        return [self._chunk(index, delta, None) for delta in deltas(calls)]
+
     def last(self, index: int, finish: str) -> dict[str, Any]:
         """The chunk that says why an answer ended."""
         return self._chunk(index, {} if self.kind == "chat" else "", finish)
@@ -66,7 +75,7 @@ class Shape:
         return {**self._head(streamed=True), "choices": [], "usage": _counts(usage)}
 
     def _chunk(
-        self, index: int, part: dict[str, str] | str, finish: str | None, chances: Chances = (), offset: int = 0
+        self, index: int, part: dict[str, Any] | str, finish: str | None, chances: Chances = (), offset: int = 0
     ) -> dict[str, Any]:
         name = "delta" if self.kind == "chat" else "text"
         choice = {"index": index, name: part, "logprobs": self._logprobs(chances, offset), "finish_reason": finish}

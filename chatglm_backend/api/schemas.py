@@ -6,7 +6,7 @@ Knows no HTTP. Replies are plain dictionaries, made in :mod:`chatglm_backend.api
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +21,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from chatglm_backend.core import GenerationParams, Message, Role
+from chatglm_backend.api.tools import ToolChoice, Tools, Turn
+from chatglm_backend.core import GenerationParams
 from chatglm_backend.sampling import sampling_fields
 from chatglm_backend.settings import Settings
 
@@ -169,18 +170,10 @@ class StreamOptions(_Exact):
     include_obfuscation: bool | None = None
 
 
-class ChatMessage(_Exact):
-    """One turn; ``developer`` is another word for ``system``. What replies hold beside is ignored when sent back."""
+class ChatMessage(Turn):
+    """A turn whose content may be text parts. What replies hold beside is ignored when sent back."""
 
-    model_config = ConfigDict(extra="ignore")
-
-    role: Literal["system", "developer", "user", "assistant"]
     content: Content = ""
-
-    def message(self) -> Message:
-        """In our own words."""
-        role: Role = "system" if self.role == "developer" else self.role
-        return Message(role, self.content)
 
 
 if TYPE_CHECKING:
@@ -247,7 +240,8 @@ class ChatRequest(_Sampling):
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, _bounds("logprobs"), Whole] | None = None
-    tools: Any = _only(_UNSUPPORTED, [])
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
     functions: Any = _only(_UNSUPPORTED, [])
     response_format: Any = _only('it can only be {"type": "text"}', {"type": "text"})
     modalities: Any = _only('it can only be ["text"]', ["text"])

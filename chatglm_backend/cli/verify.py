@@ -50,6 +50,7 @@ def verify(
       python -m chatglm_backend verify tests/golden/chatglm-6b --precision int4 --kernel exact --tolerance 1e-4
       python -m chatglm_backend verify ./base --adapter ./base/lora-qkv
       python -m chatglm_backend verify --tokenizer ./chatglm3-6b --cases tests/golden/tokenizer_cases.json
+      python -m chatglm_backend verify --tokenizer ./chatglm3-6b --cases tests/golden/tool_cases.json
     """  # noqa: D301
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise ConfigError(name="tolerance", value=tolerance, reason=Sentence("use.number_from_0"))
@@ -82,13 +83,16 @@ def _verify_tokenizer(folder: Path, cases: Path, family: Family | None, *, json_
     choice = tokenizer_family(folder, family)
     report = verify_tokenizer(folder, cases, choice.family)
     if json_output:
-        outcome = {name: getattr(report, name) for name in ("texts_ok", "chats_ok", "ok")}
+        kinds = ("texts", "chats", "conversations", "replies")
+        outcome = {name: getattr(report, name) for name in (*(f"{kind}_ok" for kind in kinds), "ok")}
         emit_json({**asdict(report), "family_reason": str(choice.reason), **outcome})
     else:
         for failure in report.failures:
             expected, actual = ascii(failure.expected), ascii(failure.actual)
             say(f"{failure.kind} {failure.index}: {failure.what}: expected {expected}, got {actual}")
-        say(f"{report.family} ({choice.reason}): {report.texts} texts, {report.chats} chats: {_word(report.ok)}")
+        counts = {name: getattr(report, name) for name in ("texts", "chats", "conversations", "replies")}
+        checked = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no cases"
+        say(f"{report.family} ({choice.reason}): {checked}: {_word(report.ok)}")
     return 0 if report.ok else 1
 
 

@@ -110,7 +110,9 @@ class Engine:
             raise ContextLimitExceeded(prompt_tokens=len(ids), limit=limit)
         max_new = min(request.params.max_new_tokens, limit - len(ids))
         rows = len(ids) + max_new + (adapter.prefix.rows if adapter is not None and adapter.prefix is not None else 0)
-        return PreparedRequest(request, ids, max_new, rows * self._bytes_per_token, adapter, encoded.begun)
+        openings = tuple(tuple(self._tokenizer.encode_text(text)) for text in request.openings)
+        kv_bytes = rows * self._bytes_per_token
+        return PreparedRequest(request, ids, max_new, kv_bytes, adapter, encoded.begun, openings)
 
     def start(
         self,
@@ -130,6 +132,7 @@ class Engine:
             ready,
             cancel,
             stop_ids=self._stop_ids,
+            part_ids=self._tokenizer.part_ids,
             cache=cache,
             prefill=self._model.prefill(ready.prompt_ids[cached:], cache, max_rows=self.options.prefill_rows),
             cached_tokens=cached,

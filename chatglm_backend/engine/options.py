@@ -32,7 +32,8 @@ class EngineOptions:
 class PreparedRequest:
     """An encoded request that fits the context; ``kv_bytes`` is what it may take at most, prefix rows included.
 
-    The last ``begun`` ids belong to the text that the answer goes on with.
+    The last ``begun`` ids belong to the text that the answer goes on with; it begins with one of ``openings`` where
+    there are any.
     """
 
     request: GenerationRequest
@@ -41,6 +42,7 @@ class PreparedRequest:
     kv_bytes: int
     adapter: Adapter | None = None
     begun: int = 0
+    openings: tuple[tuple[int, ...], ...] = ()
 
     @property
     def prompt_tokens(self) -> int:

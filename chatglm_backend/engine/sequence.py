@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from chatglm_backend.core import (
@@ -47,6 +48,7 @@ class Sequence:
         cancel: CancelToken,
         *,
         stop_ids: frozenset[int],
+        part_ids: frozenset[int],
         cache: KVCache,
         prefill: Prefill,
         cached_tokens: int,
@@ -67,6 +69,8 @@ class Sequence:
         self._timer = timer
         self._max_new_tokens = prepared.max_new_tokens
         self._stop_ids = frozenset(request.params.stop_ids) | (frozenset() if request.ignore_stop_ids else stop_ids)
+        self._part_ids = part_ids
+        self._openings = prepared.openings
         self._decoder = decoder
         self._spelling = spelling
         self._stop = StopFilter(request.params.stop)
@@ -135,7 +139,7 @@ class Sequence:
         draft = feed[1:]
         accepted = 0
         for index, row in enumerate(logits):
-            token = self._sampler.choose(row)
+            token = self._sampler.choose(self._opening(row))
             self._accept(token, row)
             if self.finished or index >= len(draft) or token != draft[index]:
                 break
@@ -168,6 +172,16 @@ class Sequence:
         self._results.append(error)
         self.finished = self.failed = True
 
+    def _opening(self, logits: Tensor) -> Tensor:
+        """``logits`` [vocab] with only those tokens possible by which an opening goes on, until one is whole."""
+        count = len(self.generated)
+        begun = (ids for ids in self._openings if len(ids) > count and list(ids[:count]) == self.generated)
+        allowed = [ids[count] for ids in begun]
+        if not allowed:
+            return logits
+        places = torch.tensor(allowed)
+        return torch.full_like(logits, -torch.inf).index_copy_(0, places, logits[places])
+
     def _accept(self, token: int, logits: Tensor) -> None:
         if token in self._stop_ids:
             self.finish(FinishReason.STOP)
@@ -176,8 +190,11 @@ class Sequence:
         self.generated.append(token)
         if self._draft is not None:
             self._draft.append(token)
-        text = self._stop.feed(self._decoder.add(token))
-        self._results.append(TokenEvent(len(self.generated) - 1, token, text, self._chances(token, logits)))
+        ends_part = token in self._part_ids
+        text = self._stop.feed(self._decoder.finish() if ends_part else self._decoder.add(token))
+        if ends_part:  # what is held back belongs to the part that ends
+            text += self._stop.flush()
+        self._results.append(TokenEvent(len(self.generated) - 1, token, text, self._chances(token, logits), ends_part))
         if self._stop.stopped:
             self.finish(FinishReason.STOP)
         elif len(self.generated) >= self._max_new_tokens:

@@ -50,6 +50,10 @@ class Tokenizer(Protocol):
         """Ids that end an answer."""
 
     @property
+    def part_ids(self) -> frozenset[int]:
+        """Ids that begin a further part of an answer."""
+
+    @property
     def vocab_size(self) -> int:
         """One more than the highest id that has a meaning; the model's logits may be wider."""
 
@@ -77,6 +81,7 @@ class SentencePieceTokenizer(ABC):
 
     family: Family
     stop_ids: frozenset[int]
+    part_ids: frozenset[int] = frozenset()
     vocab_size: int
 
     def __init__(self, model_file: Path, *, shift: int = 0, whitespace_tags: bool = False) -> None:

@@ -29,6 +29,7 @@ class ChatGLM2Tokenizer(SentencePieceTokenizer):
         self.eos_id = int(self._processor.eos_id())
         roles = (self._special[name] for name in ("<|user|>", "<|observation|>") if name in self._special)
         self.stop_ids = frozenset((self.eos_id, *roles))
+        self.part_ids = frozenset(self._special[name] for name in ("<|assistant|>",) if name in self._special)
         self.vocab_size = self._pieces.size + len(names)
 
     @property
@@ -59,10 +60,11 @@ class ChatGLM2Tokenizer(SentencePieceTokenizer):
         ids: list[int] = []
         text = ""
         for message in _system_first(messages):
-            role = f"<|{message.role}|>"
+            role = f"<|{'observation' if message.role == 'tool' else message.role}|>"
             # Encoded apart, as the authors do: joined, the line break would merge into the content's first piece.
-            ids += [self._special[role], *self.encode_text("\n"), *self.encode_text(message.content)]
-            text += f"{role}\n{message.content}\n"
+            head = f"{message.tool}\n"
+            ids += [self._special[role], *self.encode_text(head), *self.encode_text(message.content)]
+            text += f"{role}{head}{message.content}\n"
         ids.append(self._special["<|assistant|>"])
         return EncodedPrompt(self._with_control_ids(ids), text + "<|assistant|>")
 

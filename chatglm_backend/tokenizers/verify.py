@@ -1,15 +1,17 @@
 """Check a folder's tokenizer against recorded ids and texts.
 
-Reads a file with one top-level key per family, each with ``texts`` and ``chats``. Knows the
-tokenizers only through their interface, and prints nothing.
+Reads a file with one top-level key per family, each with ``texts`` and ``chats``, or a file of one ``family``
+with ``conversations`` that offer tools and ``replies``. Knows the tokenizers only through their interface, and
+prints nothing.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from chatglm_backend.core import Message, Role
 from chatglm_backend.errors import CheckpointError, UnusableReference
@@ -17,13 +19,17 @@ from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import read_json
 from chatglm_backend.tokenizers.base import Family, SentencePieceTokenizer, load_tokenizer
 from chatglm_backend.tokenizers.chatglm import ChatGLMTokenizer
+from chatglm_backend.tokenizers.tools import ReplyReader, tools_text
 
 _V1_SUFFIX = 2
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFailure:
-    """One case that came out wrong: its ``kind`` (text or chat), ``index``, what was compared, and both values."""
+    """One case that came out wrong: its ``kind``, ``index``, what was compared, and both values.
+
+    A kind is text, chat, conversation or reply.
+    """
 
     kind: str
     index: int
@@ -34,27 +40,43 @@ class TokenizerFailure:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerReport:
-    """The outcome for one folder. ``texts`` and ``chats`` count the cases."""
+    """The outcome for one folder. The counts are of cases."""
 
     family: Family
     texts: int
     chats: int
+    conversations: int
+    replies: int
     failures: tuple[TokenizerFailure, ...]
 
     @property
     def texts_ok(self) -> bool:
         """Whether there were texts and all came out right."""
-        return self.texts > 0 and not any(f.kind == "text" for f in self.failures)
+        return self._all_right("text", self.texts)
 
     @property
     def chats_ok(self) -> bool:
         """Whether there were chats and all came out right."""
-        return self.chats > 0 and not any(f.kind == "chat" for f in self.failures)
+        return self._all_right("chat", self.chats)
+
+    @property
+    def conversations_ok(self) -> bool:
+        """Whether there were conversations with tools and all came out right."""
+        return self._all_right("conversation", self.conversations)
+
+    @property
+    def replies_ok(self) -> bool:
+        """Whether there were replies to them and all came out right."""
+        return self._all_right("reply", self.replies)
 
     @property
     def ok(self) -> bool:
-        """Whether everything came out right."""
-        return self.texts_ok and self.chats_ok
+        """Whether everything came out right, of texts and chats or of conversations and replies."""
+        checked = (self.texts_ok and self.chats_ok) or (self.conversations_ok and self.replies_ok)
+        return checked and not self.failures
+
+    def _all_right(self, kind: str, count: int) -> bool:
+        return count > 0 and not any(failure.kind == kind for failure in self.failures)
 
 
 def verify_tokenizer(folder: Path, cases_file: Path, family: Family) -> TokenizerReport:
@@ -64,18 +86,18 @@ def verify_tokenizer(folder: Path, cases_file: Path, family: Family) -> Tokenize
     """
     tokenizer = cast("SentencePieceTokenizer", load_tokenizer(folder, family))
     cases = _cases_of(cases_file, family)
-    texts, chats = _entries(cases, "texts", cases_file), _entries(cases, "chats", cases_file)
+    checks = {"texts": _check_text, "chats": _check_chat, "conversations": _check_tools, "replies": _check_reply}
+    entries = {name: _entries(cases, name, cases_file) for name in checks}
     failures: list[TokenizerFailure] = []
     try:
-        for index, case in enumerate(texts):
-            failures += _check_text(tokenizer, index, case)
-        for index, case in enumerate(chats):
-            failures += _check_chat(tokenizer, index, case)
+        for name, check in checks.items():
+            for index, case in enumerate(entries[name]):
+                failures += check(tokenizer, index, case)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnusableReference(
             path=str(cases_file), reason=Sentence("reference.incomplete", problem=str(error))
         ) from error
-    return TokenizerReport(family, len(texts), len(chats), tuple(failures))
+    return TokenizerReport(family, **{name: len(found) for name, found in entries.items()}, failures=tuple(failures))
 
 
 def _cases_of(path: Path, family: Family) -> Mapping[str, object]:
@@ -85,7 +107,7 @@ def _cases_of(path: Path, family: Family) -> Mapping[str, object]:
         document = read_json(path)
     except CheckpointError as error:
         raise UnusableReference(path=str(path), reason=error.fields.get("reason", error)) from error
-    for key, cases in document.items():
+    for key, cases in (*document.items(), (str(document.get("family", "")), document)):
         if key.lower().split("-")[0] == family and isinstance(cases, dict):
             return cases
     raise UnusableReference(path=str(path), reason=Sentence("reference.no_family", family=family))
@@ -140,6 +162,44 @@ def _check_chat(tokenizer: SentencePieceTokenizer, index: int, case: dict[str, o
     if case.get("prompt") is not None and case["prompt"] != encoded.text:
         failures.append(TokenizerFailure("chat", index, "prompt", case["prompt"], encoded.text))
     return failures
+
+
+def _check_tools(tokenizer: SentencePieceTokenizer, index: int, case: dict[str, object]) -> list[TokenizerFailure]:
+    turns = cast("list[dict[str, Any]]", case["messages"])
+    messages = [
+        Message(
+            "tool" if turn["role"] == "observation" else turn["role"],
+            tools_text(turn["tools"]) if "tools" in turn else turn["content"],
+            turn.get("metadata", ""),
+        )
+        for turn in turns
+    ]
+    ids = list(tokenizer.encode_chat(messages).ids)
+    return [] if ids == case["input_ids"] else [TokenizerFailure("conversation", index, "ids", case["input_ids"], ids)]
+
+
+def _check_reply(tokenizer: SentencePieceTokenizer, index: int, case: dict[str, object]) -> list[TokenizerFailure]:
+    """A reply's text and call. What is no call of a known tool is text, and so is what ``differs`` on purpose."""
+    reader, decoder = ReplyReader(cast("list[str]", case["tools"])), tokenizer.stream()
+    text = ""
+    for token in cast("list[int]", case["output_ids"]):
+        ends = token in tokenizer.part_ids
+        text += reader.add(decoder.finish() if ends else decoder.add(token), ends_part=ends)
+    text += reader.add(decoder.finish()) + reader.finish()
+    expected = cast("dict[str, Any]", case["expected"])
+    call = expected["call"] if expected.get("known_tool") else None
+    content = str(case["decoded"]).strip()
+    if call:
+        content = "\n".join(turn["content"] for turn in expected["messages"] if not turn["metadata"])
+    elif "content" in expected and "differs" not in case:
+        content = expected["content"]
+    calls = [{"name": found.name, "arguments": json.loads(found.arguments)} for found in reader.calls]
+    compared = {"call": ([call] if call else [], calls), "text": (content, text)}
+    return [
+        TokenizerFailure("reply", index, what, wanted, found)
+        for what, (wanted, found) in compared.items()
+        if wanted != found
+    ]
 
 
 def _message(role: Role, content: object) -> Message:

@@ -8,6 +8,8 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import httpx
@@ -19,7 +21,7 @@ from chatglm_backend.access.server import ImpatientH11
 from chatglm_backend.errors import ContextLimitExceeded, QueueFull, TooManyRequests
 from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
-from chatglm_backend.testing import SCENES, Script, ScriptedModel, scripted_service
+from chatglm_backend.testing import PART, SCENES, Script, ScriptedModel, scripted_info, scripted_service
 
 USER = [{"role": "user", "content": "What is AI?"}]
 ANSWER = "AI is the study of machines that learn."
@@ -345,3 +347,70 @@ def test_clients_that_never_finish_their_headers_are_hung_up_on(site: Site, monk
             slow.sendall(b"GET /health HTTP/1.1\r\nX-Slow: ")
             while slow.recv(4096):
                 pass
+
+
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+CALL = ("get_", "weather", "\n ```python\n", "tool_call(city='北京')\n", "```")
+
+
+def test_tools_are_offered_called_and_answered() -> None:
+    """Whole and streamed alike: the name first, the arguments whole; a broken call is text; history goes back in."""
+    scenes = {
+        "call": Script(("\n", " I ", "look. ", PART, *CALL)),
+        "broken": Script(CALL[:-1]),
+        "sunny": Script(("\n", " Sunny", "."), prompt_tokens=3),
+    }
+    model = ScriptedModel(scenes, info=replace(scripted_info(), family="chatglm3", tools=True))
+    service = scripted_service(model)
+    with serving(service, model=model) as site, site.client() as client:
+        ask = partial(client.chat.completions.create, model="x", tools=TOOLS)
+        said: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "call"}]
+        choice = ask(messages=said, tool_choice="required").choices[0]
+        (call,) = choice.message.tool_calls
+        assert (choice.finish_reason, choice.message.content) == ("tool_calls", "I look.")
+        assert (call.function.name, call.function.arguments) == ("get_weather", '{"city": "北京"}')
+        assert model.requests[-1].openings == ("get_weather\n",)
+        assert [turn.content for turn in model.requests[-1].messages[1:]] == ["Be brief.", "call"]
+
+        chunks = [chunk.choices[0] for chunk in ask(messages=said, stream=True)]
+        parts = [chunk.delta.tool_calls[0] for chunk in chunks if chunk.delta.tool_calls]
+        assert "".join(chunk.delta.content or "" for chunk in chunks) == "I look."
+        assert [(part.index, part.function.name, part.function.arguments) for part in parts] == [
+            (0, "get_weather", ""), (0, None, '{"city": "北京"}')
+        ]  # fmt: skip
+        assert (parts[0].type, bool(parts[0].id), chunks[-1].finish_reason) == ("function", True, "tool_calls")
+
+        followed = [*said, choice.message, {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]
+        answered = ask(messages=followed).choices[0]
+        assert (answered.finish_reason, answered.message.content) == ("stop", "Sunny.")
+        assert answered.message.tool_calls is None
+        assert [turn.tool for turn in model.requests[-1].messages][-3:] == ["", "get_weather", ""]
+
+        broken = ask(messages=[{"role": "user", "content": "broken"}]).choices[0]
+        assert (broken.finish_reason, broken.message.content) == ("stop", "".join(CALL[:-1]).strip())
+        with pytest.raises(openai.BadRequestError, match="begun"):
+            ask(messages=[*said, {"role": "assistant", "content": "I"}], tool_choice="required")
+    service.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": TOOLS}, "tools"),
+        (
+            {"messages": [
+                *USER,
+                {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]},
+                {"role": "tool", "tool_call_id": "1", "content": "42"},
+            ]},
+            "messages",
+        ),
+    ],
+)  # fmt: skip
+def test_a_model_without_tools_says_so(client: openai.OpenAI, fields: dict[str, Any], param: str) -> None:
+    """One clear refusal, unless none is to be called."""
+    with pytest.raises(openai.BadRequestError, match="ChatGLM3-6B") as caught:
+        client.chat.completions.create(model="x", **{"messages": USER, **fields})
+    assert (caught.value.code, caught.value.param) == ("tools_not_supported", param)
+    reply = client.chat.completions.create(model="x", messages=USER, tools=TOOLS, tool_choice="none")
+    assert reply.choices[0].message.content == ANSWER

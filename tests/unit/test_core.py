@@ -29,12 +29,12 @@ def test_temperature_zero_is_greedy() -> None:
     [
         lambda: GenerationRequest("r"),
         lambda: GenerationRequest("r", prompt="a", messages=(Message("user", "b"),)),
-        lambda: Message("tool", "x"),
+        lambda: Message("robot", "x"),
         lambda: Message("user", 3),
     ],
 )
 def test_request_takes_a_prompt_or_messages(wrong: Callable[[], object]) -> None:
-    """Exactly one of the two; only the three roles exist, and content is text."""
+    """Exactly one of the two; only the four roles exist, and content is text."""
     with pytest.raises(InvalidRequest):
         wrong()
     assert GenerationRequest("r", prompt="").prompt == ""

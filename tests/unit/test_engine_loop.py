@@ -93,6 +93,27 @@ def test_a_stop_string_ends_the_answer_before_it() -> None:
     assert answer("abcEN", "hi", stop=("END",))[-1].text == "EN"
 
 
+def test_a_further_part_ends_what_was_held_back() -> None:
+    """A half character, or a possible stop string, belongs to the part before the token that begins another."""
+    tokenizer = ByteTokenizer()
+    tokenizer.part_ids = frozenset({ord("|")})
+    model = FakeModel(row=script_row(b"a\xc3EN|D", 2))
+    events = list(Engine(model, tokenizer, OFF, clock=model.clock).generate(ask("hi", stop=("END",))))
+    parts = [(event.text, event.ends_part) for event in events if isinstance(event, TokenEvent)]
+    assert [part for part in parts if part[0]] == [("a", False), ("\ufffd", False), ("EN", True), ("D", False)]
+
+
+@pytest.mark.parametrize(("options", "temperature"), [(OFF, 0), (EngineOptions(), 0), (OFF, 1.0)])
+def test_an_answer_begins_as_it_must(options: EngineOptions, temperature: float) -> None:
+    """With the likeliest of the openings, drafted or not, and then as the model likes."""
+    row = script_row(b"xbc and so on", 2)
+    params = GenerationParams(max_new_tokens=20, temperature=temperature, seed=1, top_k=1)
+    request = GenerationRequest("r", prompt="hi", params=params, openings=("abc", "xyz", "xyw"))
+    events = list(engine_of(FakeModel(row=row), options).generate(request))
+    assert text_of(events)[:2] == "xy"
+    assert text_of(events)[3:] == " and so on"
+
+
 def test_a_conversation_is_encoded_as_one() -> None:
     """Messages go through the chat format."""
     request = GenerationRequest("r", messages=(Message("user", "hi"),))

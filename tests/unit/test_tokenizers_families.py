@@ -315,3 +315,14 @@ def test_recorded_ids_of_the_real_vocabularies(family: tiny.Family, project_root
         Path(root) / tiny.NAMES[family], project_root / "tests/golden/tokenizer_cases.json", family
     )
     assert (report.texts, report.failures) == (20, ())
+
+
+def test_recorded_tools_of_the_real_vocabulary(project_root: Path) -> None:
+    """Conversations with tools give the authors' ids, and replies, cut at the ids of parts, their calls."""
+    root = os.environ.get("CHATGLM_TEST_TOKENIZERS")
+    if not root:
+        pytest.skip("set CHATGLM_TEST_TOKENIZERS to a folder with the real tokenizers")
+    cases = project_root / "tests/golden/tool_cases.json"
+    report = verify_tokenizer(Path(root) / tiny.NAMES["chatglm3"], cases, "chatglm3")
+    assert (report.conversations, report.replies, report.failures) == (6, 13, ())
+    assert report.ok
