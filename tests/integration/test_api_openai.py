@@ -158,7 +158,7 @@ def test_what_goes_wrong_has_its_own_exception(
     ("fields", "param", "code"),
     [
         ({"unheard_of": 1}, "unheard_of", "unknown_parameter"),
-        ({"tools": [{"type": "function"}]}, "tools", "unsupported_value"),
+        ({"functions": [{}]}, "functions", "unsupported_value"),
         ({"seed": "x"}, "seed", "invalid_value"),
     ],
 )
