@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from chatglm_backend.adapters.folder import AdapterFolder
-from chatglm_backend.adapters.lora_tensors import LoraTensors, read_lora
+from chatglm_backend.adapters.lora_tensors import Factors, read_lora
 from chatglm_backend.checkpoint.adapters import PREFIX
 from chatglm_backend.checkpoint.source import CheckpointFolder
 from chatglm_backend.errors import AdapterError
@@ -17,19 +18,23 @@ from chatglm_backend.sentences import Sentence
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraMerge:
-    """What ``convert`` adds to the weights. ``identity`` is a hash of it; the factors stay mapped from their file."""
+    """What ``convert`` makes of the weights: products are added to ``factors``, ``whole`` tensors take their places.
+
+    ``identity`` is a hash of all; the tensors stay mapped from their file.
+    """
 
     name: str
     identity: str
-    tensors: LoraTensors
+    factors: Mapping[str, Factors]
+    whole: Mapping[str, Tensor]
 
     def apply(self, name: str, start: int, rows: Tensor) -> None:
-        """Change fp32 ``rows`` of the tensor ``name``, the first of which is ``start``, in place."""
-        factors = self.tensors.factors.get(name.removesuffix(".weight"))
+        """Change ``rows`` of the tensor ``name``, the first of which is ``start``, in place."""
+        factors = self.factors.get(name.removesuffix(".weight"))
+        if name in self.whole:
+            rows.copy_(self.whole[name][start : start + len(rows)])
         if factors is not None:
             rows.addmm_(factors.b[start : start + len(rows)].float(), factors.a.float(), alpha=factors.scale)
-        elif name in self.tensors.biases:
-            rows.copy_(self.tensors.biases[name][start : start + len(rows)])
 
 
 def open_merge(folder: AdapterFolder, base: CheckpointFolder) -> LoraMerge:
@@ -39,12 +44,13 @@ def open_merge(folder: AdapterFolder, base: CheckpointFolder) -> LoraMerge:
     if base.quantized:
         raise _refused("sym_int4" if base.format == "lowbit" else "quantization_bit", folder, base)
     found = read_lora(folder, base.config)
-    if found.embedding is not None or found.output is not None:
-        raise _refused("modules_to_save", folder, folder)
-    missing = sorted(set(found.biases) - {spec.name for spec in tensor_specs(base.config)})
+    specs = tensor_specs(base.config)
+    missing = sorted(set(found.biases) - {spec.name for spec in specs})
     if missing:
         raise _refused(missing[0], folder, folder)
-    return LoraMerge(folder.name, found.identity, found)
+    saved = {"embedding": found.embedding, "output": found.output}
+    whole = {spec.name: tensor for spec in specs if (tensor := saved.get(spec.kind)) is not None}
+    return LoraMerge(folder.name, found.identity, found.factors, found.biases | whole)
 
 
 def _refused(what: str, folder: AdapterFolder, place: AdapterFolder | CheckpointFolder) -> AdapterError:

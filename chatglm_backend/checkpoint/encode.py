@@ -39,7 +39,7 @@ class Merge(Protocol):
         """A hash of it."""
 
     def apply(self, name: str, start: int, rows: Tensor) -> None:
-        """Change fp32 ``rows`` of the tensor ``name``, the first of which is ``start``, in place."""
+        """Change ``rows`` of the tensor ``name``, the first of which is ``start``, in place."""
 
 
 SLICE_BYTES = 32 << 20
@@ -112,7 +112,7 @@ def _encode_rows(job: Job, start: int, end: int, quantize: Quantize, merge: Merg
     for spec in job.targets:
         if scales is None:
             wide = rows.to(torch.float16 if spec.kind == "embedding" else torch.float32, copy=True).contiguous()
-            if merge is not None and spec.kind != "embedding":
+            if merge is not None:
                 merge.apply(spec.name, start, wide)
             _finite(job, wide)
             pieces.append((spec.name, quantize(wide) if spec.kind in ("linear", "output") else wide))

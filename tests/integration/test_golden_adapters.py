@@ -193,20 +193,40 @@ def test_a_merged_lora_is_the_base_with_the_lora(folder: Path, tmp_path: Path) -
     assert plain.manifest.source_fingerprint != target.manifest.source_fingerprint
 
 
-def test_what_cannot_be_merged_is_refused_by_name(tmp_path: Path) -> None:
-    """Prefixes, whole layers, and a base that has 4 bits already: all of them work beside their base."""
-    lora, base = LORAS[-1], inspect_folder(LORAS[-1].parent)
-    saved = shutil.copytree(lora, tmp_path / "saved")
-    config = json.loads((saved / "adapter_config.json").read_text()) | {"modules_to_save": ["output_layer"]}
+def test_whole_layers_and_biases_are_merged_in_their_places(tmp_path: Path) -> None:
+    """An embedding, an output layer and a bias of the fine-tune replace the base's; nothing else changes."""
+    source = inspect_folder(LORAS[-1].parent)
+    saved = shutil.copytree(LORAS[-1], tmp_path / "saved")
+    embedding, bias, output = specs = [
+        next(spec for spec in tensor_specs(source.config) if spec.kind == "embedding"),
+        next(spec for spec in tensor_specs(source.config) if spec.name.endswith("query_key_value.bias")),
+        next(spec for spec in tensor_specs(source.config) if spec.kind == "output"),
+    ]
+    config = json.loads((saved / "adapter_config.json").read_text())
+    config |= {"bias": "all", "modules_to_save": ["word_embeddings", "output_layer"]}
     (saved / "adapter_config.json").write_text(json.dumps(config))
-    tensors = {one.name: one.rows() for one in open_file(inspect_adapter(lora).file)}
-    tensors["base_model.model.transformer.output_layer.weight"] = torch.zeros(
-        base.config.vocab_size, base.config.hidden_size
+    news = {spec.name: torch.randn(spec.shape, generator=torch.Generator().manual_seed(1)) for spec in specs}
+    # A layer that is replaced has no product beside it.
+    stored = {one.name: one.rows() for one in open_file(inspect_adapter(LORAS[-1]).file)}
+    stored = {name: tensor for name, tensor in stored.items() if "output_layer" not in name}
+    save_file(
+        stored | {f"base_model.model.{name}": tensor for name, tensor in news.items()}, inspect_adapter(saved).file
     )
-    save_file(tensors, inspect_adapter(saved).file)
+    plain, merged = (
+        open_low_bit(convert(source, tmp_path / name, merge=merge))
+        for name, merge in (("plain", None), ("merged", open_merge(inspect_adapter(saved), source)))
+    )
+    torch.testing.assert_close(merged.get(embedding.name), news[embedding.name].half(), rtol=0, atol=0)
+    torch.testing.assert_close(merged.get(output.name), quantize(news[output.name]), rtol=0, atol=0)
+    torch.testing.assert_close(merged.get(bias.name), news[bias.name], rtol=0, atol=0)
+    kept = "transformer.encoder.final_layernorm.weight"
+    torch.testing.assert_close(merged.get(kept), plain.get(kept), rtol=0, atol=0)
+
+
+def test_what_cannot_be_merged_is_refused_by_name() -> None:
+    """Prefixes, and a base that has 4 bits already: both work beside their base."""
     for folder, source, named in (
-        (PREFIXES[-1], base, "prefix_encoder"),
-        (saved, base, "modules_to_save"),
+        (PREFIXES[-1], inspect_folder(LORAS[-1].parent), "prefix_encoder"),
         (LORAS[0], inspect_folder(GOLDEN / "chatglm-6b-int4"), "quantization_bit"),
     ):
         with pytest.raises(AdapterError, match=named):
