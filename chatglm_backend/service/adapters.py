@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chatglm_backend.core import AdapterInfo
+from chatglm_backend.core import AdapterInfo, LoadProgress
 from chatglm_backend.errors import AdapterError, AdapterMismatch, AdapterNameUsed, UnknownAdapter
 from chatglm_backend.sentences import Sentence
 
@@ -54,7 +54,12 @@ class BaseParts:
     own: Adapter | None = None
 
 
-def read_adapter(source: str, base: BaseParts, env: Mapping[str, str] = os.environ) -> tuple[AdapterInfo, Adapter]:
+def read_adapter(
+    source: str,
+    base: BaseParts,
+    env: Mapping[str, str] = os.environ,
+    progress: Callable[[LoadProgress], None] | None = None,
+) -> tuple[AdapterInfo, Adapter]:
     """The fine-tune of ``place`` or ``name=place``, fetched where need be. Raises a ModelError."""
     import torch
 
@@ -62,11 +67,12 @@ def read_adapter(source: str, base: BaseParts, env: Mapping[str, str] = os.envir
     from chatglm_backend.adapters.folder import inspect_adapter
     from chatglm_backend.adapters.load import load_adapter
     from chatglm_backend.checkpoint.adapters import base_here
+    from chatglm_backend.checkpoint.progress import silent
 
     name, place = named_source(source)
     if base.own is not None:
         raise AdapterError(reason=Sentence("adapter.on_prefix", path=place))
-    folder = inspect_adapter(find_adapter(place, env=env), name)
+    folder = inspect_adapter(find_adapter(place, progress=progress or silent, env=env), name)
     dtype = torch.float32 if base.exact else torch.float16
     try:
         adapter = load_adapter(folder, base.config, base=base.weights, dtype=dtype, kv_dtype=base.kv_dtype)
@@ -98,11 +104,11 @@ class Adapters:
         """What is loaded, in the order in which it was added."""
         return tuple(info for info, _ in list(self._loaded.values()))
 
-    def add(self, source: str) -> AdapterInfo:
+    def add(self, source: str, progress: Callable[[LoadProgress], None] | None = None) -> AdapterInfo:
         """Find a fine-tune, check it against the base, and offer it. Raises a ModelError."""
         name, place = named_source(source)
         if name not in self._loaded:
-            info, adapter = read_adapter(source, self._base, self._env)
+            info, adapter = read_adapter(source, self._base, self._env, progress)
             with self._lock:  # not while it is fetched and read
                 if name not in self._loaded:
                     self._loaded[name] = info, adapter

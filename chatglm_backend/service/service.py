@@ -9,7 +9,7 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -174,9 +174,12 @@ class Service:
             return tuple(one.name for one in info.adapters)
         return tuple(named_source(source)[0] for source in self.settings.adapters_of(self._model))
 
-    def add_adapter(self, source: str) -> AdapterInfo:
-        """Offer a fine-tune, ``path`` or ``name=path``, beside the model. Raises ModelNotReady, AdapterError."""
-        return self._adapters().add(source)
+    def add_adapter(self, source: str, progress: Callable[[LoadProgress], None] | None = None) -> AdapterInfo:
+        """Offer a fine-tune, ``path`` or ``name=path``, beside the model; one of a hub is fetched, with ``progress``.
+
+        Raises ModelNotReady, AdapterError.
+        """
+        return self._adapters().add(source, progress)
 
     def remove_adapter(self, name: str) -> AdapterInfo:
         """Offer it no more. Raises ModelNotReady, UnknownAdapter."""

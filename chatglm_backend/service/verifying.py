@@ -50,8 +50,8 @@ def verify_folder(
     adapter = None if rows is None else own_prefix(rows, kv_dtype, folder)
     if settings.adapter:
         parts = BaseParts(source.config, base, kv_dtype, kernel in ("fp32", "exact"), adapter)
-        adapter = read_adapter(settings.adapter[0], parts)[1]
         folder = find_adapter(named_source(settings.adapter[0])[1])
+        adapter = read_adapter(str(folder), parts)[1]
     return verify_logits(folder, model, precision=precision, tolerance=tolerance, adapter=adapter), kernel
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
+from queue import SimpleQueue
 
-from chatglm_backend.core import AdapterInfo, ModelInfo
+from chatglm_backend.core import AdapterInfo, LoadProgress, ModelInfo
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.service import Service
 from chatglm_backend.ui.html import ListView, alert, paragraph, table
+from chatglm_backend.ui.render import load_line
 from chatglm_backend.units import size
 
 BASE = "-"
@@ -59,15 +64,24 @@ class AdaptersPresenter:
         found = () if info is None else info.adapters
         return ListView(self._table(found) if found else "", tuple(one.name for one in found), said)
 
-    def add(self, source: str, *, allowed: bool) -> ListView:
-        """Load a fine-tune beside the model, if this visitor may."""
+    def add(self, source: str, *, allowed: bool) -> Iterator[ListView]:
+        """Load a fine-tune beside the model, if this visitor may; while one is fetched, how far that is."""
         if not allowed or not source.strip():
-            return self.view()
+            yield self.view()
+            return
+        steps: SimpleQueue[LoadProgress | None] = SimpleQueue()
+        with ThreadPoolExecutor(1, "adding") as pool:
+            added = pool.submit(self._service.add_adapter, source.strip(), steps.put)
+            added.add_done_callback(lambda _: steps.put(None))
+            lines = (load_line(self.texts, step)[0] for step in iter(steps.get, None))
+            for line, _ in groupby(lines):
+                yield self.view(_said(line))
         try:
-            info = self._service.add_adapter(source.strip())
+            info = added.result()
         except (ChatGLMError, OSError) as error:
-            return self.view(alert(self.texts.say(error)))
-        return self.view(_said(self.texts("adapter.added", name=info.name, size=size(info.nbytes))))
+            yield self.view(alert(self.texts.say(error)))
+        else:
+            yield self.view(_said(self.texts("adapter.added", name=info.name, size=size(info.nbytes))))
 
     def remove(self, name: str, *, allowed: bool) -> ListView:
         """Offer it no more, if this visitor may."""

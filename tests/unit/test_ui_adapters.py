@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pytest
 
-from chatglm_backend.core import AdapterInfo, Completed, GenerationParams, GenerationRequest, Message
+from chatglm_backend.core import AdapterInfo, Completed, GenerationParams, GenerationRequest, LoadProgress, Message
 from chatglm_backend.errors import AdapterEmpty
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.service import Service
@@ -132,8 +132,10 @@ def test_a_conversation_remembers_its_fine_tune(tmp_path: Path) -> None:
 class _Adding(Service):
     """Loads whatever is not called empty."""
 
-    def add_adapter(self, source: str) -> AdapterInfo:
+    def add_adapter(self, source: str, progress: Callable[[LoadProgress], None] | None = None) -> AdapterInfo:
         """See the service."""
+        for done in (10, 11, 50) if progress is not None else ():
+            progress(LoadProgress("download", done, 100 if done != 11 else 110))
         if source == "/tunes/empty":
             raise AdapterEmpty(path=source)
         return replace(POLITE, name=source)
@@ -160,14 +162,15 @@ def test_the_model_page_lists_adds_and_removes(language: str) -> None:
         "THUDM/chatglm-6b",
     )
     assert all(text in view.table for text in shown)
-    assert (
-        texts("adapter.added", name="style=/x", size=size(POLITE.nbytes))
-        in presenter.add(" style=/x ", allowed=True).said
-    )
-    empty = presenter.add("/tunes/empty", allowed=True).said
+    *fetching, added = presenter.add(" style=/x ", allowed=True)
+    assert [one.names for one in fetching] == [view.names] * 2
+    percents = [texts("load.progress", stage=texts("load.download"), percent=percent) for percent in (10, 50)]
+    assert all(percent in one.said for percent, one in zip(percents, fetching, strict=True))
+    assert texts("adapter.added", name="style=/x", size=size(POLITE.nbytes)) in added.said
+    empty = list(presenter.add("/tunes/empty", allowed=True))[-1].said
     assert texts.say(AdapterEmpty(path="/tunes/empty")) in empty
     assert texts("adapter.removed", name="polite") in presenter.remove("polite", allowed=True).said
-    assert not presenter.add("style=/x", allowed=False).said
+    assert not any(one.said for one in presenter.add("style=/x", allowed=False))
     assert not presenter.remove("polite", allowed=False).said
     assert "adverts, polite" in model_facts(texts, INFO)
     assert texts("adapter.kind.prefix", size=16) in model_facts(texts, replace(scripted_info(), prefix_rows=16))

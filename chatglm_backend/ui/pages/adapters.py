@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -53,9 +53,10 @@ def build_adapters(
         # What was just said stays.
         return (*show(presenter.view(), allowed(request))[:-1], gr.skip())
 
-    def take(text: str | None, request: gr.Request) -> tuple[Any, ...]:
+    def take(text: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         may = allowed(request)
-        return show(presenter.add(text or "", allowed=may), may)
+        for view in presenter.add(text or "", allowed=may):
+            yield show(view, may)
 
     def drop(chosen: str | None, request: gr.Request) -> tuple[Any, ...]:
         may = allowed(request)
