@@ -40,6 +40,11 @@ def adapts_a_family(folder: Path) -> bool:
     return any("transformer.encoder.layers." in name or "attention.query_key_value" in name for name in names)
 
 
+def holds_lone_prefix(folder: Path) -> bool:
+    """Whether a folder's weights are the prefix of a P-Tuning fine-tune without its model."""
+    return any(_lone_prefix(tensor_names(folder / file)) for file in PREFIX_FILES if (folder / file).is_file())
+
+
 def wanted_adapter_files(names: tuple[str, ...]) -> tuple[str, ...]:
     """Of a hub's files the config and one file of weights; a prefix is never spread over several."""
     config, files = (ADAPTER_CONFIG, LORA_FILES) if ADAPTER_CONFIG in names else ("config.json", PREFIX_FILES)
@@ -56,9 +61,8 @@ def refuse_adapter(folder: Path) -> None:
 
 def refuse_lone_prefix(folder: Path, config: Mapping[str, object], tensors: Collection[str]) -> None:
     """Raise CheckpointError for the prefix of a P-Tuning fine-tune without its model."""
-    prefix = sorted(name for name in tensors if name.startswith(PREFIX))
-    if prefix and not any(name.startswith(("transformer.layers.", "transformer.encoder.")) for name in tensors):
-        raise _refused(folder, Sentence("folder.kind_prefix", tensor=prefix[0]), config.get("_name_or_path"))
+    if (tensor := _lone_prefix(tensors)) is not None:
+        raise _refused(folder, Sentence("folder.kind_prefix", tensor=tensor), config.get("_name_or_path"))
 
 
 def base_here(named: str, env: Mapping[str, str] = os.environ) -> str | None:
@@ -68,6 +72,12 @@ def base_here(named: str, env: Mapping[str, str] = os.environ) -> str | None:
     """
     names = (named, f"THUDM/{named.rstrip('/').rpartition('/')[2]}") if named else ()
     return next((name for name in names if on_this_machine(name, env)), None)
+
+
+def _lone_prefix(tensors: Collection[str]) -> str | None:
+    prefix = min((name for name in tensors if name.startswith(PREFIX)), default=None)
+    model = any(name.startswith(("transformer.layers.", "transformer.encoder.")) for name in tensors)
+    return None if model else prefix
 
 
 def _refused(folder: Path, what: Sentence, named: object) -> CheckpointError:

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from chatglm_backend.checkpoint.adapters import ADAPTER_CONFIG, adapts_a_family, base_of, holds_adapter
+from chatglm_backend.checkpoint.adapters import (
+    ADAPTER_CONFIG,
+    adapts_a_family,
+    base_of,
+    holds_adapter,
+    holds_lone_prefix,
+)
 from chatglm_backend.checkpoint.lock import writer_lock
 from chatglm_backend.checkpoint.manifest import MANIFEST, manifest_in
 from chatglm_backend.checkpoint.places import cache_root, canonical, hub_cache, hub_id, low_bit_root, slug
@@ -20,6 +26,7 @@ from chatglm_backend.checkpoint.source import check_config, has_complete_weights
 from chatglm_backend.errors import CacheLocked, CheckpointError, ModelNotFound
 from chatglm_backend.models.config import Family, family_named_in
 
+Kind = Literal["low-bit", "download", "adapter"]
 _T = TypeVar("_T")
 
 
@@ -29,7 +36,7 @@ class CacheEntry:
 
     name: str
     model: str
-    kind: Literal["low-bit", "download", "adapter"]
+    kind: Kind
     path: Path
     nbytes: int
     family: Family | None
@@ -108,7 +115,8 @@ def _hub_entries(cache: Path) -> list[CacheEntry]:
         if family is None:
             continue
         complete = whole and any(_try(has_complete_weights, one) for one in snapshots)
-        entries.append(CacheEntry(model, model, "download", folder, _size(folder), family, complete))
+        kind: Kind = "adapter" if any(_try(holds_lone_prefix, one) for one in snapshots) else "download"
+        entries.append(CacheEntry(model, model, kind, folder, _size(folder), family, complete))
     return entries
 
 

@@ -366,8 +366,7 @@ def test_a_fine_tune_is_fetched_like_a_model(
         assert find_adapter(asked, env=env) == find_adapter(str(found)) == found
         assert before == len(hub.requests)
         (entry,) = list_cache(env)
-        kind = "adapter" if "lora" in folder else "download"
-        assert (entry.name, entry.kind, entry.complete) == (model, kind, True)
+        assert (entry.name, entry.kind, entry.complete) == (model, "adapter", True)
         revision = asked.partition("@")[2] or None
         for here in (False, True):
             with pytest.raises(CheckpointError) as caught:
