@@ -27,7 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
-from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, Bench, open_synthetic
+from chatglm_backend.benchmark.setup import Bench, open_synthetic
+from chatglm_backend.checkpoint.known import MODELS
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest
 from chatglm_backend.engine.engine import Engine
 from chatglm_backend.engine.options import EngineOptions
@@ -183,7 +184,7 @@ def _pair(number: int, base: Callable[[], float], tuned: Callable[[], float]) ->
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", choices=sorted(SYNTHETIC_MODELS), default="chatglm3-6b")
+    parser.add_argument("--model", choices=sorted(MODELS), default="chatglm3-6b")
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=48, help="tokens; a prompt is read in every sixth of them")
     parser.add_argument("--threads", type=int, default=0)

@@ -21,8 +21,9 @@ from typing import Any
 
 from benchmarks.flags import read_flags
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
-from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, open_existing, open_synthetic
+from chatglm_backend.benchmark.setup import open_existing, open_synthetic
 from chatglm_backend.checkpoint.default import bundled_folder
+from chatglm_backend.checkpoint.known import MODELS
 from chatglm_backend.checkpoint.lowbit import open_low_bit
 from chatglm_backend.core import Completed, GenerationParams, GenerationRequest, Message, TokenEvent
 from chatglm_backend.engine.engine import Engine
@@ -115,7 +116,7 @@ def own_texts(model: ChatModel, words: Tokenizer, draft_tokens: int) -> Iterator
 
 def main() -> None:
     """Measure and print."""
-    models = ("", *sorted(SYNTHETIC_MODELS))  # without one: own texts
+    models = ("", *sorted(MODELS))  # without one: own texts
     options = read_flags(__doc__, models, model="", new_tokens=48, draft_tokens=8, repeats=3, threads=0, kernel="auto")
     threads = options.threads
     if options.model:

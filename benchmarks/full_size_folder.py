@@ -23,58 +23,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from chatglm_backend.models.config import ModelConfig, family_named_in
+from chatglm_backend.checkpoint.known import MODELS
+from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.layout import TensorSpec, tensor_specs
 
-COMMON: dict[str, object] = {
+# Where transformers looks for the authors' code, if it is put beside the weights; nothing here reads it.
+CODE: dict[str, object] = {
     "architectures": ["ChatGLMModel"],
-    # Where transformers looks for the authors' code, if it is put beside the weights; nothing here reads it.
     "auto_map": {
         "AutoConfig": "configuration_chatglm.ChatGLMConfig",
         "AutoModel": "modeling_chatglm.ChatGLMForConditionalGeneration",
     },
-    "hidden_size": 4096,
-    "layernorm_epsilon": 1e-05,
-    "model_type": "chatglm",
-    "num_attention_heads": 32,
-    "num_layers": 28,
-    "torch_dtype": "float16",
     "use_cache": True,
 }
-FIRST: dict[str, object] = {
-    **COMMON,
-    "bos_token_id": 130004,
-    "eos_token_id": 130005,
-    "gmask_token_id": 130001,
-    "inner_hidden_size": 16384,
-    "mask_token_id": 130000,
-    "max_sequence_length": 2048,
-    "pad_token_id": 3,
-    "position_encoding_2d": True,
-    "vocab_size": 130528,
-}
-SECOND: dict[str, object] = {
-    "add_bias_linear": False,
-    "add_qkv_bias": True,
-    "apply_residual_connection_post_layernorm": False,
-    **COMMON,
-    "eos_token_id": 2,
-    "ffn_hidden_size": 13696,
-    "kv_channels": 128,
-    "multi_query_attention": True,
-    "multi_query_group_num": 2,
-    "original_rope": True,
-    "pad_token_id": 0,
-    "padded_vocab_size": 65024,
-    "post_layer_norm": True,
-    "rmsnorm": True,
-    "tie_word_embeddings": False,
-}
-SHAPES: dict[str, dict[str, object]] = {
-    "chatglm-6b": {**FIRST, "_name_or_path": "THUDM/chatglm-6b"},
-    "chatglm2-6b": {**SECOND, "_name_or_path": "THUDM/chatglm2-6b", "seq_length": 32768},
-    "chatglm3-6b": {**SECOND, "_name_or_path": "THUDM/chatglm3-6b", "seq_length": 8192},
-}
+SHAPES = {name: row for name, row in MODELS.items() if row.bits == 16}
 TOKENIZER_FILES = ("ice_text.model", "tokenizer.model", "tokenizer_config.json")
 
 
@@ -111,10 +73,11 @@ def write_folder(
 ) -> int:
     """Write the checkpoint and return its size in bytes. Only one shard is in memory at a time."""
     folder.mkdir(parents=True, exist_ok=True)
-    config_json = dict(SHAPES[shape])
+    row = SHAPES[shape]
+    config_json = {**CODE, **row.json, "_name_or_path": row.hub_id}
     if layers:
         config_json["num_layers"] = layers
-    config = ModelConfig.from_json(config_json, family=family_named_in(shape) or "chatglm")
+    config = ModelConfig.from_json(config_json, family=row.family)
     (folder / "config.json").write_text(json.dumps(config_json, indent=2) + "\n", encoding="utf-8")
     for name in TOKENIZER_FILES:
         if tokenizer and (tokenizer / name).is_file():

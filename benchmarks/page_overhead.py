@@ -26,7 +26,8 @@ from benchmarks.flags import read_flags
 from benchmarks.side_by_side.worker import Worker as Reader
 from chatglm_backend.access.policy import policy_from
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
-from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, open_existing, open_synthetic
+from chatglm_backend.benchmark.setup import open_existing, open_synthetic
+from chatglm_backend.checkpoint.known import MODELS
 from chatglm_backend.core import Completed, GenerationParams, GenerationRequest, ModelInfo
 from chatglm_backend.engine.engine import Engine
 from chatglm_backend.engine.options import EngineOptions
@@ -175,7 +176,7 @@ def table(runs: dict[str, list[Compared]]) -> Iterator[str]:
 
 def main() -> None:
     """Measure and print a Markdown table."""
-    models = (*sorted(SYNTHETIC_MODELS), "demo")
+    models = (*sorted(MODELS), "demo")
     options = read_flags(__doc__, models, model="chatglm2-6b", prompt_tokens=32, new_tokens=32, rounds=12, threads=0)
     logging.disable(logging.INFO)
     engine = make_engine(options.model, options.threads)

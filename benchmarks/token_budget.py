@@ -20,7 +20,7 @@ import torch
 from benchmarks.flags import read_flags
 from chatglm_backend.benchmark.bandwidth import read_bandwidth_gb_s
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
-from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, full_size_config, int4_bytes_per_token
+from chatglm_backend.checkpoint.known import MODELS, int4_bytes
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.synthetic import SyntheticTensors
 from chatglm_backend.int4.weights import Int4Weights
@@ -158,11 +158,11 @@ def table(found: dict[int, list[dict[str, float]]]) -> Iterator[str]:
 
 def main() -> None:
     """Measure and print."""
-    models = sorted(SYNTHETIC_MODELS)
+    models = sorted(MODELS)
     options = read_flags(__doc__, models, model="chatglm2-6b", context="32,1024", tokens=15, threads=0)
     threads = options.threads
     torch.set_num_threads(threads)
-    watch, config = Stopwatch(), full_size_config(SYNTHETIC_MODELS[options.model])
+    watch, config = Stopwatch(), MODELS[options.model].config
     choice = select_kernel("auto", threads=threads, cache=kernel_cache(Settings()))
     weights = TimedWeights(Int4Weights(SyntheticTensors(config), choice.kernel), watch)
     ops: Any = TimedOps(choice.ops, watch)
@@ -171,7 +171,7 @@ def main() -> None:
     found = budget(model, watch, [int(n) for n in options.context.split(",")], options.tokens)
     after = read_bandwidth_gb_s(threads=threads)
     print(f"{options.model}, {threads} threads, read bandwidth {before:.0f} GB/s before, {after:.0f} after\n")
-    for line in shares(found, int4_bytes_per_token(config)):
+    for line in shares(found, int4_bytes(config)):
         print(line)
     print()
     for line in table(found):

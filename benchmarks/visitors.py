@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.flags import read_flags
 from benchmarks.page_overhead import make_engine
-from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS
+from chatglm_backend.checkpoint.known import MODELS
 from chatglm_backend.core import GenerationParams, GenerationRequest, TokenEvent
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.serving.worker import Worker, WorkerOptions
@@ -118,7 +118,7 @@ def decode_speed(streams: list[Stream]) -> float:
 def main() -> None:
     """Measure and print a Markdown table."""
     options = read_flags(
-        __doc__, sorted(SYNTHETIC_MODELS), synthetic="chatglm2-6b", visitors=8, prompt_tokens=32, new_tokens=48,
+        __doc__, sorted(MODELS), synthetic="chatglm2-6b", visitors=8, prompt_tokens=32, new_tokens=48,
         long_prompt=512, rounds=2, threads=0,
     )  # fmt: skip
     logging.disable(logging.INFO)

@@ -79,7 +79,7 @@ class Settings:
     """The settings of one run. ``None`` and ``"auto"`` leave the choice to the program."""
 
     model: str | None = _setting(
-        None, "text", "Model folder, hub id such as THUDM/chatglm-6b, or low-bit folder.",
+        None, "text", "Model folder, hub id such as THUDM/chatglm-6b, name such as chatglm3-6b, or low-bit folder.",
         other_name="repo_id_or_model_path",
     )  # fmt: skip
     family: str = _setting(

@@ -2,7 +2,8 @@
 
     python -m tools.interfaces
 
-Fills the block between the marks in ``docs/architecture.md``, and ``docs/settings.md``. Imports only the settings.
+Fills the blocks between the marks in ``docs/architecture.md`` and ``docs/models.md``, and ``docs/settings.md``. Loads
+nothing heavy.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from chatglm_backend.checkpoint.known import KNOWN, WORKING_MEMORY, disk_bytes, kv_values, low_bit_bytes
 from chatglm_backend.settings import SettingSpec, specs
+from chatglm_backend.units import size
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- python -m tools.interfaces: begin -->\n", "<!-- end -->"
@@ -104,14 +107,30 @@ def _row(spec: SettingSpec) -> str:
     return f"| `{flags}` | `{spec.variable}` | {default} | {spec.help}{bounds}{choices} |"
 
 
+def models() -> str:
+    """The block of ``docs/models.md``: the models that people can get."""
+    rows = [
+        "| model | hub id | download | on disk in INT4 | memory, without K/V | context | K/V when full | good for |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in KNOWN:
+        config = row.config
+        memory, kv = low_bit_bytes(config) + WORKING_MEMORY, 2 * kv_values(config) * config.context_limit
+        sizes = [size(row.download_bytes), size(disk_bytes(config)), size(memory), str(config.context_limit), size(kv)]
+        name = row.name if row.checked else f"{row.name} \\*"
+        rows.append(f"| {name} | `{row.hub_id}` | {' | '.join(sizes)} | {row.use} |")
+    return "\n".join([*rows, ""])
+
+
 def documents() -> dict[Path, str]:
     """What each document should be."""
-    path = ROOT / "docs" / "architecture.md"
-    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
-    return {
-        path: before + BEGIN + interfaces() + END + rest.split(END, 1)[1],
-        ROOT / "docs" / "settings.md": settings(),
-    }
+    docs = ROOT / "docs"
+    blocks = {docs / "architecture.md": interfaces(), docs / "models.md": models()}
+    made = {docs / "settings.md": settings()}
+    for path, block in blocks.items():
+        before, rest = path.read_text(encoding="utf-8").split(BEGIN)
+        made[path] = before + BEGIN + block + END + rest.split(END, 1)[1]
+    return made
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ import torch
 from chatglm_backend.benchmark.bandwidth import read_bandwidth_gb_s
 from chatglm_backend.benchmark.counted_prompts import CountedPrompts
 from chatglm_backend.benchmark.runner import Machine
+from chatglm_backend.checkpoint.known import MODELS, int4_bytes, known_model
 from chatglm_backend.core import CancelToken
 from chatglm_backend.engine.engine import Engine
 from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.errors import ConfigError
-from chatglm_backend.int4.blocks import row_bytes
 from chatglm_backend.int4.kernel import KernelName
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.synthetic import SyntheticTensors
@@ -25,18 +25,10 @@ from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.base import ChatModel, build_model
 from chatglm_backend.models.config import ModelConfig
-from chatglm_backend.models.layout import tensor_specs
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.service.adapters import Adapters, BaseParts
 from chatglm_backend.service.loading import Loading, Note, Progress, open_model
 from chatglm_backend.settings import Settings
-from chatglm_backend.tokenizers.base import Family
-
-SYNTHETIC_MODELS: dict[str, Family] = {
-    "chatglm-6b": "chatglm",
-    "chatglm2-6b": "chatglm2",
-    "chatglm3-6b": "chatglm3",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +54,6 @@ class Bench:
         return found
 
 
-def full_size_config(family: Family) -> ModelConfig:
-    """Return the shape of the real model."""
-    common = {"num_layers": 28, "hidden_size": 4096, "num_heads": 32, "head_dim": 128, "layernorm_eps": 1e-5}
-    if family == "chatglm":
-        return ModelConfig(
-            family=family, num_kv_heads=32, ffn_hidden_size=16384, vocab_size=130528, context_limit=2048,
-            stop_ids=(130005,), gmask_id=130001, mask_id=130000, bos_id=130004, **common,  # type: ignore[arg-type]
-        )  # fmt: skip
-    return ModelConfig(
-        family=family, num_kv_heads=2, ffn_hidden_size=13696, vocab_size=65024, context_limit=8192,
-        stop_ids=(2,), **common,  # type: ignore[arg-type]
-    )  # fmt: skip
-
-
-def int4_bytes_per_token(config: ModelConfig) -> int:
-    """Bytes of INT4 weights, scales included, that one decode step reads."""
-    specs = tensor_specs(config)
-    return sum(spec.shape[0] * row_bytes(spec.shape[1]) for spec in specs if spec.kind in ("linear", "output"))
-
-
 def open_synthetic(
     name: str,
     *,
@@ -93,17 +65,16 @@ def open_synthetic(
 
     ``cache`` holds compiled kernels and the measured choice between them; without one nothing is compared.
     """
-    if name not in SYNTHETIC_MODELS:
-        raise ConfigError(
-            name="synthetic", value=name, reason=Sentence("use.one_of", names=", ".join(SYNTHETIC_MODELS))
-        )
+    row = known_model(name)
+    if row is None:
+        raise ConfigError(name="synthetic", value=name, reason=Sentence("use.one_of", names=", ".join(MODELS)))
     began = time.perf_counter()
     torch.set_num_threads(threads)
-    config = full_size_config(SYNTHETIC_MODELS[name])
+    config = row.config
     choice = select_kernel(cast("KernelName", kernel), threads=threads, cache=cache)
     weights = Int4Weights(SyntheticTensors(config), choice.kernel)
     model = build_model(config, weights, ops=choice.ops)
-    machine = _machine(f"{name} (random weights)", choice.kernel.name, threads, config)
+    machine = _machine(f"{row.short} (random weights)", choice.kernel.name, threads, config)
     base = BaseParts(config, weights, model.new_cache(1).dtype, machine.kernel == "exact")
     return Bench(model, base, machine, time.perf_counter() - began)
 
@@ -120,5 +91,5 @@ def open_existing(
 
 
 def _machine(name: str, kernel: str, threads: int, config: ModelConfig) -> Machine:
-    size = int4_bytes_per_token(config)
+    size = int4_bytes(config)
     return Machine(name, kernel, threads, size, lambda: read_bandwidth_gb_s(threads=threads))

@@ -21,8 +21,8 @@ from chatglm_backend.checkpoint.tensors import StoredTensor, open_tensors
 from chatglm_backend.checkpoint.thudm import dequantize_rows
 from chatglm_backend.checkpoint.writer import TensorLayout, tensor_bytes
 from chatglm_backend.errors import CheckpointError, UnsupportedQuantization, WrongShape
-from chatglm_backend.int4.blocks import BLOCK_BYTES
-from chatglm_backend.int4.blocks import BLOCK_WEIGHTS as BLOCK
+from chatglm_backend.int4.packing import BLOCK_BYTES
+from chatglm_backend.int4.packing import BLOCK_WEIGHTS as BLOCK
 from chatglm_backend.models.layout import TensorSpec, tensor_specs
 from chatglm_backend.sentences import Sentence
 

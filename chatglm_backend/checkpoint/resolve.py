@@ -11,6 +11,7 @@ from pathlib import Path
 
 from chatglm_backend.checkpoint.cache import find_low_bit
 from chatglm_backend.checkpoint.hub import find_cached, hub_access
+from chatglm_backend.checkpoint.known import hub_id_of
 from chatglm_backend.checkpoint.places import cache_root, canonical, expanded, is_hub_id, snapshots
 from chatglm_backend.checkpoint.progress import Progress, silent
 from chatglm_backend.checkpoint.source import CheckpointFolder, check_config, inspect_folder
@@ -32,6 +33,8 @@ def resolve(
 ) -> CheckpointFolder:
     """Find a model: a local folder first, then the hub's cache, then a converted one, then the hub itself.
 
+    A short name of the table of models, such as ``chatglm3-6b``, means its hub id.
+
     Raises ModelNotFound, ModelNotCached (where nothing may be fetched), ModelOffline, HubUnreachable, DownloadFailed,
     LoadCancelled, and every CheckpointError.
     """
@@ -39,7 +42,7 @@ def resolve(
     folder = expanded(model)
     if model.strip() and folder.is_dir():
         return inspect_folder(next(iter(snapshots(folder, revision)), folder), family=family)
-    _check_id(model)
+    model = _checked_id(model)
     access = hub_access(env)
     snapshot = find_cached(model, revision=revision, cache=access.cache)
     if snapshot is None and revision is None:
@@ -69,7 +72,7 @@ def fetch(
     """
     if model.strip() and expanded(model).is_dir():
         raise ConfigError(name="model", value=model, reason=Sentence("folder.local"))
-    _check_id(model)
+    model = _checked_id(model)
     access = hub_access(env)
     if access.offline:
         snapshot = find_cached(model, revision=revision, cache=access.cache)
@@ -85,9 +88,10 @@ def fetch(
     return download(model, access, revision=revision, progress=progress, cancel=cancel, look=look)
 
 
-def _check_id(model: str) -> None:
-    """Raise where the text can be no hub id, saying what it is instead."""
+def _checked_id(model: str) -> str:
+    """The hub id that is meant. Raises where the text can be none, saying what it is instead."""
     if model.strip() and expanded(model).is_file():
         raise CheckpointError(path=model, reason=Sentence("folder.is_file"))
-    if not is_hub_id(model):
+    if not is_hub_id(hub_id_of(model)):
         raise ModelNotFound(path=model if model.strip() else f"'{model}'")
+    return hub_id_of(model)

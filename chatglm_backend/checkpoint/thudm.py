@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from chatglm_backend.int4.blocks import BLOCK_BYTES
-from chatglm_backend.int4.blocks import BLOCK_WEIGHTS as BLOCK
+from chatglm_backend.int4.packing import BLOCK_BYTES
+from chatglm_backend.int4.packing import BLOCK_WEIGHTS as BLOCK
 
 
 def unpack_rows(packed: Tensor) -> Tensor:

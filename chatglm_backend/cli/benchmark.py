@@ -28,7 +28,10 @@ def benchmark(
     *,
     synthetic: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it on Python 3.10 too
-        typer.Option("--synthetic", help="Full size with random weights: chatglm-6b, chatglm2-6b or chatglm3-6b."),
+        typer.Option(
+            "--synthetic",
+            help="Full size with random weights: chatglm-6b, chatglm3-6b-32k, or another of docs/models.md.",
+        ),
     ] = None,
     prompt_tokens: Annotated[str, typer.Option("--prompt-tokens", help="Prompt lengths.")] = "32,128,512",
     new_tokens: Annotated[
@@ -107,11 +110,12 @@ def _threads(settings: Settings) -> int:
 
 
 def _open(synthetic: str | None, settings: Settings, threads: int) -> Bench:
-    from chatglm_backend.benchmark.setup import SYNTHETIC_MODELS, open_existing, open_synthetic
+    from chatglm_backend.benchmark.setup import open_existing, open_synthetic
+    from chatglm_backend.checkpoint.known import known_model
     from chatglm_backend.service.kernels import kernel_cache
 
     env = with_cache(settings, os.environ)
-    if synthetic in SYNTHETIC_MODELS:
+    if synthetic is not None and known_model(synthetic):
         note(Sentence("note.synthetic", name=synthetic))
     if synthetic is not None:
         return open_synthetic(synthetic, threads=threads, kernel=settings.kernel, cache=kernel_cache(settings))

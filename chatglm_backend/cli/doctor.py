@@ -32,8 +32,11 @@ def _text(found: Findings) -> str:
     memory = f"{size(hardware['memory_available'])} free of {size(hardware['memory_total'])}"
     if hardware["memory_limit"]:
         memory += f", limited to {size(hardware['memory_limit'])}"
-    per_token = (f"{name} {nbytes / 1024:.0f} KiB" for name, nbytes in int4["kv_bytes_per_token"].items())
-    full = (f"{name} {size(nbytes)}" for name, nbytes in int4["kv_bytes_full"].items())
+    models = [
+        f"{m['name']}: {size(m['memory_bytes'])} of memory, and {size(m['kv_bytes_full'])} for a visitor with "
+        f"{m['context']} tokens: {m['hint']}"
+        for m in found.models
+    ]
     cores = (
         f"{hardware['sockets']} socket(s), {hardware['physical_cores']} cores, {hardware['logical_cpus']} logical CPUs"
     )
@@ -47,10 +50,10 @@ def _text(found: Findings) -> str:
         ("", [str(int4["library"])] if "library" in int4 else []),
         ("Kernel", [f"{int4['kernel'] or 'none'}: {int4.get('kernel_reason', 'see below')}"]),
         ("", [f"{one['kernel']} ({one['variant']}): {one['reason']}" for one in int4.get("kernels", [])]),
-        ("KV cache", [f"{int4['kv_dtype']}; per token: {', '.join(per_token)}"]),
-        ("", [f"a visitor whose context is full: {', '.join(full)}"]),
+        ("KV cache", [int4["kv_dtype"]]),
         ("", [f"reuse of earlier turns, {name}: {how}" for name, how in int4.get("prefix_reuse", {}).items()]),
         ("Model", [f"{found.model['model'] or 'none'}: {found.model['reason']}"]),
+        ("Models", models),
         ("Versions", [", ".join(f"{name} {number}" for name, number in found.versions.items())]),
         ("Folders", [f"{name}: {path}" for name, path in found.to_json()["folders"].items()]),
         ("Kept", kept or ["nothing"]),

@@ -15,13 +15,14 @@ from chatglm_backend.units import size
 def download(*, settings: Settings, json_output: options.Json = False) -> None:
     """Fetch a model's config, tokenizer and weights into the hub's cache.
 
-    ChatGLM-6B has 13.4 GB, ChatGLM2-6B and ChatGLM3-6B 12.5 GB, THUDM/chatglm-6b-int4 about 4 GB.
-    A stopped download goes on where it was. HF_ENDPOINT names a mirror, HF_HOME another place.
+    --model takes a hub id, or a short name of the table in docs/models.md, which says how large each is; doctor
+    and the page's Model tab list them too. A stopped download goes on where it was.
+    HF_ENDPOINT names a mirror, HF_HOME another place.
 
     \b
     Examples:
       python -m chatglm_backend download --model THUDM/chatglm-6b
-      HF_ENDPOINT=https://mirror.example python -m chatglm_backend download --model THUDM/chatglm3-6b
+      HF_ENDPOINT=https://mirror.example python -m chatglm_backend download --model chatglm3-6b
     """  # noqa: D301
     from chatglm_backend.checkpoint.default import DEFAULT_MODEL
     from chatglm_backend.checkpoint.resolve import fetch

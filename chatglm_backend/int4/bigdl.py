@@ -20,9 +20,10 @@ from torch import Tensor
 
 from chatglm_backend.errors import ConfigError, NativeLibraryError, UnsupportedPlatform
 from chatglm_backend.hardware import read_machine
-from chatglm_backend.int4.blocks import check_packed, dequantize, row_bytes
+from chatglm_backend.int4.blocks import check_packed, dequantize
 from chatglm_backend.int4.kernel import Product
 from chatglm_backend.int4.libraries import LibraryVariant, missing_features, shipped_variants
+from chatglm_backend.int4.packing import row_bytes
 from chatglm_backend.sentences import Sentence
 
 OVERRIDE = "CHATGLM_INT4_LIBRARY"

@@ -10,22 +10,9 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.errors import WrongShape
+from chatglm_backend.int4.packing import BLOCK_BYTES, BLOCK_WEIGHTS, row_bytes
 
-BLOCK_WEIGHTS = 64
-BLOCK_BYTES = 34
 _SCALE_BYTES = 2
-
-
-def row_bytes(in_: int) -> int:
-    """Bytes of one packed row of ``in_`` weights. Raises WrongShape where it is not whole blocks."""
-    if in_ <= 0 or in_ % BLOCK_WEIGHTS:
-        raise WrongShape(
-            tensor="A linear layer",
-            path="this checkpoint",
-            found=f"[…, {in_}]",
-            expected=f"a multiple of {BLOCK_WEIGHTS} columns, which INT4 needs",
-        )
-    return in_ // BLOCK_WEIGHTS * BLOCK_BYTES
 
 
 def check_packed(packed: Tensor, out: int, in_: int) -> None:

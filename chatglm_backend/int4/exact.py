@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from chatglm_backend.int4.blocks import check_packed, dequantize, row_bytes
+from chatglm_backend.int4.blocks import check_packed, dequantize
 from chatglm_backend.int4.kernel import Product
+from chatglm_backend.int4.packing import row_bytes
 
 _CHUNK_WEIGHTS = 16 * 1024 * 1024
 """Weights expanded at once (64 MiB), so that a full-size output layer fits everywhere."""

@@ -11,7 +11,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from chatglm_backend.int4.blocks import BLOCK_BYTES, BLOCK_WEIGHTS
+from chatglm_backend.int4.packing import BLOCK_BYTES, BLOCK_WEIGHTS
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.layout import TensorSpec, tensor_specs
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from chatglm_backend.errors import WrongShape
 from chatglm_backend.int4.bigdl import quantize
-from chatglm_backend.int4.blocks import BLOCK_BYTES, BLOCK_WEIGHTS
 from chatglm_backend.int4.kernel import BiasProduct, Kernel, KernelName, LayoutKernel, Product
+from chatglm_backend.int4.packing import BLOCK_BYTES, BLOCK_WEIGHTS
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.models.weights import Embedding, Linear
 

@@ -33,6 +33,7 @@ Starts the page, after making its Python environment in .venv on the first run.
   --help                    this text
 
 Everything else goes to the page, for example: --model PATH, --host 127.0.0.1, --port 7860.
+--model also takes a name such as chatglm3-6b; docs/models.md lists them.
 All flags of the page: {python} webui.py --help
 
 Variables: PYTHON (which Python makes the environment), CHATGLM_VENV (where it lies, default .venv),

@@ -11,9 +11,10 @@ import sys
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.models.config import Family
 from chatglm_backend.sentences import Sentence, plain
 from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.settings import Settings, config_file, with_cache
@@ -21,20 +22,8 @@ from chatglm_backend.store.folder import data_folder
 
 if TYPE_CHECKING:
     from chatglm_backend.int4.kernel import KernelName
-    from chatglm_backend.models.config import Family
 
 _PACKAGES = ("bigdl-llm", "torch", "transformers", "sentencepiece", "gradio", "numba", "safetensors", "httpx")
-_KV_VALUES_PER_TOKEN = {"chatglm": 2 * 28 * 4096, "chatglm2": 2 * 28 * 2 * 128, "chatglm3": 2 * 28 * 2 * 128}
-# Family and tokens of a full context.
-_CONTEXTS = {
-    "chatglm-6b": ("chatglm", 2048),
-    "chatglm2-6b": ("chatglm2", 32768),
-    "chatglm2-6b-32k": ("chatglm2", 32768),
-    "chatglm3-6b": ("chatglm3", 8192),
-    "chatglm3-6b-32k": ("chatglm3", 32768),
-    "chatglm3-6b-128k": ("chatglm3", 131072),
-}
-_DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
 @dataclass(slots=True)
@@ -44,6 +33,7 @@ class Findings:
     hardware: dict[str, Any] = field(default_factory=dict)
     int4: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
+    models: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str | Sentence] = field(default_factory=dict)
     folders: dict[str, str] = field(default_factory=dict)
     cache: list[dict[str, Any]] = field(default_factory=list)
@@ -64,6 +54,7 @@ def look_at_everything(settings: Settings) -> Findings:
     _look_at_int4(found, settings)
     _look_at_model(found, settings)
     found.versions = {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+    _look_at_models(found, settings)
     _look_at_folders(found, settings)
     _look_at_network(found, settings)
     return found
@@ -79,11 +70,6 @@ def _look_at_hardware(found: Findings, settings: Settings) -> None:
 
 def _look_at_int4(found: Findings, settings: Settings) -> None:
     found.int4 = {"kernel": None, "kv_dtype": settings.kv_dtype}
-    size = _DTYPE_BYTES[settings.kv_dtype]
-    found.int4["kv_bytes_per_token"] = {name: count * size for name, count in _KV_VALUES_PER_TOKEN.items()}
-    found.int4["kv_bytes_full"] = {
-        name: _KV_VALUES_PER_TOKEN[family] * size * tokens for name, (family, tokens) in _CONTEXTS.items()
-    }
     try:
         from chatglm_backend.hardware import read_machine
         from chatglm_backend.int4.available import available_kernels
@@ -109,7 +95,7 @@ def _prefix_reuse(settings: Settings) -> dict[str, Sentence]:
     from chatglm_backend.engine.prefix_cache import off_reason
 
     room = settings.prefix_cache_mb
-    reasons = {family: off_reason(cast("Family", family), room) for family in _KV_VALUES_PER_TOKEN}
+    reasons = {family: off_reason(family, room) for family in get_args(Family)}
     return {
         family: Sentence("reuse.off", why=why) if why else Sentence("reuse.on", megabytes=room)
         for family, why in reasons.items()
@@ -132,6 +118,31 @@ def _look_at_model(found: Findings, settings: Settings) -> None:
     found.model = {"model": chosen.model, "reason": chosen.notice or Sentence("default.here")}
 
 
+def _look_at_models(found: Findings, settings: Settings) -> None:
+    """What is kept here, and what every model that people can get takes."""
+    from chatglm_backend.checkpoint.cache import list_cache
+    from chatglm_backend.service.needs import Reckoning
+
+    env = with_cache(settings, os.environ)
+    try:
+        entries = list_cache(env)
+    except OSError as error:
+        entries = ()
+        found.fixes.append(Sentence("fix.unreadable", path=error.filename, problem=error.strerror))
+    for entry in entries:
+        found.cache.append({"name": entry.name, "kind": entry.kind, "bytes": entry.nbytes, "complete": entry.complete})
+        if not entry.complete:
+            found.fixes.append(Sentence("fix.incomplete", name=entry.name))
+    for offer in Reckoning(settings, env, entries).offers():
+        row, needs = offer.model, offer.needs
+        found.models.append(
+            {"name": row.short, "model": row.hub_id, "checked": row.checked, "good_for": row.use, "here": offer.here,
+             "download_bytes": row.download_bytes, "disk_bytes": needs.disk, "memory_bytes": needs.memory,
+             "context": needs.context, "kv_bytes_per_token": needs.kv // needs.context, "kv_bytes_full": needs.kv,
+             "fit": needs.fit, "tokens": needs.tokens, "hint": needs.hint}
+        )  # fmt: skip
+
+
 def _look_for(found: Findings, settings: Settings) -> None:
     """Whether the model that the settings name is here and can be used."""
     from chatglm_backend.checkpoint.resolve import resolve
@@ -151,7 +162,6 @@ def _look_for(found: Findings, settings: Settings) -> None:
 
 
 def _look_at_folders(found: Findings, settings: Settings) -> None:
-    from chatglm_backend.checkpoint.cache import list_cache
     from chatglm_backend.checkpoint.places import cache_root, hub_cache
 
     env = with_cache(settings, os.environ)
@@ -170,15 +180,6 @@ def _look_at_folders(found: Findings, settings: Settings) -> None:
         if not _may_write(folder):
             place = Sentence(f"place.{name}")
             found.fixes.append(Sentence("fix.folder", name=place, path=folder, variable=variable))
-    try:
-        entries = list_cache(env)
-    except OSError as error:
-        entries = ()
-        found.fixes.append(Sentence("fix.unreadable", path=error.filename, problem=error.strerror))
-    for entry in entries:
-        found.cache.append({"name": entry.name, "kind": entry.kind, "bytes": entry.nbytes, "complete": entry.complete})
-        if not entry.complete:
-            found.fixes.append(Sentence("fix.incomplete", name=entry.name))
 
 
 def _look_at_network(found: Findings, settings: Settings) -> None:

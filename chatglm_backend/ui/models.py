@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from chatglm_backend.checkpoint.cache import CacheEntry
+from chatglm_backend.checkpoint.known import disk_bytes
+from chatglm_backend.core import ModelState
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.service import Service
 from chatglm_backend.service.keeping import Keeper
+from chatglm_backend.service.needs import Offer
 from chatglm_backend.store.folder import shown_path
 from chatglm_backend.ui.html import ListView, alert, paragraph, table, terms
 from chatglm_backend.units import size
@@ -70,6 +75,34 @@ class ModelsPresenter:
         if needs.enough:
             return paragraph(text, role="status")
         return paragraph(f"{text} {self.texts('needs.short')}", "cg-demo", "status")
+
+    def offers(self, *, allowed: bool) -> str:
+        """The models that people can get, each with its button; without buttons that work while one is loading."""
+        try:
+            offers = self._keeper.offers()
+        except OSError as error:
+            return alert(self.texts.say(error))
+        ready = allowed and self._service.status().state is not ModelState.LOADING
+        rows = "".join(self._offer(offer, ready) for offer in offers)
+        note = paragraph(self.texts("known.note"))
+        return f'<h2 class="cg-heading">{escape(self.texts("known.title"))}</h2>{note}<ul class="cg-models">{rows}</ul>'
+
+    def _offer(self, offer: Offer, ready: bool) -> str:  # noqa: FBT001
+        t, model, needs = self.texts, offer.model, offer.needs
+        here = f"{t(f'known.here.{offer.here}')} · " if offer.here else ""
+        facts = t(
+            "known.facts", download=size(model.download_bytes), disk=size(disk_bytes(model.config)),
+            memory=size(needs.memory), tokens=needs.context,
+        )  # fmt: skip
+        facts += "" if model.checked else f" · {t('known.unchecked')}"
+        word, said = ("model.load", "known.load_of") if offer.here else ("known.get", "known.get_of")
+        label = escape(t(said, name=model.name)) + ('"' if ready else '" disabled')
+        return (
+            f"<li><div><b>{escape(model.name)}</b> {escape(t.say(model.use))}<br><small>{escape(facts)}</small><br>"
+            f'<small class="cg-fit" data-fit="{needs.fit}">{escape(here + t.say(needs.hint))}</small></div>'
+            f'<button type="button" class="cg-chip" data-load="{escape(model.hub_id)}" '
+            f'aria-label="{label}>{escape(t(word))}</button></li>'
+        )
 
     def report(self, *, allowed: bool = True) -> str:
         """The doctor's report; it names folders, so not for visitors elsewhere."""

@@ -76,6 +76,7 @@ def test_on_a_shared_page_only_the_computer_itself_loads(shared: tuple[Site, Pat
     before = site.state()["loaded"]
     far.page.fill(_SOURCE, "/models/other")
     far.page.press(_SOURCE, "Enter")
+    assert far.page.locator("#cg-models button:enabled").count() == 0
     far.page.click("#cg-doctor-run")
     far.page.locator("#cg-doctor", has_text="shared").wait_for()
     assert far.page.locator("#cg-doctor dl").count() == 0
@@ -85,6 +86,8 @@ def test_on_a_shared_page_only_the_computer_itself_loads(shared: tuple[Site, Pat
     near.page.fill(_SOURCE, "/models/other")
     near.page.press(_SOURCE, "Enter")
     until(lambda: site.state()["loaded"] == [*before, "/models/other"])
+    near.page.get_by_role("button", name="Download CodeGeeX2-6B").click()
+    until(lambda: site.state()["loaded"] == [*before, "/models/other", "THUDM/codegeex2-6b"])
     assert kept.exists()
 
 

@@ -352,8 +352,10 @@ def test_doctor_tells_everything_in_json(folders: dict[tiny.Family, Path]) -> No
     assert kernels["bigdl", document["int4"]["variant"]]["usable"]
     assert all(one["usable"] or one["reason"] for one in kernels.values())
     assert {kernel for kernel, _ in kernels} == {"vnni", "bigdl", "exact"}
-    assert document["int4"]["kv_bytes_per_token"]["chatglm"] == 2 * 28 * 4096 * 2
-    assert document["int4"]["kv_bytes_full"]["chatglm3-6b-128k"] == 131072 * 28 * 1024
+    models = {one["name"]: one for one in document["models"]}
+    assert models["chatglm-6b"]["kv_bytes_per_token"] == 2 * 28 * 4096 * 2
+    assert models["chatglm3-6b-128k"]["kv_bytes_full"] == 131072 * 28 * 1024
+    assert models["chatglm3-6b-128k"]["hint"]
     reuse = document["int4"]["prefix_reuse"]
     assert "every prompt token attends to all others" in reuse["chatglm"]
     assert reuse["chatglm3"] == "on, up to 512 MB"

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from chatglm_backend.checkpoint.convert import ConvertOptions, convert, convert_in_memory
 from chatglm_backend.checkpoint.encode import SLICE_BYTES, workers
+from chatglm_backend.checkpoint.known import low_bit_bytes
 from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
 from chatglm_backend.checkpoint.manifest import MANIFEST, read_manifest, verify_files
-from chatglm_backend.checkpoint.plan import read_dense
+from chatglm_backend.checkpoint.plan import make_plan, read_dense
 from chatglm_backend.checkpoint.preflight import Room
 from chatglm_backend.checkpoint.prepare import Preparation, prepare
 from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
@@ -125,6 +126,7 @@ def test_progress_counts_source_bytes_once(tmp_path: Path) -> None:
     convert(source, tmp_path / "out", quantize=quantize, progress=reports.append, options=SMALL)
     sizes = {s.name: read_dense(source)[s.name].nbytes for s in tensor_specs(source.config) if s.kind != "output"}
     assert sum(sizes.values()) == reports[-1].done == reports[-1].total
+    assert make_plan(source).nbytes == low_bit_bytes(source.config)
     assert all(a.done <= b.done for a, b in itertools.pairwise(reports))
 
 

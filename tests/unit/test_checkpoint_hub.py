@@ -153,12 +153,12 @@ def test_the_token_goes_to_the_hub_alone(hub: FakeHub, env: dict[str, str]) -> N
     assert set(storage.authorizations) == {None}
 
 
-@pytest.mark.parametrize("asked", ["THUDM/chatglm3-6b", "zai-org/chatglm3-6b"])
+@pytest.mark.parametrize("asked", ["THUDM/chatglm3-6b", "zai-org/chatglm3-6b", "chatglm3-6b"])
 def test_both_names_are_one_model(hub: FakeHub, env: dict[str, str], asked: str) -> None:
-    """Whichever name is typed, the hub's other name is tried, and the cache serves both."""
+    """Whichever name is typed, in short too, the hub's other name is tried, and the cache serves all."""
     resolve(asked, allow_download=True, env=env)
     before = len(hub.requests)
-    for name in ("THUDM/chatglm3-6b", "zai-org/chatglm3-6b"):
+    for name in ("THUDM/chatglm3-6b", "zai-org/chatglm3-6b", "chatglm3-6b"):
         folder = resolve(name, allow_download=False, env=env)
         assert (folder.name, folder.family) == ("THUDM/chatglm3-6b", "chatglm3")
     assert before == len(hub.requests)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from chatglm_backend.errors import ConfigError, NativeLibraryError, UnsupportedPlatform, WrongShape
 from chatglm_backend.int4.bigdl import OVERRIDE, BigdlLibrary, NativeApi, choose_library, dequantize
-from chatglm_backend.int4.blocks import row_bytes
 from chatglm_backend.int4.kernel import KernelName
 from chatglm_backend.int4.libraries import shipped_variants
+from chatglm_backend.int4.packing import row_bytes
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.sentences import Sentence
 

@@ -15,11 +15,13 @@ import pytest
 
 from chatglm_backend.benchmark.quick import QuickItem, wait_until_idle
 from chatglm_backend.checkpoint.cache import CacheEntry
+from chatglm_backend.checkpoint.known import KNOWN, known_model
 from chatglm_backend.core import CancelToken, GenerationParams, TokenEvent
 from chatglm_backend.errors import ModelInUse
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.service import Service
-from chatglm_backend.service.keeping import Keeper, Needs
+from chatglm_backend.service.keeping import Keeper
+from chatglm_backend.service.needs import Needs
 from chatglm_backend.service.report import Findings
 from chatglm_backend.serving.ticket import Logged
 from chatglm_backend.settings import Settings
@@ -299,8 +301,38 @@ def test_needs_count_only_what_is_not_here_yet(tmp_path: Path) -> None:
     assert half is not None
     assert after is not None
     assert half.disk == before.disk
-    assert before.disk - after.disk == 12_500_000_000
+    row = known_model("chatglm2-6b")
+    assert row is not None
+    assert before.disk - after.disk == row.download_bytes
+    assert keeper.needs("chatglm2-6b").disk == keeper.needs("someone/chatglm2-6b-tuned").disk - row.download_bytes  # type: ignore[union-attr]
     assert keeper.needs("some text") is None
+
+
+@pytest.mark.parametrize(
+    ("free_disk", "free_memory", "fit", "tokens"),
+    [(30, 30, "full", 131072), (30, 8, "short", 89787), (30, 4, "memory", 6082), (5, 30, "disk", 131072)],
+)
+def test_what_runs_here_is_told_from_memory_and_disk(free_disk: int, free_memory: int, fit: str, tokens: int) -> None:
+    """A long context needs room for its K/V: less room, fewer tokens."""
+    needs = Needs("x", 20 * 10**9, 4_709_345_792, free_disk * 10**9, free_memory * 10**9, 3_758_096_384, 131072)
+    assert (needs.fit, needs.tokens) == (fit, tokens)
+    assert TEXTS.say(needs.hint)
+
+
+def test_the_models_that_people_can_get_are_listed_with_buttons(tmp_path: Path) -> None:
+    """Each with its own; what is here is loaded instead; a visitor who may not load has none that works."""
+    snapshot = tmp_path / "models--THUDM--chatglm3-6b" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    keeper = Keeper(Settings(), {"HF_HUB_CACHE": str(tmp_path), "CHATGLM_CACHE": str(tmp_path / "c")})
+    presenter = ModelsPresenter(scripted_service(), keeper, TEXTS, shared=True)
+    listed = presenter.offers(allowed=True)
+    assert listed.count("data-load=") == len(KNOWN)
+    assert listed.count(">Download</button>") == len(KNOWN) - 1
+    assert 'aria-label="Load ChatGLM3-6B">' in listed
+    assert "disabled" not in listed
+    assert presenter.offers(allowed=False).count('" disabled>') == len(KNOWN)
 
 
 def test_times_between_tokens_are_those_of_their_arrival() -> None:

@@ -89,6 +89,9 @@ def follow_model(
             presenter.service.load((source or "").strip() or None)  # an empty one loads the default again
         return updates(request, "-", *chosen)
 
+    def get(request: gr.Request, wanted: str, *chosen: str | None) -> tuple[Any, ...]:
+        return load(request, wanted.partition(" ")[0], *chosen)
+
     def cancel(request: gr.Request, *chosen: str | None) -> tuple[Any, ...]:
         if may_change(request, shared=models.shared):
             presenter.service.cancel_load()
@@ -103,6 +106,7 @@ def follow_model(
         event(updates, [shown, *offers], outputs, **AT_ONCE)
     for event in (model.load.click, model.source.submit):
         event(load, [model.source, *offers], outputs, **AT_ONCE)
+    model.wanted.change(get, [model.wanted, *offers], outputs, **AT_ONCE)
     model.cancel.click(cancel, offers, outputs, **AT_ONCE)
 
 

@@ -18,7 +18,10 @@ from chatglm_backend.ui.presenter import Presenter
 
 @dataclass(frozen=True, slots=True)
 class ModelPage:
-    """The components that follow the model's life. ``adapters`` lists its fine-tunes."""
+    """The components that follow the model's life. ``adapters`` lists its fine-tunes.
+
+    ``wanted`` takes the model whose button was pressed in the list, and a number behind it.
+    """
 
     facts: gr.HTML
     source: gr.Textbox
@@ -26,6 +29,7 @@ class ModelPage:
     cancel: gr.Button
     notice: gr.HTML
     adapters: gr.HTML
+    wanted: gr.Textbox
 
 
 def build_model_page(page: gr.Blocks, presenter: Presenter, models: ModelsPresenter) -> ModelPage:
@@ -49,6 +53,11 @@ def build_model_page(page: gr.Blocks, presenter: Presenter, models: ModelsPresen
             adapters = AdaptersPresenter(presenter.service, t)
             listed = build_adapters(page, adapters, facts, partial(may_change, shared=models.shared))
             _build_deletion(page, models, facts)
+    wanted = gr.Textbox(label=t("known.get"), elem_id="cg-model-wanted", elem_classes="cg-unseen")
+    offers = gr.HTML("", elem_id="cg-models")
+
+    def tell_offers(request: gr.Request) -> str:
+        return models.offers(allowed=may_change(request, shared=models.shared))
 
     def tell_needs(model: str, request: gr.Request) -> str:
         return models.needs(model or "", allowed=may_change(request, shared=models.shared))
@@ -56,9 +65,10 @@ def build_model_page(page: gr.Blocks, presenter: Presenter, models: ModelsPresen
     def tell_report(request: gr.Request) -> str:
         return models.report(allowed=may_change(request, shared=models.shared))
 
+    gr.on([page.load, facts.change], tell_offers, None, offers, **QUIET)
     source.change(tell_needs, source, needs, trigger_mode="always_last", **QUIET)
     check.click(tell_report, None, report, show_progress="minimal", api_visibility="private")
-    return ModelPage(facts, source, load, cancel, notice, listed)
+    return ModelPage(facts, source, load, cancel, notice, listed, wanted)
 
 
 def _build_deletion(page: gr.Blocks, models: ModelsPresenter, facts: gr.HTML) -> None:
