@@ -15,6 +15,7 @@ from torch import Tensor
 from chatglm_backend.core import Message, PromptFormat
 from chatglm_backend.models.base import Feed
 from chatglm_backend.models.config import Family, ModelConfig
+from chatglm_backend.models.positions import PositionPlan
 from chatglm_backend.tokenizers.base import EncodedPrompt
 
 VOCAB = 260
@@ -39,6 +40,7 @@ class FakeCache:
         self.capacity = capacity
         self.adapter = adapter
         self.bytes_per_token = 10
+        self.plan = PositionPlan()
 
     @property
     def length(self) -> int:
@@ -53,8 +55,8 @@ class FakeCache:
         del self.ids[length:]
 
     def copy_prefix_from(self, other: FakeCache, length: int) -> None:
-        assert length <= other.length
-        self.ids = other.ids[:length]
+        assert other.plan.context <= length <= other.length
+        self.ids, self.plan = other.ids[:length], other.plan
 
     def append(self, ids: Iterable[int]) -> None:
         self.ids += ids
@@ -84,6 +86,8 @@ class FakePrefill:
             raise RuntimeError("boom in a layer")
         self._units += 1
         if self._units == self._model.units:
+            if self._model.family == "chatglm" and not self._cache.length:
+                self._cache.plan = PositionPlan(context=len(self._ids) - 1, mask=0)
             self._cache.append(self._ids)
             return True
         return False

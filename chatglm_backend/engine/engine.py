@@ -56,7 +56,7 @@ class Engine:
     ) -> None:
         """``draft_source`` makes the source of draft tokens from a prompt's ids."""
         self.options = options or EngineOptions()
-        self.prefix_cache = PrefixCache(model.config.family, model.new_cache, max_bytes=self.options.prefix_cache_bytes)
+        self.prefix_cache = PrefixCache(model.new_cache, max_bytes=self.options.prefix_cache_bytes)
         self._model = model
         self._tokenizer = tokenizer
         self._clock = clock

@@ -1,8 +1,9 @@
 """The KV of earlier sequences, kept so that a follow-up only reads what is new.
 
-Only for families whose K/V of a prefix do not depend on what follows. Compares tokens exactly, is
-bounded in bytes, forgets the least recently used. Every owner has their own: a prefix that one visitor
-has sent makes nobody else's answer quicker, which would tell them of it. Knows nothing of requests or texts.
+A part whose K/V depend on what follows is reused whole or not at all: ChatGLM-6B's prompt up to ``<sop>``, which a
+repeated question and a continued answer share. Compares tokens exactly, is bounded in bytes, forgets the least
+recently used. Every owner has their own: a prefix that one visitor has sent makes nobody else's answer quicker, which
+would tell them of it. Knows nothing of requests or texts.
 """
 
 from __future__ import annotations
@@ -11,23 +12,19 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from chatglm_backend.models.adapter import Adapter
-from chatglm_backend.models.config import Family
 from chatglm_backend.models.kv_cache import KVCache
-from chatglm_backend.sentences import Sentence
 
 
 class PrefixCache:
-    """Keeps copies of KV caches by owner and token ids. ``reason`` says why it is off."""
+    """Keeps copies of KV caches by owner and token ids; nothing where there is no room for any."""
 
     def __init__(
         self,
-        family: Family,
         new_cache: Callable[[int, Adapter | None], KVCache],
         *,
         max_bytes: int,
         min_tokens: int = 8,
     ) -> None:
-        self.reason = off_reason(family, max_bytes)
         self.nbytes = 0
         self._new_cache = new_cache
         self._max_bytes = max_bytes
@@ -42,13 +39,11 @@ class PrefixCache:
 
         At least one token is always left to evaluate.
         """
-        if self.reason:
-            return 0
         best: tuple[int, ...] | None = None
         length = 0
         for known in self._known(owner):
             common = common_prefix(known, ids)
-            if common > length:
+            if common > max(length, _context(self._entries[owner, known])):
                 best, length = known, common
         length = min(length, len(ids) - 1)
         if best is None or length < self._min_tokens:
@@ -59,14 +54,15 @@ class PrefixCache:
 
     def keep(self, owner: str, ids: tuple[int, ...], cache: KVCache) -> None:
         """Remember for ``owner`` the K/V of ``ids``, which are the first tokens of ``cache``."""
-        if self.reason or len(ids) < self._min_tokens or cache.bytes_per_token * len(ids) > self._max_bytes:
+        if len(ids) < self._min_tokens or cache.bytes_per_token * len(ids) > self._max_bytes:
             return
         for known in self._known(owner):
             common = common_prefix(known, ids)
             if common == len(ids):
                 self._entries.move_to_end((owner, known))
                 return
-            if common == len(known):
+            # Another question leaves nothing to reuse of ChatGLM-6B's, whose K/V are large.
+            if common == len(known) or _context(cache):
                 self._drop((owner, known))
         copy = self._new_cache(len(ids), cache.adapter)
         copy.copy_prefix_from(cache, len(ids))
@@ -99,8 +95,6 @@ def common_prefix(first: tuple[int, ...], second: tuple[int, ...]) -> int:
     return low
 
 
-def off_reason(family: Family, max_bytes: int) -> Sentence | None:
-    """Why a family reuses nothing; ``None`` where it does."""
-    if family == "chatglm":
-        return Sentence("reuse.attends_all")
-    return Sentence("reuse.switched_off") if max_bytes <= 0 else None
+def _context(cache: KVCache) -> int:
+    """How many leading tokens see one another."""
+    return cache.plan.context if cache.plan is not None else 0

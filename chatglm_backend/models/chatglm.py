@@ -72,9 +72,8 @@ def build_chatglm(
     """The model of a "chatglm" config. ``plan_for`` decides the positions of a prompt."""
 
     def planner(ids: Sequence[int], cache: KVCache) -> PositionPlan:
-        if cache.length:
-            raise ValueError("a ChatGLM-6B prompt is read into an empty cache: its tokens see later ones")
-        return plan_for(ids, config)
+        # What follows <sop> sees no token behind itself.
+        return cache.plan or plan_for(ids, config)
 
     rotary = rotary_table(dim=config.head_dim // 2, positions=config.context_limit + 1, fp16_frequencies=True)
     norm = (weights.vector("transformer.final_layernorm.weight"), weights.vector("transformer.final_layernorm.bias"))

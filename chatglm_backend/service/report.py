@@ -91,15 +91,12 @@ def _look_at_int4(found: Findings, settings: Settings) -> None:
 
 
 def _prefix_reuse(settings: Settings) -> dict[str, Sentence]:
-    """By family, what is kept of earlier turns, or why nothing is."""
-    from chatglm_backend.engine.prefix_cache import off_reason
-
+    """By family, what is kept of earlier turns."""
     room = settings.prefix_cache_mb
-    reasons = {family: off_reason(family, room) for family in get_args(Family)}
-    return {
-        family: Sentence("reuse.off", why=why) if why else Sentence("reuse.on", megabytes=room)
-        for family, why in reasons.items()
-    }
+    if not room:
+        return dict.fromkeys(get_args(Family), Sentence("reuse.off"))
+    beginnings = dict.fromkeys(get_args(Family), Sentence("reuse.on", megabytes=room))
+    return beginnings | {"chatglm": Sentence("reuse.same_prompt", megabytes=room)}
 
 
 def _look_at_model(found: Findings, settings: Settings) -> None:

@@ -12,7 +12,7 @@ from chatglm_backend.core import Timing
 from chatglm_backend.engine.draft import Drafter, PromptLookup, StepCosts
 from chatglm_backend.engine.prefix_cache import PrefixCache, common_prefix
 from chatglm_backend.engine.timing import RequestTimer, percentile
-from chatglm_backend.sentences import Sentence
+from chatglm_backend.models.positions import PositionPlan
 from tests.engine_fakes import FakeCache, FakeClock
 
 
@@ -28,10 +28,10 @@ def drafter(ids: list[int]) -> Drafter:
     return Drafter(PromptLookup(ids), max_tokens=8)
 
 
-def prefix_cache(max_bytes: int = 10_000, family: Any = "chatglm2") -> PrefixCache:
+def prefix_cache(max_bytes: int = 10_000) -> PrefixCache:
     """Return an empty prefix cache over fake caches of 10 bytes a token."""
     new_cache: Any = FakeCache
-    return PrefixCache(family, new_cache, max_bytes=max_bytes, min_tokens=2)
+    return PrefixCache(new_cache, max_bytes=max_bytes, min_tokens=2)
 
 
 def test_timing_follows_its_definitions() -> None:
@@ -195,9 +195,17 @@ def test_a_longer_turn_replaces_its_beginning() -> None:
     assert len(known) == 1
 
 
-def test_chatglm_6b_never_reuses_and_says_why() -> None:
-    """Its K/V of a prefix depend on what follows."""
-    known = prefix_cache(family="chatglm")
-    known.keep("ada", (1, 2, 3), cache_of(1, 2, 3))
-    assert known.fill("ada", (1, 2, 3, 4), FakeCache(9)) == 0  # type: ignore[arg-type]
-    assert known.reason == Sentence("reuse.attends_all")
+def test_tokens_that_see_one_another_are_reused_whole_or_not_at_all() -> None:
+    """ChatGLM-6B: the prompt up to its end, here 9, again or with more of an answer; another prompt takes its place."""
+    known = prefix_cache()
+    first = cache_of(1, 2, 3, 9, 5, 6)
+    first.plan = PositionPlan(context=3, mask=2)
+    known.keep("ada", (1, 2, 3, 9, 5, 6), first)
+    for wanted, reused in (((1, 2, 3, 9), 3), ((1, 2, 3, 9, 5, 7), 5), ((1, 2, 3, 4, 9), 0), ((1, 2, 9), 0)):
+        cache: Any = FakeCache(9)
+        assert known.fill("ada", wanted, cache) == cache.length == reused
+        assert cache.plan == (first.plan if reused else PositionPlan())
+    second = cache_of(1, 2, 9)
+    second.plan = PositionPlan(context=2, mask=1)
+    known.keep("ada", (1, 2, 9), second)
+    assert (len(known), known.fill("ada", (1, 2, 9), FakeCache(9))) == (1, 2)  # type: ignore[arg-type]

@@ -118,12 +118,22 @@ def test_a_reused_prefix_equals_a_fresh_prompt() -> None:
     assert cache.length == len(prompt)
 
 
-def test_a_first_family_prompt_is_never_continued() -> None:
-    """ChatGLM-6B's prompt tokens see later ones: no prefill behind others, no cut inside the prompt."""
+@pytest.mark.parametrize("kept", [len(FIRST_PROMPT) - 1, len(FIRST_PROMPT), len(FIRST_PROMPT) + 2])
+@pytest.mark.parametrize("max_rows", [1, 4, 64])
+def test_a_first_family_prompt_is_reused_from_its_end_on(kept: int, max_rows: int) -> None:
+    """ChatGLM-6B: <sop> or what follows it is read behind a copy of the rest, as if all were read anew."""
+    model = model_of("chatglm")
+    ids = (*FIRST_PROMPT, 20, 21, 22, 23)
+    cache = model.new_cache(64)
+    cache.copy_prefix_from(started(model, (*FIRST_PROMPT, 20, 21, 40)), kept)
+    found = read_prompt(model, ids[kept:], cache, max_rows=max_rows)
+    torch.testing.assert_close(found, read_prompt(model, ids, model.new_cache(64)))
+
+
+def test_a_first_family_prompt_is_never_cut() -> None:
+    """ChatGLM-6B's prompt tokens see later ones."""
     model = model_of("chatglm")
     cache = started(model, FIRST_PROMPT)
-    with pytest.raises(ValueError, match="empty"):
-        model.prefill(OTHER_PROMPT, cache)
     with pytest.raises(ValueError, match="depend"):
         cache.truncate(3)
     with pytest.raises(ValueError, match="depend"):
