@@ -248,7 +248,8 @@ class AdapterInfo:
 class ModelInfo:
     """What is loaded, in words and numbers that a page or a report can show.
 
-    ``prefix_rows`` of a P-Tuning prefix are inside the model itself; ``tools`` if it was trained to call them.
+    ``context_limit`` is the one in use, ``model_context`` the model's own, 0 where it is the same. ``prefix_rows`` of a
+    P-Tuning prefix are inside the model itself; ``tools`` if it was trained to call them.
     """
 
     name: str
@@ -267,6 +268,7 @@ class ModelInfo:
     adapters: tuple[AdapterInfo, ...] = ()
     prefix_rows: int = 0
     tools: bool = False
+    model_context: int = 0
 
     @property
     def first_adapter(self) -> str:

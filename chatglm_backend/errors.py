@@ -66,6 +66,10 @@ class ContextLimitExceeded(RequestError, code="context_limit"):
     """The prompt does not fit the model's context."""
 
 
+class NoMemoryForPrompt(RequestError, code="no_memory_for_prompt"):
+    """The K/V of the prompt and its answer do not fit the memory."""
+
+
 class QueueFull(RequestError, code="queue_full"):
     """Too many requests wait already."""
 
@@ -196,6 +200,10 @@ class NotEnoughDisk(ModelError, code="not_enough_disk"):
 
 class NotEnoughMemory(ModelError, code="not_enough_memory"):
     """Too little memory, cgroup limits counted."""
+
+
+class ModelTooLarge(NotEnoughMemory, code="model_too_large"):
+    """The weights and the K/V of one visitor do not fit the memory."""
 
 
 class CacheLocked(ModelError, code="cache_locked"):

@@ -102,6 +102,11 @@ class Settings:
     kv_dtype: str = _setting(
         "float16", "text", "Number format of the KV cache.", choices=("float16", "bfloat16", "float32")
     )
+    context: int | str = _setting(
+        AUTO, "int or auto",
+        "Most tokens of a prompt and its answer (auto: the model's, at most 8192 and what memory admits).",
+        low=16, high=1 << 24,
+    )  # fmt: skip
     draft_tokens: int | str = _setting(
         AUTO, "int or auto", "Draft tokens, taken from the text so far and checked in one step; 0: off.", low=0, high=64
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @guarded
-@options.with_settings("model", "adapter", "kernel", "threads")
+@options.with_settings("model", "adapter", "kernel", "threads", "context")
 def benchmark(
     *,
     synthetic: Annotated[

@@ -12,7 +12,7 @@ import typer
 
 from chatglm_backend.settings import Settings, SettingSpec, load_settings, spec
 
-ENGINE = ("adapter", "threads", "kernel", "draft_tokens", "kv_dtype", "family", "revision", "no_cache")
+ENGINE = ("adapter", "threads", "kernel", "draft_tokens", "kv_dtype", "context", "family", "revision", "no_cache")
 """The settings of commands that answer, beside model and sampling."""
 
 Stop = Annotated[

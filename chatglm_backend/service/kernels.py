@@ -49,7 +49,7 @@ def other_kernels(
         return {"bigdl": lambda: network}
     if not isinstance(checkpoint, LowBitCheckpoint):
         return {}
-    return {"bigdl": lambda: build_model(checkpoint.config, Int4Weights(checkpoint, "bigdl"), kv_dtype=kv_dtype)}
+    return {"bigdl": lambda: build_model(network.config, Int4Weights(checkpoint, "bigdl"), kv_dtype=kv_dtype)}
 
 
 class ComparisonEngine:

@@ -11,13 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
+from chatglm_backend.checkpoint.known import known_model
+from chatglm_backend.checkpoint.places import expanded
+from chatglm_backend.checkpoint.preflight import available_memory
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, LoadProgress, ModelInfo
 from chatglm_backend.errors import LoadCancelled
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.service.adapters import Adapters, BaseParts, named_source
 from chatglm_backend.service.kernels import ComparisonEngine, kernel_cache, other_kernels
 from chatglm_backend.service.layouts import map_weights
-from chatglm_backend.settings import Settings
+from chatglm_backend.service.needs import USUAL_TOKENS, context_for
+from chatglm_backend.settings import AUTO, Settings
 
 if TYPE_CHECKING:
     from chatglm_backend.checkpoint.lowbit import Checkpoint
@@ -97,6 +101,15 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
             how.note(default.notice)
     plan = plan_threads(read_machine(), Wishes(threads=settings.fixed("threads")), env)
     found: list[CheckpointFolder] = []
+    free = available_memory()
+
+    def take(folder: CheckpointFolder) -> None:
+        found.append(folder)
+        context_for(folder.name, folder.config, settings, free)  # what is too large is refused before it is converted
+
+    row = None if expanded(model).is_dir() else known_model(model)
+    if row is not None:
+        context_for(row.name, row.config, settings, free)  # or fetched
     torch.set_num_threads(plan.threads)
     checkpoint = prepare(
         model,
@@ -105,7 +118,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
             progress=how.progress,
             cancel=how.cancel,
             note=how.note,
-            found=found.append,
+            found=take,
             env=env,
         ),
         allow_download=named,
@@ -121,14 +134,19 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
     )
     keep = not settings.no_cache
     weights = map_weights(checkpoint, choice.kernel, progress=how.progress, cancel=how.cancel, keep=keep)
-    network = build_model(checkpoint.config, weights, kv_dtype=getattr(torch, settings.kv_dtype), ops=choice.ops)
+    most, tokens = checkpoint.config.context_limit, context_for(checkpoint.name, checkpoint.config, settings, free)
+    if settings.context == AUTO and tokens < min(most, USUAL_TOKENS):
+        how.note(Sentence("note.context_less", tokens=tokens, most=most))
+    config = replace(checkpoint.config, context_limit=tokens)
+    network = build_model(config, weights, kv_dtype=getattr(torch, settings.kv_dtype), ops=choice.ops)
     others = other_kernels(checkpoint, choice.kernel, network, getattr(torch, settings.kv_dtype))
     rows = checkpoint.prefix
     info = ModelInfo(
         name=checkpoint.name,
         family=checkpoint.config.family,
         parameters=parameter_count(checkpoint.config),
-        context_limit=checkpoint.config.context_limit,
+        context_limit=config.context_limit,
+        model_context=most,
         kernel=choice.kernel.name,
         kernel_reason=choice.reason,
         threads=plan.threads,
@@ -139,11 +157,11 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
         family_reason=found[0].why if found else None,
         other_kernels=tuple(others),
         prefix_rows=0 if rows is None else rows.shape[2],
-        tools=calls_tools(checkpoint.config.family, checkpoint.name, checkpoint.config.context_limit),
+        tools=calls_tools(checkpoint.config.family, checkpoint.name, most),
     )
     kv_dtype = network.new_cache(1).dtype
     own = None if rows is None else own_prefix(rows, kv_dtype, checkpoint.tokenizer_folder)
-    base = BaseParts(checkpoint.config, weights, kv_dtype, choice.kernel.name == "exact", own)
+    base = BaseParts(config, weights, kv_dtype, choice.kernel.name == "exact", own)
     return OpenedModel(info, checkpoint, network, base, others)
 
 
@@ -183,12 +201,13 @@ def load_model(model: str | None, how: Loading) -> LoadedModel:
 def _start_worker(
     engines: Mapping[str, EnginePort[PreparedRequest]], settings: Settings, bytes_per_token: int
 ) -> Worker[PreparedRequest]:
-    from chatglm_backend.checkpoint.preflight import available_memory
     from chatglm_backend.serving.admission import plan_admission
     from chatglm_backend.serving.worker import Worker, WorkerOptions
 
     admission = plan_admission(available_memory(), bytes_per_token, max_running=settings.fixed("max_running"))
-    return Worker(engines, WorkerOptions.of(settings, admission.max_running, admission.kv_budget_bytes))
+    return Worker(
+        engines, WorkerOptions.of(settings, admission.max_running, admission.kv_budget_bytes, available_memory)
+    )
 
 
 def _warm_up(engine: Engine, cancel: CancelToken, name: str) -> None:

@@ -21,6 +21,7 @@ from chatglm_backend.checkpoint.known import (
 from chatglm_backend.checkpoint.places import cache_root, canonical, is_hub_id
 from chatglm_backend.checkpoint.preflight import available_memory, free_disk
 from chatglm_backend.checkpoint.source import inspect_folder
+from chatglm_backend.errors import ModelTooLarge
 from chatglm_backend.models.config import ModelConfig, family_named_in
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.serving.admission import plan_admission
@@ -28,12 +29,41 @@ from chatglm_backend.settings import Settings
 from chatglm_backend.units import size
 
 _LEAST_TOKENS = 512  # a shorter context is of no use
+USUAL_TOKENS = 8192  # reading more takes minutes: only where it was asked for
 _KV_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 Here = Literal["", "download", "low-bit"]
 """What this machine has of a hub model: nothing, its finished download, or its finished conversion."""
 Fit = Literal["full", "short", "memory", "disk"]
 """Runs with its whole context or with a shorter one; too large for the memory or for the disk."""
+
+
+def kv_bytes(config: ModelConfig, settings: Settings) -> int:
+    """Bytes that the KV cache takes per token."""
+    return kv_values(config) * _KV_BYTES[settings.kv_dtype]
+
+
+def kv_room(free_memory: int, weights: int) -> int:
+    """Bytes for the K/V of all visitors once the weights are loaded."""
+    return plan_admission(free_memory - weights, 1).kv_budget_bytes
+
+
+def context_for(model: str, config: ModelConfig, settings: Settings, free_memory: int) -> int:
+    """The context to run with: as set, or what is usual and memory admits; never more than the model's own.
+
+    Raises ModelTooLarge where not even one visitor's fits.
+    """
+    asked, per_token, weights = settings.fixed("context"), kv_bytes(config, settings), low_bit_bytes(config)
+    tokens = min(config.context_limit, asked or USUAL_TOKENS)
+    if not asked:
+        tokens = max(min(tokens, kv_room(free_memory, weights) // per_token), min(tokens, _LEAST_TOKENS))
+    kv = tokens * per_token
+    if weights + kv > free_memory:
+        raise ModelTooLarge(
+            model=model, needed=size(weights + kv), weights=size(weights), kv=size(kv), tokens=tokens,
+            free=size(free_memory),
+        )  # fmt: skip
+    return tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +89,7 @@ class Needs:
     @property
     def tokens(self) -> int:
         """The longest context that the memory admits, up to the model's own."""
-        room = plan_admission(self.free_memory - self.memory + WORKING_MEMORY, 1).kv_budget_bytes
+        room = kv_room(self.free_memory, self.memory - WORKING_MEMORY)
         return min(self.context, room * self.context // max(1, self.kv))
 
     @property
@@ -120,7 +150,7 @@ class Reckoning:
         return self._needs(model, disk, row.config)
 
     def _needs(self, model: str, disk: int, config: ModelConfig) -> Needs:
-        kv = kv_values(config) * config.context_limit * _KV_BYTES[self.settings.kv_dtype]
+        kv = kv_bytes(config, self.settings) * config.context_limit
         memory, free = low_bit_bytes(config) + WORKING_MEMORY, free_disk(cache_root(self.env))
         return Needs(model, disk, memory, free, available_memory(), kv, config.context_limit)
 

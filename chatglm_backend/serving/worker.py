@@ -9,12 +9,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Generic
 
 from chatglm_backend.core import Completed, Event, GenerationRequest, Queued, TokenEvent, monotonic_clock
-from chatglm_backend.errors import EngineFailure, InvalidRequest, RequestError, ShuttingDown, TooManyRequests
+from chatglm_backend.errors import (
+    EngineFailure,
+    InvalidRequest,
+    NoMemoryForPrompt,
+    RequestError,
+    ShuttingDown,
+    TooManyRequests,
+)
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.serving.facts import accepted_facts, ended_facts
 from chatglm_backend.serving.fair_queue import FairQueue
@@ -22,6 +29,7 @@ from chatglm_backend.serving.metrics import Metrics
 from chatglm_backend.serving.ports import EnginePort, P
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
+from chatglm_backend.units import size
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +38,9 @@ _HOUSEKEEPING_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """Limits. ``kv_budget_bytes`` ``None`` leaves memory out of admission; one request may always run.
+    """Limits. ``kv_budget_bytes`` ``None`` leaves memory out of admission; one request that fits may always run.
+
+    A request beyond the budget must fit what ``free_memory`` says, in bytes.
 
     Of one visitor at most ``visitor_limit`` requests run at the same time, and at most half of the queue waits.
     """
@@ -40,12 +50,16 @@ class WorkerOptions:
     queue_limit: int = 64
     visitor_limit: int = 4
     log_prompts: bool = False
+    free_memory: Callable[[], int] | None = None
 
     @staticmethod
-    def of(settings: Settings, max_running: int, kv_budget_bytes: int | None = None) -> WorkerOptions:
+    def of(
+        settings: Settings, max_running: int, kv_budget_bytes: int | None = None,
+        free_memory: Callable[[], int] | None = None,
+    ) -> WorkerOptions:  # fmt: skip
         """As set, but for what follows from memory."""
         limits = settings.queue_limit, settings.visitor_limit
-        return WorkerOptions(max_running, kv_budget_bytes, *limits, settings.log_prompts)
+        return WorkerOptions(max_running, kv_budget_bytes, *limits, settings.log_prompts, free_memory)
 
 
 @dataclass(eq=False, slots=True)
@@ -85,8 +99,8 @@ class Worker(Generic[P]):
     def take(self, ticket: Ticket) -> None:
         """Take a request in line.
 
-        Raises ContextLimitExceeded, QueueFull, TooManyRequests, InvalidRequest (an id in use, an unknown kernel),
-        ShuttingDown or EngineFailure (the worker has died).
+        Raises ContextLimitExceeded, NoMemoryForPrompt, QueueFull, TooManyRequests, InvalidRequest (an id in use, an
+        unknown kernel), ShuttingDown or EngineFailure (the worker has died).
         """
         request = ticket.request
         try:
@@ -98,6 +112,7 @@ class Worker(Generic[P]):
                     field="kernel", value=ticket.kernel, reason=Sentence("request.kernels", kernels=offered)
                 )
             prepared = engine.prepare(request)  # encoding is slow, and needs no lock
+            self._check_memory(prepared)
             with self._wake:
                 self._refuse_when_gone()
                 self._check_limits(request)
@@ -138,6 +153,13 @@ class Worker(Generic[P]):
             raise ShuttingDown
         if not self.healthy:
             raise EngineFailure(reason=Sentence("engine.worker_stopped"))
+
+    def _check_memory(self, prepared: P) -> None:
+        needed, budget, free = prepared.kv_bytes, self.options.kv_budget_bytes, self.options.free_memory
+        if budget is None or free is None or needed <= budget:
+            return
+        if needed > (now := free()):
+            raise NoMemoryForPrompt(prompt_tokens=prepared.prompt_tokens, needed=size(needed), free=size(now))
 
     def _check_limits(self, request: GenerationRequest) -> None:
         if request.request_id in self._active:

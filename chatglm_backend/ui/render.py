@@ -88,11 +88,12 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
         "model.per_token", kib=units.digits(info.kv_bytes_per_token / 1024), dtype=info.kv_dtype,
         full=units.size(info.kv_bytes_per_token * info.context_limit),
     )  # fmt: skip
+    tokens = "model.tokens_of" if info.model_context > info.context_limit else "model.tokens"
     rows = [
         ("name", info.name),
         ("family", _family(texts, info)),
         ("parameters", f"{info.parameters:,}"),
-        ("context", texts("model.tokens", tokens=info.context_limit)),
+        ("context", texts(tokens, tokens=info.context_limit, most=info.model_context)),
         ("weights", f"{units.size(info.weight_bytes)}, INT4"),
         ("kv", kv),
         ("kernel", info.kernel),

@@ -38,7 +38,7 @@ def test_the_same_prompt_runs_on_both_kernels(tmp_path: Path, caplog: pytest.Log
     """Each has an engine of its own, and both run at once, each to its end. Prompts are logged where that is wished."""
     caplog.set_level("INFO", "chatglm_backend")
     folder = tiny.build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2")
-    service = Service(replace(SETTINGS, log_prompts=True))
+    service = Service(replace(SETTINGS, log_prompts=True, context=40))
     service.load(str(folder))
     info = service.wait_ready(100)
     params = GenerationParams(max_new_tokens=8)
@@ -49,6 +49,7 @@ def test_the_same_prompt_runs_on_both_kernels(tmp_path: Path, caplog: pytest.Log
     ends = [list(ticket.events())[-1] for ticket in tickets]
     service.close()
     assert info.other_kernels == ("bigdl",)
+    assert info.context_limit == 40 < info.model_context
     accepted = [vars(record)["facts"] for record in caplog.records if record.message == "request accepted"]
     assert [facts["prompt"] for facts in accepted] == ["hi", "hi"]
     assert all(isinstance(end, Completed) and end.usage.completion_tokens == 8 for end in ends)

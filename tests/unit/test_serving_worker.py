@@ -28,6 +28,7 @@ from chatglm_backend.core import (
 from chatglm_backend.errors import (
     EngineFailure,
     InvalidRequest,
+    NoMemoryForPrompt,
     QueueFull,
     RequestError,
     ShuttingDown,
@@ -178,6 +179,15 @@ def test_places_and_memory_limit_how_many_run(
     tickets = [worker.submit(ask(f"r{n}", prompt="x" * size)) for n, size in enumerate(sizes)]
     assert engine.reasons(*tickets) == [FinishReason.LENGTH] * len(sizes)
     assert engine.most_running == at_once
+
+
+def test_a_prompt_that_no_memory_is_left_for_is_refused_with_numbers(make: Any, engine: FakeEngine) -> None:
+    """Beyond the budget a request may run alone, as long as what is free now is enough for it."""
+    worker = make(kv_budget_bytes=900, free_memory=lambda: 4_000)
+    with pytest.raises(NoMemoryForPrompt, match=r"3 tokens .* 5.00 kB .* 4.00 kB are free"):
+        worker.submit(ask("r0", prompt="x" * 50))
+    assert worker.metrics().refused["no_memory_for_prompt"] == 1
+    assert engine.reasons(worker.submit(ask("r1", prompt="x" * 30))) == [FinishReason.LENGTH]
 
 
 def test_those_who_wait_are_told_where(make: Any, engine: FakeEngine) -> None:

@@ -1,0 +1,41 @@
+"""How long a context a model gets, and what is too large for a machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from chatglm_backend.checkpoint.known import MODELS, low_bit_bytes
+from chatglm_backend.errors import ModelTooLarge
+from chatglm_backend.service.needs import context_for
+from chatglm_backend.settings import Settings
+
+LONG = MODELS["chatglm3-6b-32k"].config
+PLENTY = 64 * 10**9
+WEIGHTS = low_bit_bytes(LONG)
+KV = 28 * 1024
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "free", "tokens"),
+    [
+        ("chatglm-6b", "auto", PLENTY, 2048),
+        ("chatglm3-6b-32k", "auto", PLENTY, 8192),
+        ("chatglm3-6b-32k", 20_000, PLENTY, 20_000),
+        ("chatglm3-6b-32k", 100_000, PLENTY, 32_768),
+        ("chatglm3-6b-32k", "auto", WEIGHTS + 5000 * KV, 3000),  # six tenths of what is left
+        ("chatglm3-6b-32k", "auto", WEIGHTS + 600 * KV, 512),
+        ("chatglm3-6b-32k", 4000, WEIGHTS + 4000 * KV, 4000),
+    ],
+)
+def test_a_context_is_what_is_usual_or_asked_for_and_fits(model: str, asked: int | str, free: int, tokens: int) -> None:
+    """Never more than the model's; by itself no more than 8192 and what memory admits."""
+    assert context_for(model, MODELS[model].config, Settings(context=asked), free) == tokens
+
+
+@pytest.mark.parametrize(("asked", "free"), [("auto", WEIGHTS + 511 * KV), (32_768, WEIGHTS + 20_000 * KV)])
+def test_what_does_not_fit_is_refused_with_numbers(asked: int | str, free: int) -> None:
+    """The weights and one visitor's K/V; a number format of twice the size takes twice the room."""
+    with pytest.raises(ModelTooLarge, match=r"3\.71 GB of weights and .* MB for one visitor"):
+        context_for("x", LONG, Settings(context=asked), free)
+    with pytest.raises(ModelTooLarge, match=r"1\.88 GB for one visitor with 32768 tokens; 4\.74 GB are free"):
+        context_for("x", LONG, Settings(context=32_768, kv_dtype="float32"), WEIGHTS + 36_000 * KV)
