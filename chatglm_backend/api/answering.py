@@ -1,0 +1,161 @@
+"""From a checked request of OpenAI's kind to its answers, for whoever asks: the routes, and batches.
+
+Any model name is accepted, because one model answers; replies name the real one. Knows no HTTP but its statuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Literal
+
+from chatglm_backend.api.choices import Choices, Reader
+from chatglm_backend.api.problems import Problem
+from chatglm_backend.api.replies import Shape, finish_word
+from chatglm_backend.api.schemas import ChatRequest, CompletionRequest
+from chatglm_backend.api.tools import conversation, offered
+from chatglm_backend.core import GenerationRequest, Usage
+from chatglm_backend.errors import InvalidRequest
+from chatglm_backend.sentences import Sentence
+from chatglm_backend.service import Service
+from chatglm_backend.serving.ticket import Ticket
+from chatglm_backend.settings import Settings
+from chatglm_backend.tokenizers.tools import ReplyReader
+
+STOPPED = Problem(503, "The answer was stopped before its end. Try again.", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A request whose answers are being made. ``echoes`` stand before each; ``count`` answers belong to a prompt."""
+
+    choices: Choices
+    shape: Shape
+    echoes: Sequence[str]
+    count: int
+    reader: Reader | None
+
+    async def whole(self) -> dict[str, Any]:
+        """The reply in one piece. Raises the first error of any answer, and a Problem for one that was stopped."""
+        answers = await self.choices.collect(self.reader)
+        made = []
+        for index, (echo, answer) in enumerate(zip(self.echoes, answers, strict=True)):
+            finish = finish_word(answer.end.finish_reason, answer.calls)
+            if finish is None:
+                raise STOPPED
+            made.append(self.shape.choice(index, echo, answer.text, finish, answer.chances, answer.calls))
+        return self.shape.whole(made, self.usage([answer.end.usage for answer in answers]))
+
+    def usage(self, usages: Sequence[Usage]) -> Usage:
+        """Of all answers; a prompt counts once, however many answers it has."""
+        firsts = usages[:: self.count]
+        return Usage(
+            sum(one.prompt_tokens for one in firsts),
+            sum(one.completion_tokens for one in usages),
+            cached_tokens=sum(one.cached_tokens for one in firsts),
+        )
+
+
+class Answering:
+    """Asks a service; limits are those of ``settings``."""
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        self.service = service
+        self._settings = settings
+
+    async def begin(self, body: ChatRequest | CompletionRequest, visitor: str, number: str) -> Begun:
+        """Queue a visitor's request; ``number`` becomes part of its id. Raises ChatGLMError or Problem."""
+        if isinstance(body, ChatRequest):
+            return await self._chat(body, visitor, number)
+        prompts = ({"prompt": one, "prompt_format": "raw"} for one in body.prompt)
+        return await self._begin(body, visitor, number, *prompts)
+
+    def name(self) -> str:
+        """The model's name, also while it is loading."""
+        info = self.service.status().info
+        if info is not None:
+            return info.name
+        return PurePath(self._settings.model).name if self._settings.model else "chatglm"
+
+    def names(self) -> list[str]:
+        """The model's name and those of its fine-tunes."""
+        info = self.service.status().info
+        return [self.name(), *(_join(self.name(), one.name) for one in (info.adapters if info else ()))]
+
+    def no_model(self) -> Problem:
+        """What is told of a name that is not here."""
+        return Problem(404, f"Here there is {', '.join(self.names())}.", "model_not_found", "model")
+
+    async def _chat(self, body: ChatRequest, visitor: str, number: str) -> Begun:
+        functions, openings = offered(body.tools or (), body.tool_choice)
+        messages = conversation(body.messages, functions)
+        if functions or any(turn.role == "tool" for turn in messages):
+            self._check_tools("tools" if functions else "messages")
+        begun = messages[-1].role == "assistant"
+        if begun and openings:
+            raise InvalidRequest(field="tool_choice", value="-", reason=Sentence("request.begun_call"))
+        names = tuple(function["name"] for function in functions)
+        asked = {"messages": messages, "prompt_format": "chat", "openings": openings}
+        reader = (lambda: ReplyReader(names, begun=begun)) if names else None
+        return await self._begin(body, visitor, number, asked, reader=reader)
+
+    async def _begin(
+        self,
+        body: ChatRequest | CompletionRequest,
+        visitor: str,
+        number: str,
+        *prompts: dict[str, Any],
+        reader: Reader | None = None,
+    ) -> Begun:
+        """``prompts`` are fields of a request, each for a prompt."""
+        params, adapter = body.params(self._settings), self._adapter(body.model)
+        kind: Literal["chat", "text"] = "chat" if isinstance(body, ChatRequest) else "text"
+        name = f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{number}"
+        wanted = [
+            GenerationRequest(f"{name}-p{i}" if i else name, visitor, params=params, adapter=adapter, **asked)
+            for i, asked in enumerate(prompts)
+        ]
+        count = body.n or 1
+        choices = Choices(wanted, count, self._submit, at_once=self._settings.visitor_limit)
+        await choices.begin()
+        shape = Shape(kind, name, int(time.time()), _join(self.name(), adapter), body.include_usage)
+        return Begun(choices, shape, [prompt for prompt in body.echoes for _ in range(count)], count, reader)
+
+    async def _submit(self, wanted: GenerationRequest) -> Ticket:
+        """Queue a request in a thread; if the caller is gone meanwhile, its ticket goes too."""
+        timeout_s = self._settings.request_timeout
+        submitting = asyncio.ensure_future(asyncio.to_thread(self.service.submit, wanted, timeout_s=timeout_s))
+        try:
+            return await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            submitting.add_done_callback(_cancel_result)
+            raise
+
+    def _check_tools(self, field: str) -> None:
+        """Refuse what ``field`` asks of a model that was not trained for tools."""
+        info = self.service.status().info
+        if info is not None and not info.tools:
+            raise Problem(400, str(Sentence("request.no_tools", model=info.name)), "tools_not_supported", field)
+
+    def _adapter(self, model: str | None) -> str:
+        """Which fine-tune a request's ``model`` names: none by the model's own name, the first by a foreign one."""
+        info, base = self.service.status().info, self.name()
+        if info is None or model == base:
+            return ""
+        if model is None or not model.startswith(f"{base}:"):
+            return info.first_adapter
+        if model not in self.names():
+            raise self.no_model()
+        return model.removeprefix(f"{base}:")
+
+
+def _join(model: str, adapter: str) -> str:
+    return f"{model}:{adapter}" if adapter else model
+
+
+def _cancel_result(submitting: asyncio.Future[Ticket]) -> None:
+    if not submitting.cancelled() and submitting.exception() is None:
+        submitting.result().cancel()
