@@ -42,7 +42,7 @@ def open_merge(folder: AdapterFolder, base: CheckpointFolder) -> LoraMerge:
     if folder.kind == "prefix" or base.config_json.get("pre_seq_len"):
         raise _refused(PREFIX, folder, folder if folder.kind == "prefix" else base)
     if base.quantized:
-        raise _refused("sym_int4" if base.format == "lowbit" else "quantization_bit", folder, base)
+        raise _refused("quantization_bit" if base.thudm_bits else "sym_int4", folder, base)
     found = read_lora(folder, base.config)
     specs = tensor_specs(base.config)
     missing = sorted(set(found.biases) - {spec.name for spec in specs})

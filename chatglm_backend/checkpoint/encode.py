@@ -21,6 +21,7 @@ from chatglm_backend.checkpoint.mapping import release_pages, will_read
 from chatglm_backend.checkpoint.plan import Job, Plan
 from chatglm_backend.checkpoint.thudm import dequantize_rows, reencode_rows
 from chatglm_backend.errors import DamagedFile
+from chatglm_backend.int4.packing import BLOCK_BYTES
 from chatglm_backend.sentences import Sentence
 
 Quantize = Callable[[Tensor], Tensor]
@@ -110,7 +111,13 @@ def _encode_rows(job: Job, start: int, end: int, quantize: Quantize, merge: Merg
         rows, scales = dequantize_rows(rows, _finite(job, scales), bits=8), None
     pieces = []
     for spec in job.targets:
-        if scales is None:
+        if job.packed:
+            blocks = rows.reshape(len(rows), -1, BLOCK_BYTES)[..., :2].contiguous()
+            _finite(job, blocks.view(torch.float16))
+            pieces.append((spec.name, rows.clone()))
+        elif scales is not None and spec.kind == "embedding":
+            pieces.append((spec.name, dequantize_rows(rows, _finite(job, scales)).half()))
+        elif scales is None:
             wide = rows.to(torch.float16 if spec.kind == "embedding" else torch.float32, copy=True).contiguous()
             if merge is not None:
                 merge.apply(spec.name, start, wide)

@@ -6,9 +6,10 @@ Reads no values but THUDM's scales.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -21,6 +22,7 @@ from chatglm_backend.checkpoint.tensors import StoredTensor, open_tensors
 from chatglm_backend.checkpoint.thudm import dequantize_rows
 from chatglm_backend.checkpoint.writer import TensorLayout, tensor_bytes
 from chatglm_backend.errors import CheckpointError, UnsupportedQuantization, WrongShape
+from chatglm_backend.int4.blocks import dequantize
 from chatglm_backend.int4.packing import BLOCK_BYTES
 from chatglm_backend.int4.packing import BLOCK_WEIGHTS as BLOCK
 from chatglm_backend.models.layout import TensorSpec, tensor_specs
@@ -33,7 +35,10 @@ _HARMLESS = re.compile(r"(.*\.)?inv_freq|v_head\..*")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One stored tensor and what is made of it. With ``scales`` [rows], it holds THUDM's int8 [rows, in · bits/8]."""
+    """One stored tensor and what is made of it. With ``scales`` [rows], it holds THUDM's int8 [rows, in · bits/8].
+
+    Without, uint8 are ``sym_int4`` bytes, as bigdl-llm saved them.
+    """
 
     source: StoredTensor
     scales: Tensor | None
@@ -49,9 +54,16 @@ class Job:
         """THUDM's bits per weight, 4 or 8; 0 for a tensor in full precision."""
         return 0 if self.scales is None else 8 * self.source.shape[1] // self.targets[0].shape[1]
 
+    @property
+    def packed(self) -> bool:
+        """Whether it is in ``sym_int4`` already."""
+        return self.scales is None and self.source.dtype == torch.uint8
+
     def dense(self) -> Tensor:
-        """The whole tensor: as stored, THUDM's dequantised to fp32."""
+        """The whole tensor: as stored, INT4 dequantised to fp32."""
         rows = self.source.rows()
+        if self.packed:
+            return dequantize(rows.contiguous(), *self.targets[0].shape)
         return rows if self.scales is None else dequantize_rows(rows, self.scales, bits=self.bits)
 
 
@@ -83,13 +95,17 @@ def make_plan(folder: CheckpointFolder) -> Plan:
     Raises DamagedFile, UnsafeCheckpoint, WrongShape, UnsupportedQuantization, CheckpointError, and what reading a
     prefix raises.
     """
+    specs = tensor_specs(folder.config)
     stored = open_tensors(folder)
+    if folder.packed:
+        stored |= _packed_rows(stored, specs)
     refuse_lone_prefix(folder.path, folder.config_json, stored)
     prefix = _prefix(folder, stored)
-    specs = tensor_specs(folder.config)
     tied = [name for spec in (specs[0], specs[-1]) for name in _names_of(spec)] if folder.family == "chatglm" else []
+    if folder.packed:
+        tied = []  # the output layer was quantised on its own
     targets: dict[str, list[TensorSpec]] = {}
-    used = set(tied)
+    used = {*tied, *(f"{name}_scale" for name in tied)}
     for spec in specs:
         names = tied if spec.name in tied else _names_of(spec)
         name = next((name for name in names if name in stored), None)
@@ -160,6 +176,18 @@ def _names_of(spec: TensorSpec) -> tuple[str, ...]:
     return (spec.name, spec.name.replace(".weight", ".0.weight")) if spec.kind == "output" else (spec.name,)
 
 
+def _packed_rows(stored: Mapping[str, StoredTensor], specs: Iterable[TensorSpec]) -> dict[str, StoredTensor]:
+    """The matrices that bigdl-llm saved as one flat row of bytes, in their own rows."""
+    found = {}
+    for spec in specs:
+        tensor = stored.get(spec.name)
+        if tensor is not None and spec.kind in ("linear", "output") and tensor.dtype == torch.uint8:
+            shape = stored_layout(spec)[1]
+            if tensor.shape == (math.prod(shape),):
+                found[spec.name] = replace(tensor, data=tensor.data.view(shape), shape=shape)
+    return found
+
+
 def _scales(stored: Mapping[str, StoredTensor], name: str) -> Tensor | None:
     scales = stored.get(f"{name}_scale")
     return None if scales is None else scales.rows()
@@ -174,12 +202,14 @@ def _checked(job: Job, bits: int) -> Job:
 def _check(spec: TensorSpec, tensor: StoredTensor, scales: Tensor | None, bits: int) -> None:
     expected, dtype = spec.shape, str(tensor.dtype)
     if scales is not None:
-        if spec.kind != "linear" or tensor.dtype not in (torch.int8, torch.uint8):
+        if spec.kind == "vector" or tensor.dtype not in (torch.int8, torch.uint8):
             raise UnsupportedQuantization(
                 path=tensor.file, found=Sentence("quantised.scales", dtype=dtype, tensor=spec.name)
             )
         expected = (spec.shape[0], spec.shape[1] * bits // 8)
         _check_scales(spec, tensor, scales, bits)
+    elif tensor.dtype == torch.uint8 and spec.kind in ("linear", "output"):
+        expected = stored_layout(spec)[1]
     elif tensor.dtype not in _FLOATS:
         raise UnsupportedQuantization(
             path=tensor.file, found=Sentence("quantised.dtype", dtype=dtype, tensor=spec.name)

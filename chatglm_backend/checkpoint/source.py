@@ -50,7 +50,12 @@ class CheckpointFolder:
     @property
     def quantized(self) -> bool:
         """Whether its weights have lost their precision already."""
-        return self.format == "lowbit" or self.thudm_bits > 0
+        return self.format == "lowbit" or self.packed or self.thudm_bits > 0
+
+    @property
+    def packed(self) -> bool:
+        """Whether bigdl-llm saved it, its matrices in ``sym_int4``."""
+        return bool(self.config_json.get("bigdl_transformers_low_bit")) and self.format != "lowbit"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -84,6 +89,8 @@ def inspect_folder(path: Path, *, family: Family | None = None, name: str | None
     choice, config, bits = _identify(path, config_json, family, name, tensors)
     refuse_lone_prefix(path, config_json, tensors)
     kind = Sentence(f"folder.thudm_{bits}_bit") if bits else Sentence("folder.full_precision")
+    if config_json.get("bigdl_transformers_low_bit"):
+        kind = Sentence("folder.saved_low_bit")
     count = len(weights.paths)
     reason = Sentence(
         "folder.is", family=choice.family, why=choice.reason, count=count, format=weights.format, kind=kind
@@ -160,19 +167,19 @@ def _identify(
     """What config.json and the tensors' names say: the family and why, the sizes, and THUDM's bits."""
     choice = choose_family(path, config, tensors=tensors, asked=family, name=name or path.resolve().name)
     sizes = ModelConfig.from_json(config, family=choice.family, path=str(path))
-    return choice, sizes, _thudm_bits(path, config)
+    return choice, sizes, _thudm_bits(path, config, choice.family)
 
 
-def _thudm_bits(path: Path, config: Mapping[str, object]) -> int:
+def _thudm_bits(path: Path, config: Mapping[str, object], family: Family) -> int:
     details, bits = config.get("quantization_config"), config.get("quantization_bit") or 0
     found: object = None
-    if config.get("bigdl_transformers_low_bit"):
+    if config.get("bigdl_transformers_low_bit", "sym_int4") not in ("sym_int4", False):
         found = Sentence("quantised.bigdl", kind=str(config["bigdl_transformers_low_bit"])[:40])
     elif details is not None:
         found = str(details.get("quant_method", "?") if isinstance(details, dict) else details)[:40]
     elif bits not in (0, 4, 8):
         found = Sentence("quantised.bits", bits=str(bits)[:40])
-    elif bits and config.get("quantization_embeddings"):
+    elif bits and config.get("quantization_embeddings") and family != "chatglm":
         found = Sentence("quantised.embedding", bits=bits)
     if found:
         raise UnsupportedQuantization(path=path, found=found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,8 +21,9 @@ from chatglm_backend.checkpoint.source import inspect_folder
 from chatglm_backend.int4.bigdl import dequantize, quantize
 from chatglm_backend.models.layout import tensor_specs
 from chatglm_backend.sentences import Sentence
+from tests.bigdl_python import run_bigdl
 from tests.golden_folders import rel_error
-from tests.tiny import build_checkpoint
+from tests.tiny import Family, build_checkpoint
 
 pytestmark = pytest.mark.model
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +93,54 @@ def test_golden_8_bit_folder_is_rounded_aloud(tmp_path: Path) -> None:
     for job in jobs:
         (spec,) = job.targets
         assert 0.06 < rel_error(dequantize(made.get(spec.name), *spec.shape), job.dense()) < 0.12
+
+
+# What bigdl's load_in_4bit and save_low_bit do to a model: linear layers become FP4Params, the rest fp32.
+SAVE_LOW_BIT = """
+state = torch.load(sys.argv[1], weights_only=True)
+made = {
+    name: FP4Params(data=tensor.float(), qtype=2).to('cpu').detach() if tensor.dim() == 2 and 'embedding' not in name
+    else tensor.float() for name, tensor in state.items()
+}
+torch.save(made, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("family", ["chatglm", "chatglm3"])
+def test_a_folder_that_bigdl_saved_in_low_bits_is_opened_without_loss(family: Family, tmp_path: Path) -> None:
+    """Every tensor is the same byte by byte as from the folder that bigdl read."""
+    folder = build_checkpoint(tmp_path / "chatglm3-6b", family, shards=1)
+    expected = open_low_bit(convert(inspect_folder(folder), tmp_path / "expected"))
+    run_bigdl(SAVE_LOW_BIT, folder / "pytorch_model.bin")
+    config = json.loads((folder / "config.json").read_text())
+    saved = {"bigdl_transformers_low_bit": "sym_int4", "tie_word_embeddings": False, "torch_dtype": "float32"}
+    (folder / "config.json").write_text(json.dumps(config | saved))
+    source = inspect_folder(folder)
+    assert source.quantized
+    assert "save_low_bit" in str(source.reason)
+    made = open_low_bit(convert(source, tmp_path / "out"))
+    for spec in tensor_specs(source.config):
+        assert torch.equal(made.get(spec.name), expected.get(spec.name)), spec.name
+    last = tensor_specs(source.config)[-1]
+    assert torch.equal(read_dense(source)[last.name], dequantize(expected.get(last.name), *last.shape))
+
+
+def test_a_quantised_embedding_keeps_its_values_and_serves_as_the_output_layer(tmp_path: Path) -> None:
+    """THUDM's int4-qe: two columns a byte, the first in the high nibble; by the formula, not seen with their file."""
+    folder = build_checkpoint(tmp_path / "chatglm-6b-int4-qe", "chatglm", shards=1)
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    name = "transformer.word_embeddings.weight"
+    scales = state[name].float().abs().amax(1).div(7).half()
+    integers = (state[name].float() / scales.float()[:, None]).round().clamp(-7, 7).to(torch.int8)
+    packed = (integers[:, ::2] << 4) | (integers[:, 1::2] & 15)
+    state |= {name: packed, f"{name}_scale": scales, "lm_head.weight": packed, "lm_head.weight_scale": scales}
+    torch.save(state, folder / "pytorch_model.bin")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_bit": 4, "quantization_embeddings": True}))
+    made = open_low_bit(convert(inspect_folder(folder), tmp_path / "out"))
+    exact = integers.float() * scales.float()[:, None]
+    assert torch.equal(made.get(name), exact.half())
+    assert torch.equal(dequantize(made.get("lm_head.weight"), *exact.shape), exact)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")

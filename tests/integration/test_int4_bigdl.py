@@ -18,6 +18,7 @@ from chatglm_backend.int4.bigdl import OVERRIDE, BigdlKernel, choose_library, de
 from chatglm_backend.int4.libraries import missing_features, shipped_variants
 from chatglm_backend.int4.select import select_kernel
 from chatglm_backend.int4.weights import Int4Weights
+from tests.bigdl_python import run_bigdl
 from tests.unit.checkpoint_helpers import quantize as slow_quantize
 
 pytestmark = pytest.mark.model
@@ -59,38 +60,10 @@ def test_every_library_multiplies(variant: str, rows: int) -> None:
 
 def test_the_bytes_are_those_of_bigdls_own_python(tmp_path: Path) -> None:
     """Our call of the native function and ``ggml_convert_qtype`` give the same bytes."""
-    # The packages' own __init__ files ask for packages that this project does without.
-    script = (
-        "import importlib.util, sys, torch, types\n"
-        "root = importlib.util.find_spec('bigdl').submodule_search_locations[0]\n"
-        "for name in ('llm', 'llm.transformers'):\n"
-        "    package = types.ModuleType('bigdl.' + name)\n"
-        "    package.__path__ = [root + '/' + name.replace('.', '/')]\n"
-        "    sys.modules['bigdl.' + name] = package\n"
-        "cpu = sys.modules['cpuinfo'] = types.ModuleType('cpuinfo')\n"
-        "class CPUID:\n"
-        "    get_max_extension_support = lambda self: 0\n"
-        "    get_flags = lambda self, extension: []\n"
-        "    _run_asm = lambda self, *code: 0\n"
-        "cpu.CPUID = CPUID\n"
-        "try:\n"
-        "    from bigdl.llm.transformers.low_bit_linear import ggml_convert_qtype\n"
-        "except ImportError as error:\n"
-        "    print(error, file=sys.stderr); sys.exit(77)\n"
-        "weight = torch.load(sys.argv[1], weights_only=True)\n"
-        "torch.save(ggml_convert_qtype(weight, 2), sys.argv[2])\n"
-    )
     weight = random_weight(32, 128)
     torch.save(weight, tmp_path / "weight")
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "weight"), str(tmp_path / "packed")],
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    if done.returncode == 77:
-        pytest.skip("bigdl's own Python does not import with these packages " + done.stderr.strip()[-80:])
-    assert done.returncode == 0, done.stderr
+    script = "torch.save(ggml_convert_qtype(torch.load(sys.argv[1], weights_only=True), 2), sys.argv[2])"
+    run_bigdl(script, tmp_path / "weight", tmp_path / "packed")
     assert torch.equal(torch.load(tmp_path / "packed", weights_only=True).view(32, -1), quantize(weight))
 
 

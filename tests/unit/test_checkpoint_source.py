@@ -140,7 +140,7 @@ OUTSIDE = json.dumps({"weight_map": {"x": "../../secret.safetensors"}})
             "embedding",
         ),
         ("config.json", changed(quantization_config={"quant_method": "gptq"}), UnsupportedQuantization, "gptq"),
-        ("config.json", changed(bigdl_transformers_low_bit="sym_int4"), UnsupportedQuantization, "bigdl"),
+        ("config.json", changed(bigdl_transformers_low_bit="asym_int4"), UnsupportedQuantization, "asym"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_named(
