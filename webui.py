@@ -118,7 +118,7 @@ def create_app(
     answers, desk, keeper, pages = PageAnswers(service, settings), SpeedDesk(), Keeper(settings), {}
     if links is None and policy.listening:
         links = partial(share_links, policy)
-    history, catalogues = History(settings), {language: load_texts(language) for language in LANGUAGES}
+    history, catalogues = History(settings, service.forget), {language: load_texts(language) for language in LANGUAGES}
     for language, texts in catalogues.items():
         presenter, chat = Presenter(service, answers, texts), ChatPresenter(service, answers, history, texts)
         speed, models = SpeedPresenter(service, desk, texts), ModelsPresenter(service, keeper, texts, policy.shared)

@@ -65,6 +65,14 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptAs:
+    """The conversation that an answer is kept in, and whose it is."""
+
+    visitor: str
+    conversation: str
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One answer to make: either ``prompt`` (with ``prompt_format``) or ``messages``, never both.
 
@@ -72,8 +80,8 @@ class GenerationRequest:
 
     ``visitor`` names whose it is, for fairness, limits and the prefix cache; ``ignore_stop_ids`` is for
     benchmarks and checks, which need a fixed number of tokens. ``shared``: others with the same prompt follow as soon
-    as it is read. ``adapter`` names a fine-tune of the model; empty is
-    the model itself. An answer must begin with one of ``openings`` where there are any.
+    as it is read. ``adapter`` names a fine-tune of the model; empty is the model itself. An answer must begin with one
+    of ``openings`` where there are any. What was read for a conversation that is kept, ``kept_as``, may be kept too.
     """
 
     request_id: str
@@ -86,6 +94,7 @@ class GenerationRequest:
     adapter: str = ""
     shared: bool = False
     openings: tuple[str, ...] = ()
+    kept_as: KeptAs | None = None
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):

@@ -151,6 +151,13 @@ class Settings:
         30.0, "float", "Seconds for running answers when the program is asked to end.", low=0, high=3600
     )
     history: bool = _setting(default=True, kind="bool", help_text="Keep conversations on this machine's disk.")
+    kv_disk_mb: int = _setting(
+        2000,
+        "int",
+        "Disk for what was read of kept conversations, in MB, and at most a tenth of what is free; 0: off.",
+        low=0,
+        high=10_000_000,
+    )
     history_days: int = _setting(
         0, "int", "Days after which an untouched conversation is deleted; 0: never.", low=0, high=36_500
     )

@@ -21,12 +21,12 @@ from chatglm_backend.checkpoint.adapters import (
 )
 from chatglm_backend.checkpoint.lock import writer_lock
 from chatglm_backend.checkpoint.manifest import MANIFEST, manifest_in
-from chatglm_backend.checkpoint.places import cache_root, canonical, hub_cache, hub_id, low_bit_root, slug
+from chatglm_backend.checkpoint.places import cache_root, canonical, hub_cache, hub_id, kv_root, low_bit_root, slug
 from chatglm_backend.checkpoint.source import check_config, has_complete_weights
 from chatglm_backend.errors import CacheLocked, CheckpointError, ModelNotFound
 from chatglm_backend.models.config import Family, family_named_in
 
-Kind = Literal["low-bit", "download", "adapter"]
+Kind = Literal["low-bit", "download", "adapter", "kv"]
 _T = TypeVar("_T")
 
 
@@ -59,8 +59,11 @@ def find_low_bit(root: Path, name: str, *, family: Family | None = None) -> Path
 
 
 def list_cache(env: Mapping[str, str] = os.environ) -> tuple[CacheEntry, ...]:
-    """Everything kept, converted checkpoints first."""
-    return (*_low_bit_entries(cache_root(env)), *_hub_entries(hub_cache(env)))
+    """Everything kept, converted checkpoints first, what was read of conversations last."""
+    root = cache_root(env)
+    kv = kv_root(root)
+    read = [CacheEntry("kv", "", "kv", kv, _size(kv), None, complete=True)] if kv.is_dir() else []
+    return (*_low_bit_entries(root), *_hub_entries(hub_cache(env)), *read)
 
 
 def delete_cached(name: str, env: Mapping[str, str] = os.environ) -> CacheEntry:

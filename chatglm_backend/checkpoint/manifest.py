@@ -60,6 +60,13 @@ class Manifest:
     merged: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def identity(self) -> str:
+        """A hash of the tensors and of what is computed with them."""
+        return _checksum(
+            {"files": {name: asdict(record) for name, record in self.files.items()}, "config": self.config}
+        )
+
+    @property
     def nbytes(self) -> int:
         """The size of all files, in bytes."""
         return sum(record.size for record in self.files.values())

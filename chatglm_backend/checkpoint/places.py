@@ -33,6 +33,11 @@ def cache_root(env: Mapping[str, str] = os.environ) -> Path:
     return Path(platformdirs.user_cache_dir("chatglm-cpu", appauthor=False))
 
 
+def kv_root(root: Path) -> Path:
+    """Where keys and values of conversations lie below the cache folder."""
+    return root / "kv"
+
+
 def low_bit_root(root: Path) -> Path:
     """Where converted checkpoints lie below the cache folder."""
     return root / "low-bit"

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from chatglm_backend.core import CancelToken, Clock, Event, GenerationRequest, monotonic_clock
 from chatglm_backend.engine.draft import Drafter, DraftSource, PromptLookup, StepCosts
+from chatglm_backend.engine.kept_prefixes import KeptPrefixes
 from chatglm_backend.engine.options import EngineOptions, PreparedRequest
 from chatglm_backend.engine.prefix_cache import PrefixCache
 from chatglm_backend.engine.schedule import allows_another_unit, plan_step
@@ -53,14 +54,16 @@ class Engine:
         *,
         clock: Clock = monotonic_clock,
         draft_source: Callable[[tuple[int, ...]], DraftSource] = PromptLookup,
+        kept: KeptPrefixes | None = None,
     ) -> None:
-        """``draft_source`` makes the source of draft tokens from a prompt's ids."""
+        """``draft_source`` makes the source of draft tokens from a prompt's ids; ``kept`` is what the disk knows."""
         self.options = options or EngineOptions()
         self.prefix_cache = PrefixCache(model.new_cache, max_bytes=self.options.prefix_cache_bytes)
         self._model = model
         self._tokenizer = tokenizer
         self._clock = clock
         self._draft_source = draft_source
+        self._kept = kept
         self._costs = StepCosts()
         self._stop_ids = frozenset(model.config.stop_ids) | tokenizer.stop_ids
         self._bytes_per_token = model.new_cache(1).bytes_per_token
@@ -125,6 +128,8 @@ class Engine:
         ready = prepared or self.prepare(request)
         cache = self._model.new_cache(len(ready.prompt_ids) + ready.max_new_tokens, ready.adapter)
         cached = self.prefix_cache.fill(_owner(request, cache), ready.prompt_ids, cache)
+        if self._kept is not None:
+            cached = self._kept.fill(request, ready.prompt_ids, cache)
         draft = None
         if request.params.greedy and self.options.draft_tokens > 0:
             draft = Drafter(self._draft_source(ready.prompt_ids), max_tokens=self.options.draft_tokens)
@@ -240,9 +245,10 @@ class Engine:
         if sequence.reading or sequence.failed or not known:
             return
         try:
-            self.prefix_cache.keep(
-                _owner(sequence.request, sequence.cache), sequence.evaluated_ids[:known], sequence.cache
-            )
+            ids = sequence.evaluated_ids[:known]
+            copy = self.prefix_cache.keep(_owner(sequence.request, sequence.cache), ids, sequence.cache)
+            if copy is not None and self._kept is not None:
+                self._kept.keep(sequence.request, ids, copy)
         except Exception as error:  # noqa: BLE001 - a lost prefix costs time, never an answer
             _log.warning("a finished sequence could not be kept", exc_info=error)
 

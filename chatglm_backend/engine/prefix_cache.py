@@ -52,15 +52,15 @@ class PrefixCache:
         self._entries.move_to_end((owner, best))
         return length
 
-    def keep(self, owner: str, ids: tuple[int, ...], cache: KVCache) -> None:
-        """Remember for ``owner`` the K/V of ``ids``, which are the first tokens of ``cache``."""
+    def keep(self, owner: str, ids: tuple[int, ...], cache: KVCache) -> KVCache | None:
+        """Remember for ``owner`` the K/V of ``ids``, which are the first tokens of ``cache``; what is new, a copy."""
         if len(ids) < self._min_tokens or cache.bytes_per_token * len(ids) > self._max_bytes:
-            return
+            return None
         for known in self._known(owner):
             common = common_prefix(known, ids)
             if common == len(ids):
                 self._entries.move_to_end((owner, known))
-                return
+                return None
             # Another question leaves nothing to reuse of ChatGLM-6B's, whose K/V are large.
             if common == len(known) or _context(cache):
                 self._drop((owner, known))
@@ -70,6 +70,7 @@ class PrefixCache:
         self.nbytes += copy.nbytes
         while self.nbytes > self._max_bytes and self._entries:
             self._drop(next(iter(self._entries)))
+        return copy
 
     def clear(self) -> None:
         """Forget everything."""

@@ -78,6 +78,19 @@ class KVCache:
         here = slice(self.lead + start, self.lead + end)
         return self._keys[layer][:, here], self._values[layer][:, here]
 
+    def rows(self, start: int, end: int) -> Tensor:
+        """A copy of keys and values of tokens ``start`` to ``end``, [2 * layers, kv_heads, tokens, head_dim]."""
+        return torch.stack([part for layer in range(len(self._keys)) for part in self.room(layer, start, end)])
+
+    def extend(self, rows: Tensor) -> None:
+        """Take keys and values as :meth:`rows` gives them for the tokens that follow. Raises as :meth:`reserve`."""
+        start, end = self.length, self.length + rows.shape[2]
+        self.reserve(end)
+        for layer in range(len(self._keys)):
+            for mine_at, theirs_at in zip(self.room(layer, start, end), rows[2 * layer : 2 * layer + 2], strict=True):
+                mine_at.copy_(theirs_at)
+        self.length = end
+
     def layers(self) -> list[tuple[Tensor, Tensor]]:
         """The whole reserved keys and values of every layer."""
         return list(zip(self._keys, self._values, strict=True))

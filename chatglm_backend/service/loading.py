@@ -27,13 +27,16 @@ if TYPE_CHECKING:
     from chatglm_backend.checkpoint.lowbit import Checkpoint
     from chatglm_backend.checkpoint.source import CheckpointFolder
     from chatglm_backend.engine.engine import Engine
+    from chatglm_backend.engine.kept_prefixes import KeptPrefixes
     from chatglm_backend.engine.options import PreparedRequest
     from chatglm_backend.models.base import ChatModel
     from chatglm_backend.serving.ports import EnginePort
     from chatglm_backend.serving.worker import Worker
+    from chatglm_backend.store.kv_blocks import KVBlocks
     from chatglm_backend.tokenizers.base import EncodedPrompt, Tokenizer
 
 _log = logging.getLogger(__name__)
+_WRITING_S = 5.0
 
 Note = Callable[[Sentence], None]
 """Takes one sentence for the user."""
@@ -49,6 +52,13 @@ class LoadedModel:
     encode: Callable[[GenerationRequest], EncodedPrompt]
     worker: Worker[PreparedRequest]
     adapters: Adapters | None = None
+    kept: KeptPrefixes | None = None
+
+    def close(self, drain_s: float = 0.0) -> None:
+        """End its worker, and write what is still to be kept."""
+        self.worker.close(drain_s)
+        if self.kept is not None:
+            self.kept.wait(_WRITING_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,7 @@ class Loading:
     cancel: CancelToken
     note: Note
     env: Mapping[str, str]
+    blocks: KVBlocks | None = None
 
 
 Loader = Callable[[str | None, Loading], LoadedModel]
@@ -176,8 +187,10 @@ def load_model(model: str | None, how: Loading) -> LoadedModel:
         place = find_adapter(named_source(source)[1], progress=how.progress, cancel=how.cancel, env=how.env)
         inspect_adapter(place)
     opened = open_model(model, how)
+    from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint
     from chatglm_backend.checkpoint.prepare import matching_tokenizer
     from chatglm_backend.engine.engine import Engine
+    from chatglm_backend.engine.kept_prefixes import KeptPrefixes
     from chatglm_backend.engine.options import EngineOptions
 
     info, checkpoint = opened.info, opened.checkpoint
@@ -185,7 +198,10 @@ def load_model(model: str | None, how: Loading) -> LoadedModel:
     options = EngineOptions(prefix_cache_bytes=settings.prefix_cache_mb * 1_000_000)
     if settings.fixed("draft_tokens") is not None:
         options = replace(options, draft_tokens=settings.fixed("draft_tokens"))
-    engine = Engine(opened.network, tokenizer, options)
+    kept = None
+    if how.blocks is not None and isinstance(checkpoint, LowBitCheckpoint):
+        kept = KeptPrefixes(how.blocks, f"{checkpoint.manifest.identity} {info.kernel}")
+    engine = Engine(opened.network, tokenizer, options, kept=kept)
     adapters = Adapters(opened.base, lambda found: setattr(engine, "adapters", found), how.env)
     how.progress(LoadProgress("warm_up"))
     _warm_up(engine, how.cancel, checkpoint.name)
@@ -195,7 +211,7 @@ def load_model(model: str | None, how: Loading) -> LoadedModel:
     for source in sources:
         adapters.add(source)
     worker = _start_worker(engines, settings, info.kv_bytes_per_token)
-    return LoadedModel(replace(info, adapters=adapters.infos()), tokenizer, engine.encode, worker, adapters)
+    return LoadedModel(replace(info, adapters=adapters.infos()), tokenizer, engine.encode, worker, adapters, kept)
 
 
 def _start_worker(

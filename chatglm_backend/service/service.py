@@ -14,10 +14,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from chatglm_backend.checkpoint.places import cache_root, kv_root
 from chatglm_backend.core import (
     AdapterInfo,
     CancelToken,
     GenerationRequest,
+    KeptAs,
     LoadProgress,
     ModelInfo,
     ModelState,
@@ -37,6 +39,7 @@ from chatglm_backend.sentences import Sentence
 from chatglm_backend.service.adapters import named_source
 from chatglm_backend.service.loading import LoadedModel, Loader, Loading, Note, load_model
 from chatglm_backend.settings import Settings, with_cache
+from chatglm_backend.store.kv_blocks import KVBlocks
 
 if TYPE_CHECKING:
     from chatglm_backend.service.adapters import Adapters
@@ -64,6 +67,10 @@ class Service:
         self._note = note
         self._env: Mapping[str, str] = with_cache(self.settings, os.environ if env is None else env)
         self._loader: Loader = loader or load_model
+        self._blocks = None
+        if self.settings.history and self.settings.kv_disk_mb:
+            root, most = kv_root(cache_root(self._env)), self.settings.kv_disk_mb * 1_000_000
+            self._blocks = KVBlocks(root, max_bytes=most, days=self.settings.history_days)
         self._changed = threading.Condition()
         self._model = self.settings.model
         self._status = ModelStatus(ModelState.NONE)
@@ -185,6 +192,11 @@ class Service:
         """Offer it no more. Raises ModelNotReady, UnknownAdapter."""
         return self._adapters().remove(name)
 
+    def forget(self, kept_as: KeptAs) -> None:
+        """Delete what the disk knows of a conversation, or without its name of all of a visitor's."""
+        if self._blocks is not None:
+            self._blocks.delete(kept_as)
+
     def metrics(self) -> Metrics | None:
         """The worker's counters; ``None`` without a model."""
         loaded = self._loaded
@@ -201,7 +213,7 @@ class Service:
             self._cancel.cancel()
             thread, loaded, self._thread = self._thread, self._loaded, None
         if loaded is not None:
-            loaded.worker.close(drain_s)
+            loaded.close(drain_s)
         if thread is not None:
             thread.join(_PATIENCE_S)
         self._give_up(0.0)
@@ -231,7 +243,7 @@ class Service:
         try:
             if cancel.cancelled:
                 raise LoadCancelled(model=model or "the model")
-            how = Loading(self.settings, partial(self._tell, cancel), cancel, self._note, self._env)
+            how = Loading(self.settings, partial(self._tell, cancel), cancel, self._note, self._env, self._blocks)
             loaded = self._loader(model, how)
         except LoadCancelled as error:
             self._finish(cancel, ModelStatus(ModelState.NONE, error=error), None)
@@ -263,7 +275,7 @@ class Service:
                 parked, self._parked = self._parked, parked
                 self._set(status)
         if loaded is not None and (not newest or status.info is None):
-            loaded.worker.close()
+            loaded.close()
             loaded = None
         for ticket in parked:
             _hand_over(ticket, loaded, status.error)
@@ -285,7 +297,7 @@ class Service:
         with self._changed:
             loaded, self._loaded = self._loaded, None
         if loaded is not None:
-            loaded.worker.close(drain_s)
+            loaded.close(drain_s)
             del loaded
             gc.collect()
 

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, Message, ModelState
+from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, KeptAs, Message, ModelState
 from chatglm_backend.errors import ChatGLMError, HistoryError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.service import Service
@@ -179,7 +179,12 @@ class ChatPresenter:
             room = max(1, min(params.max_new_tokens, info.context_limit - fitted.used))
             params = replace(params, max_new_tokens=room)
         return GenerationRequest(
-            answer.id, answer.visitor, messages=fitted.messages, params=params, adapter=form.adapter
+            answer.id,
+            answer.visitor,
+            messages=fitted.messages,
+            params=params,
+            adapter=form.adapter,
+            kept_as=None if answer.place is None else KeptAs(answer.visitor, answer.place.conversation_id),
         )
 
     def _of(self, one: PageAnswer, answer: Answer, *, box: str | None = None, changed: bool = False) -> ChatView:

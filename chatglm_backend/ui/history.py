@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatglm_backend.core import FinishReason
+from chatglm_backend.core import FinishReason, KeptAs
 from chatglm_backend.errors import (
     ConversationChanged,
     ConversationGone,
@@ -28,6 +28,8 @@ from chatglm_backend.store.records import Conversation, MessageState, Opened, Pl
 from chatglm_backend.ui.conversation import Interrupted, Turns
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.visitor import VisitorSigner
+
+_ALL = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,9 @@ class Command:
 class History:
     """Conversations for the page; with ``settings.history`` off, nothing is ever written or read."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, forget: Callable[[KeptAs], None] = lambda _: None) -> None:
+        """``forget`` deletes what else is kept of a conversation, or without its name of all of a visitor's."""
+        self._forget = forget
         self.enabled = settings.history
         self.folder: Path = data_folder(settings)
         self.store = ConversationStore(self.folder / "history.sqlite3", retention_days=settings.history_days)
@@ -127,7 +131,7 @@ class History:
         after = self.store.cut(visitor, place, length)
         if length:
             return after
-        self.store.delete(visitor, place.conversation_id)
+        self._delete(visitor, place.conversation_id)
         return None
 
     def carry_out(self, visitor: str, asked: Command, place: Place | None) -> Moved | None:
@@ -139,12 +143,19 @@ class History:
         if asked.action == "rename":
             self.store.rename(visitor, asked.id, asked.text)
         elif asked.action == "delete":
-            self.store.delete(visitor, asked.id)
+            self._delete(visitor, asked.id)
             return Moved() if place is not None and place.conversation_id == asked.id else None
         elif asked.action == "delete_all":
+            for one in self.store.list(visitor, limit=_ALL):
+                self._forget(KeptAs(visitor, one.id))
             self.store.delete_all(visitor)
+            self._forget(KeptAs(visitor, ""))
             return Moved()
         return None
+
+    def _delete(self, visitor: str, conversation: str) -> None:
+        self.store.delete(visitor, conversation)
+        self._forget(KeptAs(visitor, conversation))
 
 
 def _moved(found: Conversation) -> Moved:

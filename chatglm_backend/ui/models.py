@@ -41,7 +41,8 @@ class ModelsPresenter:
         entry = next((entry for entry in self._keeper.entries() if entry.name == name), None)
         if entry is None:
             return ""
-        return paragraph(self.texts("kept.ask", name=entry.name, size=size(entry.nbytes)), "cg-demo", "alert")
+        question = "kept.ask_kv" if entry.kind == "kv" else "kept.ask"
+        return paragraph(self.texts(question, name=entry.name, size=size(entry.nbytes)), "cg-demo", "alert")
 
     def delete(self, name: str, *, allowed: bool) -> ListView:
         """Delete one entry, if this visitor may."""

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from chatglm_backend.core import Completed, GenerationParams, GenerationRequest, ModelState
+from chatglm_backend.checkpoint.cache import delete_cached, list_cache
+from chatglm_backend.core import Completed, GenerationParams, GenerationRequest, KeptAs, ModelState
 from chatglm_backend.service import Service
-from chatglm_backend.settings import Settings
+from chatglm_backend.settings import Settings, with_cache
 from tests import tiny
 
 pytestmark = pytest.mark.model
@@ -53,3 +54,36 @@ def test_the_same_prompt_runs_on_both_kernels(tmp_path: Path, caplog: pytest.Log
     accepted = [vars(record)["facts"] for record in caplog.records if record.message == "request accepted"]
     assert [facts["prompt"] for facts in accepted] == ["hi", "hi"]
     assert all(isinstance(end, Completed) and end.usage.completion_tokens == 8 for end in ends)
+
+
+def test_a_conversation_goes_on_after_a_restart(tmp_path: Path) -> None:
+    """Without reading it again, until it is deleted; where history or the room for it is off, nothing is kept."""
+    folder = tiny.build_checkpoint(tmp_path / "chatglm3-6b", "chatglm3")
+    settings = replace(SETTINGS, cache=str(tmp_path / "cache"))
+    place = KeptAs("ann", "first")
+    prompt = "".join(chr(97 + i * i % 26) for i in range(300))
+
+    def reused(settings: Settings, *, forget: bool = False) -> int:
+        service = Service(settings)
+        service.load(str(folder))
+        service.wait_ready(100)
+        if forget:
+            service.forget(place)
+        params = GenerationParams(max_new_tokens=4)
+        ticket = service.submit(GenerationRequest("a", prompt=prompt, params=params, kept_as=place))
+        last = list(ticket.events())[-1]
+        service.close()
+        assert isinstance(last, Completed)
+        return last.usage.cached_tokens
+
+    for off in (replace(settings, history=False), replace(settings, kv_disk_mb=0)):
+        assert (reused(off), reused(off)) == (0, 0)
+    env = with_cache(settings, {})
+    assert all(entry.kind != "kv" for entry in list_cache(env))
+    assert reused(settings) == 0
+    assert reused(settings) > 200
+    (entry,) = (entry for entry in list_cache(env) if entry.kind == "kv")
+    assert entry.nbytes > 0
+    assert reused(settings, forget=True) == 0
+    delete_cached(entry.name, env)
+    assert reused(settings) == 0

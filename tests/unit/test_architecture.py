@@ -37,7 +37,7 @@ FLOORS: dict[str, int] = {
     "engine": 6,
     "access": 6,
     "serving": 7,
-    "store": 7,
+    "store": 5,
     "service": 8,
     "testing": 9,
     "api": 10,

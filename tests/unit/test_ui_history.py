@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from fastapi.testclient import TestClient
 
-from chatglm_backend.core import GenerationParams, Message
+from chatglm_backend.core import GenerationParams, KeptAs, Message
 from chatglm_backend.errors import ConversationGone
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.settings import Settings
@@ -194,8 +194,12 @@ def test_undo_is_kept_and_an_emptied_conversation_goes(tmp_path: Path) -> None:
 
 
 def test_commands_of_the_list(tmp_path: Path) -> None:
-    """Opening shows the turns; renaming shows nothing new; deleting the open one empties the page."""
-    history = _history(tmp_path)
+    """Opening shows the turns; renaming shows nothing new; deleting the open one empties the page.
+
+    What else is kept of a conversation goes with it.
+    """
+    forgotten: list[KeptAs] = []
+    history = History(Settings(data=str(tmp_path)), forgotten.append)
     last = _ask(history, None, (), "What is AI?")[-1]
     assert last.place is not None
     name = last.place.conversation_id
@@ -207,6 +211,11 @@ def test_commands_of_the_list(tmp_path: Path) -> None:
     with pytest.raises(ConversationGone):
         history.carry_out("bob", Command("open", name), None)
     assert history.carry_out("ann", Command("delete", name), last.place) == Moved()
+    assert forgotten == [KeptAs("ann", name)]
+    second = _ask(history, None, (), "What is AI?")[-1].place
+    assert second is not None
+    assert history.carry_out("ann", Command("delete_all"), None) == Moved()
+    assert forgotten[1:] == [KeptAs("ann", second.conversation_id), KeptAs("ann", "")]
 
 
 def test_only_whole_commands_are_read() -> None:
