@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from chatglm_backend.models.low_rank import LowRank
-
 _SCORE_FLOATS = 8 * 1024 * 1024
 """Most attention scores held at once (32 MiB): long contexts take fewer rows at a time."""
 
@@ -72,11 +70,6 @@ class Ops:
     def add_scaled(self, base: Tensor, factor: float, update: Tensor) -> Tensor:
         """``factor * base + update``; may overwrite ``base``, never ``update``."""
         return torch.add(update, base, alpha=factor)
-
-    def add_low_rank(self, result: Tensor, x: Tensor, factors: LowRank) -> None:
-        """Add the side path of ``x`` [rows, in] to ``result`` [rows, out], both fp32, in place."""
-        between = functional.linear(x, factors.down.float()).mul_(factors.scale)
-        result.addmm_(between, factors.plain_up().T)
 
     def add_vector(self, result: Tensor, vector: Tensor) -> None:
         """Add ``vector`` [out] to every row of ``result`` [rows, out], both fp32, in place."""

@@ -8,7 +8,6 @@ import torch
 from chatglm_backend.int4.kernels.ops import CompiledOps
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import VARIANTS, host_cpu, usable_variants
-from chatglm_backend.models.low_rank import low_rank
 from chatglm_backend.models.ops import Ops, rotary_table
 
 
@@ -143,29 +142,3 @@ def test_a_cache_is_written_as_by_torch(ops: CompiledOps, rows: int, heads: int,
     for owner, memory in zip((ops, Ops()), memories, strict=True):
         owner.store(k, v, memory[0][:, 7 : 7 + rows], memory[1][:, 7 : 7 + rows])
     assert torch.equal(*memories)
-
-
-@pytest.mark.parametrize("rank", [1, 8, 9])
-@pytest.mark.parametrize("rows", [1, 3, 4, 11])
-def test_the_side_path_of_an_adapter_equals_torch(ops: CompiledOps, rank: int, rows: int) -> None:
-    """Strided rows, every block size, and a scale that stays apart; a row's bits do not depend on the others."""
-    torch.manual_seed(0)
-    factors = low_rank(torch.randn(rank, 64) * 0.1, torch.randn(48, rank) * 1e-4, 2.5)
-    x, start = torch.randn(rows, 80)[:, :64], torch.randn(rows, 48)
-    expected = start + 2.5 * x @ factors.down.float().T @ factors.plain_up().T
-    result = start.clone()
-    ops.add_low_rank(result, x, factors)
-    torch.testing.assert_close(result, expected)
-    for row in range(rows):
-        alone = start[row : row + 1].clone()
-        ops.add_low_rank(alone, x[row : row + 1], factors)
-        assert torch.equal(alone[0], result[row])
-
-
-def test_factors_too_large_for_half_precision_stay_exact(ops: CompiledOps) -> None:
-    """They are kept in fp32 and multiplied by torch; columns that fill no block are cut off again."""
-    factors = low_rank(torch.full((1, 32), 1e5), torch.ones(5, 1), 1.0)
-    result = torch.zeros(2, 5)
-    ops.add_low_rank(result, torch.ones(2, 32), factors)
-    assert factors.down.dtype is torch.float32
-    assert torch.equal(result, torch.full((2, 5), 32e5))

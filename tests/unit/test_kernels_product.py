@@ -18,6 +18,7 @@ from chatglm_backend.int4.kernels.native import compile_variant
 from chatglm_backend.int4.kernels.product import ROW_CLASSES, CompiledKernel
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import AVX512VNNI, AVXVNNI, VARIANTS, HostCpu, host_cpu, usable_variants
+from chatglm_backend.models.low_rank import low_rank
 
 ROW_COUNTS = [*range(1, 18), 33, 128, 200, 513]
 """For the widest variant of this CPU."""
@@ -123,6 +124,37 @@ def test_a_bias_is_added_once(kernel: CompiledKernel, rows: int) -> None:
     product = kernel.prepare(torch.from_numpy(make_packed(out, in_)), out, in_)
     x, bias = torch.randn(rows, in_), torch.randn(out)
     assert torch.equal(product.with_bias(bias)(x), product(x) + bias)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 11, 200])
+def test_side_paths_are_added_to_their_rows(kernel: CompiledKernel, rows: int) -> None:
+    """Several adapters in one product, and none; the last group is not full; a row's bits depend on no other row."""
+    torch.manual_seed(0)
+    out, in_ = 40, 128
+    factors = [low_rank(torch.randn(rank, in_) * 0.1, torch.randn(out, rank) * 1e-4, 250.0) for rank in (1, 8, 9)]
+    product = kernel.prepare(torch.from_numpy(make_packed(out, in_)), out, in_).with_bias(torch.randn(out))
+    x, sides = torch.randn(rows, in_), list(zip(_slices(rows), factors, strict=False))
+    expected = product(x)
+    for some, one in sides:
+        one.add_to(expected[some], x[some])
+    found = product.with_sides(x, sides)
+    torch.testing.assert_close(found, expected)
+    for some, one in sides:
+        for row in range(*some.indices(rows)):
+            assert torch.equal(found[row : row + 1], product.with_sides(x[row : row + 1], [(slice(None), one)]))
+
+
+def _slices(rows: int) -> list[slice]:
+    """Parts of the rows with gaps between them: all of a single one, a block and more of many."""
+    return [slice(None)] if rows == 1 else [slice(0, 1), slice(1, rows - 2), slice(rows - 1, rows)]
+
+
+def test_factors_too_large_for_half_precision_are_divided(kernel: CompiledKernel) -> None:
+    """By a power of two, which the scale makes up for."""
+    factors = low_rank(torch.full((1, 64), 1e5), torch.full((16, 1), 0.5), 1.0)
+    product = kernel.prepare(torch.from_numpy(make_packed(16, 64) * 0), 16, 64)
+    found = product.with_sides(torch.ones(2, 64), [(slice(None), factors)])
+    torch.testing.assert_close(found, torch.full((2, 16), 32e5), rtol=1e-3, atol=0.0)
 
 
 def test_long_rows_add_up(kernel: CompiledKernel) -> None:

@@ -1,4 +1,4 @@
-"""Writes the kernels as LLVM code: quantising activations, products of few rows, products of many.
+"""Writes the kernels as LLVM code: quantising activations, products of few rows, products of many, side paths.
 
 Every kernel is ``void (i64 args, i64 first, i64 last, i64 scratch)``: ``args`` is the address of
 int64 words in the order of :class:`Arg`, ``first``/``last`` a range of work (64-blocks for
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from chatglm_backend.int4.kernels.emit_blocks import Arg, BlockProducts
+from chatglm_backend.int4.kernels.emit_low_rank import Down, add_sides
 from chatglm_backend.int4.kernels.layout import BLOCK, GROUP
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.int4.kernels.writer import F32, I8, I32, I64, KernelWriter, Values
@@ -37,6 +38,7 @@ def build_module(variant: Variant, triple: str) -> ir.Module:
     for rows in FEW_ROWS:
         _FewRows(module, variant, f"rows_{rows}").emit(rows)
     _Tile(module, variant, "tile").emit()
+    Down(module, variant, "down").emit()
     return module
 
 
@@ -95,6 +97,8 @@ class _FewRows(BlockProducts):
         first_row = self.arg(Arg.ROW0)
         prefetch = self.variant.prefetch_streaming if count <= _STREAMING_ROWS else self.variant.prefetch
         zeros = [ir.Constant(self.float_vector, [0.0] * self.lanes)] * (count * self.parts)
+        zero = ir.Constant(I64, 0)
+        any_sides = self.builder.zext(self.builder.icmp_signed(">", self.arg(Arg.SIDE_COUNT), zero), I64)
 
         def group(g: ir.Value, _: Values) -> Values:
             def block(k: ir.Value, sums: Values) -> Values:
@@ -106,7 +110,8 @@ class _FewRows(BlockProducts):
                     after += self.block_products(weights, scales, k, first_row, count, mine)
                 return after
 
-            sums = self.loop(ir.Constant(I64, 0), self.blocks, 1, list(zeros), block)
+            sums = self.loop(zero, self.blocks, 1, list(zeros), block)
+            sums = self.loop(zero, any_sides, 1, sums, lambda _, sums: self._sided(g, first_row, count, sums))
             for part in range(self.parts):
                 for m in range(count):
                     row = self.builder.add(first_row, ir.Constant(I64, m))
@@ -115,6 +120,18 @@ class _FewRows(BlockProducts):
 
         self.loop(self.first, self.last, 1, [], group)
         self.builder.ret_void()
+
+    def _sided(self, g: ir.Value, first_row: ir.Value, count: int, sums: Values) -> Values:
+        """The sums with the side paths, by way of ``scratch``."""
+        places = [
+            self.offset(self.scratch, m * GROUP * 4 + part * self.lanes * 4)
+            for part in range(self.parts)
+            for m in range(count)
+        ]
+        for place, value in zip(places, sums, strict=True):
+            self.store(value, place, align=4)
+        add_sides(self, g, first_row, self.builder.add(first_row, ir.Constant(I64, count)), self.scratch)
+        return [self.load(place, self.float_vector, align=4) for place in places]
 
 
 class _Tile(BlockProducts):
@@ -136,6 +153,7 @@ class _Tile(BlockProducts):
 
             self._each_sum(row0, row1, lambda place, _row, _part: self.store(nothing, place, align=4))
             self.loop(zero, self.blocks, 1, [], lambda k, _: self._block(g, k, row0, row1))
+            add_sides(self, g, row0, row1, self.scratch)
             self._each_sum(row0, row1, put)
             return []
 

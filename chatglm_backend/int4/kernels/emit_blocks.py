@@ -21,7 +21,8 @@ _CHUNK_BYTES = GROUP * 4
 class Arg(IntEnum):
     """Words of the argument block: addresses, then counts. ``ROWS`` is all rows, ``ROW0``..``ROW1`` those to do.
 
-    ``BIAS`` is fp32 for every group's rows, zeros where there is none.
+    ``BIAS`` is fp32 for every group's rows, zeros where there is none. ``SIDES`` is a table of ``SIDE_COUNT`` side
+    paths, see :class:`.emit_low_rank.SideWord`.
     """
 
     CHUNKS = 0
@@ -37,6 +38,8 @@ class Arg(IntEnum):
     ROW0 = 10
     ROW1 = 11
     BIAS = 12
+    SIDES = 13
+    SIDE_COUNT = 14
 
 
 class BlockProducts(KernelWriter):

@@ -1,7 +1,8 @@
-"""Writes the side path of a low-rank adapter as LLVM code: ``OUT += (SCALE * X @ DOWN.T) @ UP``.
+"""Writes the side paths of low-rank adapters as LLVM code: ``OUT += (SCALE * X @ DOWN.T) @ UP``.
 
-Kernels have the form described in :mod:`.writer`; argument words are in the order of :class:`LowRankArg`. Each row is
-worked out alone and in one order, so that its bits do not depend on how many rows there are. Knows nothing of tensors.
+The first factor is a kernel of its own, ``down``, of the form described in :mod:`.writer`; the second is added by the
+product kernels to a group's sums while these are at hand, see :func:`add_sides`. Each row is worked out alone and in
+one order, so that its bits do not depend on how many rows there are. Knows nothing of tensors.
 """
 
 from __future__ import annotations
@@ -10,138 +11,146 @@ from enum import IntEnum
 
 from llvmlite import ir
 
+from chatglm_backend.int4.kernels.emit_blocks import Arg
+from chatglm_backend.int4.kernels.layout import BLOCK, GROUP
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.int4.kernels.writer import F16, F32, I64, KernelWriter, Values
-from chatglm_backend.models.low_rank import RANK_STEP
+from chatglm_backend.models.low_rank import RANK_STEP, UP_COLUMNS
 
-COLUMNS = 16
-"""Output columns that one piece of work of ``up_*`` writes, and that lie together in ``UP``.
-
-Also the inputs that ``down_*`` takes at once; their number is a multiple of it.
-"""
 ROW_BLOCK = 4
-"""Rows that share each read of the factors in the kernels for many rows."""
+"""Rows that share each read of the factors, where there are so many."""
 
 
-class LowRankArg(IntEnum):
-    """``DOWN`` is fp16 [rank, inputs], ``UP`` fp16 [columns / 16, rank, 16], ``BETWEEN`` fp32 [rows, rank].
+class SideWord(IntEnum):
+    """Words of one side path in the table at ``Arg.SIDES``: it is for rows ``ROW0`` to ``ROW1``.
 
-    ``SCALE`` is the address of one fp32 number; the rows at hand begin with ``ROW0`` and are ``BLOCKS`` times
-    one or four.
+    ``DOWN`` is fp16 [rank, inputs], ``UP`` fp16 [groups, rank, 16], ``BETWEEN`` fp32 [rows, rank]; the low half of
+    ``SCALE`` is an fp32 number. Pieces ``ITEM0`` to ``ITEM1`` of the work of ``down`` are this path's.
     """
 
-    X = 0
-    X_ROW = 1
+    ROW0 = 0
+    ROW1 = 1
     DOWN = 2
-    BETWEEN = 3
-    UP = 4
-    OUT = 5
-    OUT_ROW = 6
-    INPUTS = 7
-    RANK = 8
-    ROW0 = 9
-    BLOCKS = 10
-    SCALE = 11
+    UP = 3
+    BETWEEN = 4
+    RANK = 5
+    SCALE = 6
+    ITEM0 = 7
+    ITEM1 = 8
 
 
 def down_ranks(variant: Variant) -> int:
-    """Ranks that share each read of a row in ``down_*``: as many as the registers have room for their sums."""
-    return RANK_STEP if variant.lanes == COLUMNS else 1
+    """Ranks that share each read of a row in ``down``: as many as the registers have room for their sums."""
+    return RANK_STEP if variant.lanes == GROUP else 1
 
 
-def build_low_rank(variant: Variant, triple: str) -> ir.Module:
-    """``down_1`` and ``down_4`` over blocks of rows x ranks, ranks fastest; ``up_1`` and ``up_4`` over columns."""
-    module = ir.Module(name="low_rank")
-    module.triple = triple
-    for rows in (1, ROW_BLOCK):
-        _Down(module, variant, f"down_{rows}").emit(rows)
-        _Up(module, variant, f"up_{rows}").emit(rows)
-    return module
+class _Path:
+    """One side path as the code sees it, with what both factors need."""
 
-
-class _LowRank(KernelWriter):
-    """What both factors share: halves widened, rows of a block, their numbers between the factors."""
-
-    vector = ir.VectorType(F32, COLUMNS)
+    def __init__(self, writer: KernelWriter, index: ir.Value) -> None:
+        self.writer, self.vector = writer, ir.VectorType(F32, UP_COLUMNS)
+        table = writer.offset(writer.arg(Arg.SIDES), index, 8 * len(SideWord))
+        self.words = {word: writer.load(writer.offset(table, word * 8), I64, align=8) for word in SideWord}
+        self.scale = writer.load(writer.offset(table, SideWord.SCALE * 8), F32, align=8)
 
     def halves(self, address: ir.Value) -> ir.Value:
         """16 fp16 numbers as fp32."""
-        return self.builder.fpext(self.load(address, ir.VectorType(F16, COLUMNS), align=2), self.vector)
+        w = self.writer
+        return w.builder.fpext(w.load(address, ir.VectorType(F16, UP_COLUMNS), align=2), self.vector)
 
-    def rows_of(self, block: ir.Value, count: int) -> Values:
-        """The rows of a block."""
-        b = self.builder
-        first = b.add(self.arg(LowRankArg.ROW0), b.mul(block, ir.Constant(I64, count)))
-        return [b.add(first, ir.Constant(I64, i)) for i in range(count)]
-
-    def between(self, row: ir.Value, rank: ir.Value) -> ir.Value:
+    def between(self, row: ir.Value) -> ir.Value:
         """Where a row's numbers between the factors begin."""
-        return self.offset(self.arg(LowRankArg.BETWEEN), self.builder.mul(row, rank), 4)
+        b = self.writer.builder
+        skipped = b.mul(b.sub(row, self.words[SideWord.ROW0]), self.words[SideWord.RANK])
+        return self.writer.offset(self.words[SideWord.BETWEEN], skipped, 4)
 
 
-class _Down(_LowRank):
-    """The numbers between the factors, some ranks of ``count`` rows at a time."""
+def _least(writer: KernelWriter, one: ir.Value, other: ir.Value, sign: str = "<") -> ir.Value:
+    return writer.builder.select(writer.builder.icmp_signed(sign, one, other), one, other)
 
-    def emit(self, count: int) -> None:
-        b, rank, inputs = self.builder, self.arg(LowRankArg.RANK), self.arg(LowRankArg.INPUTS)
-        x, x_row, down = (self.arg(which) for which in (LowRankArg.X, LowRankArg.X_ROW, LowRankArg.DOWN))
-        scale, ranks = self.load(self.arg(LowRankArg.SCALE), F32, align=4), down_ranks(self.variant)
-        groups = b.sdiv(rank, ir.Constant(I64, ranks))
 
-        def piece(item: ir.Value, _: Values) -> Values:
-            first = b.mul(b.srem(item, groups), ir.Constant(I64, ranks))
-            which = [b.add(first, ir.Constant(I64, j)) for j in range(ranks)]
-            rows = self.rows_of(b.sdiv(item, groups), count)
-            sources = [b.add(x, b.mul(row, x_row)) for row in rows]
-            factors = [self.offset(down, b.mul(j, inputs), 2) for j in which]
+def add_sides(writer: KernelWriter, group: ir.Value, row0: ir.Value, row1: ir.Value, sums: ir.Value) -> None:
+    """Add all side paths to a group's ``sums`` of rows ``row0`` to ``row1``, 16 floats a row at this address."""
+    b, zero = writer.builder, ir.Constant(I64, 0)
 
-            def add(i: ir.Value, sums: Values) -> Values:
-                weights = [self.halves(self.offset(factor, i, 2)) for factor in factors]
-                values = [self.load(self.offset(source, i, 4), self.vector, align=4) for source in sources]
-                pairs = [(value, weight) for value in values for weight in weights]
-                return [self.fma(*pair, total) for pair, total in zip(pairs, sums, strict=True)]
+    def path(index: ir.Value, _: Values) -> Values:
+        side = _Path(writer, index)
+        rank = side.words[SideWord.RANK]
+        factor = writer.offset(side.words[SideWord.UP], b.mul(group, rank), GROUP * 2)
 
-            start = [self.constant(0.0, COLUMNS)] * (count * ranks)
-            sums = iter(self.loop(ir.Constant(I64, 0), inputs, COLUMNS, start, add))
-            for row in rows:
-                for j in which:
-                    place = self.offset(self.between(row, rank), j, 4)
-                    self.store(b.fmul(self.total(next(sums)), scale), place, align=4)
+        def rows(first: ir.Value, count: int) -> Values:
+            which = [b.add(first, ir.Constant(I64, i)) for i in range(count)]
+            places = [writer.offset(sums, b.sub(row, row0), GROUP * 4) for row in which]
+            numbers = [side.between(row) for row in which]
+
+            def add(j: ir.Value, totals: Values) -> Values:
+                weights = side.halves(writer.offset(factor, j, GROUP * 2))
+                found = [writer.load(writer.offset(number, j, 4), F32, align=4) for number in numbers]
+                pairs = zip(found, totals, strict=True)
+                return [writer.fma(writer.splat(number, GROUP), weights, total) for number, total in pairs]
+
+            before = [writer.load(place, side.vector, align=4) for place in places]
+            for place, total in zip(places, writer.loop(zero, rank, 1, before, add), strict=True):
+                writer.store(total, place, align=4)
             return []
 
-        self.loop(self.first, self.last, 1, [], piece)
-        b.ret_void()
+        first = _least(writer, side.words[SideWord.ROW0], row0, ">")
+        last = _least(writer, side.words[SideWord.ROW1], row1)
+        whole = b.sub(last, b.srem(b.sub(last, first), ir.Constant(I64, ROW_BLOCK)))
+        writer.loop(first, whole, ROW_BLOCK, [], lambda row, _: rows(row, ROW_BLOCK))
+        # Where none of the rows are this path's, ``whole`` lies between ``last`` and ``first``.
+        writer.loop(whole, last, 1, [], lambda row, _: rows(row, 1))
+        return []
+
+    writer.loop(zero, writer.arg(Arg.SIDE_COUNT), 1, [], path)
 
 
-class _Up(_LowRank):
-    """16 columns at a time, ``count`` rows from end to end before the next, as they lie in memory."""
+class Down(KernelWriter):
+    """The numbers between the factors, some ranks of up to four rows at a time."""
 
-    def emit(self, count: int) -> None:
-        b, rank, zero = self.builder, self.arg(LowRankArg.RANK), ir.Constant(I64, 0)
-        out, out_row, up = (self.arg(which) for which in (LowRankArg.OUT, LowRankArg.OUT_ROW, LowRankArg.UP))
+    def emit(self) -> None:
+        """Write the kernel."""
+        b, ranks = self.builder, ir.Constant(I64, down_ranks(self.variant))
+        block = ir.Constant(I64, ROW_BLOCK)
 
-        def block(k: ir.Value, _: Values) -> Values:
-            rows = self.rows_of(k, count)
-            starts = [b.add(out, b.mul(row, out_row)) for row in rows]
-            numbers = [self.between(row, rank) for row in rows]
+        def path(index: ir.Value, _: Values) -> Values:
+            side = _Path(self, index)
+            begin, end = side.words[SideWord.ITEM0], side.words[SideWord.ITEM1]
+            groups = b.sdiv(side.words[SideWord.RANK], ranks)
 
-            def columns(item: ir.Value, _: Values) -> Values:
-                factor = self.offset(up, b.mul(item, rank), COLUMNS * 2)
-                places = [self.offset(start, item, COLUMNS * 4) for start in starts]
-
-                def add(j: ir.Value, sums: Values) -> Values:
-                    weights = self.halves(self.offset(factor, j, COLUMNS * 2))
-                    found = [self.load(self.offset(number, j, 4), F32, align=4) for number in numbers]
-                    pairs = zip(found, sums, strict=True)
-                    return [self.fma(self.splat(number, COLUMNS), weights, total) for number, total in pairs]
-
-                before = [self.load(place, self.vector, align=4) for place in places]
-                for place, total in zip(places, self.loop(zero, rank, 1, before, add), strict=True):
-                    self.store(total, place, align=4)
+            def piece(item: ir.Value, _: Values) -> Values:
+                rank = b.mul(b.srem(item, groups), ranks)
+                row = b.add(side.words[SideWord.ROW0], b.mul(b.sdiv(item, groups), block))
+                last = _least(self, b.add(row, block), side.words[SideWord.ROW1])
+                whole = b.sub(last, b.srem(b.sub(last, row), block))
+                self.loop(row, whole, ROW_BLOCK, [], lambda r, _: self._rows(side, r, ROW_BLOCK, rank))
+                self.loop(whole, last, 1, [], lambda r, _: self._rows(side, r, 1, rank))
                 return []
 
-            self.loop(self.first, self.last, 1, [], columns)
+            low, high = _least(self, self.first, begin, ">"), _least(self, self.last, end)
+            self.loop(b.sub(low, begin), b.sub(high, begin), 1, [], piece)
             return []
 
-        self.loop(zero, self.arg(LowRankArg.BLOCKS), 1, [], block)
+        self.loop(ir.Constant(I64, 0), self.arg(Arg.SIDE_COUNT), 1, [], path)
         b.ret_void()
+
+    def _rows(self, side: _Path, row: ir.Value, count: int, rank: ir.Value) -> Values:
+        b = self.builder
+        inputs = b.mul(self.arg(Arg.BLOCKS), ir.Constant(I64, BLOCK))
+        ranks = [b.add(rank, ir.Constant(I64, j)) for j in range(down_ranks(self.variant))]
+        rows = [b.add(row, ir.Constant(I64, i)) for i in range(count)]
+        sources = [self.offset(self.arg(Arg.X), b.mul(r, inputs), 4) for r in rows]
+        factors = [self.offset(side.words[SideWord.DOWN], b.mul(j, inputs), 2) for j in ranks]
+
+        def add(i: ir.Value, sums: Values) -> Values:
+            weights = [side.halves(self.offset(factor, i, 2)) for factor in factors]
+            values = [self.load(self.offset(source, i, 4), side.vector, align=4) for source in sources]
+            pairs = [(value, weight) for value in values for weight in weights]
+            return [self.fma(*pair, total) for pair, total in zip(pairs, sums, strict=True)]
+
+        start = [self.constant(0.0, UP_COLUMNS)] * (count * len(ranks))
+        sums = iter(self.loop(ir.Constant(I64, 0), inputs, UP_COLUMNS, start, add))
+        for r in rows:
+            for j in ranks:
+                self.store(b.fmul(self.total(next(sums)), side.scale), self.offset(side.between(r), j, 4), align=4)
+        return []

@@ -26,12 +26,10 @@ from chatglm_backend.int4.kernels.emit_ops import (
     build_gates,
 )
 from chatglm_backend.int4.kernels.emit_rows import ROW_LANES, AddArg, NormArg, RotaryArg, StoreArg, build_rows
-from chatglm_backend.int4.kernels.low_rank import LowRankSteps
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
 from chatglm_backend.int4.kernels.replay import RecordedStep, attention_work, scores_stride
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import Variant
-from chatglm_backend.models.low_rank import LowRank
 from chatglm_backend.models.ops import Ops, Replay, RotaryTable
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -47,7 +45,6 @@ class CompiledOps(Ops):
         self._team, self._variant, self._cache = team, variant, cache
         self._gates = compile_module(variant, "gates", partial(build_gates, variant), cache)
         self._rows = compile_module(variant, "rows", partial(build_rows, variant), cache)
-        self._low_rank = LowRankSteps(team, variant, cache)
         self._attention: dict[int, NativeKernels] = {}
         self._scores = np.empty(0, np.float32)
         self._gate_args = np.zeros(len(GateArg), np.int64)
@@ -115,14 +112,6 @@ class CompiledOps(Ops):
             )  # fmt: skip
             self._team.share(self._rows.addresses["add_scaled"], self._add_args, rows, work=rows * units // 2)
         return result
-
-    def add_low_rank(self, result: Tensor, x: Tensor, factors: LowRank) -> None:
-        """See :class:`~chatglm_backend.models.ops.Ops`."""
-        if self._low_rank.takes(result, x, factors):
-            self._low_rank.add(result, x, factors)
-            return
-        self._team.spoil()
-        super().add_low_rank(result, x, factors)
 
     def add_vector(self, result: Tensor, vector: Tensor) -> None:
         """See :class:`~chatglm_backend.models.ops.Ops`."""

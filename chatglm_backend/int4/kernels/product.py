@@ -6,24 +6,29 @@ a file. Knows tensors and addresses; which variant suits which shape is :mod:`.c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from chatglm_backend.errors import WrongShape
 from chatglm_backend.int4.kernels.emit import FEW_ROWS
 from chatglm_backend.int4.kernels.emit_blocks import Arg
+from chatglm_backend.int4.kernels.emit_low_rank import ROW_BLOCK, SideWord, down_ranks
 from chatglm_backend.int4.kernels.layout import BLOCK, BLOCK_BYTES, GROUP, LAYOUT_TAG, layout_nbytes, repack
 from chatglm_backend.int4.kernels.native import NativeKernels
 from chatglm_backend.int4.kernels.team import Team
+from chatglm_backend.models.low_rank import Side
 
 ROW_CLASSES = (1, 2, 4, 16, 128)
 """The row counts that stand for one row, two, a few, some, and a prompt's worth when variants are compared."""
 
 PickVariant = Callable[[int, int], Mapping[int, str]]
 """(out, in) -> the variant's name for each of :data:`ROW_CLASSES`."""
+_WEIGHTS_PER_NUMBER = 4
+"""How many INT4 weights are read in the time that one fp16 number of a side path takes."""
 
 
 def row_class(rows: int) -> int:
@@ -48,6 +53,8 @@ class _Code:
     quantize: int
     few: tuple[int, ...]
     tile: int
+    down: int
+    ranks: int
 
     def for_rows(self, rows: int) -> int:
         return self.few[rows - 1] if rows <= len(self.few) else self.tile
@@ -72,7 +79,11 @@ class Product:
         """The same product with ``bias`` [out] added; the weights are shared."""
         return Product(self.layout, self.out, self.in_, self._code, self._team, bias)
 
-    def __call__(self, x: Tensor, into: Tensor | None = None) -> Tensor:
+    def with_sides(self, x: Tensor, sides: Sequence[Side]) -> Tensor:
+        """As a call, with the side paths of some rows added; their factors are fp16."""
+        return self(x, sides=sides)
+
+    def __call__(self, x: Tensor, into: Tensor | None = None, sides: Sequence[Side] = ()) -> Tensor:
         """``x`` [rows, in_] fp32 -> [rows, out] fp32. Not-a-number in a row stays in that row.
 
         The result is new, or ``into``: contiguous fp32 [rows, out], for an ``out`` that is a multiple of 16. Memory
@@ -104,10 +115,10 @@ class Product:
                 expected=f"({rows}, {padded}) contiguous float32",
             )
         if rows:
-            self._multiply(x, result, rows, padded)
+            self._multiply(x, result, rows, padded, sides)
         return result if padded == self.out else result[:, : self.out].contiguous()
 
-    def _multiply(self, x: Tensor, result: Tensor, rows: int, padded: int) -> None:
+    def _multiply(self, x: Tensor, result: Tensor, rows: int, padded: int, sides: Sequence[Side]) -> None:
         team, code = self._team, self._code[row_class(rows)]
         with team.lock:
             team.work.reserve(rows, self.in_ // BLOCK)
@@ -115,7 +126,30 @@ class Product:
             args[Arg.CHUNKS], args[Arg.SCALES] = self._chunks, self._scales
             args[Arg.X], args[Arg.OUT], args[Arg.OUT_STRIDE] = x.data_ptr(), result.data_ptr(), padded
             args[Arg.BIAS] = self._bias.data_ptr()
+            args[Arg.SIDE_COUNT] = len(sides)
+            if sides:
+                self._begin_sides(sides, rows, code)
             team.run(code.quantize, code.for_rows(rows), rows, self.in_, self._groups)
+
+    def _begin_sides(self, sides: Sequence[Side], rows: int, code: _Code) -> None:
+        """The first factors of all side paths in one step; the kernels find the rest of them in a table."""
+        team, table, items, numbers = self._team, [], 0, 0
+        for some, factors in sides:
+            first, last, _ = some.indices(rows)
+            rank, before = len(factors.down), items
+            items += -(-(last - first) // ROW_BLOCK) * (rank // code.ranks)
+            scale = int(np.float32(factors.scale).view(np.int32))
+            down, up = factors.down.data_ptr(), factors.up.data_ptr()
+            table.append((first, last, down, up, 4 * numbers, rank, scale, before, items))
+            numbers += (last - first) * rank
+            team.keep(factors)
+        between, words = team.empty(1, numbers), np.array(table, np.int64)
+        words[:, SideWord.BETWEEN] += between.data_ptr()
+        team.work.sides = (between, words)
+        team.keep(team.work.sides)
+        args = team.work.args
+        args[Arg.SIDES], args[Arg.BLOCKS] = words.ctypes.data, self.in_ // BLOCK
+        team.share(code.down, args, items, work=numbers * self.in_ * _WEIGHTS_PER_NUMBER)
 
     @property
     def variants(self) -> dict[int, str]:
@@ -172,7 +206,15 @@ class CompiledKernel:
 
 def _code_of(native: NativeKernels) -> _Code:
     at = native.addresses
-    return _Code(native, native.variant.name, at["quantize"], tuple(at[f"rows_{m}"] for m in FEW_ROWS), at["tile"])
+    return _Code(
+        native,
+        native.variant.name,
+        at["quantize"],
+        tuple(at[f"rows_{m}"] for m in FEW_ROWS),
+        at["tile"],
+        at["down"],
+        down_ranks(native.variant),
+    )
 
 
 def _aligned(nbytes: int) -> Tensor:

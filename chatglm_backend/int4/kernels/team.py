@@ -48,6 +48,8 @@ class Work:
             np.empty(0, np.int8), np.empty(0, np.float32), np.empty(0, np.int32),
         )  # fmt: skip
         """The values, scales and offsets that ``args`` points to; others once there is more room."""
+        self.sides: object = None
+        """What the side paths at hand point to."""
 
     def reserve(self, rows: int, blocks: int) -> None:
         """Make room for ``rows`` x ``blocks`` 64-blocks and note the addresses in ``args``."""
