@@ -23,6 +23,9 @@ Role = Literal["system", "user", "assistant", "tool"]
 PromptFormat = Literal["recipe", "chat", "raw"]
 """How a single prompt becomes text: the original recipe's form, the family's chat form, or as typed."""
 
+ANY_OBJECT = '{"type": "object"}'
+"""The JSON schema of any object."""
+
 Clock = Callable[[], float]
 """Seconds from an arbitrary start, never going backwards."""
 
@@ -81,7 +84,8 @@ class GenerationRequest:
     ``visitor`` names whose it is, for fairness, limits and the prefix cache; ``ignore_stop_ids`` is for
     benchmarks and checks, which need a fixed number of tokens. ``shared``: others with the same prompt follow as soon
     as it is read. ``adapter`` names a fine-tune of the model; empty is the model itself. An answer must begin with one
-    of ``openings`` where there are any. What was read for a conversation that is kept, ``kept_as``, may be kept too.
+    of ``openings`` where there are any, and be JSON that fits ``json_schema``, a schema as text, where there is one.
+    What was read for a conversation that is kept, ``kept_as``, may be kept too.
     """
 
     request_id: str
@@ -95,6 +99,7 @@ class GenerationRequest:
     shared: bool = False
     openings: tuple[str, ...] = ()
     kept_as: KeptAs | None = None
+    json_schema: str | None = None
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):

@@ -163,6 +163,7 @@ class ByteTokenizer:
     family: Family = "chatglm2"
     stop_ids = frozenset({STOP_ID})
     part_ids: frozenset[int] = frozenset()
+    control_ids = frozenset(range(STOP_ID, VOCAB))
     vocab_size = VOCAB
 
     def encode_text(self, text: str) -> list[int]:

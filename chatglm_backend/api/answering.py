@@ -97,6 +97,9 @@ class Answering:
         begun = messages[-1].role == "assistant"
         if begun and openings:
             raise InvalidRequest(field="tool_choice", value="-", reason=Sentence("request.begun_call"))
+        if functions and body.json_schema is not None:
+            reason = Sentence("request.json_with_tools")
+            raise InvalidRequest(field="response_format", value=Sentence("value.with_tools"), reason=reason)
         names = tuple(function["name"] for function in functions)
         asked = {"messages": messages, "prompt_format": "chat", "openings": openings}
         reader = (lambda: ReplyReader(names, begun=begun)) if names else None
@@ -114,8 +117,9 @@ class Answering:
         params, adapter = body.params(self._settings), self._adapter(body.model)
         kind: Literal["chat", "text"] = "chat" if isinstance(body, ChatRequest) else "text"
         name = f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{number}"
+        shared: dict[str, Any] = {"adapter": adapter, "json_schema": body.json_schema}
         wanted = [
-            GenerationRequest(f"{name}-p{i}" if i else name, visitor, params=params, adapter=adapter, **asked)
+            GenerationRequest(f"{name}-p{i}" if i else name, visitor, params=params, **shared, **asked)
             for i, asked in enumerate(prompts)
         ]
         count = body.n or 1

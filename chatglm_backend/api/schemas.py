@@ -5,8 +5,9 @@ Knows no HTTP. Replies are plain dictionaries, made in :mod:`chatglm_backend.api
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -18,11 +19,12 @@ from pydantic import (
     WithJsonSchema,
     create_model,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from chatglm_backend.api.tools import ToolChoice, Tools, Turn
-from chatglm_backend.core import GenerationParams
+from chatglm_backend.api.tools import NAME, ToolChoice, Tools, Turn
+from chatglm_backend.core import ANY_OBJECT, GenerationParams
 from chatglm_backend.sampling import sampling_fields
 from chatglm_backend.settings import Settings
 
@@ -170,6 +172,28 @@ class StreamOptions(_Exact):
     include_obfuscation: bool | None = None
 
 
+class NamedSchema(_Exact):
+    """A JSON schema. It is kept to, ``strict`` or not; ``name`` and ``description`` ask for nothing here."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    description: str | None = None
+    wanted: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Exact):
+    """What an answer's text must be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError('json_schema is needed with "type": "json_schema", and only there')
+        return self
+
+
 class ChatMessage(Turn):
     """A turn whose content may be text parts. What replies hold beside is ignored when sent back."""
 
@@ -198,6 +222,7 @@ class _Sampling(_Numbers):
     stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=64)] = None
     n: Annotated[int, Field(ge=1, le=_MOST_ANSWERS), Whole] | None = None
     logit_bias: Biases = ()
+    response_format: ResponseFormat | None = None
     user: Any = _idle()
     metadata: Any = _idle()
     store: Any = _idle()
@@ -210,6 +235,14 @@ class _Sampling(_Numbers):
     def include_usage(self) -> bool:
         """Whether the last chunk of a stream is to hold the token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def json_schema(self) -> str | None:
+        """The schema that an answer must fit; ``None``: it is text."""
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text":
+            return None
+        return json.dumps(wanted.json_schema.wanted) if wanted.json_schema else ANY_OBJECT
 
     @property
     def alternatives(self) -> int | None:
@@ -243,7 +276,6 @@ class ChatRequest(_Sampling):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     functions: Any = _only(_UNSUPPORTED, [])
-    response_format: Any = _only('it can only be {"type": "text"}', {"type": "text"})
     modalities: Any = _only('it can only be ["text"]', ["text"])
 
     @field_validator("top_logprobs")

@@ -18,11 +18,11 @@ from chatglm_backend.errors import InvalidRequest
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.tokenizers.tools import ReplyReader, ToolCall, call_text, tools_text
 
-_NAME = "^[a-zA-Z0-9_-]{1,64}$"
+NAME = "^[a-zA-Z0-9_-]{1,64}$"
 _OFFER_SCHEMA = {
     "type": "object",
     "properties": {
-        "name": {"type": "string", "pattern": _NAME},
+        "name": {"type": "string", "pattern": NAME},
         "description": {"type": ["string", "null"]},
         "parameters": {"type": ["object", "null"]},
     },
@@ -36,7 +36,7 @@ def _offer(function: dict[str, Any]) -> dict[str, Any]:
     shown = {name: value for name, value in function.items() if name in kinds and value is not None}
     if not all(isinstance(value, kinds[name]) for name, value in shown.items()):
         raise ValueError("name and description are texts, parameters is a JSON schema")
-    if not re.fullmatch(_NAME, shown.get("name", "")):
+    if not re.fullmatch(NAME, shown.get("name", "")):
         raise ValueError("its name has 1 to 64 letters, digits, - and _")
     return shown
 
@@ -53,7 +53,7 @@ class Tool(_Strict):
 
 
 class _Chosen(_Strict):
-    name: Annotated[str, Field(pattern=_NAME)]
+    name: Annotated[str, Field(pattern=NAME)]
 
 
 class _Called(_Chosen):

@@ -33,6 +33,7 @@ class CountedPrompts:
         self.family: Family = config.family
         self.stop_ids: frozenset[int] = frozenset()
         self.part_ids: frozenset[int] = frozenset()
+        self.control_ids: frozenset[int] = frozenset()
         self.vocab_size = config.vocab_size
         self._tail = [i for i in (config.gmask_id, config.bos_id) if i is not None]
         special = [*config.stop_ids, *self._tail, *([config.mask_id] if config.mask_id is not None else [])]

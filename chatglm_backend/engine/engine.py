@@ -25,6 +25,7 @@ from torch import Tensor
 
 from chatglm_backend.core import CancelToken, Clock, Event, GenerationRequest, monotonic_clock
 from chatglm_backend.engine.draft import Drafter, DraftSource, PromptLookup, StepCosts
+from chatglm_backend.engine.grammar import Grammars
 from chatglm_backend.engine.kept_prefixes import KeptPrefixes
 from chatglm_backend.engine.options import EngineOptions, PreparedRequest
 from chatglm_backend.engine.prefix_cache import PrefixCache
@@ -38,7 +39,7 @@ from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.rows import Feed
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.tokenizers.base import EncodedPrompt, Tokenizer
-from chatglm_backend.tokenizers.streaming import StreamingDecoder
+from chatglm_backend.tokenizers.streaming import SpelledDecoder, StreamingDecoder
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Engine:
         self._kept = kept
         self._costs = StepCosts()
         self._stop_ids = frozenset(model.config.stop_ids) | tokenizer.stop_ids
+        self._grammars = Grammars(tokenizer, model.config.vocab_size, self._stop_ids)
         self._bytes_per_token = model.new_cache(1).bytes_per_token
         self._adapters: Mapping[str, Adapter] = {}
         self._sequences: list[Sequence] = []
@@ -96,7 +98,8 @@ class Engine:
     def prepare(self, request: GenerationRequest) -> PreparedRequest:
         """Encode and measure a request. Safe from any thread.
 
-        Raises ContextLimitExceeded, UnknownAdapter, or InvalidRequest for a token id beyond the vocabulary.
+        Raises ContextLimitExceeded, UnknownAdapter, or InvalidRequest for a token id beyond the vocabulary or a schema
+        that cannot be kept to.
         """
         adapter = self._adapters.get(request.adapter)
         if request.adapter and adapter is None:
@@ -114,8 +117,12 @@ class Engine:
         max_new = min(request.params.max_new_tokens, limit - len(ids))
         rows = len(ids) + max_new + (adapter.prefix.rows if adapter is not None and adapter.prefix is not None else 0)
         openings = tuple(tuple(self._tokenizer.encode_text(text)) for text in request.openings)
+        grammar = None
+        if request.json_schema is not None:
+            begun = ids[len(ids) - encoded.begun :] if request.prompt is None else ()
+            grammar = self._grammars.begin(request.json_schema, begun)
         kv_bytes = rows * self._bytes_per_token
-        return PreparedRequest(request, ids, max_new, kv_bytes, adapter, encoded.begun, openings)
+        return PreparedRequest(request, ids, max_new, kv_bytes, adapter, encoded.begun, openings, grammar)
 
     def start(
         self,
@@ -142,7 +149,7 @@ class Engine:
             prefill=self._model.prefill(ready.prompt_ids[cached:], cache, max_rows=self.options.prefill_rows),
             cached_tokens=cached,
             spelling=self._tokenizer.spelling,
-            decoder=_decoder_behind(self._tokenizer, ready.prompt_ids[len(ready.prompt_ids) - ready.begun :]),
+            decoder=self._decoder(ready),
             draft=draft,
             timer=RequestTimer(self._clock, submitted_at),
         )
@@ -178,6 +185,16 @@ class Engine:
         finally:
             if sequence in self._sequences:
                 self._sequences.remove(sequence)
+
+    def _decoder(self, ready: PreparedRequest) -> StreamingDecoder | SpelledDecoder:
+        """A decoder that has been through what is begun, and gives only what follows."""
+        decoder = self._tokenizer.stream() if ready.grammar is None else SpelledDecoder(self._tokenizer.spelling)
+        begun = ready.prompt_ids[len(ready.prompt_ids) - ready.begun :]
+        for token in begun:
+            decoder.add(token)
+        if begun:
+            decoder.finish()
+        return decoder
 
     def _decode(self, batch: tuple[Sequence, ...], *, draft: bool) -> None:
         """The next token of each, or several of those whose draft tokens are right. A failed batch is tried singly."""
@@ -251,16 +268,6 @@ class Engine:
                 self._kept.keep(sequence.request, ids, copy)
         except Exception as error:  # noqa: BLE001 - a lost prefix costs time, never an answer
             _log.warning("a finished sequence could not be kept", exc_info=error)
-
-
-def _decoder_behind(tokenizer: Tokenizer, ids: tuple[int, ...]) -> StreamingDecoder:
-    """A decoder that has been through ``ids``, and gives only what follows."""
-    decoder = tokenizer.stream()
-    for token in ids:
-        decoder.add(token)
-    if ids:
-        decoder.finish()
-    return decoder
 
 
 def _owner(request: GenerationRequest, cache: KVCache) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from chatglm_backend.core import GenerationRequest
 
 if TYPE_CHECKING:
+    from chatglm_backend.engine.grammar import Grammar
     from chatglm_backend.models.adapter import Adapter
 
 
@@ -33,7 +34,7 @@ class PreparedRequest:
     """An encoded request that fits the context; ``kv_bytes`` is what it may take at most, prefix rows included.
 
     The last ``begun`` ids belong to the text that the answer goes on with; it begins with one of ``openings`` where
-    there are any.
+    there are any, and keeps to ``grammar`` if there is one.
     """
 
     request: GenerationRequest
@@ -43,6 +44,7 @@ class PreparedRequest:
     adapter: Adapter | None = None
     begun: int = 0
     openings: tuple[tuple[int, ...], ...] = ()
+    grammar: Grammar | None = None
 
     @property
     def prompt_tokens(self) -> int:

@@ -5,6 +5,7 @@ Turns chosen tokens into events; never calls the model. Not thread-safe.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -29,7 +30,7 @@ from chatglm_backend.errors import EngineFailure, RequestError
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.prefill import Prefill
 from chatglm_backend.sentences import Sentence
-from chatglm_backend.tokenizers.streaming import StreamingDecoder
+from chatglm_backend.tokenizers.streaming import SpelledDecoder, StreamingDecoder
 
 StepResult = Event | RequestError
 """What a step says about a sequence; an error, like :class:`~chatglm_backend.core.Completed`, is the last word."""
@@ -52,7 +53,7 @@ class Sequence:
         cache: KVCache,
         prefill: Prefill,
         cached_tokens: int,
-        decoder: StreamingDecoder,
+        decoder: StreamingDecoder | SpelledDecoder,
         spelling: Callable[[int], bytes],
         draft: Drafter | None,
         timer: RequestTimer,
@@ -71,6 +72,7 @@ class Sequence:
         self._stop_ids = frozenset(request.params.stop_ids) | (frozenset() if request.ignore_stop_ids else stop_ids)
         self._part_ids = part_ids
         self._openings = prepared.openings
+        self._grammar = prepared.grammar
         self._decoder = decoder
         self._spelling = spelling
         self._stop = StopFilter(request.params.stop)
@@ -129,7 +131,8 @@ class Sequence:
         room = min(room, self._max_new_tokens - len(self.generated) - 1)
         if self._draft is None or room <= 0:
             return (last,)
-        return (last, *self._draft.propose(room, cost))
+        draft = self._draft.propose(room, cost)
+        return (last, *(draft if self._grammar is None else draft[: self._grammar.fitting(draft)]))
 
     def choose(self, logits: Tensor, feed: tuple[int, ...] = ()) -> None:
         """Choose from ``logits`` [rows, vocab]; row i follows ``feed[: i + 1]``, or the prompt if there is no feed.
@@ -139,8 +142,9 @@ class Sequence:
         draft = feed[1:]
         accepted = 0
         for index, row in enumerate(logits):
-            token = self._sampler.choose(self._opening(row))
-            self._accept(token, row)
+            possible = row if self._grammar is None else self._grammar.mask(row)
+            token = self._sampler.choose(self._opening(possible))
+            self._accept(token, possible)
             if self.finished or index >= len(draft) or token != draft[index]:
                 break
             accepted += 1
@@ -188,6 +192,7 @@ class Sequence:
             return
         self._timer.token()
         self.generated.append(token)
+        whole = self._grammar is not None and self._grammar.accept(token)
         if self._draft is not None:
             self._draft.append(token)
         ends_part = token in self._part_ids
@@ -195,17 +200,18 @@ class Sequence:
         if ends_part:  # what is held back belongs to the part that ends
             text += self._stop.flush()
         self._results.append(TokenEvent(len(self.generated) - 1, token, text, self._chances(token, logits), ends_part))
-        if self._stop.stopped:
+        if self._stop.stopped or whole:
             self.finish(FinishReason.STOP)
         elif len(self.generated) >= self._max_new_tokens:
             self.finish(FinishReason.LENGTH)
 
     def _chances(self, token: int, logits: Tensor) -> tuple[TokenChance, ...]:
-        """The token's, then the likeliest ones', before any filter; none unless asked for."""
+        """The token's, then the likeliest ones' among the possible, before any filter; none unless asked for."""
         count = self.request.params.logprobs
         if count is None:
             return ()
         logprobs = logits.log_softmax(-1)
         best, ids = logprobs.topk(min(count, len(logprobs)))
-        pairs = [(token, float(logprobs[token])), *zip(ids.tolist(), best.tolist(), strict=True)]
+        likeliest = [pair for pair in zip(ids.tolist(), best.tolist(), strict=True) if pair[1] > -math.inf]
+        pairs = [(token, float(logprobs[token])), *likeliest]
         return tuple(TokenChance(one, self._spelling(one), chance) for one, chance in pairs)

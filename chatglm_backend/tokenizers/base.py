@@ -54,6 +54,10 @@ class Tokenizer(Protocol):
         """Ids that begin a further part of an answer."""
 
     @property
+    def control_ids(self) -> frozenset[int]:
+        """Every id that steers the model and that no typed text may become."""
+
+    @property
     def vocab_size(self) -> int:
         """One more than the highest id that has a meaning; the model's logits may be wider."""
 
@@ -70,7 +74,10 @@ class Tokenizer(Protocol):
         """Return the text of ``ids`` as it is; control ids and ids beyond the vocabulary give nothing."""
 
     def spelling(self, token_id: int) -> bytes:
-        """Return what one id stands for, in UTF-8: perhaps part of a character; a control id's is its name."""
+        """Return what one id stands for, in UTF-8: perhaps part of a character; a control id's is its name.
+
+        Nothing for the id of what the vocabulary cannot spell.
+        """
 
     def stream(self) -> StreamingDecoder:
         """Return a decoder for an answer, as the authors' own chat shows it; it takes one id after the other."""
@@ -133,7 +140,7 @@ class SentencePieceTokenizer(ABC):
     def spelling(self, token_id: int) -> bytes:
         """See :class:`Tokenizer`."""
         piece = token_id - self._shift
-        if not 0 <= piece < self._pieces.size:
+        if not 0 <= piece < self._pieces.size or self._pieces.is_unknown(piece):
             return b""
         byte = self._pieces.byte(piece)
         if byte is not None:

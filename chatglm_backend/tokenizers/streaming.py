@@ -7,7 +7,9 @@ unknown pieces and the first space; the tests compare the two.
 
 from __future__ import annotations
 
+import codecs
 import re
+from collections.abc import Callable
 from typing import Final, Literal
 
 import sentencepiece
@@ -129,6 +131,30 @@ class StreamingDecoder:
                 return text[:start]
         self._held = ""
         return text
+
+
+class SpelledDecoder:
+    """Each id's own bytes as text, nothing restored or joined; white space in front of the first sign is dropped.
+
+    For answers whose text must be just what their ids spell, such as JSON.
+    """
+
+    def __init__(self, spelling: Callable[[int], bytes]) -> None:
+        self._spelling = spelling
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
+        self._said = False
+
+    def add(self, token_id: int) -> str:
+        """Take the next id and return the text that is whole."""
+        text = self._bytes.decode(self._spelling(token_id))
+        if not self._said:
+            text = text.lstrip()
+            self._said = bool(text)
+        return text
+
+    def finish(self) -> str:
+        """Return what is still held back; an incomplete character becomes U+FFFD."""
+        return self._bytes.decode(b"", final=True)
 
 
 def to_whitespace_tags(text: str) -> str:

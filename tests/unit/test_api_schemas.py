@@ -91,6 +91,11 @@ def test_messages_may_be_text_or_text_parts() -> None:
     ]
 
 
+def schema(**fields: Any) -> dict[str, Any]:
+    """What asks for an answer that fits a schema."""
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer"}, **fields}}
+
+
 REFUSED: list[tuple[str, str, list[Any]]] = [
     ("n", "n", [0, 9, "2"]),
     ("nonsense", "nonsense", [1, None]),
@@ -102,7 +107,17 @@ REFUSED: list[tuple[str, str, list[Any]]] = [
     ("presence_penalty", "presence_penalty", [2.1]),
     ("tools", "tools", [[{"type": "function"}]]),
     ("functions", "functions", [[{}]]),
-    ("response_format", "response_format", [{"type": "json_object"}]),
+    ("response_format", "type", [{"type": "xml"}, {}]),
+    (
+        "response_format",
+        "is needed",
+        [{"type": "json_schema"}, {"type": "text", "json_schema": {"name": "a", "schema": {}}}],
+    ),
+    ("response_format", "dictionary", ["json", schema(schema=True)]),
+    ("response_format", "name", [{"type": "json_schema", "json_schema": {"schema": {}}}, schema(name="a b")]),
+    ("response_format", "'schema'", [{"type": "json_schema", "json_schema": {"name": "a"}}]),
+    ("response_format", "strict", [schema(strict="yes")]),
+    ("response_format", "more", [schema(more=1), {"type": "json_object", "more": 1}]),
     ("logprobs", "logprobs", [5]),
     ("modalities", "modalities", [["audio"]]),
     ("messages", "messages", [[], "hello"]),
@@ -168,3 +183,11 @@ def test_a_prompt_is_a_list_of_one() -> None:
     """And several are several."""
     assert completion().prompt == ("x",)
     assert completion(prompt=["x", "y"], echo=True).echoes == ("x", "y")
+
+
+def test_json_is_asked_for_with_a_schema_or_without() -> None:
+    """Also in completions; text is what there is anyway."""
+    assert completion(response_format={"type": "json_object"}).json_schema == '{"type": "object"}'
+    assert chat(response_format=schema(strict=True, description="x")).json_schema == '{"type": "integer"}'
+    assert chat(response_format={"type": "text"}).json_schema is None
+    assert chat(response_format=None).json_schema is None

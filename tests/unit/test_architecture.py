@@ -55,6 +55,7 @@ ALLOWED_THIRD_PARTY = {
     "bigdl": r"int4/bigdl\.py",
     "torch": r"(models|int4|checkpoint|adapters|engine|service|benchmark)/",
     "transformers": r"engine/",
+    "llguidance": r"engine/grammar\.py",
     "sentencepiece": r"tokenizers/",
     "numba": r"int4/",
 }

@@ -168,6 +168,29 @@ def test_spellings_are_the_parts_of_a_text(folders: dict[tiny.Family, Path], fam
     assert tokenizer.spelling(tokenizer.vocab_size + 5) == b""
 
 
+def check_spellings(tokenizer: SentencePieceTokenizer) -> None:
+    """Every id that may stand in a text adds its own bytes there, and no other id has any that count."""
+    letter, silent = tokenizer.encode_text("a"), tokenizer.control_ids
+    for token in range(tokenizer.vocab_size + 3):
+        spelt = tokenizer.spelling(token).decode("utf-8", "replace")
+        if spelt and token not in silent:
+            middle = tokenizer.decode([*letter, token, *letter]).removeprefix("a").removesuffix("a")
+            # A letter may have a space before it; part of a character shows as a mark.
+            assert middle in (spelt, f"{spelt} ") or set(middle) <= set("\ufffd "), token
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_an_id_adds_its_spelling_to_a_text(folders: dict[tiny.Family, Path], family: tiny.Family) -> None:
+    """In the middle of it; what cannot be spelled has no spelling."""
+    tokenizer = own(folders, family)
+    check_spellings(tokenizer)
+    root = os.environ.get("CHATGLM_TEST_TOKENIZERS")
+    if root:
+        check_spellings(cast("SentencePieceTokenizer", load_tokenizer(Path(root) / tiny.NAMES[family], family)))
+    unknown = tokenizer._processor.unk_id()
+    assert unknown < 0 or tokenizer.spelling(unknown + tokenizer._shift) == b""
+
+
 def test_stop_ids(folders: dict[tiny.Family, Path]) -> None:
     """An answer ends at its family's end id; ChatGLM3 also at the next role."""
     assert {tiny.config_of("chatglm")["eos_token_id"]} == own(folders, "chatglm").stop_ids
