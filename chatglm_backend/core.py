@@ -86,6 +86,7 @@ class GenerationRequest:
     as it is read. ``adapter`` names a fine-tune of the model; empty is the model itself. An answer must begin with one
     of ``openings`` where there are any, and be JSON that fits ``json_schema``, a schema as text, where there is one.
     What was read for a conversation that is kept, ``kept_as``, may be kept too.
+    ``predicted`` is much of what the answer may say, such as the one that it replaces: where it does, it comes sooner.
     """
 
     request_id: str
@@ -100,6 +101,7 @@ class GenerationRequest:
     openings: tuple[str, ...] = ()
     kept_as: KeptAs | None = None
     json_schema: str | None = None
+    predicted: str = ""
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):

@@ -101,7 +101,8 @@ class Answering:
             reason = Sentence("request.json_with_tools")
             raise InvalidRequest(field="response_format", value=Sentence("value.with_tools"), reason=reason)
         names = tuple(function["name"] for function in functions)
-        asked = {"messages": messages, "prompt_format": "chat", "openings": openings}
+        predicted = body.prediction.content if body.prediction else ""
+        asked = {"messages": messages, "prompt_format": "chat", "openings": openings, "predicted": predicted}
         reader = (lambda: ReplyReader(names, begun=begun)) if names else None
         return await self._begin(body, visitor, number, asked, reader=reader)
 

@@ -266,6 +266,13 @@ class _Sampling(_Numbers):
         )
 
 
+class Prediction(_Exact):
+    """Much of what the answer may say."""
+
+    type: Literal["content"]
+    content: Content
+
+
 class ChatRequest(_Sampling):
     """``POST /v1/chat/completions``."""
 
@@ -275,6 +282,7 @@ class ChatRequest(_Sampling):
     top_logprobs: Annotated[int, _bounds("logprobs"), Whole] | None = None
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
+    prediction: Prediction | None = None
     functions: Any = _only(_UNSUPPORTED, [])
     modalities: Any = _only('it can only be ["text"]', ["text"])
 

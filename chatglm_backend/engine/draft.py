@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-_NGRAMS = (3, 2)
+_NGRAMS = (8, 5, 3, 2)
 _FIRST_SIZE = 2
 _FIRST_PAUSE = 16
 _MAX_PAUSE = 256

@@ -41,6 +41,7 @@ from chatglm_backend.sentences import Sentence
 from chatglm_backend.tokenizers.base import EncodedPrompt, Tokenizer
 from chatglm_backend.tokenizers.streaming import SpelledDecoder, StreamingDecoder
 
+_CUE = 8
 _log = logging.getLogger(__name__)
 
 
@@ -57,7 +58,7 @@ class Engine:
         draft_source: Callable[[tuple[int, ...]], DraftSource] = PromptLookup,
         kept: KeptPrefixes | None = None,
     ) -> None:
-        """``draft_source`` makes the source of draft tokens from a prompt's ids; ``kept`` is what the disk knows."""
+        """``draft_source`` makes the source of draft tokens from what is known; ``kept`` is what the disk knows."""
         self.options = options or EngineOptions()
         self.prefix_cache = PrefixCache(model.new_cache, max_bytes=self.options.prefix_cache_bytes)
         self._model = model
@@ -122,7 +123,8 @@ class Engine:
             begun = ids[len(ids) - encoded.begun :] if request.prompt is None else ()
             grammar = self._grammars.begin(request.json_schema, begun)
         kv_bytes = rows * self._bytes_per_token
-        return PreparedRequest(request, ids, max_new, kv_bytes, adapter, encoded.begun, openings, grammar)
+        predicted = tuple(self._tokenizer.encode_text(request.predicted))
+        return PreparedRequest(request, ids, max_new, kv_bytes, adapter, encoded.begun, openings, grammar, predicted)
 
     def start(
         self,
@@ -139,7 +141,10 @@ class Engine:
             cached = self._kept.fill(request, ready.prompt_ids, cache)
         draft = None
         if request.params.greedy and self.options.draft_tokens > 0:
-            draft = Drafter(self._draft_source(ready.prompt_ids), max_tokens=self.options.draft_tokens)
+            # As if the predicted answer had been given to this prompt before.
+            before = (*ready.prompt_ids[-_CUE:], *ready.predicted) if ready.predicted else ()
+            known = (*before, *ready.prompt_ids)
+            draft = Drafter(self._draft_source(known), max_tokens=self.options.draft_tokens)
         sequence = Sequence(
             ready,
             cancel,

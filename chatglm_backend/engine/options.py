@@ -45,6 +45,7 @@ class PreparedRequest:
     begun: int = 0
     openings: tuple[tuple[int, ...], ...] = ()
     grammar: Grammar | None = None
+    predicted: tuple[int, ...] = ()
 
     @property
     def prompt_tokens(self) -> int:

@@ -98,13 +98,14 @@ class ChatPresenter:
         watch = self.answers.open("chat", caller)
         answer = watch.answer
         answer.turns = asked
+        replaced = turns[len(asked)].content if len(turns) > len(asked) else ""
         if caller.keeper is not None:
             opened, answer.problem = await asyncio.to_thread(
                 self._history.begin, caller.keeper, place, asked, form.adapter
             )
             answer.place, answer.keeping = None if opened is None else opened.place, self._history.keeper(opened)
         yield self._of(answer, Answer(), box="", changed=True)
-        answers = self.answers.follow(watch, partial(self._request, answer, form))
+        answers = self.answers.follow(watch, partial(self._request, answer, form, replaced))
         async with aclosing(self._views(watch, answers)) as views:
             async for view in views:
                 yield view
@@ -171,7 +172,7 @@ class ChatPresenter:
     def _count(self, turns: Turns) -> int:
         return len(self._service.preview_prompt(GenerationRequest("count", messages=turns)).ids)
 
-    def _request(self, answer: PageAnswer, form: ChatForm) -> GenerationRequest:
+    def _request(self, answer: PageAnswer, form: ChatForm, replaced: str) -> GenerationRequest:
         params = form.params()
         answer.fitted = fitted = self._fit(answer.turns, form.system, params.max_new_tokens)
         info = self._service.status().info
@@ -185,6 +186,7 @@ class ChatPresenter:
             params=params,
             adapter=form.adapter,
             kept_as=None if answer.place is None else KeptAs(answer.visitor, answer.place.conversation_id),
+            predicted=replaced,
         )
 
     def _of(self, one: PageAnswer, answer: Answer, *, box: str | None = None, changed: bool = False) -> ChatView:

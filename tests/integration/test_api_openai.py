@@ -92,9 +92,10 @@ def test_what_is_asked_for_reaches_the_engine(site: Site, client: openai.OpenAI)
     """All of it; and a limit ends the answer with its own reason."""
     reply = client.chat.completions.create(
         model="x", messages=USER, max_completion_tokens=2, temperature=0, top_p=0.5, seed=7, stop=["!", "?"],
-        extra_body={"top_k": 4},
+        prediction={"type": "content", "content": [{"type": "text", "text": "AI is"}]}, extra_body={"top_k": 4},
     )  # fmt: skip
     params = site.model.requests[-1].params
+    assert site.model.requests[-1].predicted == "AI is"
     assert (params.max_new_tokens, params.temperature, params.top_p, params.seed) == (2, 0, 0.5, 7)
     assert (params.top_k, params.stop) == (4, ("!", "?"))
     assert (reply.choices[0].finish_reason, reply.choices[0].message.content) == ("length", "AI is")

@@ -300,6 +300,21 @@ def test_right_drafts_save_steps() -> None:
     assert 0 < last.usage.accepted_draft_tokens <= last.usage.draft_tokens
 
 
+def test_a_predicted_answer_comes_in_fewer_steps() -> None:
+    """Where it is right, also after a place where it is not; the text is the model's own in any case."""
+    text = "sphinx of black quartz, judge my vow"
+    steps, texts = {}, set()
+    for predicted in ("", text, text.replace("black", "white"), "0123456789"):
+        model = FakeModel(row=script_row(text.encode(), len("hello")))
+        engine = engine_of(model, DRAFTING)
+        texts.add(text_of(engine.generate(replace(ask("hello", max_new_tokens=60), predicted=predicted))))
+        steps[predicted] = sum(work == "decode1" for work in model.log)
+    plain, right, nearly, wrong = steps.values()
+    assert texts == {text}
+    assert right < nearly < plain == wrong
+    assert right < plain / 2
+
+
 class WrongDraft:
     """Always has an opinion, never a right one: the models here never choose the token 257."""
 

@@ -134,9 +134,10 @@ def test_going_back_finds_the_question() -> None:
 
 
 def test_an_edited_question_replaces_what_followed() -> None:
-    """The conversation goes on from the new wording."""
+    """The conversation goes on from the new wording; the answer that is replaced may say what the new one will."""
     model, presenter = _chat()
     views = _ask(presenter, "edit", _TALK, 0, "uno")
+    assert model.requests[0].predicted == _TALK[1].content
     assert model.requests[0].messages == (Message("user", "uno"),)
     assert [turn.role for turn in views[-1].turns] == ["user", "assistant"]
 
