@@ -27,7 +27,8 @@ _KEEP_ALIVE = b": still working\n\n"
 _HEARTBEAT_S = 10.0
 _METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST", "/v1/completions": "POST"}
 _NOT_OFFERED = {
-    "embeddings": "Embeddings are not offered: a chat model's own vectors are poor ones, and no other is here.",
+    "embeddings": "Embeddings are not offered: the vectors of a chat model find texts badly, and this server runs "
+    "no other model. Use a model made for them, such as bge-small-zh-v1.5, in your program or on another server.",
     "responses": "The Responses API is not offered; use /v1/chat/completions.",
     "batches": "Batches are not offered here; use python -m chatglm_backend batch, or the page.",
     **{
@@ -103,7 +104,7 @@ class _Routes:
         visitor = f"api:{client_address(request.scope)}"
         begun = await self._answering.begin(body, visitor, request.state.number)
         if body.stream:
-            return EventStream(begun.choices.cancel, _stream(begun))
+            return EventStream(begun.choices.cancel, _never_silent(_stream(begun)))
         try:
             return JSONResponse(await while_there(begun.choices.cancel, request.receive, begun.whole()))
         except ClientLeft:
@@ -113,9 +114,22 @@ class _Routes:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "local"}
 
 
+async def _never_silent(parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """``parts`` without empty ones, and a comment wherever nothing was to be said for a while: a long prompt is read,
+    or a call is written.
+    """
+    said_at = time.monotonic()
+    async with aclosing(parts):
+        async for part in parts:
+            if part or time.monotonic() - said_at >= _HEARTBEAT_S:
+                yield part or _KEEP_ALIVE
+                said_at = time.monotonic()
+
+
 async def _stream(begun: Begun) -> AsyncGenerator[bytes, None]:
-    """The answers as chunks, each with its echo before it; an error in the middle is the last of them, and then
-    ``[DONE]`` does not come.
+    """The answers as chunks, each with its echo before it, and empty parts where there was work but nothing to say.
+
+    An error in the middle is the last of them, and then ``[DONE]`` does not come.
     """
     choices, shape, echoes, reader = begun.choices, begun.shape, begun.echoes, begun.reader
     usages: dict[int, Usage] = {}
@@ -130,8 +144,7 @@ async def _stream(begun: Begun) -> AsyncGenerator[bytes, None]:
     try:
         async with aclosing(choices.follow(_HEARTBEAT_S)) as following:
             async for index, events in following:
-                if not events:
-                    yield _KEEP_ALIVE
+                yield b""
                 for event in events:
                     chances = [event.chances] if isinstance(event, TokenEvent) and event.chances else []
                     reading = readers[index]

@@ -117,6 +117,7 @@ _TOKENS_SCHEMA = {"anyOf": [{"const": -1}, {"type": "integer", "minimum": 1, "ma
 _STOP_TEXT = {"type": "string", "minLength": 1, "maxLength": 256}
 _STOP_SCHEMA = {"anyOf": [_STOP_TEXT, {"type": "array", "items": _STOP_TEXT, "maxItems": 16}, {"type": "null"}]}
 
+IDLE = "Accepted; it asks for nothing here."
 _UNSUPPORTED = "it is not supported; leave it out"
 
 Content = Annotated[str, BeforeValidator(_joined_parts), WithJsonSchema(_CONTENT_SCHEMA)]
@@ -147,7 +148,7 @@ def _only(reason: str, *values: Any) -> Any:  # noqa: ANN401 - the field's own a
 
 def _idle() -> Any:  # noqa: ANN401 - the field's own annotation says what it is
     """A field of OpenAI's that asks for nothing here."""
-    return Field(default=None, description="Accepted; it asks for nothing here.")
+    return Field(default=None, description=IDLE)
 
 
 class _Exact(BaseModel):
@@ -283,7 +284,8 @@ class ChatRequest(_Sampling):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     prediction: Prediction | None = None
-    functions: Any = _only(_UNSUPPORTED, [])
+    functions: Any = _only("it is OpenAI's older form; use tools", [])
+    function_call: Any = _only("it is OpenAI's older form; use tool_choice", "none")
     modalities: Any = _only('it can only be ["text"]', ["text"])
 
     @field_validator("top_logprobs")

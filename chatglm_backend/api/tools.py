@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from chatglm_backend.core import Completed, Event, Message, Role, TokenEvent
 from chatglm_backend.errors import InvalidRequest
@@ -83,6 +83,13 @@ class Turn(_Strict):
     tool_calls: list[EarlierCall] | None = None
     tool_call_id: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_today(cls, given: object) -> object:
+        if isinstance(given, Mapping) and (given.get("role") == "function" or given.get("function_call") is not None):
+            raise ValueError("function_call and the role function are OpenAI's older form; use tool_calls and tool")
+        return given
+
     def message(self) -> Message:
         """In our own words, without its calls."""
         role: Role = "system" if self.role == "developer" else self.role
@@ -125,6 +132,8 @@ def conversation(messages: Sequence[Turn], functions: Sequence[Mapping[str, Any]
             continue
         _all_answered(waiting)
         calls = message.tool_calls or []
+        if calls and message.role != "assistant":
+            _refuse(message.role, Sentence("request.who_calls"))
         waiting = {call.id: _call(call.function) for call in calls}
         if len(waiting) < len(calls):
             _refuse(calls[0].id, Sentence("request.calls_of_one_id"))
@@ -175,7 +184,7 @@ def _entry(call: ToolCall) -> dict[str, Any]:
 def _call(called: _Called) -> Message:
     try:
         arguments = json.loads(called.arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         _refuse(called.arguments, Sentence("request.arguments"))

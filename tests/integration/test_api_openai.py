@@ -394,6 +394,29 @@ def test_tools_are_offered_called_and_answered() -> None:
     service.close()
 
 
+def test_a_stream_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comments come also while a prompt is read or a call is written; several answers call, and a cut call is text."""
+    monkeypatch.setattr("chatglm_backend.api.openai._HEARTBEAT_S", 0.05)
+    script = Script(CALL, prefill_units=8, delay_s=0.02)
+    model = ScriptedModel({"call": script}, info=replace(scripted_info(), family="chatglm3", tools=True))
+    service = scripted_service(model)
+    with serving(service) as site:
+        said = [{"role": "user", "content": "call"}]
+        events = site.post({"messages": said, "tools": TOOLS, "stream": True, "n": 2}).text.split("\n\n")
+        assert events.count(": still working") >= 3
+        chunks = [json.loads(one[6:])["choices"][0] for one in events if one.startswith("data: {")]
+        parts = [(chunk["index"], call) for chunk in chunks for call in chunk["delta"].get("tool_calls", ())]
+        assert [part["index"] for _, part in parts] == [0] * 4
+        assert sorted(index for index, _ in parts) == [0, 0, 1, 1]
+        assert len({part["id"] for _, part in parts if "id" in part}) == 2
+
+        cut = site.post({"messages": said, "tools": TOOLS, "max_tokens": 3}).json()["choices"][0]
+        assert (cut["finish_reason"], cut["message"]["content"]) == ("length", "".join(CALL[:3]).strip())
+        plain = site.post({"messages": said, "tools": TOOLS, "tool_choice": "none"}).json()["choices"][0]
+        assert (plain["finish_reason"], "tool_calls" in plain["message"]) == ("stop", False)
+    service.close()
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from chatglm_backend.api.schemas import ChatRequest, CompletionRequest
+from chatglm_backend.api.schemas import IDLE, ChatRequest, CompletionRequest
 from chatglm_backend.core import GenerationParams, Message
 from chatglm_backend.settings import Settings
 
@@ -106,7 +108,10 @@ REFUSED: list[tuple[str, str, list[Any]]] = [
     ("top_logprobs", "logprobs", [3]),
     ("presence_penalty", "presence_penalty", [2.1]),
     ("tools", "tools", [[{"type": "function"}]]),
-    ("functions", "functions", [[{}]]),
+    ("functions", "use tools", [[{}]]),
+    ("function_call", "use tool_choice", ["auto", {"name": "f"}]),
+    ("messages", "older form", [[{"role": "function", "name": "f", "content": "x"}]]),
+    ("messages", "older form", [[{"role": "assistant", "content": None, "function_call": {"name": "f"}}]]),
     ("response_format", "type", [{"type": "xml"}, {}]),
     (
         "response_format",
@@ -161,6 +166,20 @@ def test_what_cannot_be_served_says_why(field: str, word: str, value: Any) -> No
 def test_what_asks_for_nothing_more_is_no_fault(fields: dict[str, Any]) -> None:
     """Many clients send these always."""
     assert params(**fields) == params()
+
+
+def test_what_the_documents_call_idle_is_accepted() -> None:
+    """The table's row holds every such field, and nothing else."""
+    found = {
+        name
+        for kind in (ChatRequest, CompletionRequest)
+        for name, field in kind.model_fields.items()
+        if field.description == IDLE
+    }
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    (row,) = (line for line in text.splitlines() if line.endswith("| accepted; they ask for nothing here |"))
+    assert set(re.findall("`([a-z_]+)`", row)) == found
+    assert params(**dict.fromkeys(found, "anything")) == params()
 
 
 @pytest.mark.parametrize(

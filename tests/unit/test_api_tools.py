@@ -70,6 +70,8 @@ def test_each_call_stands_before_its_result() -> None:
         ((USER, asked(call("f"), call("f")), result("f")), "different ids"),
         ((USER, asked(call("f", "[1]")), result("f")), "JSON object"),
         ((USER, asked(call("f", "{")), result("f")), "JSON object"),
+        ((USER, asked(call("f", f'{{"a": {"[" * 100_000}')), result("f")), "JSON object"),
+        ((USER, {**asked(call("f")), "role": "user"}, result("f")), "assistant"),
     ],
 )
 def test_calls_and_results_that_do_not_belong_together_are_refused(messages: tuple[Any, ...], word: str) -> None:
