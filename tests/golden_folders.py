@@ -15,11 +15,12 @@ from torch import Tensor
 from chatglm_backend.checkpoint.thudm import dequantize_rows, reencode_rows
 from chatglm_backend.int4.bigdl import quantize
 from chatglm_backend.models.config import ModelConfig, family_named_in
-from chatglm_backend.models.layout import tensor_specs
+from chatglm_backend.models.layout import names_in_transformers, tensor_specs
 
 GOLDEN = Path(__file__).parent / "golden"
 LONG = ("chatglm2-6b-32k", "chatglm3-6b-32k", "chatglm3-6b-128k")
-FOLDERS = ("chatglm-6b", "chatglm-6b-int4", "chatglm-6b-int8", "chatglm2-6b", "chatglm3-6b", *LONG)
+GLM4 = ("glm-4-9b-chat", "glm-4-9b-chat-hf", "glm-4-9b-0414", "glm-edge-1.5b-chat", "glm-edge-4b-chat")
+FOLDERS = ("chatglm-6b", "chatglm-6b-int4", "chatglm-6b-int8", "chatglm2-6b", "chatglm3-6b", *LONG, *GLM4)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def golden_cases(name: str, *, int4: bool = False) -> list[Case]:
     ]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=13)
 def dense_tensors(name: str) -> Mapping[str, Tensor]:
     """Return the folder's weights; 4-bit and 8-bit ones as their fp32 values."""
     tensors = _raw_tensors(name)
@@ -60,7 +61,7 @@ def dense_tensors(name: str) -> Mapping[str, Tensor]:
     return tensors
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=13)
 def packed_tensors(name: str) -> Mapping[str, Tensor]:
     """Return the folder's weights as a low-bit checkpoint holds them."""
     raw: Mapping[str, Tensor] = dense_tensors(name) if name.endswith("int8") else _raw_tensors(name)
@@ -86,4 +87,11 @@ def _raw_tensors(name: str) -> dict[str, Tensor]:
         tensors.update(torch.load(path, weights_only=True))
     for path in sorted((GOLDEN / name).glob("model*.safetensors")):
         tensors.update(load_file(path))
-    return tensors
+    return tensors if "model.norm.weight" not in tensors else _by_our_names(tensors, golden_config(name))
+
+
+def _by_our_names(stored: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Transformers' tensors by the authors' names; a tied output layer is the embedding."""
+    stored = {"lm_head.weight": stored["model.embed_tokens.weight"], **stored}
+    specs = tensor_specs(config)
+    return {spec.name: torch.cat([stored[name] for name in names_in_transformers(spec.name)]) for spec in specs}

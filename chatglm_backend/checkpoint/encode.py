@@ -97,7 +97,7 @@ def encode(
 
 def _slices(plan: Plan, slice_bytes: int) -> Iterator[tuple[Job, int, int]]:
     for job in plan.jobs:
-        rows, *columns = job.targets[0].shape
+        rows, columns = job.source.shape[0], job.targets[0].shape[1:]
         step = max(1, slice_bytes // (4 * math.prod(columns)))
         for start in range(0, rows, step):
             yield job, start, min(start + step, rows)
@@ -120,7 +120,7 @@ def _encode_rows(job: Job, start: int, end: int, quantize: Quantize, merge: Merg
         elif scales is None:
             wide = rows.to(torch.float16 if spec.kind == "embedding" else torch.float32, copy=True).contiguous()
             if merge is not None:
-                merge.apply(spec.name, start, wide)
+                merge.apply(spec.name, job.first + start, wide)
             _finite(job, wide)
             pieces.append((spec.name, quantize(wide) if spec.kind in ("linear", "output") else wide))
         else:

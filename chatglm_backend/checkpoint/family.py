@@ -7,7 +7,6 @@ above it tell nothing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from chatglm_backend.textfile import read_json
 
 _FIRST: tuple[Family, ...] = ("chatglm",)
 _LATER: tuple[Family, ...] = ("chatglm2", "chatglm3")
+_GLM4: tuple[Family, ...] = ("glm4",)
 _SOURCE = "tokenization_chatglm.py"
 # Where a tokenizer that was saved again may name the role tokens.
 _TOKENIZER_TEXTS = (_SOURCE, "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
@@ -50,7 +50,8 @@ def choose_family(
     different things in the two families that it may be.
     """
     by_tensors = _told_by_tensors(tensors)
-    possible = by_tensors or families_of(config)
+    by_keys = families_of(config)
+    possible = tuple(family for family in by_tensors if family in by_keys) or by_tensors or by_keys
     if asked:
         if possible and asked not in possible:
             found = Sentence("found.other_family", found="/".join(possible), asked=asked)
@@ -60,6 +61,8 @@ def choose_family(
         raise UnsupportedFamily(path=folder, found=what_config_names(config))
     if possible == _FIRST:
         return Choice("chatglm", Sentence("family.tensors") if by_tensors else Sentence("family.keys"))
+    if possible == _GLM4:
+        return Choice("glm4", Sentence("family.glm4_keys"))
     return _second_or_third(folder, config, name)
 
 
@@ -92,8 +95,6 @@ def _second_or_third(folder: Path, config: Mapping[str, object], name: str | Non
         (origin, Sentence("family.config", name=origin)),
         (name or "", Sentence("family.name", name=name)),
     ):
-        if re.search(r"glm-?4", called.replace("\\", "/").rpartition("/")[2].lower()):
-            raise UnsupportedFamily(path=folder, found=Sentence("found.glm4"))
         named = family_named_in(called)
         if named in _LATER:
             return Choice(named, reason)
@@ -105,7 +106,7 @@ def _second_or_third(folder: Path, config: Mapping[str, object], name: str | Non
 def _told_by_tensors(names: Collection[str]) -> tuple[Family, ...]:
     first = any(name.startswith(("transformer.word_embeddings.", "transformer.layers.")) for name in names)
     later = any(name.startswith(("transformer.embedding.", "transformer.encoder.")) for name in names)
-    return () if first == later else _FIRST if first else _LATER
+    return () if first == later else _FIRST if first else (*_LATER, *_GLM4)
 
 
 def _small_text(path: Path) -> bytes:

@@ -121,6 +121,8 @@ def _assign(plan: Plan, file_bytes: int) -> dict[str, dict[str, TensorLayout]]:
     for job in plan.jobs:
         for place, spec in enumerate(job.targets):
             layout = plan.layouts[spec.name]
+            if job.first:
+                continue  # goes on where its first part lies
             if place:
                 second += 1
                 file = f"output-{second:05}.safetensors"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -25,7 +25,7 @@ from chatglm_backend.errors import CheckpointError, UnsupportedQuantization, Wro
 from chatglm_backend.int4.blocks import dequantize
 from chatglm_backend.int4.packing import BLOCK_BYTES
 from chatglm_backend.int4.packing import BLOCK_WEIGHTS as BLOCK
-from chatglm_backend.models.layout import TensorSpec, tensor_specs
+from chatglm_backend.models.layout import TensorSpec, names_in_transformers, tensor_specs
 from chatglm_backend.sentences import Sentence
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
@@ -37,12 +37,14 @@ _HARMLESS = re.compile(r"(.*\.)?inv_freq|v_head\..*")
 class Job:
     """One stored tensor and what is made of it. With ``scales`` [rows], it holds THUDM's int8 [rows, in · bits/8].
 
-    Without, uint8 are ``sym_int4`` bytes, as bigdl-llm saved them.
+    Without, uint8 are ``sym_int4`` bytes, as bigdl-llm saved them. Of a target that is stored in parts it becomes
+    the rows from ``first`` on.
     """
 
     source: StoredTensor
     scales: Tensor | None
     targets: tuple[TensorSpec, ...]
+    first: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -63,7 +65,7 @@ class Job:
         """The whole tensor: as stored, INT4 dequantised to fp32."""
         rows = self.source.rows()
         if self.packed:
-            return dequantize(rows.contiguous(), *self.targets[0].shape)
+            return dequantize(rows.contiguous(), rows.shape[0], self.targets[0].shape[1])
         return rows if self.scales is None else dequantize_rows(rows, self.scales, bits=self.bits)
 
 
@@ -101,24 +103,25 @@ def make_plan(folder: CheckpointFolder) -> Plan:
         stored |= _packed_rows(stored, specs)
     refuse_lone_prefix(folder.path, folder.config_json, stored)
     prefix = _prefix(folder, stored)
-    tied = [name for spec in (specs[0], specs[-1]) for name in _names_of(spec)] if folder.family == "chatglm" else []
+    tied = [names for spec in (specs[0], specs[-1]) for names in _names_of(spec)] if folder.config.ties_output else []
     if folder.packed:
         tied = []  # the output layer was quantised on its own
-    targets: dict[str, list[TensorSpec]] = {}
-    used = {*tied, *(f"{name}_scale" for name in tied)}
+    targets: dict[tuple[str, ...], list[TensorSpec]] = {}
+    used = {name for names in tied for one in names for name in (one, f"{one}_scale")}
     for spec in specs:
-        names = tied if spec.name in tied else _names_of(spec)
-        name = next((name for name in names if name in stored), None)
-        if name is None:
+        ways = tied if (spec.name,) in tied else _names_of(spec)
+        parts = next((names for names in ways if all(name in stored for name in names)), None)
+        if parts is None:
             raise CheckpointError(path=folder.path, reason=Sentence("folder.tensor_missing", tensor=spec.name))
-        targets.setdefault(name, []).append(spec)
-        used |= {name, f"{name}_scale"}
+        targets.setdefault(parts, []).append(spec)
+        used |= {*parts, *(f"{name}_scale" for name in parts)}
     for name in stored:
         if name not in used and not name.startswith(PREFIX) and not _HARMLESS.fullmatch(name):
             raise CheckpointError(path=stored[name].file, reason=Sentence("folder.tensor_unused", tensor=name))
     bits = folder.thudm_bits or 4
-    jobs = [_checked(Job(stored[n], _scales(stored, n), tuple(specs)), bits) for n, specs in targets.items()]
-    return Plan(tuple(sorted(jobs, key=lambda job: (job.targets[0].kind != "vector", job.source.position))), prefix)
+    found = [_jobs(stored, names, tuple(specs), bits) for names, specs in targets.items()]
+    found.sort(key=lambda jobs: (jobs[0].targets[0].kind != "vector", jobs[0].source.position))
+    return Plan(tuple(job for jobs in found for job in jobs), prefix)
 
 
 def read_dense(folder: CheckpointFolder) -> Mapping[str, Tensor]:
@@ -131,7 +134,11 @@ def read_dense(folder: CheckpointFolder) -> Mapping[str, Tensor]:
     if folder.format == "lowbit":
         raise CheckpointError(path=folder.path, reason=Sentence("folder.int4_only"))
     plan = make_plan(folder)
-    return _Dense({spec.name: job for job in plan.jobs for spec in job.targets}, plan.prefix)
+    parts: dict[str, list[Job]] = {}
+    for job in plan.jobs:
+        for spec in job.targets:
+            parts.setdefault(spec.name, []).append(job)
+    return _Dense(parts, plan.prefix)
 
 
 def stored_layout(spec: TensorSpec) -> TensorLayout:
@@ -144,14 +151,15 @@ def stored_layout(spec: TensorSpec) -> TensorLayout:
 
 
 class _Dense(Mapping[str, Tensor]):
-    def __init__(self, jobs: Mapping[str, Job], prefix: TrainedPrefix | None) -> None:
+    def __init__(self, jobs: Mapping[str, Sequence[Job]], prefix: TrainedPrefix | None) -> None:
         self._jobs, self._prefix = jobs, prefix
         self._names = (*jobs, *((PREFIX_ROWS,) if prefix else ()))
 
     def __getitem__(self, name: str) -> Tensor:
         if name == PREFIX_ROWS and self._prefix is not None:
             return torch.stack(list(self._prefix.parts()))
-        return self._jobs[name].dense()
+        parts = [job.dense() for job in self._jobs[name]]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -171,9 +179,10 @@ def _prefix(folder: CheckpointFolder, stored: Mapping[str, StoredTensor]) -> Tra
     return None
 
 
-def _names_of(spec: TensorSpec) -> tuple[str, ...]:
-    """The names under which a tensor is stored: some trainers wrap the output layer in a list of layers."""
-    return (spec.name, spec.name.replace(".weight", ".0.weight")) if spec.kind == "output" else (spec.name,)
+def _names_of(spec: TensorSpec) -> list[tuple[str, ...]]:
+    """The names under which a tensor is stored, or its parts; some trainers wrap the output layer in a list."""
+    wrapped = [(spec.name.replace(".weight", ".0.weight"),)] if spec.kind == "output" else []
+    return [(spec.name,), *wrapped, names_in_transformers(spec.name)]
 
 
 def _packed_rows(stored: Mapping[str, StoredTensor], specs: Iterable[TensorSpec]) -> dict[str, StoredTensor]:
@@ -193,10 +202,23 @@ def _scales(stored: Mapping[str, StoredTensor], name: str) -> Tensor | None:
     return None if scales is None else scales.rows()
 
 
-def _checked(job: Job, bits: int) -> Job:
-    for spec in job.targets:
-        _check(spec, job.source, job.scales, bits)
-    return job
+def _jobs(
+    stored: Mapping[str, StoredTensor], names: tuple[str, ...], targets: tuple[TensorSpec, ...], bits: int
+) -> list[Job]:
+    """A job for each of the parts, checked: alone it has all rows, and together they have them."""
+    jobs: list[Job] = []
+    first = 0
+    for name in names:
+        source, scales = stored[name], _scales(stored, name)
+        for spec in targets:
+            rows = spec.shape[0] if len(names) == 1 else source.shape[0] if source.shape else 0
+            _check(TensorSpec(spec.name, (rows, *spec.shape[1:]), spec.kind), source, scales, bits)
+        jobs.append(Job(source, scales, targets, first))
+        first += source.shape[0]
+    if first != targets[0].shape[0]:
+        found, expected = (first, *targets[0].shape[1:]), targets[0].shape
+        raise WrongShape(tensor=targets[0].name, path=jobs[0].source.file, found=found, expected=expected)
+    return jobs
 
 
 def _check(spec: TensorSpec, tensor: StoredTensor, scales: Tensor | None, bits: int) -> None:

@@ -1,4 +1,4 @@
-"""Which tensors a checkpoint of each family holds, by the authors' names.
+"""Which tensors a checkpoint of each family holds, by the authors' names, and where transformers' layout has them.
 
 The list that validation, conversion and tests walk over. Knows nothing of files.
 """
@@ -15,6 +15,18 @@ TensorKind = Literal["embedding", "linear", "output", "vector"]
 """``linear`` and ``output`` become INT4; ``embedding`` stays fp16; ``vector`` is a norm or a bias."""
 
 
+_RENAMED = {
+    "transformer.embedding.word_embeddings.": "model.embed_tokens.",
+    "transformer.encoder.final_layernorm.": "model.norm.",
+    "transformer.encoder.layers.": "model.layers.",
+    "transformer.output_layer.": "lm_head.",
+    ".self_attention.": ".self_attn.",
+    ".self_attn.dense.": ".self_attn.o_proj.",
+    ".mlp.dense_h_to_4h.": ".mlp.gate_up_proj.",
+    ".mlp.dense_4h_to_h.": ".mlp.down_proj.",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One tensor: its full name with ``.weight`` or ``.bias``, its shape, and what it is for."""
@@ -27,15 +39,24 @@ class TensorSpec:
 def tensor_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
     """Every tensor that the family's checkpoint needs, embedding first, output layer last.
 
-    ChatGLM-6B ties embedding and output layer: a reader may find only one of the two and uses it for both.
+    Where embedding and output layer are tied, a reader may find only one of the two and uses it for both.
     """
     return _first(config) if config.family == "chatglm" else _second(config)
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """How many weights the model has; ChatGLM-6B's tied output layer is not counted twice."""
+    """How many weights the model has; a tied output layer is not counted twice."""
     specs = tensor_specs(config)
-    return sum(math.prod(spec.shape) for spec in (specs[:-1] if config.family == "chatglm" else specs))
+    return sum(math.prod(spec.shape) for spec in (specs[:-1] if config.ties_output else specs))
+
+
+def names_in_transformers(name: str) -> tuple[str, ...]:
+    """The tensors of transformers' ``glm`` and ``glm4`` layouts that make up one of GLM-4's, row below row."""
+    for ours, theirs in _RENAMED.items():
+        name = name.replace(ours, theirs)
+    if "query_key_value" not in name:
+        return (name,)
+    return tuple(name.replace("query_key_value", f"{part}_proj") for part in "qkv")
 
 
 def _first(config: ModelConfig) -> tuple[TensorSpec, ...]:
@@ -62,9 +83,10 @@ def _second(config: ModelConfig) -> tuple[TensorSpec, ...]:
     for index in range(config.num_layers):
         layer = f"transformer.encoder.layers.{index}."
         specs.append(TensorSpec(f"{layer}input_layernorm.weight", (hidden,), "vector"))
-        specs += _linear(f"{layer}self_attention.query_key_value", qkv, hidden)
+        specs += _linear(f"{layer}self_attention.query_key_value", qkv, hidden)[: 2 if config.qkv_bias else 1]
         specs.append(TensorSpec(f"{layer}self_attention.dense.weight", (hidden, attention), "linear"))
-        specs.append(TensorSpec(f"{layer}post_attention_layernorm.weight", (hidden,), "vector"))
+        norms = ("post_attention", *(("post_self_attn", "post_mlp") if config.post_norms else ()))
+        specs += [TensorSpec(f"{layer}{norm}_layernorm.weight", (hidden,), "vector") for norm in norms]
         specs.append(TensorSpec(f"{layer}mlp.dense_h_to_4h.weight", (2 * inner, hidden), "linear"))
         specs.append(TensorSpec(f"{layer}mlp.dense_4h_to_h.weight", (hidden, inner), "linear"))
     specs.append(TensorSpec("transformer.encoder.final_layernorm.weight", (hidden,), "vector"))

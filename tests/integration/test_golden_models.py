@@ -23,6 +23,7 @@ from chatglm_backend.models.positions import PositionPlan, prefix_lm_plan
 from chatglm_backend.models.weights import DenseWeights
 from tests.golden_folders import (
     FOLDERS,
+    GLM4,
     LONG,
     Case,
     dense_tensors,
@@ -78,7 +79,7 @@ def fast(request: pytest.FixtureRequest) -> tuple[Kernel, Ops]:
 @pytest.mark.model
 @pytest.mark.parametrize("name", FOLDERS)
 def test_fast_kernels_logits(name: str, fast: tuple[Kernel, Ops]) -> None:
-    """Within 5e-2 with fp16 keys and values, and 95 % of the top-1 tokens; long variants may differ in near ties."""
+    """Within 5e-2 with fp16 keys and values, and 95 % of the top-1 tokens; later references may differ in near ties."""
     kernel, ops = fast
     weights = Int4Weights(HeldTensors(packed_tensors(name)), kernel)
     model = build_model(golden_config(name), weights, kv_dtype=torch.float16, ops=ops)
@@ -88,7 +89,7 @@ def test_fast_kernels_logits(name: str, fast: tuple[Kernel, Ops]) -> None:
         for logits, expected in zip(found, (case.prefill_logits, case.decode_logits), strict=True):
             assert rel_error(logits, expected) <= 5e-2
             behind = expected.amax(-1) - expected.gather(-1, logits.argmax(-1, keepdim=True))[:, 0]
-            same += int((behind <= (0.05 if name in LONG else 0.0) * expected.std(-1)).sum())
+            same += int((behind <= (0.05 if name in (*LONG, *GLM4) else 0.0) * expected.std(-1)).sum())
             positions += len(expected)
     assert same >= 0.95 * positions
 
