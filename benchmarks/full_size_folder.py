@@ -24,8 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from chatglm_backend.checkpoint.known import MODELS
+from chatglm_backend.checkpoint.source import TOKENIZER_FILES
 from chatglm_backend.models.config import ModelConfig
-from chatglm_backend.models.layout import TensorSpec, tensor_specs
+from chatglm_backend.models.layout import TensorSpec, names_in_transformers, tensor_specs
 
 # Where transformers looks for the authors' code, if it is put beside the weights; nothing here reads it.
 CODE: dict[str, object] = {
@@ -37,7 +38,6 @@ CODE: dict[str, object] = {
     "use_cache": True,
 }
 SHAPES = {name: row for name, row in MODELS.items() if row.bits == 16}
-TOKENIZER_FILES = ("ice_text.model", "tokenizer.model", "tokenizer_config.json")
 
 
 def random_tensor(spec: TensorSpec, seed: int) -> Tensor:
@@ -45,6 +45,20 @@ def random_tensor(spec: TensorSpec, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed + zlib.crc32(spec.name.encode()))
     tensor = torch.empty(spec.shape, dtype=torch.float16).normal_(0, 0.02, generator=generator)
     return tensor + 1 if spec.kind == "vector" and spec.name.endswith("norm.weight") else tensor
+
+
+def stored_specs(config: ModelConfig, *, transformers: bool) -> tuple[TensorSpec, ...]:
+    """What the authors' files hold; in transformers' layout queries, keys and values apart."""
+    specs = tensor_specs(config)[: -1 if config.tied else None]
+    if not transformers:
+        return specs
+    found = []
+    for spec in specs:
+        names = names_in_transformers(spec.name)
+        heads = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
+        rows = spec.shape[:1] if len(names) == 1 else [count * config.head_dim for count in heads]
+        found += [TensorSpec(n, (r, *spec.shape[1:]), spec.kind) for n, r in zip(names, rows, strict=True)]
+    return tuple(found)
 
 
 def shards(specs: tuple[TensorSpec, ...], shard_bytes: int) -> Iterator[tuple[TensorSpec, ...]]:
@@ -75,14 +89,16 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     row = SHAPES[shape]
     config_json = {**CODE, **row.json, "_name_or_path": row.hub_id}
+    layered = "num_hidden_layers" if "num_hidden_layers" in row.json else "num_layers"
     if layers:
-        config_json["num_layers"] = layers
+        config_json[layered] = layers
     config = ModelConfig.from_json(config_json, family=row.family)
     (folder / "config.json").write_text(json.dumps(config_json, indent=2) + "\n", encoding="utf-8")
     for name in TOKENIZER_FILES:
         if tokenizer and (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, folder / name)
-    groups = list(shards(tensor_specs(config), shard_bytes))
+    specs = stored_specs(config, transformers=layered == "num_hidden_layers")
+    groups = list(shards(specs, shard_bytes))
     stem, suffix = ("pytorch_model", ".bin") if format == "bin" else ("model", ".safetensors")
     weight_map, total, embedding = {}, 0, tensor_specs(config)[0]
     for number, group in enumerate(groups, 1):

@@ -86,7 +86,7 @@ class Settings:
         AUTO,
         "text",
         "Family of the checkpoint, where its folder does not tell.",
-        choices=(AUTO, "chatglm", "chatglm2", "chatglm3"),
+        choices=(AUTO, "chatglm", "chatglm2", "chatglm3", "glm4"),
     )
     adapter: tuple[str, ...] = _setting(
         (), "texts", "Fine-tune beside the model (LoRA or P-Tuning), folder or hub id, or name=folder; may be repeated."

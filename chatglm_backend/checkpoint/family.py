@@ -74,9 +74,12 @@ def tokenizer_family(folder: Path, asked: Family | None) -> Choice:
     config = read_json(folder / "config.json", optional=True)
     if not families_of(config):
         vocabulary = next((name for name in _VOCABULARIES if (folder / name).is_file()), None)
-        if vocabulary is None:
+        if (folder / "tokenizer.json").is_file() or _holds_ranks(folder / "tokenizer.model"):
+            config = {**config, "model_type": "glm"}
+        elif vocabulary is None:
             raise MissingFile(path=folder / "tokenizer.model")
-        config = {**config, _VOCABULARIES[vocabulary]: 0}
+        else:
+            config = {**config, _VOCABULARIES[vocabulary]: 0}
     choice = choose_family(folder, config, asked=asked, name=folder.resolve().name)
     if choice.assumed:
         raise ConfigError(name="family", value="auto", reason=choice.reason)
@@ -107,6 +110,11 @@ def _told_by_tensors(names: Collection[str]) -> tuple[Family, ...]:
     first = any(name.startswith(("transformer.word_embeddings.", "transformer.layers.")) for name in names)
     later = any(name.startswith(("transformer.embedding.", "transformer.encoder.")) for name in names)
     return () if first == later else _FIRST if first else (*_LATER, *_GLM4)
+
+
+def _holds_ranks(path: Path) -> bool:
+    """Whether it is GLM-4's text of tokens and ranks; a sentencepiece model begins with a line break."""
+    return _small_text(path)[:1] not in (b"", b"\n")
 
 
 def _small_text(path: Path) -> bytes:

@@ -16,6 +16,7 @@ import httpx
 from chatglm_backend.checkpoint.adapters import ADAPTER_CONFIG
 from chatglm_backend.checkpoint.hub import HubAccess
 from chatglm_backend.checkpoint.hub_client import Ways, check_way
+from chatglm_backend.checkpoint.source import TOKENIZER_FILES
 from chatglm_backend.errors import DownloadFailed, HubUnreachable
 from chatglm_backend.sentences import Sentence
 
@@ -23,7 +24,7 @@ _CONNECT_S, _READ_S = 5.0, 20.0
 CONFIG = "config.json"
 Wanted = Callable[[tuple[str, ...]], tuple[str, ...]]
 """Chooses from the names of a model's files those to fetch, a config first."""
-_SMALL = (CONFIG, "tokenizer_config.json", "ice_text.model", "tokenizer.model")
+_SMALL = (CONFIG, *TOKENIZER_FILES)
 
 
 @dataclass(frozen=True, slots=True)

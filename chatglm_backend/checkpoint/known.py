@@ -34,6 +34,30 @@ _SECOND: Mapping[str, object] = {
     "multi_query_group_num": 2, "original_rope": True, "pad_token_id": 0, "padded_vocab_size": 65024,
     "post_layer_norm": True, "rmsnorm": True, "seq_length": 8192, "tie_word_embeddings": False,
 }  # fmt: skip
+_GLM4: Mapping[str, object] = {
+    **_SECOND, "eos_token_id": [151329, 151336, 151338], "layernorm_epsilon": 1.5625e-07, "num_layers": 40,
+    "pad_token_id": 151329, "padded_vocab_size": 151552, "rope_ratio": 500, "seq_length": 131072,
+    "torch_dtype": "bfloat16",
+}  # fmt: skip
+_TRANSFORMERS: Mapping[str, object] = {
+    "attention_bias": False, "head_dim": 128, "hidden_act": "silu", "num_hidden_layers": 40,
+    "partial_rotary_factor": 1.0, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}  # fmt: skip
+_GLM4_0414: Mapping[str, object] = {
+    **_TRANSFORMERS, "attention_bias": True, "eos_token_id": [151329, 151336, 151338], "hidden_size": 4096,
+    "intermediate_size": 13696, "max_position_embeddings": 32768, "model_type": "glm4", "num_attention_heads": 32,
+    "num_key_value_heads": 2, "pad_token_id": 151329, "partial_rotary_factor": 0.5, "vocab_size": 151552,
+}  # fmt: skip
+_EDGE_4B: Mapping[str, object] = {
+    **_TRANSFORMERS, "eos_token_id": [59246, 59253, 59255], "hidden_size": 3072, "intermediate_size": 8192,
+    "max_position_embeddings": 8192, "model_type": "glm", "num_attention_heads": 24, "num_key_value_heads": 6,
+    "pad_token_id": 59246, "vocab_size": 59264,
+}  # fmt: skip
+_EDGE_1_5B: Mapping[str, object] = {
+    **_EDGE_4B, "hidden_size": 2048, "intermediate_size": 6144, "num_attention_heads": 16, "num_hidden_layers": 28,
+    "num_key_value_heads": 4, "tie_word_embeddings": True,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +98,7 @@ class KnownModel:
     def download_bytes(self) -> int:
         """The authors' weight files; in full precision ChatGLM-6B's hold the tied output layer twice."""
         specs = tensor_specs(self.config)
-        if self.family == "chatglm" and self.bits < 16:
+        if self.config.tied or (self.family == "chatglm" and self.bits < 16):
             specs = specs[:-1]
         total = 0
         for spec in specs:
@@ -104,6 +128,10 @@ KNOWN: tuple[KnownModel, ...] = (
     _long("ChatGLM3-6B-32K", 50, 32768, "long", checked=False),
     _long("ChatGLM3-6B-128K", 500, 131072, "longest", checked=False),
     KnownModel("CodeGeeX2-6B", "THUDM/codegeex2-6b", "code", {**_SECOND, "torch_dtype": "bfloat16"}, checked=False),
+    KnownModel("GLM-4-9B-Chat", "THUDM/glm-4-9b-chat", "large", _GLM4),
+    KnownModel("GLM-4-9B-0414", "THUDM/GLM-4-9B-0414", "large", _GLM4_0414, checked=False),
+    KnownModel("GLM-Edge-1.5B-Chat", "THUDM/glm-edge-1.5b-chat", "small", _EDGE_1_5B),
+    KnownModel("GLM-Edge-4B-Chat", "THUDM/glm-edge-4b-chat", "medium", _EDGE_4B, checked=False),
 )  # fmt: skip
 """In the order in which they are shown."""
 

@@ -23,7 +23,13 @@ from chatglm_backend.models.config import Family, ModelConfig
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import is_lfs_pointer, read_json
 
-TOKENIZER_FILES = ("ice_text.model", "tokenizer.model", "tokenizer_config.json")
+TOKENIZER_FILES = (
+    "ice_text.model",
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
 
 
 @dataclass(frozen=True)

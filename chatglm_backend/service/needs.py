@@ -137,7 +137,8 @@ class Reckoning:
         model = hub_id_of(model)
         # One made from a known model has its sizes.
         family = family_named_in(model) if is_hub_id(model) else None
-        row = known_model(model) or next((row for row in KNOWN if row.family == family), None)
+        rows = [row for row in KNOWN if row.family == family]
+        row = known_model(model) or next((row for row in rows if row.short in model.lower()), next(iter(rows), None))
         return None if row is None else self._of(model, row)
 
     def offers(self) -> tuple[Offer, ...]:

@@ -1,4 +1,4 @@
-"""Text to ids and back for the three families, on sentencepiece alone.
+"""Text to ids and back for all families: sentencepiece, and from GLM-4 on the ``tokenizers`` package.
 
 Knows prompt formats and special ids; knows nothing of tensors, engines or pages.
 """

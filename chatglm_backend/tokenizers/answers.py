@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from chatglm_backend.tokenizers.streaming import PieceTable, StreamingDecoder
+from chatglm_backend.tokenizers.streaming import Pieces, StreamingDecoder
 
 _TRAINING_TIME: Final = "[[训练时间]]"
 _TRAINED_IN: Final = "2023年"
@@ -23,7 +23,7 @@ class AnswerDecoder(StreamingDecoder):
     """A :class:`StreamingDecoder` whose text is restored. Holds back what the next character decides."""
 
     def __init__(
-        self, pieces: PieceTable, *, shift: int = 0, whitespace_tags: bool = False, full_width: bool = False
+        self, pieces: Pieces, *, shift: int = 0, whitespace_tags: bool = False, full_width: bool = False
     ) -> None:
         super().__init__(pieces, shift=shift, whitespace_tags=whitespace_tags)
         self._full_width = full_width

@@ -19,10 +19,10 @@ from chatglm_backend.errors import DamagedFile, LfsPointerFile, MissingFile
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import is_lfs_pointer
 from chatglm_backend.tokenizers.answers import AnswerDecoder
-from chatglm_backend.tokenizers.streaming import PieceTable, StreamingDecoder, from_whitespace_tags
+from chatglm_backend.tokenizers.streaming import Pieces, PieceTable, StreamingDecoder, from_whitespace_tags
 
-Family = Literal["chatglm", "chatglm2", "chatglm3"]
-FAMILIES: tuple[Family, ...] = ("chatglm", "chatglm2", "chatglm3")
+Family = Literal["chatglm", "chatglm2", "chatglm3", "glm4"]
+FAMILIES: tuple[Family, ...] = ("chatglm", "chatglm2", "chatglm3", "glm4")
 _MOST_ID = 1 << 22
 
 
@@ -83,19 +83,18 @@ class Tokenizer(Protocol):
         """Return a decoder for an answer, as the authors' own chat shows it; it takes one id after the other."""
 
 
-class SentencePieceTokenizer(ABC):
-    """The parts that the families share: loading, encoding of typed text, decoding."""
+class FamilyTokenizer(ABC):
+    """The parts that all families share: prompts, beginnings of answers, decoding."""
 
     family: Family
     stop_ids: frozenset[int]
     part_ids: frozenset[int] = frozenset()
     vocab_size: int
 
-    def __init__(self, model_file: Path, *, shift: int = 0, whitespace_tags: bool = False) -> None:
-        self._processor = load_processor(model_file)
+    def __init__(self, pieces: Pieces, *, shift: int = 0, whitespace_tags: bool = False) -> None:
+        self._pieces = pieces
         self._shift = shift
         self._whitespace_tags = whitespace_tags
-        self._pieces = PieceTable(self._processor)
 
     @property
     @abstractmethod
@@ -120,10 +119,9 @@ class SentencePieceTokenizer(ABC):
     def _with_control_ids(self, ids: Iterable[int]) -> tuple[int, ...]:
         """Return the ids of a prompt's text with the family's fixed ids around them."""
 
+    @abstractmethod
     def encode_text(self, text: str) -> list[int]:
         """See :class:`Tokenizer`."""
-        ids = self._processor.encode(self._prepare(without_lone_surrogates(text)))
-        return [int(piece) + self._shift for piece in ids]
 
     def encode_prompt(self, prompt: str, prompt_format: PromptFormat) -> EncodedPrompt:
         """See :class:`Tokenizer`."""
@@ -142,9 +140,9 @@ class SentencePieceTokenizer(ABC):
         piece = token_id - self._shift
         if not 0 <= piece < self._pieces.size or self._pieces.is_unknown(piece):
             return b""
-        byte = self._pieces.byte(piece)
-        if byte is not None:
-            return bytes((byte,))
+        spelled = self._pieces.byte(piece)
+        if spelled is not None:
+            return spelled
         text = self._pieces.text(piece).replace("\u2581", " ")
         return (from_whitespace_tags(text) if self._whitespace_tags else text).encode()
 
@@ -155,6 +153,19 @@ class SentencePieceTokenizer(ABC):
 
     def _encoded(self, text: str) -> EncodedPrompt:
         return EncodedPrompt(self._with_control_ids(self.encode_text(text)), text)
+
+
+class SentencePieceTokenizer(FamilyTokenizer):
+    """The parts that the families with a sentencepiece model share: loading, and encoding of typed text."""
+
+    def __init__(self, model_file: Path, *, shift: int = 0, whitespace_tags: bool = False) -> None:
+        self._processor = load_processor(model_file)
+        super().__init__(PieceTable(self._processor), shift=shift, whitespace_tags=whitespace_tags)
+
+    def encode_text(self, text: str) -> list[int]:
+        """See :class:`Tokenizer`."""
+        ids = self._processor.encode(self._prepare(without_lone_surrogates(text)))
+        return [int(piece) + self._shift for piece in ids]
 
     def _prepare(self, text: str) -> str:
         return text
@@ -167,7 +178,10 @@ def load_tokenizer(folder: Path, family: Family) -> Tokenizer:
     """
     from chatglm_backend.tokenizers.chatglm import ChatGLMTokenizer
     from chatglm_backend.tokenizers.chatglm2 import ChatGLM2Tokenizer
+    from chatglm_backend.tokenizers.glm4 import GLM4Tokenizer
 
+    if family == "glm4":
+        return GLM4Tokenizer(folder)
     if family == "chatglm":
         return ChatGLMTokenizer(folder)
     return ChatGLM2Tokenizer(folder, family)
@@ -218,6 +232,13 @@ def asked_and_begun(messages: Sequence[Message]) -> tuple[list[Message], str]:
     if asked and asked[-1].role == "system" and turns[-1:] in ([], ["assistant"]):
         asked[-1] = Message("user", asked[-1].content)
     return asked, begun
+
+
+def system_first(messages: Sequence[Message]) -> list[Message]:
+    """Put the system messages, joined, in front, for the families whose format has roles."""
+    texts = [m.content for m in messages if m.role == "system" and m.content.strip()]
+    others = [m for m in messages if m.role != "system"]
+    return [Message("system", "\n".join(texts)), *others] if texts else others
 
 
 def rounds_of(messages: Sequence[Message]) -> tuple[str, list[tuple[str, str]], str]:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from chatglm_backend.core import Message, PromptFormat, Role
-from chatglm_backend.tokenizers.base import EncodedPrompt, Family, SentencePieceTokenizer, rounds_of
+from chatglm_backend.core import Message, PromptFormat
+from chatglm_backend.tokenizers.base import EncodedPrompt, Family, SentencePieceTokenizer, rounds_of, system_first
 
 MODEL_FILE: Final = "tokenizer.model"
 _SPECIALS: Final = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
@@ -59,7 +59,7 @@ class ChatGLM2Tokenizer(SentencePieceTokenizer):
     def _encode_roles(self, messages: Sequence[Message]) -> EncodedPrompt:
         ids: list[int] = []
         text = ""
-        for message in _system_first(messages):
+        for message in system_first(messages):
             role = f"<|{'observation' if message.role == 'tool' else message.role}|>"
             # Encoded apart, as the authors do: joined, the line break would merge into the content's first piece.
             head = f"{message.tool}\n"
@@ -70,10 +70,3 @@ class ChatGLM2Tokenizer(SentencePieceTokenizer):
 
     def _with_control_ids(self, ids: Iterable[int]) -> tuple[int, ...]:
         return (self._special["[gMASK]"], self._special["sop"], *ids)
-
-
-def _system_first(messages: Sequence[Message]) -> list[Message]:
-    system: Role = "system"
-    texts = [m.content for m in messages if m.role == system and m.content.strip()]
-    others = [m for m in messages if m.role != system]
-    return [Message(system, "\n".join(texts)), *others] if texts else others

@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import sentencepiece
 
@@ -22,6 +22,26 @@ _TAGS: Final = ("<n>", "<|tab|>", *(f"<|blank_{n}|>" for n in range(2, _LONGEST_
 _LONGEST_TAG: Final = max(map(len, _TAGS))
 
 LeadingSpace = Literal["keep", "drop one", "drop all"]
+
+
+class Pieces(Protocol):
+    """What each piece of a vocabulary decodes to; ``size`` is one more than the highest."""
+
+    size: int
+    unknown: str
+    leading: LeadingSpace
+
+    def is_control(self, piece: int) -> bool:
+        """Whether the piece decodes to nothing."""
+
+    def byte(self, piece: int) -> bytes | None:
+        """Return the bytes that a piece of bytes stands for, else ``None``."""
+
+    def text(self, piece: int) -> str:
+        """Return the raw text of a piece, spaces still written as U+2581."""
+
+    def is_unknown(self, piece: int) -> bool:
+        """Whether the piece stands for what the vocabulary cannot spell."""
 
 
 class PieceTable:
@@ -37,11 +57,11 @@ class PieceTable:
         """Whether the piece decodes to nothing."""
         return bool(self._processor.is_control(piece))
 
-    def byte(self, piece: int) -> int | None:
+    def byte(self, piece: int) -> bytes | None:
         """Return the byte that a byte piece stands for, else ``None``."""
         if not self._processor.is_byte(piece):
             return None
-        return int(self._processor.id_to_piece(piece)[3:5], 16)
+        return bytes.fromhex(self._processor.id_to_piece(piece)[3:5])
 
     def text(self, piece: int) -> str:
         """Return the raw text of a piece, spaces still written as U+2581."""
@@ -58,7 +78,7 @@ class StreamingDecoder:
     Each ``add`` costs the length of its piece, not of the answer.
     """
 
-    def __init__(self, pieces: PieceTable, *, shift: int = 0, whitespace_tags: bool = False) -> None:
+    def __init__(self, pieces: Pieces, *, shift: int = 0, whitespace_tags: bool = False) -> None:
         self._pieces = pieces
         self._shift = shift
         self._tags = whitespace_tags
@@ -71,9 +91,9 @@ class StreamingDecoder:
         piece = token_id - self._shift
         if not 0 <= piece < self._pieces.size:
             return ""
-        byte = self._pieces.byte(piece)
-        if byte is not None:
-            self._bytes += bytes((byte,))
+        spelled = self._pieces.byte(piece)
+        if spelled is not None:
+            self._bytes += spelled
             return self._release(self._characters(final=False))
         characters = self._characters(final=True)
         return self._release(characters + self._surface(piece))

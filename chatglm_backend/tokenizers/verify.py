@@ -8,6 +8,7 @@ prints nothing.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from chatglm_backend.core import Message, Role
 from chatglm_backend.errors import CheckpointError, UnusableReference
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import read_json
-from chatglm_backend.tokenizers.base import Family, SentencePieceTokenizer, load_tokenizer
+from chatglm_backend.tokenizers.base import Family, FamilyTokenizer, load_tokenizer
 from chatglm_backend.tokenizers.chatglm import ChatGLMTokenizer
 from chatglm_backend.tokenizers.tools import ReplyReader, tools_text
 
@@ -84,7 +85,7 @@ def verify_tokenizer(folder: Path, cases_file: Path, family: Family) -> Tokenize
 
     Raises CheckpointError for a tokenizer and UnusableReference for cases that cannot be read.
     """
-    tokenizer = cast("SentencePieceTokenizer", load_tokenizer(folder, family))
+    tokenizer = cast("FamilyTokenizer", load_tokenizer(folder, family))
     cases = _cases_of(cases_file, family)
     checks = {"texts": _check_text, "chats": _check_chat, "conversations": _check_tools, "replies": _check_reply}
     entries = {name: _entries(cases, name, cases_file) for name in checks}
@@ -108,9 +109,14 @@ def _cases_of(path: Path, family: Family) -> Mapping[str, object]:
     except CheckpointError as error:
         raise UnusableReference(path=str(path), reason=error.fields.get("reason", error)) from error
     for key, cases in (*document.items(), (str(document.get("family", "")), document)):
-        if key.lower().split("-")[0] == family and isinstance(cases, dict):
+        if _called(key) == family and isinstance(cases, dict):
             return cases
     raise UnusableReference(path=str(path), reason=Sentence("reference.no_family", family=family))
+
+
+def _called(key: str) -> str:
+    """The family of a key such as ``chatglm2-6b`` or ``glm-4-9b-chat``."""
+    return "glm4" if re.match("glm-?(4|edge)", key.lower()) else key.lower().split("-")[0]
 
 
 def _entries(cases: Mapping[str, object], name: str, path: Path) -> list[dict[str, object]]:
@@ -120,7 +126,7 @@ def _entries(cases: Mapping[str, object], name: str, path: Path) -> list[dict[st
     return found
 
 
-def _check_text(tokenizer: SentencePieceTokenizer, index: int, case: dict[str, object]) -> list[TokenizerFailure]:
+def _check_text(tokenizer: FamilyTokenizer, index: int, case: dict[str, object]) -> list[TokenizerFailure]:
     text = str(case["text"])
     expected = cast("list[int]", case["input_ids"])
     actual = list(tokenizer.encode_prompt(text, "raw").ids)
@@ -146,11 +152,11 @@ def _check_deviation(tokenizer: ChatGLMTokenizer, index: int, text: str, actual:
     return []
 
 
-def _has_control(tokenizer: SentencePieceTokenizer, ids: list[int]) -> bool:
+def _has_control(tokenizer: FamilyTokenizer, ids: list[int]) -> bool:
     return not tokenizer.control_ids.isdisjoint(ids)
 
 
-def _check_chat(tokenizer: SentencePieceTokenizer, index: int, case: dict[str, object]) -> list[TokenizerFailure]:
+def _check_chat(tokenizer: FamilyTokenizer, index: int, case: dict[str, object]) -> list[TokenizerFailure]:
     messages = [Message("system", str(case["system"]))] if case.get("system") else []
     for question, answer in cast("list[tuple[str, str]]", case["history"]):
         messages += [_message("user", question), _message("assistant", answer)]
@@ -164,7 +170,7 @@ def _check_chat(tokenizer: SentencePieceTokenizer, index: int, case: dict[str, o
     return failures
 
 
-def _check_tools(tokenizer: SentencePieceTokenizer, index: int, case: dict[str, object]) -> list[TokenizerFailure]:
+def _check_tools(tokenizer: FamilyTokenizer, index: int, case: dict[str, object]) -> list[TokenizerFailure]:
     turns = cast("list[dict[str, Any]]", case["messages"])
     messages = [
         Message(
@@ -178,7 +184,7 @@ def _check_tools(tokenizer: SentencePieceTokenizer, index: int, case: dict[str, 
     return [] if ids == case["input_ids"] else [TokenizerFailure("conversation", index, "ids", case["input_ids"], ids)]
 
 
-def _check_reply(tokenizer: SentencePieceTokenizer, index: int, case: dict[str, object]) -> list[TokenizerFailure]:
+def _check_reply(tokenizer: FamilyTokenizer, index: int, case: dict[str, object]) -> list[TokenizerFailure]:
     """A reply's text and call. What is no call of a known tool is text, and so is what ``differs`` on purpose."""
     reader, decoder = ReplyReader(cast("list[str]", case["tools"])), tokenizer.stream()
     text = ""

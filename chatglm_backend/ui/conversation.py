@@ -14,7 +14,7 @@ from chatglm_backend.ui.markdown import as_text, closing_fence, pieces
 
 Turns = tuple[Message, ...]
 
-SYSTEM_FAMILIES = frozenset({"chatglm3"})
+SYSTEM_FAMILIES = frozenset({"chatglm3", "glm4"})
 """Families whose chat format has a system message."""
 
 
