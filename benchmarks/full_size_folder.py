@@ -88,7 +88,9 @@ def write_folder(
     """Write the checkpoint and return its size in bytes. Only one shard is in memory at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     row = SHAPES[shape]
-    config_json = {**CODE, **row.json, "_name_or_path": row.hub_id}
+    theirs = {"glm": {"architectures": ["GlmForCausalLM"]}, "glm4": {"architectures": ["Glm4ForCausalLM"]}}
+    code = theirs.get(str(row.json["model_type"]), CODE)
+    config_json = {**code, **row.json, "_name_or_path": row.hub_id}
     layered = "num_hidden_layers" if "num_hidden_layers" in row.json else "num_layers"
     if layers:
         config_json[layered] = layers

@@ -7,6 +7,7 @@ above it tell nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,8 @@ def choose_family(
     if possible == _FIRST:
         return Choice("chatglm", Sentence("family.tensors") if by_tensors else Sentence("family.keys"))
     if possible == _GLM4:
+        if re.fullmatch(r"glm-4-9b(-hf|-base)?", (name or "").lower().rpartition("/")[2]):
+            raise UnsupportedFamily(path=folder, found=Sentence("found.base", name=name))
         return Choice("glm4", Sentence("family.glm4_keys"))
     return _second_or_third(folder, config, name)
 

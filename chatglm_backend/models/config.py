@@ -21,6 +21,10 @@ _GLM4_VOCAB = 150_000
 # transformers' own layouts of GLM-4 and GLM-Edge, and of GLM-4-0414.
 _GLM_TYPES = ("glm", "glm4")
 
+# Of relatives that we cannot compute: VisualGLM, GLM-4V and GLM-Edge-V; GLM-4.5 and later.
+_PICTURES = ("vision_config", "image_length", "boi_token_id")
+_EXPERTS = ("n_routed_experts", "num_experts")
+
 # The reference computes something else when one of these differs, so we would be silently wrong.
 _V2_REQUIRED: Mapping[str, bool] = {
     "rmsnorm": True,
@@ -105,6 +109,8 @@ class ModelConfig:
 
 def families_of(config: Mapping[str, object]) -> tuple[Family, ...]:
     """The families whose keys the config has: ChatGLM2 and ChatGLM3 share theirs, another model has none."""
+    if _has(config, (*_PICTURES, *_EXPERTS)):
+        return ()
     if config.get("model_type") in _GLM_TYPES:
         return ("glm4",)
     first: tuple[Family, ...] = ("chatglm",) if "inner_hidden_size" in config else ()
@@ -136,7 +142,14 @@ def what_config_names(config: Mapping[str, object]) -> Sentence:
     """The model that a config of none of the families names."""
     architectures = config.get("architectures")
     named = architectures[0] if isinstance(architectures, list) and architectures else config.get("model_type")
-    return Sentence("found.model", model=short(named)) if named else Sentence("found.nothing")
+    found = Sentence("found.model", model=short(named)) if named else Sentence("found.nothing")
+    if _has(config, _PICTURES):
+        return Sentence("found.pictures", found=found)
+    return Sentence("found.experts", found=found) if _has(config, _EXPERTS) else found
+
+
+def _has(config: Mapping[str, object], keys: tuple[str, ...]) -> bool:
+    return any(config.get(key) is not None for key in keys)
 
 
 def _first(config: Mapping[str, object], path: str) -> ModelConfig:

@@ -284,7 +284,7 @@ def test_proxies_are_spelled_in_several_ways(variable: str, first: bytes, env: d
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"_name_or_path": "THUDM/glm-4-9b-chat"}, UnsupportedFamily),
+        ({"vision_config": {"hidden_size": 1792}}, UnsupportedFamily),
         ({"rope_scaling": {"factor": 4}}, UnsupportedFamily),
         ({"quantization_bit": 3}, UnsupportedQuantization),
     ],

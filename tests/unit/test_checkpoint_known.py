@@ -33,6 +33,8 @@ def test_a_row_is_found_by_each_of_its_names(row: object) -> None:
         ("chatglm-6b-int8", 6.71, 4.35),
         ("chatglm3-6b", 12.5, 3.71),
         ("chatglm2-6b-int4", 3.92, 3.71),
+        ("glm-4-9b-chat", 18.8, 5.91),
+        ("glm-edge-1.5b-chat", 2.94, 1.025),
     ],
 )
 def test_sizes_are_those_of_the_authors_files(name: str, download: float, low_bit: float) -> None:

@@ -131,7 +131,7 @@ OUTSIDE = json.dumps({"weight_map": {"x": "../../secret.safetensors"}})
         ("config.json", Path.unlink, MissingFile, r"config\.json"),
         ("config.json", lambda p: p.write_text(LLAMA), UnsupportedFamily, "LlamaForCausalLM"),
         ("config.json", changed(rope_scaling={"factor": 4}), UnsupportedFamily, "rope_scaling"),
-        ("config.json", changed(padded_vocab_size=151552), UnsupportedFamily, "GLM-4"),
+        ("config.json", changed(vision_config={}, architectures=["ChatGLMModel"]), UnsupportedFamily, "pictures"),
         ("config.json", changed(quantization_bit=3), UnsupportedQuantization, "3"),
         (
             "config.json",

@@ -44,6 +44,46 @@ SECOND: dict[str, Any] = {
     "rmsnorm": True,
     "seq_length": 32768,
 }
+GLM4: dict[str, Any] = {
+    **SECOND,
+    "architectures": ["ChatGLMModel"],
+    "eos_token_id": [151329, 151336, 151338],
+    "layernorm_epsilon": 1.5625e-07,
+    "num_layers": 40,
+    "padded_vocab_size": 151552,
+    "rope_ratio": 500,
+    "seq_length": 131072,
+}
+EDGE: dict[str, Any] = {
+    "model_type": "glm",
+    "attention_bias": False,
+    "eos_token_id": [59246, 59253, 59255],
+    "head_dim": 128,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "max_position_embeddings": 8192,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "partial_rotary_factor": 1.0,
+    "rms_norm_eps": 1e-05,
+    "tie_word_embeddings": True,
+    "vocab_size": 59264,
+}
+HF: dict[str, Any] = {
+    "model_type": "glm",
+    "eos_token_id": [151329, 151336, 151338],
+    "head_dim": 128,
+    "hidden_size": 4096,
+    "intermediate_size": 13696,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1.5625e-07,
+    "rope_theta": 5000000.0,
+    "vocab_size": 151552,
+}
 
 
 def test_the_first_family() -> None:
@@ -82,7 +122,15 @@ def test_the_caller_tells_second_and_third_apart(family: Any, stop_ids: tuple[in
     [
         ({**SECOND, "rope_ratio": 16, "rope_theta": 500000}, "chatglm2", "rope_theta = 500000"),
         ({**SECOND, "rope_scaling": {"factor": 4}}, "chatglm3", "rope_scaling"),
-        ({**SECOND, "padded_vocab_size": 151552, "rope_ratio": 500}, "chatglm2", "GLM-4"),
+        ({**SECOND, "padded_vocab_size": 151552, "rope_ratio": 500}, "chatglm2", "glm4"),
+        ({**GLM4, "vision_config": {}}, "glm4", "ChatGLMModel model, which also reads pictures.*GLM-4-9B-Chat"),
+        ({**FIRST, "image_length": 32}, "chatglm", "pictures"),
+        ({"model_type": "glm4v", "vision_config": {}}, "glm4", "glm4v model, which also reads pictures"),
+        ({"model_type": "glm4_moe", "n_routed_experts": 128}, "glm4", "mixture of experts"),
+        ({**EDGE, "rope_parameters": {"rope_type": "yarn"}}, "glm4", "rope_type = yarn"),
+        ({**EDGE, "hidden_act": "gelu"}, "glm4", "hidden_act = gelu"),
+        ({**HF, "rope_theta": 10000.0}, "glm4", r"max_position_embeddings = 131072 .* rope_theta = 10000.*5000000"),
+        ({**GLM4, "rope_ratio": 1}, "glm4", r"seq_length = 131072 contradicts rope_ratio = 1.*rope_ratio = 500"),
         ({**SECOND, "rmsnorm": False}, "chatglm2", "rmsnorm"),
         ({**FIRST, "position_encoding_2d": False}, "chatglm", "positions"),
         ({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, "chatglm2", "LlamaForCausalLM"),
@@ -134,11 +182,26 @@ def test_sizes_that_do_not_fit_each_other_are_refused(change: dict[str, int]) ->
         ModelConfig.from_json({**FIRST, **change}, family="chatglm")
 
 
-@pytest.mark.parametrize(("config", "billions"), [(FIRST, 6.71), (SECOND, 6.24)])
+def test_both_layouts_of_glm4_mean_the_same_model() -> None:
+    """The authors' keys and those of transformers, flat or nested, and GLM-4-0414 with two more norms a layer."""
+    authors = ModelConfig.from_json(GLM4, family="glm4")
+    flat = {key: value for key, value in HF.items() if key != "rope_theta"}
+    nested = flat | {"rope_parameters": {"rope_theta": 5e6, "partial_rotary_factor": 0.5, "rope_type": "default"}}
+    assert [ModelConfig.from_json(one, family="glm4") for one in (HF, nested)] == [authors, authors]
+    newer = ModelConfig.from_json({**HF, "model_type": "glm4"}, family="glm4")
+    assert len(tensor_specs(newer)) == len(tensor_specs(authors)) + 80
+    edge = ModelConfig.from_json(EDGE, family="glm4")
+    assert (edge.rotary_dim, edge.tied, edge.rope_base, authors.rotary_dim) == (128, True, 10_000, 64)
+    assert not any(spec.name.endswith("query_key_value.bias") for spec in tensor_specs(edge))
+
+
+@pytest.mark.parametrize(("config", "billions"), [(FIRST, 6.71), (SECOND, 6.24), (GLM4, 9.4), (HF, 9.4), (EDGE, 1.59)])
 def test_the_layout_has_the_published_size(config: dict[str, Any], billions: float) -> None:
     """The tensors add up to the published number of weights (the tied output layer counted twice)."""
-    family: Any = "chatglm" if config is FIRST else "chatglm2"
+    family: Any = "chatglm" if config is FIRST else "chatglm2" if config is SECOND else "glm4"
     sizes = ModelConfig.from_json(config, family=family)
     total = sum(math.prod(spec.shape) for spec in tensor_specs(sizes))
     assert round(total / 1e9, 2) == billions
-    assert total - parameter_count(sizes) == (130528 * 4096 if config is FIRST else 0)
+    assert total - parameter_count(sizes) == (
+        130528 * 4096 if config is FIRST else 59264 * 2048 if config is EDGE else 0
+    )
