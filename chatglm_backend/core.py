@@ -265,7 +265,8 @@ class ModelInfo:
     """What is loaded, in words and numbers that a page or a report can show.
 
     ``context_limit`` is the one in use, ``model_context`` the model's own, 0 where it is the same. ``prefix_rows`` of a
-    P-Tuning prefix are inside the model itself; ``tools`` if it was trained to call them.
+    P-Tuning prefix are inside the model itself; ``tools`` if it was trained to call them, ``completes_code`` if it was
+    trained to go on with code and not to chat.
     """
 
     name: str
@@ -285,6 +286,7 @@ class ModelInfo:
     prefix_rows: int = 0
     tools: bool = False
     model_context: int = 0
+    completes_code: bool = False
 
     @property
     def first_adapter(self) -> str:

@@ -22,9 +22,11 @@ from chatglm_backend.core import (
     Usage,
     monotonic_clock,
 )
+from chatglm_backend.errors import ConfigError
 from chatglm_backend.sampling import sampling_fields
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings
+from chatglm_backend.tokenizers.code import LANGUAGES, code_prompt
 
 if TYPE_CHECKING:
     from chatglm_backend.service import Service
@@ -64,7 +66,10 @@ def generate(
     ] = "AI是什么？",
     stream: Annotated[bool, typer.Option("--stream", help="Show the answer while it is made.")] = False,
     json_output: options.Json = False,
-    prompt_format: options.PromptFormatOption = "recipe",
+    prompt_format: options.PromptFormatOption = None,
+    language: Annotated[
+        str, typer.Option("--language", help="For CodeGeeX2: put a comment that names this language before the code.")
+    ] = "",
     stop: options.Stop = None,
     settings: Settings,
 ) -> int:
@@ -79,16 +84,21 @@ def generate(
       python -m chatglm_backend generate --model THUDM/chatglm2-6b --n-predict 128 --stream
       python -m chatglm_backend generate --model ./chatglm-6b --temperature 0.8 --top-p 0.8 --seed 1
       python -m chatglm_backend generate --model THUDM/chatglm3-6b --adapter ./my-lora --prompt "你好"
+      python -m chatglm_backend generate --model codegeex2-6b --language Python --prompt "# quicksort" --n-predict 128
       python -m chatglm_backend generate --json | python -m json.tool
     """  # noqa: D301 - \b keeps the examples' lines apart
+    if language not in ("", *LANGUAGES):
+        raise ConfigError(name="language", value=language, reason=Sentence("use.one_of", names=", ".join(LANGUAGES)))
     request = GenerationRequest(
         uuid.uuid4().hex,
-        prompt=read_input() if prompt == "-" else prompt,
-        prompt_format=cast("PromptFormat", prompt_format),
+        prompt=code_prompt(language, read_input() if prompt == "-" else prompt),
+        prompt_format=cast("PromptFormat", prompt_format or "recipe"),
         params=settings.sampling(stop=tuple(stop or ())),
     )
     with open_service(settings) as (service, info):
         request = replace(request, adapter=info.first_adapter)
+        if info.completes_code and prompt_format is None:
+            request = replace(request, prompt_format="raw")
         encoded = service.preview_prompt(request)
         live = stream and not json_output
         if live:

@@ -20,8 +20,11 @@ Stop = Annotated[
     typer.Option("--stop", help="End the answer before this text; may be given several times.", show_default=False),
 ]
 PromptFormatOption = Annotated[
-    str,
-    typer.Option("--prompt-format", help="recipe (问：…答：), chat (the family's own form) or raw (as typed)."),
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--prompt-format",
+        help="recipe (问：…答：), chat (the family's own form) or raw (as typed). Default: recipe; for CodeGeeX2 raw.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead, notes go to stderr.")]
 

@@ -17,9 +17,11 @@ from chatglm_backend.core import GenerationParams, GenerationRequest, ModelState
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.service import Service
+from chatglm_backend.tokenizers.code import code_prompt
 from chatglm_backend.ui.adapters import AdapterChoice, adapter_choice
 from chatglm_backend.ui.answers import Caller, Page, PageAnswer, PageAnswers, Watch
 from chatglm_backend.ui.conversation import SYSTEM_FAMILIES
+from chatglm_backend.ui.html import paragraph
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import (
     answer_status,
@@ -34,20 +36,24 @@ from chatglm_backend.ui.render import (
 
 @dataclass(frozen=True, slots=True)
 class PromptForm:
-    """What the visitor set. ``params`` raises InvalidRequest for bad numbers; ``adapter`` names a fine-tune."""
+    """What the visitor set. ``params`` raises InvalidRequest for bad numbers; ``adapter`` names a fine-tune.
+
+    ``language`` is that of the code, for a model that completes code.
+    """
 
     prompt: str
     params: Callable[[], GenerationParams] = GenerationParams
     prompt_format: PromptFormat = "recipe"
     kernel: str = ""
     adapter: str = ""
+    language: str = ""
 
     def request(self, answer: PageAnswer) -> GenerationRequest:
         """The request for an answer. Raises InvalidRequest if a value is out of range."""
         return GenerationRequest(
             answer.id,
             answer.visitor,
-            prompt=self.prompt,
+            prompt=code_prompt(self.language, self.prompt),
             prompt_format=self.prompt_format,
             params=self.params(),
             adapter=self.adapter,
@@ -73,7 +79,8 @@ class PromptView:
 class HeaderView:
     """The model's card and what suits it. ``settled`` says that nothing will change by itself.
 
-    ``takes_system`` says whether the family reads a system prompt; ``prompt_format`` is the one to begin with.
+    ``takes_system`` says whether the family reads a system prompt; ``prompt_format`` is the one to begin with. A model
+    that ``completes_code`` does not chat, and is told a language.
     """
 
     card: str
@@ -82,6 +89,7 @@ class HeaderView:
     settled: bool
     takes_system: bool = False
     prompt_format: PromptFormat = "recipe"
+    completes_code: bool = False
 
 
 class Presenter:
@@ -97,8 +105,7 @@ class Presenter:
         status = self.service.status()
         demo = status.info is not None and status.info.is_demo
         prompts = _demo_examples(self.texts.language) if demo else ()
-        # CodeGeeX2 was not trained to chat: it goes on with code that begins with its language.
-        code = status.info is not None and "codegeex" in status.info.name.lower()
+        code = status.info is not None and status.info.completes_code
         if code:
             prompts = (self.texts("examples.code.1"), self.texts("examples.code.2"))
         prompts = prompts or (self.texts("examples.1"), self.texts("examples.2"), self.texts("examples.3"))
@@ -109,7 +116,16 @@ class Presenter:
             settled=status.state is not ModelState.LOADING,
             takes_system=not code and status.info is not None and status.info.family in SYSTEM_FAMILIES,
             prompt_format="raw" if code else "recipe",
+            completes_code=code,
         )
+
+    def language(self, chosen: str | None) -> str:
+        """The language that a prompt is to begin with: none where the model does not complete code."""
+        return (chosen or "") if self.header().completes_code else ""
+
+    def code_note(self) -> str:
+        """What the Chat page says of a model that only completes code; empty for any other."""
+        return paragraph(self.texts("chat.code_only"), "cg-demo", "note") if self.header().completes_code else ""
 
     def choice(self, chosen: str | None, *, lasting: bool = False) -> AdapterChoice:
         """Which fine-tunes a page offers now."""

@@ -13,6 +13,7 @@ from chatglm_backend.models.config import family_named_in
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import ScriptedModel, scripted_info, scripted_service
+from chatglm_backend.tokenizers.code import completes_code
 from chatglm_backend.ui.answers import Caller, PageAnswers
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Interrupted, Turns, back_to_user, fit, shown
@@ -92,12 +93,17 @@ def test_a_system_prompt_goes_only_to_the_family_that_reads_it() -> None:
 
 
 def test_a_model_that_completes_code_begins_as_typed() -> None:
-    """CodeGeeX2 gets prompts as typed and examples that name a language; the others get the recipe."""
-    for name, prompt_format in (("THUDM/codegeex2-6b", "raw"), ("THUDM/chatglm2-6b", "recipe")):
-        service = scripted_service(ScriptedModel(info=replace(scripted_info(), name=name, family="chatglm2")))
-        header = Presenter(service, PageAnswers(service), load_texts("zh")).header()
-        assert header.prompt_format == prompt_format
-        assert ("# language: Python" in header.examples) is (prompt_format == "raw")
+    """CodeGeeX2 gets prompts as typed behind a language, and examples that name one; the others get the recipe."""
+    for code in (True, False):
+        service = scripted_service(ScriptedModel(info=replace(scripted_info(), completes_code=code)))
+        presenter = Presenter(service, PageAnswers(service), load_texts("zh"))
+        header = presenter.header()
+        assert (header.prompt_format, header.completes_code) == ("raw" if code else "recipe", code)
+        assert ("# language: Python" in header.examples) is code
+        assert bool(presenter.code_note()) is code
+        assert presenter.language("Go") == ("Go" if code else "")
+    assert completes_code("THUDM/codegeex2-6b-int4")
+    assert not completes_code("THUDM/chatglm2-6b")
     assert family_named_in("THUDM/codegeex2-6b-int4") == "chatglm2"
 
 

@@ -12,6 +12,7 @@ import gradio as gr
 
 from chatglm_backend.core import PromptFormat
 from chatglm_backend.settings import PROMPT_TOKENS, Settings
+from chatglm_backend.tokenizers.code import LANGUAGES
 from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.history import History
 from chatglm_backend.ui.pages.adapters import build_adapter_choice
@@ -35,12 +36,19 @@ class _Outputs(Outputs):
 
 def build_prompt_page(
     page: gr.Blocks, presenter: Presenter, history: History, settings: Settings
-) -> tuple[gr.HTML, gr.Radio, gr.Dropdown]:
-    """Lay the page out in the current Blocks; returns what follows the model: examples, prompt form, fine-tunes."""
+) -> tuple[gr.HTML, gr.Radio, gr.Dropdown, gr.Dropdown]:
+    """Lay the page out in the current Blocks; returns what follows the model.
+
+    These are examples, prompt form, the language of code, and fine-tunes.
+    """
     t = presenter.texts
     blank = presenter.blank()
     with gr.Row(equal_height=False, elem_id="cg-prompt-layout"):
         with gr.Column(elem_id="cg-prompt-ask"):
+            language = gr.Dropdown(
+                [(t("prompt.language_none"), ""), *((name, name) for name in LANGUAGES)], value="Python", visible=False,
+                label=t("prompt.language"), info=t("prompt.language_info"), elem_id="cg-language", filterable=False,
+            )  # fmt: skip
             prompt = gr.Textbox(
                 label=t("prompt.label"), placeholder=t("prompt.placeholder"), lines=5, max_lines=14,
                 elem_id="cg-prompt", autofocus=True,
@@ -79,9 +87,12 @@ def build_prompt_page(
         prompt_format: PromptFormat,
         *values: Any,  # noqa: ANN401
     ) -> AsyncGenerator[tuple[Any, ...], None]:
-        *numbers, chosen = values
+        *numbers, chosen, spoken = values
         params = partial(sampling.params, (max_new_tokens, *numbers))
-        form = PromptForm(prompt or "", params, prompt_format, adapter=presenter.answers.adapter(chosen))
+        form = PromptForm(
+            prompt or "", params, prompt_format, adapter=presenter.answers.adapter(chosen),
+            language=presenter.language(spoken),
+        )  # fmt: skip
         async with aclosing(shown(presenter.generate(caller_of(request, history), form), show)) as updates:
             async for update in updates:
                 yield update
@@ -106,9 +117,9 @@ def build_prompt_page(
     name = gr.State("")
     outputs = _Outputs(generate, stop, status, output, timing, sent, name).all()
     tokens, *others = sampling.components
-    inputs = [prompt, tokens, prompt_format, *others, adapter]
+    inputs = [prompt, tokens, prompt_format, *others, adapter, language]
     generate.click(ask, inputs, outputs, show_progress="hidden", api_name="generate")
     stop.click(end, name, **AT_ONCE)
     clear.click(empty, None, [prompt, *outputs], **AT_ONCE)
     page.load(resume, None, outputs, **QUIET)
-    return examples, prompt_format, adapter
+    return examples, prompt_format, language, adapter
