@@ -6,7 +6,7 @@ Standard library only, so that any room may raise these.
     ChatGLMError
     ├── ConfigError            a setting or flag is wrong
     ├── RequestError           this request cannot be served; the next one can
-    │   ├── InvalidRequest, ContextLimitExceeded, QueueFull, TooManyRequests
+    │   ├── InvalidRequest, UnusableSchema, ContextLimitExceeded, QueueFull, TooManyRequests
     │   └── ModelNotReady, UnknownAdapter, EngineFailure, ShuttingDown
     ├── ModelError             no usable model
     │   ├── ModelNotFound, ModelNotCached (ModelOffline), HubUnreachable, UnusableVariable, DownloadFailed
@@ -60,6 +60,10 @@ class RequestError(ChatGLMError, code="request"):
 
 class InvalidRequest(RequestError, code="invalid_request"):
     """A field of the request is out of range or of the wrong type."""
+
+
+class UnusableSchema(RequestError, code="unusable_schema"):
+    """A JSON schema that an answer cannot be kept to."""
 
 
 class ContextLimitExceeded(RequestError, code="context_limit"):

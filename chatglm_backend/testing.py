@@ -30,6 +30,7 @@ from chatglm_backend.core import (
     Usage,
     monotonic_clock,
 )
+from chatglm_backend.engine.json_schema import read_schema
 from chatglm_backend.engine.timing import RequestTimer
 from chatglm_backend.errors import EngineFailure, LoadCancelled, RequestError
 from chatglm_backend.sentences import Sentence
@@ -192,7 +193,9 @@ class ScriptedModel:
         return EncodedPrompt(tuple(range(len(text))), text)
 
     def prepare(self, request: GenerationRequest, *, kernel: str = "") -> ScriptedAnswer:
-        """The scene whose word occurs in the prompt. Raises what the scene says at submission."""
+        """The scene whose word occurs in the prompt. Raises what the scene says at submission, or UnusableSchema."""
+        if request.json_schema is not None:
+            read_schema(request.json_schema)
         text = request.prompt if request.prompt is not None else request.messages[-1].content
         script = next((scene for word, scene in self.scenes.items() if word in text), self.fallback)
         if script.refuse is not None:

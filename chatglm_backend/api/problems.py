@@ -25,12 +25,14 @@ from chatglm_backend.errors import (
     ShuttingDown,
     TooManyRequests,
     UnknownAdapter,
+    UnusableSchema,
 )
 
 _log = logging.getLogger(__name__)
 
 _STATUS: Mapping[type[ChatGLMError], int] = {
     InvalidRequest: 400,
+    UnusableSchema: 400,
     ContextLimitExceeded: 400,
     UnknownAdapter: 404,
     TooManyRequests: 429,
@@ -69,6 +71,8 @@ def problem_of(error: BaseException) -> Problem:
         return Problem(400, str(error), "context_length_exceeded", "messages")
     if isinstance(error, ChatGLMError):
         field = error.fields.get("field") if isinstance(error, InvalidRequest) else None
+        if isinstance(error, UnusableSchema):
+            field = "response_format"
         return Problem(_STATUS.get(type(error), 500), str(error), error.code, str(field) if field else None)
     if isinstance(error, RequestValidationError):
         return _of_validation(error.errors())

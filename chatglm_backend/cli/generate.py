@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
 import typer
 
@@ -26,6 +28,7 @@ from chatglm_backend.errors import ConfigError
 from chatglm_backend.sampling import sampling_fields
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings
+from chatglm_backend.textfile import read_json
 from chatglm_backend.tokenizers.code import LANGUAGES, code_prompt
 
 if TYPE_CHECKING:
@@ -71,6 +74,14 @@ def generate(
         str, typer.Option("--language", help="For CodeGeeX2: put a comment that names this language before the code.")
     ] = "",
     stop: options.Stop = None,
+    json_schema: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it on Python 3.10 too
+        typer.Option(
+            "--json-schema",
+            help="The answer is JSON that fits the schema in this file; - reads it from standard input.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Settings,
 ) -> int:
     """Answer one prompt.
@@ -86,6 +97,7 @@ def generate(
       python -m chatglm_backend generate --model THUDM/chatglm3-6b --adapter ./my-lora --prompt "你好"
       python -m chatglm_backend generate --model codegeex2-6b --language Python --prompt "# quicksort" --n-predict 128
       python -m chatglm_backend generate --json | python -m json.tool
+      echo '{"type": "object"}' | python -m chatglm_backend generate --json-schema -
     """  # noqa: D301 - \b keeps the examples' lines apart
     if language not in ("", *LANGUAGES):
         raise ConfigError(name="language", value=language, reason=Sentence("use.one_of", names=", ".join(LANGUAGES)))
@@ -94,6 +106,7 @@ def generate(
         prompt=code_prompt(language, read_input() if prompt == "-" else prompt),
         prompt_format=cast("PromptFormat", prompt_format or "recipe"),
         params=settings.sampling(stop=tuple(stop or ())),
+        json_schema=json_schema and (read_input() if json_schema == "-" else json.dumps(read_json(Path(json_schema)))),
     )
     with open_service(settings) as (service, info):
         request = replace(request, adapter=info.first_adapter)

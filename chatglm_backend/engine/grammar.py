@@ -43,7 +43,7 @@ class Grammars:
     def begin(self, schema: str, begun: Sequence[int] = ()) -> Grammar:
         """The grammar of an answer that fits ``schema``, and whose tokens ``begun`` are there already.
 
-        Raises InvalidRequest for a schema that cannot be kept to, or that the beginning does not fit.
+        Raises UnusableSchema for one that cannot be kept to, or that the beginning does not fit.
         """
         try:
             from llguidance import LLMatcher, LLParserLimits

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Final
 
-from chatglm_backend.errors import InvalidRequest
+from chatglm_backend.errors import UnusableSchema
 from chatglm_backend.sentences import Sentence
+from chatglm_backend.textfile import parse_json
 
 _MOST_CHARACTERS: Final = 64 * 1024
 _MAPS: Final = ("properties", "patternProperties", "$defs", "definitions")
@@ -18,25 +18,22 @@ _ONES: Final = ("items", "additionalProperties")
 def read_schema(text: str) -> dict[str, Any]:
     """The schema that ``text`` holds; its objects have no other properties than those named, unless it speaks of them.
 
-    Raises InvalidRequest for what is no schema, and for one that is too large.
+    Raises UnusableSchema for what is no schema, and for one that is too large.
     """
     if len(text) > _MOST_CHARACTERS:
         raise refusal(Sentence("schema.too_large", limit=_MOST_CHARACTERS // 1024))
     try:
-        schema = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        schema = parse_json(text.encode())
+    except ValueError as error:
         raise refusal(Sentence("schema.not_json")) from error
     if not isinstance(schema, dict):
         raise refusal(Sentence("schema.not_object"))
-    try:
-        return schema if _combines(schema) else _closed(schema)
-    except RecursionError as error:
-        raise refusal(Sentence("schema.not_json")) from error
+    return schema if _combines(schema) else _closed(schema)
 
 
-def refusal(reason: Sentence) -> InvalidRequest:
+def refusal(reason: Sentence) -> UnusableSchema:
     """What a request with a schema that cannot be kept to is answered with."""
-    return InvalidRequest(field="response_format", value=Sentence("value.this_schema"), reason=reason)
+    return UnusableSchema(reason=reason)
 
 
 def reason_of(message: str) -> Sentence:

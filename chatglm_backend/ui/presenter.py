@@ -39,6 +39,7 @@ class PromptForm:
     """What the visitor set. ``params`` raises InvalidRequest for bad numbers; ``adapter`` names a fine-tune.
 
     ``language`` is that of the code, for a model that completes code.
+    ``json_schema`` is what the answer must fit; ``None``: it is text.
     """
 
     prompt: str
@@ -47,6 +48,7 @@ class PromptForm:
     kernel: str = ""
     adapter: str = ""
     language: str = ""
+    json_schema: str | None = None
 
     def request(self, answer: PageAnswer) -> GenerationRequest:
         """The request for an answer. Raises InvalidRequest if a value is out of range."""
@@ -57,6 +59,7 @@ class PromptForm:
             prompt_format=self.prompt_format,
             params=self.params(),
             adapter=self.adapter,
+            json_schema=self.json_schema,
         )
 
 

@@ -204,3 +204,18 @@ def test_another_name_for_this_machine_is_refused(serve: Serve) -> None:
             urllib.request.urlopen(request, timeout=10)
         assert refused.value.code == 421
         refused.value.close()
+
+
+def test_json_by_a_schema(serve: Serve, visitor: Visitor) -> None:
+    """A switch with a name and a box; a bad schema is a sentence in the page's language, an empty box any object."""
+    visit = visitor(serve(), language="zh-CN")
+    visit.page.click("#cg-json button")
+    visit.page.get_by_role("checkbox", name="以 JSON 回答").check()
+    visit.page.get_by_label("JSON schema").fill("{")
+    visit.send("What is AI?")
+    alert = visit.page.locator("#cg-answer-status .cg-alert")
+    alert.wait_for()
+    assert "这个 JSON schema 无法使用：它不是有效的 JSON" in alert.inner_text()
+    visit.page.get_by_label("JSON schema").fill(" ")
+    visit.send("What is AI?")
+    visit.answered("AI is the study of machines that learn.")

@@ -166,6 +166,17 @@ def test_a_prompt_that_does_not_fit_is_told_with_numbers(folders: dict[tiny.Fami
     assert "512" in done.stderr
 
 
+def test_an_answer_fits_a_schema_from_a_file(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
+    """And from a pipe, where one that cannot be kept to is a sentence."""
+    file = tmp_path / "schema.json"
+    file.write_text('{"type": "array", "items": {"enum": ["甲"]}, "minItems": 2, "maxItems": 2}', encoding="utf-8-sig")
+    ask = ("generate", "--model", str(folders["chatglm3"]), "--json-schema")
+    assert json.loads(document_of(*ask, str(file))["text"]) == ["甲", "甲"]
+    done = run(*ask, "-", text='{"not": {}}')
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "The JSON schema cannot be used: what it asks with not" in done.stderr
+
+
 def test_a_prompt_from_a_pipe_has_no_line_break_at_its_end(folders: dict[tiny.Family, Path]) -> None:
     """``echo hi | … --prompt -`` asks what ``--prompt hi`` asks; a break inside stays. CHATGLM_MODEL is the default."""
     ask = ("generate", "--n-predict", "2", "--prompt", "-")

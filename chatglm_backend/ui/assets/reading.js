@@ -128,7 +128,7 @@
   };
 
   // What was typed, and the open page, survive a reload, a lost connection and a change of language.
-  const BOXES = ["cg-prompt", "cg-chat-box", "cg-compare-prompt"];
+  const BOXES = ["cg-prompt", "cg-chat-box", "cg-compare-prompt", "cg-schema"];
   const tabs = () => [...document.querySelectorAll("#cg-tabs > .tab-wrapper [role=tab]")];
   let kept = {};
   try {

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from chatglm_backend.core import PromptFormat
+from chatglm_backend.core import ANY_OBJECT, PromptFormat
 from chatglm_backend.settings import PROMPT_TOKENS, Settings
 from chatglm_backend.tokenizers.code import LANGUAGES
 from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
@@ -79,6 +79,13 @@ def build_prompt_page(
                     value="recipe", label=t("prompt.format"), elem_id="cg-format",
                 )  # fmt: skip
                 sampling.add()
+            with gr.Accordion(t("prompt.json"), open=False, elem_id="cg-json"):
+                as_json = gr.Checkbox(label=t("prompt.json_switch"), elem_id="cg-as-json")
+                schema = gr.Textbox(
+                    label=t("prompt.json_schema"), info=t("prompt.json_schema_info"), lines=6, max_lines=14,
+                    placeholder='{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}',
+                    elem_id="cg-schema",
+                )  # fmt: skip
 
     async def ask(
         request: gr.Request,
@@ -87,11 +94,12 @@ def build_prompt_page(
         prompt_format: PromptFormat,
         *values: Any,  # noqa: ANN401
     ) -> AsyncGenerator[tuple[Any, ...], None]:
-        *numbers, chosen, spoken = values
+        *numbers, chosen, spoken, is_json, wanted = values
         params = partial(sampling.params, (max_new_tokens, *numbers))
         form = PromptForm(
             prompt or "", params, prompt_format, adapter=presenter.answers.adapter(chosen),
             language=presenter.language(spoken),
+            json_schema=((wanted or "").strip() or ANY_OBJECT) if is_json else None,
         )  # fmt: skip
         async with aclosing(shown(presenter.generate(caller_of(request, history), form), show)) as updates:
             async for update in updates:
@@ -117,7 +125,7 @@ def build_prompt_page(
     name = gr.State("")
     outputs = _Outputs(generate, stop, status, output, timing, sent, name).all()
     tokens, *others = sampling.components
-    inputs = [prompt, tokens, prompt_format, *others, adapter, language]
+    inputs = [prompt, tokens, prompt_format, *others, adapter, language, as_json, schema]
     generate.click(ask, inputs, outputs, show_progress="hidden", api_name="generate")
     stop.click(end, name, **AT_ONCE)
     clear.click(empty, None, [prompt, *outputs], **AT_ONCE)
