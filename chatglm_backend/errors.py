@@ -18,6 +18,7 @@ Standard library only, so that any room may raise these.
     │   └── NotEnoughDisk, NotEnoughMemory, CacheLocked, ModelInUse
     ├── HistoryError           conversations cannot be kept or found: HistoryUnavailable, HistoryDamaged,
     │                          ConversationGone, ConversationChanged, ImportRefused
+    ├── BatchRefused           a file cannot be a batch's input or output
     └── PlatformError          this machine cannot run it: UnsupportedPlatform, NativeLibraryError, PortInUse
 """
 
@@ -256,6 +257,10 @@ class ImportOtherVersion(ImportRefused, code="import_other_version"):
 
 class ImportDamaged(ImportRefused, code="import_damaged"):
     """Our form, but a field in it is not as it should be."""
+
+
+class BatchRefused(ChatGLMError, code="batch_refused"):
+    """A file cannot be a batch's input or output."""
 
 
 class PlatformError(ChatGLMError, code="platform"):

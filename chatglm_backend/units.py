@@ -26,3 +26,10 @@ def seconds(value: float) -> str:
 def rate(value: float) -> str:
     """Tokens per second."""
     return f"{digits(value)} tok/s"
+
+
+def clock_time(value: float) -> str:
+    """Seconds as a clock has them: 0:07, 12:30, 1:02:03."""
+    minutes, rest = divmod(int(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import Receive, Scope, Send
@@ -74,7 +75,7 @@ def problem_of(error: BaseException) -> Problem:
         if isinstance(error, UnusableSchema):
             field = "response_format"
         return Problem(_STATUS.get(type(error), 500), str(error), error.code, str(field) if field else None)
-    if isinstance(error, RequestValidationError):
+    if isinstance(error, (RequestValidationError, ValidationError)):
         return _of_validation(error.errors())
     if isinstance(error, HTTPException):
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")

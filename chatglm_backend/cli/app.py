@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from chatglm_backend.cli import benchmark, cache, chat, convert, doctor, download, generate, verify
+from chatglm_backend.cli import batch, benchmark, cache, chat, convert, doctor, download, generate, verify
 from chatglm_backend.cli.output import close_streams, emit_error, prepare_streams
 from chatglm_backend.network import quiet_environment
 
@@ -37,6 +37,7 @@ def build_app() -> typer.Typer:
     )
     app.command("generate")(generate.generate)
     app.command("chat")(chat.chat)
+    app.command("batch")(batch.batch)
     app.command("download")(download.download)
     app.command("convert")(convert.convert_command)
     app.command("verify")(verify.verify)

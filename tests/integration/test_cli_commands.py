@@ -204,6 +204,25 @@ def test_a_question_that_cannot_be_answered_is_in_the_document(folders: dict[tin
     assert document["turns"][1]["error"]["code"] == "context_limit"
 
 
+def test_a_batch_goes_on_where_it_was(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
+    """Prompts of a text are answered as the endpoint would; what has an answer is not asked again."""
+    (tmp_path / "in.txt").write_text("hello\nAI\nhi\n", encoding="utf-8")
+    files = str(tmp_path / "in.txt"), str(tmp_path / "out.jsonl")
+    ask = ("batch", *files, "--model", str(folders["chatglm3"]), "--n-predict", "4", "--template", "{text}!")
+    document = document_of(*ask)
+    lines = (tmp_path / "out.jsonl").read_bytes().splitlines(keepends=True)
+    assert (document["ok"], document["total"], document["tokens"], len(lines)) == (True, 3, 12, 3)
+    (tmp_path / "out.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:50])
+    done = run(*ask)
+    assert (done.returncode, "3 lines answered, 0 failed, 2 of them from before" in done.stdout) == (0, True)
+    assert "cut off" in done.stderr
+    again = (tmp_path / "out.jsonl").read_bytes().splitlines()
+    texts = [json.loads(line)["response"]["body"]["choices"] for line in (lines[2], again[2])]
+    assert (sorted(again[:2]), texts[0]) == (sorted(line.rstrip() for line in lines[:2]), texts[1])
+    done = run("batch", *files, "--model", "/no/such", "--template", "{text}?")
+    assert (done.returncode, "another request called 1" in done.stderr) == (1, True)
+
+
 def test_chat_remembers_and_forgets(folders: dict[tiny.Family, Path]) -> None:
     """The second prompt holds the first round; after /reset it does not."""
     text = "hello\nhello\n/reset\nhello\n/exit\nnever\n"

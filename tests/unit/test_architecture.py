@@ -41,11 +41,12 @@ FLOORS: dict[str, int] = {
     "service": 8,
     "testing": 9,
     "api": 10,
+    "batch": 11,
     "benchmark": 9,
-    "cli": 11,
-    "ui": 11,
+    "cli": 12,
+    "ui": 12,
     "demo_model": 0,
-    "__main__": 12,
+    "__main__": 13,
 }
 _WEB = r"api/|access/|webui\.py|ui/gradio_insides/|ui/\w+_routes\.py|ui/visitor\.py"  # in ui/: what is not Gradio's
 ALLOWED_THIRD_PARTY = {

@@ -16,7 +16,7 @@ from chatglm_backend.cli.output import guarded, prepare_streams
 from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.core import LoadProgress
 
-COMMANDS = ("generate", "chat", "download", "convert", "verify", "benchmark", "doctor", "cache")
+COMMANDS = ("generate", "chat", "batch", "download", "convert", "verify", "benchmark", "doctor", "cache")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -28,7 +28,7 @@ def test_every_command_teaches(command: str, capsys: pytest.CaptureFixture[str])
     assert "python -m chatglm_backend " + command in out
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "convert", "download", "benchmark"])
+@pytest.mark.parametrize("command", ["generate", "chat", "batch", "convert", "download", "benchmark"])
 def test_both_names_of_the_model_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The recipe's long name and ours are one flag."""
     main([command, "--help"])
