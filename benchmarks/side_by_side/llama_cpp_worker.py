@@ -15,7 +15,7 @@ from orders import serve
 
 def measure(model: Llama, prompt_tokens: int, new_tokens: int) -> dict[str, object]:
     """Time one greedy answer of a fresh prompt."""
-    ids = [(i * 7919) % 60000 + 10 for i in range(prompt_tokens)]
+    ids = [(i * 7919) % (model.n_vocab() - 20) + 10 for i in range(prompt_tokens)]
     model.reset()
     start = time.perf_counter()
     stamps = []

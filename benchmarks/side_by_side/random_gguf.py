@@ -1,7 +1,8 @@
-"""Write a GGUF file of ChatGLM3-6B's shape with random Q4_0 weights, for llama.cpp to run.
+"""Write a GGUF file of one model's shape with random Q4_0 weights, for llama.cpp to run.
 
-Speed does not depend on the values, so nothing is trained or downloaded.
-Run with the interpreter of the llama.cpp environment: ``python random_gguf.py FILE``.
+Speed does not depend on the values, so nothing is trained or downloaded. GLM-Edge-1.5B's tied output layer is written
+as Q4_0 too, as ours computes it; llama.cpp's own conversion leaves it in more bits.
+Run with the interpreter of the llama.cpp environment: ``python random_gguf.py FILE [SHAPE]``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ import sys
 import gguf
 import numpy as np
 
-LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB, CONTEXT = 28, 4096, 32, 2, 128, 13696, 65024, 8192
+SHAPES = {
+    # layers, hidden, heads, K/V heads, features of a head that turn, FFN, vocabulary, biases
+    "chatglm3-6b": (28, 4096, 32, 2, 64, 13696, 65024, True),
+    "glm-4-9b-chat": (40, 4096, 32, 2, 64, 13696, 151552, True),
+    "glm-edge-1.5b-chat": (28, 2048, 16, 4, 128, 6144, 59264, False),
+}
+HEAD_DIM, CONTEXT = 128, 8192
 Q4_0_BLOCK, Q4_0_BYTES = 32, 18
 
 
@@ -23,24 +30,25 @@ def random_q4_0(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray
     return data.reshape(rows, columns // Q4_0_BLOCK * Q4_0_BYTES)
 
 
-def main(path: str) -> None:
-    """Write the file; about 3.9 GB, a minute."""
+def main(path: str, shape: str = "chatglm3-6b") -> None:
+    """Write the file; about 3.9 GB for ChatGLM3-6B, a minute."""
+    layers, hidden, heads, kv_heads, turning, ffn, vocab, biases = SHAPES[shape]
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, "chatglm")
     writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_feed_forward_length(FFN)
-    writer.add_block_count(LAYERS)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(ffn)
+    writer.add_block_count(layers)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(HEAD_DIM // 2)
+    writer.add_rope_dimension_count(turning)
     writer.add_rope_freq_base(10000.0)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("chatglm-bpe")
-    writer.add_token_list([f"t{i}" for i in range(VOCAB)])
-    writer.add_token_types([1] * VOCAB)
+    writer.add_token_list([f"t{i}" for i in range(vocab)])
+    writer.add_token_types([1] * vocab)
     writer.add_token_merges(["t 1"])
     writer.add_eos_token_id(2)
 
@@ -50,18 +58,19 @@ def main(path: str) -> None:
     def ones(name: str, length: int, value: float = 1.0) -> None:
         writer.add_tensor(name, np.full(length, value, np.float32))
 
-    writer.add_tensor("token_embd.weight", (rng.standard_normal((VOCAB, HIDDEN)) * 0.02).astype(np.float16))
-    ones("output_norm.weight", HIDDEN)
-    quantised("output.weight", VOCAB, HIDDEN)
-    qkv = (HEADS + 2 * KV_HEADS) * HEAD_DIM
-    for i in range(LAYERS):
-        ones(f"blk.{i}.attn_norm.weight", HIDDEN)
-        quantised(f"blk.{i}.attn_qkv.weight", qkv, HIDDEN)
-        ones(f"blk.{i}.attn_qkv.bias", qkv, 0.0)
-        quantised(f"blk.{i}.attn_output.weight", HIDDEN, HEADS * HEAD_DIM)
-        ones(f"blk.{i}.ffn_norm.weight", HIDDEN)
-        quantised(f"blk.{i}.ffn_up.weight", 2 * FFN, HIDDEN)
-        quantised(f"blk.{i}.ffn_down.weight", HIDDEN, FFN)
+    writer.add_tensor("token_embd.weight", (rng.standard_normal((vocab, hidden)) * 0.02).astype(np.float16))
+    ones("output_norm.weight", hidden)
+    quantised("output.weight", vocab, hidden)
+    qkv = (heads + 2 * kv_heads) * HEAD_DIM
+    for i in range(layers):
+        ones(f"blk.{i}.attn_norm.weight", hidden)
+        quantised(f"blk.{i}.attn_qkv.weight", qkv, hidden)
+        if biases:
+            ones(f"blk.{i}.attn_qkv.bias", qkv, 0.0)
+        quantised(f"blk.{i}.attn_output.weight", hidden, heads * HEAD_DIM)
+        ones(f"blk.{i}.ffn_norm.weight", hidden)
+        quantised(f"blk.{i}.ffn_up.weight", 2 * ffn, hidden)
+        quantised(f"blk.{i}.ffn_down.weight", hidden, ffn)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -69,4 +78,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
