@@ -160,7 +160,7 @@ class UnsafeCheckpoint(CheckpointError, code="unsafe_checkpoint"):
 
 
 class UnsupportedFamily(CheckpointError, code="unsupported_family"):
-    """Not one of the three families."""
+    """Not one of our families, or one that contradicts itself."""
 
 
 class UnsupportedQuantization(CheckpointError, code="unsupported_quantization"):

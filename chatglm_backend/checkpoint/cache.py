@@ -1,6 +1,6 @@
 """What is kept on this machine, how large it is, and how to delete it.
 
-Covers our converted checkpoints and the hub's downloads of the three families, fine-tunes among them. Loads no tensor.
+Covers our converted checkpoints and the hub's downloads of our families, fine-tunes among them. Loads no tensor.
 """
 
 from __future__ import annotations

@@ -89,9 +89,14 @@ def _compiled(source: str) -> Template:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
     return environment.from_string(source)
+
+
+def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None) -> str:  # noqa: FBT001, FBT002
+    """As transformers has it: readable, and not escaped for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
 
 def _raise(message: str) -> NoReturn:

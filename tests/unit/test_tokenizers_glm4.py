@@ -119,11 +119,14 @@ def test_a_template_can_do_no_harm(tmp_path: Path, content: str) -> None:
 
 def test_a_template_that_drops_or_refuses_a_message_says_so(tmp_path: Path) -> None:
     """Nothing that was said is left out in silence; what was said is never part of the template."""
-    only_users = "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content | trim }}{% endif %}{% endfor %}"
+    shown = "{{ ['é'] | tojson(indent=1, ensure_ascii=False) }}"
+    only_users = (
+        shown + "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content | trim }}{% endif %}{% endfor %}"
+    )
     folder = write_json(tmp_path, template=only_users)
     with pytest.raises(InvalidRequest, match="leaves one of them out"):
         opened(folder).encode_chat(SAID)
-    assert opened(folder).encode_chat([Message("user", "{{ 7 * 7 }}")]).text == "<|user|>{{ 7 * 7 }}"
+    assert opened(folder).encode_chat([Message("user", "{{ 7 * 7 }}")]).text == '[\n "é"\n]<|user|>{{ 7 * 7 }}'
     picky = "{% if messages|length > 1 %}{{ raise_exception('one at a time') }}{% endif %}{{ messages[0].content }}"
     (folder / "chat_template.jinja").write_text(picky, encoding="utf-8")
     with pytest.raises(InvalidRequest, match="one at a time"):
