@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import openai
 import pytest
 from api_site import Site, serving
+from pydantic import BaseModel, ConfigDict, Field
 
 from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
@@ -74,6 +75,20 @@ def test_answers_fit_their_schema(client: openai.OpenAI) -> None:
         check(choice.message.content or "")
     plain = client.chat.completions.create(model="x", messages=USER, max_tokens=16)
     assert plain.choices[0].message.content not in ("", text)
+
+
+class Place(BaseModel):
+    """What a program may want."""
+
+    model_config = ConfigDict(title="A place")
+    city: Literal["北京", "Paris"]
+    inhabitants: Annotated[int, Field(ge=1, le=9)] | None
+
+
+def test_the_clients_own_classes_come_back(client: openai.OpenAI) -> None:
+    """As OpenAI's client asks for them."""
+    reply = client.chat.completions.parse(model="x", messages=USER, response_format=Place)
+    assert isinstance(reply.choices[0].message.parsed, Place)
 
 
 def test_any_object_and_an_answer_cut_off(site: Site, client: openai.OpenAI) -> None:

@@ -40,8 +40,8 @@ def test_the_schema_names_every_operation(described: Any) -> None:
 
 
 def _keep_to_what_no_schema_says(body: dict[str, Any]) -> None:
-    """The bounds of 64 bits are rounded when written as a JSON number; tokens and tools are the model's."""
-    for name in ("logit_bias", "stop_token_ids", "top_logprobs", "tools", "tool_choice"):
+    """The bounds of 64 bits are rounded when written as a JSON number; tokens, tools and schemas follow other rules."""
+    for name in ("logit_bias", "stop_token_ids", "top_logprobs", "tools", "tool_choice", "response_format"):
         body.pop(name, None)
     if "messages" in body:
         body["messages"] = [{"role": "user", "content": one.get("content")} for one in body["messages"]]
