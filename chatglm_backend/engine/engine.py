@@ -156,6 +156,7 @@ class Engine:
             spelling=self._tokenizer.spelling,
             decoder=self._decoder(ready),
             draft=draft,
+            most_certain=self.options.draft_tokens,
             timer=RequestTimer(self._clock, submitted_at),
         )
         self._sequences.append(sequence)

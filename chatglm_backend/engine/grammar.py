@@ -95,6 +95,10 @@ class Grammar:
         """How many of ``ids`` may come next, one after the other."""
         return self._matcher.validate_tokens(list(ids))
 
+    def certain(self) -> list[int]:
+        """The ids that come next whatever the model likes, such as a property's name."""
+        return self._matcher.compute_ff_tokens()
+
     def accept(self, token: int) -> bool:
         """Go on behind ``token``; returns whether the answer is whole and nothing may follow. Raises EngineFailure."""
         if not self._matcher.consume_token(token):

@@ -40,6 +40,7 @@ class Sequence:
     """One request inside the engine: its KV cache, its tokens, its text, and what is to be told of it.
 
     ``finished`` once the last word is among the results; ``failed`` where that is an error.
+    Up to ``most_certain`` tokens that its grammar leaves no choice of are evaluated in one step.
     Completion tokens are counted without the stop id that ends the answer, which is never shown either.
     """
 
@@ -56,6 +57,7 @@ class Sequence:
         decoder: StreamingDecoder | SpelledDecoder,
         spelling: Callable[[int], bytes],
         draft: Drafter | None,
+        most_certain: int,
         timer: RequestTimer,
     ) -> None:
         self.request = request = prepared.request
@@ -78,6 +80,8 @@ class Sequence:
         self._stop = StopFilter(request.params.stop)
         self._sampler = Sampler(request.params, prepared.prompt_ids)
         self._draft = draft
+        self._most_certain = most_certain
+        self._proposed = False
         self._draft_tokens = 0
         self._accepted_draft_tokens = 0
         self._progress_told = -1
@@ -129,8 +133,12 @@ class Sequence:
         """
         last = self.generated[-1]
         room = min(room, self._max_new_tokens - len(self.generated) - 1)
-        if self._draft is None or room <= 0:
+        if room <= 0:
             return (last,)
+        certain = self._grammar.certain()[: min(room, self._most_certain)] if self._grammar is not None else ()
+        self._proposed = not certain and self._draft is not None
+        if certain or self._draft is None:
+            return (last, *certain)
         draft = self._draft.propose(room, cost)
         return (last, *(draft if self._grammar is None else draft[: self._grammar.fitting(draft)]))
 
@@ -148,9 +156,9 @@ class Sequence:
             if self.finished or index >= len(draft) or token != draft[index]:
                 break
             accepted += 1
-        if draft and self._draft is not None:
-            self._draft_tokens += len(draft)
-            self._accepted_draft_tokens += accepted
+        self._draft_tokens += len(draft)
+        self._accepted_draft_tokens += accepted
+        if draft and self._draft is not None and self._proposed:
             self._draft.verdict(len(draft), accepted)
 
     def finish(self, reason: FinishReason) -> None:

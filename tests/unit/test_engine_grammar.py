@@ -123,6 +123,21 @@ def test_drafts_change_nothing() -> None:
     assert with_drafts[-1].usage.completion_tokens == without[-1].usage.completion_tokens
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_is_certain_takes_fewer_steps(temperature: float) -> None:
+    """Names of properties are evaluated several tokens at a time; the text is that of single steps."""
+    schema = {"type": "object", "properties": {"a long name": {"enum": [1]}, "another one": {"enum": [2]}}}
+    schema["required"] = ["a long name", "another one"]
+    texts, steps = [], []
+    for most in (0, 8):
+        model = FakeModel(row=talkative)
+        engine = Engine(model, ByteTokenizer(), EngineOptions(draft_tokens=most, prefix_cache_bytes=0))
+        texts.append(text_of(engine.generate(ask("x", schema, temperature=temperature, seed=3))))
+        steps.append(model.log.count("decode1"))
+    assert texts[0] == texts[1]
+    assert steps[1] < steps[0] / 2
+
+
 def test_a_kept_prefix_changes_nothing() -> None:
     """The second answer to a prompt is the first."""
     engine = engine_of(options=EngineOptions(draft_tokens=0))
