@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from chatglm_backend.adapters.lora import read_lora_config
 from chatglm_backend.checkpoint.tensors import open_file
 from chatglm_backend.errors import AdapterDamaged, AdapterEmpty, AdapterMismatch, AdapterUnsupported
 from chatglm_backend.models.config import ModelConfig
-from chatglm_backend.models.layout import TensorSpec, tensor_specs
+from chatglm_backend.models.layout import TensorSpec, names_in_transformers, tensor_specs
 from chatglm_backend.sentences import Sentence
 
 _PEFT_START = "base_model.model."
@@ -66,6 +66,12 @@ class _Reader:
         self._folder = folder
         self._settings = read_lora_config(folder.config, str(folder.path))
         self._specs = {spec.name: spec for spec in tensor_specs(config)}
+        # Of transformers' names: the tensor that is ours, and which part of it where it has several.
+        self._theirs: dict[str, tuple[str, int | None]] = {}
+        for name in self._specs if config.family == "glm4" else ():
+            names = names_in_transformers(name)
+            self._theirs |= {one: (name, at if len(names) > 1 else None) for at, one in enumerate(names)}
+        self._part_rows = [heads * config.head_dim for heads in (config.num_heads, *2 * [config.num_kv_heads])]
 
     def read(self, tensors: Mapping[str, Tensor]) -> LoraTensors:
         """Each tensor belongs somewhere, or is refused by its name."""
@@ -74,6 +80,7 @@ class _Reader:
         whole: dict[str, Tensor] = {}
         for key, tensor in tensors.items():
             name = key.removeprefix(_PEFT_START).replace(".modules_to_save", "").replace(".default", "")
+            name = self._theirs.get(name, (name,))[0]
             module, _, last = name.removesuffix(".weight").rpartition(".")
             spec = self._spec(name, "embedding", "output")
             if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
@@ -91,15 +98,29 @@ class _Reader:
             raise AdapterEmpty(path=self._folder.path)
         return LoraTensors(
             identity_of(self._folder, [tensors[name] for name in sorted(tensors)]),
-            {module: self._factors(module, pair) for module, pair in pairs.items()},
+            self._all_factors(pairs),
             biases,
             **whole,
         )
 
-    def _factors(self, module: str, pair: Mapping[str, Tensor]) -> Factors:
-        spec = self._spec(f"{module}.weight", "linear", "output")
-        if spec is None:
-            raise self._mismatch("adapter.no_product", tensor=module)
+    def _all_factors(self, pairs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Factors]:
+        """By our products' names; what is apart in transformers' layout and one product here becomes one pair."""
+        found: dict[str, Factors] = {}
+        apart: dict[str, dict[int, Factors]] = {}
+        for module, pair in pairs.items():
+            name, at = self._theirs.get(f"{module}.weight", (f"{module}.weight", None))
+            spec = self._spec(name, "linear", "output")
+            if spec is None:
+                raise self._mismatch("adapter.no_product", tensor=module)
+            rows = spec.shape[0] if at is None else self._part_rows[at]
+            one = self._factors(module, pair, (rows, spec.shape[1]))
+            if at is None:
+                found[name.removesuffix(".weight")] = one
+            else:
+                apart.setdefault(name.removesuffix(".weight"), {})[at] = one
+        return found | {name: _below_one_another(parts, self._part_rows) for name, parts in apart.items()}
+
+    def _factors(self, module: str, pair: Mapping[str, Tensor], shape: tuple[int, int]) -> Factors:
         a, b = (pair.get(name) for name in _FACTORS)
         if a is None or b is None:
             missing = next(name for name in _FACTORS if name not in pair)
@@ -107,8 +128,8 @@ class _Reader:
         if self._settings.transposed:
             a, b = a.T, b.T
         rank = a.shape[0] if a.dim() == 2 else 0
-        self._fits(f"{module}.lora_A.weight", a, (rank, spec.shape[1]))
-        self._fits(f"{module}.lora_B.weight", b, (spec.shape[0], rank))
+        self._fits(f"{module}.lora_A.weight", a, (rank, shape[1]))
+        self._fits(f"{module}.lora_B.weight", b, (shape[0], rank))
         return Factors(a, b, self._settings.scale(module, rank))
 
     def _bias(self, name: str, bias: Tensor) -> Tensor:
@@ -131,3 +152,14 @@ class _Reader:
 
     def _mismatch(self, code: str, **fields: object) -> AdapterMismatch:
         return AdapterMismatch(path=self._folder.path, reason=Sentence(code, **fields))
+
+
+def _below_one_another(parts: Mapping[int, Factors], rows: Sequence[int]) -> Factors:
+    """One pair for a product whose rows are those of several; what has no side path adds nothing."""
+    scale = next(iter(parts.values())).scale
+    blocks = [
+        parts[at].b * (parts[at].scale / scale) if at in parts else torch.zeros(count, 0)
+        for at, count in enumerate(rows)
+    ]
+    b = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return Factors(torch.cat([parts[at].a for at in sorted(parts)]), b, scale)

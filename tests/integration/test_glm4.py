@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from chatglm_backend.adapters.folder import inspect_adapter
+from chatglm_backend.adapters.load import load_adapter
+from chatglm_backend.adapters.merge import open_merge
 from chatglm_backend.checkpoint.convert import ConvertOptions, convert
 from chatglm_backend.checkpoint.lowbit import open_low_bit
 from chatglm_backend.checkpoint.plan import read_dense
@@ -18,10 +22,12 @@ from chatglm_backend.checkpoint.source import inspect_folder
 from chatglm_backend.core import GenerationParams, GenerationRequest, Message, TokenEvent
 from chatglm_backend.engine.engine import Engine
 from chatglm_backend.errors import CheckpointError, UnsupportedFamily, WrongShape
+from chatglm_backend.int4.bigdl import quantize
+from chatglm_backend.int4.blocks import dequantize
 from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import build_model
 from chatglm_backend.models.weights import DenseWeights
-from tests.golden_folders import GOLDEN, packed_tensors, rel_error
+from tests.golden_folders import GOLDEN, dense_tensors, golden_cases, golden_config, packed_tensors, rel_error
 from tests.small_models import read_prompt
 from tests.tiny_glm import TEMPLATE, write_json, write_ranks
 
@@ -83,6 +89,53 @@ def test_logits_are_those_of_transformers(tmp_path: Path, kind: str, changes: di
     with torch.no_grad():
         expected = theirs(torch.tensor([ids])).logits[0]
     assert rel_error(read_prompt(ours, ids, ours.new_cache(50), logit_rows=50), expected) <= 1e-4
+
+
+def test_a_fine_tune_with_transformers_names(tmp_path: Path) -> None:
+    """Queries and values apart, of other ranks: beside the base and merged, as the weights with them added."""
+    name = "glm-edge-4b-chat"
+    config, base = golden_config(name), dense_tensors(name)
+    shapes = {
+        "self_attn.q_proj": (192, 128), "self_attn.v_proj": (64, 128), "self_attn.o_proj": (128, 192),
+        "mlp.gate_up_proj": (512, 128),
+    }  # fmt: skip
+    random = torch.Generator().manual_seed(5)
+    stored: dict[str, torch.Tensor] = {}
+    tuned = dict(base)
+    for module, (out, wide) in shapes.items():
+        rank = 2 if module.endswith("v_proj") else 4
+        a, b = torch.randn(rank, wide, generator=random) * 0.1, torch.randn(out, rank, generator=random) * 0.1
+        key = f"base_model.model.model.layers.1.{module}"
+        stored |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
+        ours = "transformer.encoder.layers.1." + {
+            "self_attn.o_proj": "self_attention.dense", "mlp.gate_up_proj": "mlp.dense_h_to_4h",
+        }.get(module, "self_attention.query_key_value") + ".weight"  # fmt: skip
+        first = {"self_attn.v_proj": 192 + 64}.get(module, 0)
+        weight = tuned[ours].float().clone()
+        weight[first : first + out] += 8 / rank * b @ a
+        tuned[ours] = weight
+    (tmp_path / "lora").mkdir()
+    details = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "rank_pattern": {"v_proj": 2}}
+    (tmp_path / "lora/adapter_config.json").write_text(json.dumps(details))
+    save_file(stored, tmp_path / "lora/adapter_model.safetensors")
+    folder = inspect_adapter(tmp_path / "lora")
+    weights = DenseWeights(base)
+    adapter = load_adapter(folder, config, base=weights, dtype=torch.float32, kv_dtype=torch.float32)
+    ids = golden_cases(name)[2].input_ids
+    logits = []
+    for one, whose in ((DenseWeights(tuned), None), (weights, adapter), (weights, None)):
+        model = build_model(config, one, kv_dtype=torch.float32)
+        logits.append(read_prompt(model, ids, model.new_cache(40, whose), logit_rows=len(ids)))
+    assert rel_error(logits[1], logits[0]) <= 1e-4
+    assert rel_error(logits[2], logits[0]) > 1e-2
+    source = inspect_folder(whole_folder(tmp_path / name, name))
+    merged = open_low_bit(convert(source, tmp_path / "merged", merge=open_merge(folder, source)))
+    for tensor in ("self_attention.query_key_value", "mlp.dense_h_to_4h"):
+        full = f"transformer.encoder.layers.1.{tensor}.weight"
+        found, expected = (
+            dequantize(packed, *tuned[full].shape) for packed in (merged.get(full), quantize(tuned[full]))
+        )
+        assert rel_error(found, expected) <= 1e-2, tensor
 
 
 def test_what_does_not_fit_the_config_is_named(tmp_path: Path) -> None:
