@@ -62,11 +62,11 @@ def build_page(
         if links is not None:
             build_share(page, t, links)
         with gr.Tabs(elem_id="cg-tabs"):
-            with gr.Tab(t("tab.prompt"), id="prompt", elem_id="cg-tab-prompt"):
-                examples, prompt_format, language, prompt_choice = build_prompt_page(page, presenter, history, settings)
             with gr.Tab(t("tab.chat"), id="chat", elem_id="cg-tab-chat"):
                 code_note = gr.HTML("", elem_id="cg-chat-code")
                 system, chat_choice = build_chat_page(page, chat, history, settings)
+            with gr.Tab(t("tab.prompt"), id="prompt", elem_id="cg-tab-prompt"):
+                examples, prompt_format, language, prompt_choice = build_prompt_page(page, presenter, history, settings)
             with gr.Tab(t("tab.compare"), id="compare", elem_id="cg-tab-compare"):
                 choices = [prompt_choice, *build_compare_page(presenter, history, settings)]
             with gr.Tab(t("tab.speed"), id="speed", elem_id="cg-tab-speed"):

@@ -12,14 +12,13 @@ import psutil
 
 from chatglm_backend import units
 from chatglm_backend.core import FinishReason, LoadProgress, ModelInfo, ModelState, ModelStatus
-from chatglm_backend.installed import start_command
 from chatglm_backend.sentences import Texts
 from chatglm_backend.ui.html import alert, bar, chips, paragraph, status_line, terms
 from chatglm_backend.ui.plots import sparkline
 from chatglm_backend.ui.progress import Answer, Phase
 
 _NONE = "–"
-_FAMILIES = {"chatglm": "ChatGLM-6B", "chatglm2": "ChatGLM2-6B", "chatglm3": "ChatGLM3-6B", "glm4": "GLM-4 / GLM-Edge"}
+_FAMILIES = {"chatglm": "ChatGLM-6B", "chatglm2": "ChatGLM2-6B", "chatglm3": "ChatGLM3-6B", "glm4": "GLM-4"}
 
 
 def answer_status(texts: Texts, answer: Answer | None, status: ModelStatus) -> str:
@@ -166,7 +165,11 @@ def _phase_text(texts: Texts, answer: Answer) -> str:
         return texts("status.writing", tokens=answer.tokens)
     if answer.phase is Phase.DONE:
         reason = answer.finish_reason or FinishReason.CANCELLED
-        return texts(f"status.done.{reason.value}", tokens=answer.tokens)
+        said = texts(f"status.done.{reason.value}", tokens=answer.tokens)
+        if answer.decode_tok_s is None or answer.ttft_s is None:
+            return said
+        rate, ttft = units.rate(answer.decode_tok_s), units.seconds(answer.ttft_s)
+        return texts("status.figures", said=said, rate=rate, ttft=ttft)
     return texts("status.waiting")
 
 
@@ -180,12 +183,12 @@ def _ready_card(texts: Texts, info: ModelInfo) -> str:
     line = " · ".join(escape(fact) for fact in facts)
     demo = ""
     if info.is_demo:
-        text = texts("model.demo", millions=round(info.parameters / 1e6))
-        how = texts("model.demo_how")
-        command, go = escape(start_command()), escape(texts("model.demo_open"))
+        text, go, away = (escape(texts(f"model.demo{part}")) for part in ("", "_open", "_away"))
         demo = (
-            f'<p class="cg-demo" role="note">{escape(text)} {escape(how)} <code>{command}</code> '
-            f'<button type="button" class="cg-chip" data-action="model">{go}</button></p>'
+            f'<p class="cg-demo cg-brief" role="note"><span>{text}</span>'
+            f'<button type="button" class="cg-chip" data-action="model">{go}</button>'
+            f'<button type="button" class="cg-mini" data-action="dismiss" aria-label="{away}" title="{away}">'
+            "✕</button></p>"
         )
     return (
         f'<div class="cg-model" data-state="ready"><span class="cg-pill cg-ready">{escape(texts("model.ready"))}</span>'

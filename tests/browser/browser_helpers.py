@@ -114,7 +114,9 @@ class Visit:
         self.page.press("#cg-prompt textarea", "Control+Enter")
 
     def limit(self, tokens: int, slider: str = "#cg-max-new-tokens") -> None:
-        """Set how many new tokens there are at most."""
+        """Set how many new tokens there are at most; the Chat page's settings are folded at first."""
+        if slider.startswith("#cg-chat") and not self.page.locator(slider).is_visible():
+            self.page.click("#cg-chat-settings > button")
         self.page.fill(f"{slider} input[type=number]", str(tokens))
         self.page.press(f"{slider} input[type=number]", "Tab")
 
@@ -132,7 +134,7 @@ class Visit:
         self.send("AI是什么？")
         self.status("done")
         yield "prompt"
-        self.tab(1, "#cg-chat-box textarea")
+        self.tab(0, "#cg-chat-box textarea")
         page.fill("#cg-chat-box textarea", said)
         page.press("#cg-chat-box textarea", "Enter")
         page.locator("#cg-chat-status .cg-status[data-phase=done]").wait_for()

@@ -11,7 +11,7 @@ BOX = "#cg-chat-box textarea"
 
 def open_chat(visit: Visit) -> Visit:
     """Go to the Chat page."""
-    visit.tab(1, BOX)
+    visit.tab(0, BOX)
     return visit
 
 

@@ -92,6 +92,7 @@ def visitor(chromium: Any) -> Iterator[Visitor]:
         width: int = 1280,
         scheme: str = "light",
         headers: dict[str, str] | None = None,
+        fresh: bool = False,
     ) -> Visit:
         context = chromium.new_context(
             locale=language,
@@ -111,7 +112,9 @@ def visitor(chromium: Any) -> Iterator[Visitor]:
         context.on("request", note)
         seen.page.on("pageerror", lambda error: seen.faults.append(str(error)))
         seen.page.goto(site.url)
-        seen.page.locator("#cg-prompt textarea").wait_for()
+        seen.page.locator("#cg-chat-box textarea").wait_for()
+        if not fresh:
+            seen.tab(1, "#cg-prompt textarea")
         return seen
 
     yield visit

@@ -43,13 +43,14 @@ def _start(page: Page, language: str) -> None:
 
 
 def _prompt(page: Page, language: str) -> None:
+    page.get_by_role("tab").nth(1).click()
     page.fill("#cg-prompt textarea", _asked(language)[0])
     page.keyboard.press("Control+Enter")
     _done(page, "#cg-answer-status")
 
 
 def _chat(page: Page, language: str) -> None:
-    page.get_by_role("tab").nth(1).click()
+    page.get_by_role("tab").nth(0).click()
     for number, prompt in enumerate(_asked(language)[:3:2]):
         page.fill("#cg-chat-box textarea", prompt)
         page.press("#cg-chat-box textarea", "Enter")
@@ -80,8 +81,8 @@ def _model(page: Page, language: str) -> None:  # noqa: ARG001
 
 _VISITS = (
     ("start", _start),
-    ("prompt", _prompt),
     ("chat", _chat),
+    ("prompt", _prompt),
     ("compare", _compare),
     ("speed", _speed),
     ("model", _model),

@@ -26,7 +26,7 @@ def test_each_page_asks_the_fine_tune_that_it_shows(serve: Serve, visitor: Visit
     for side in ("a", "b"):
         page.locator(f"#cg-compare-status-{side} .cg-status[data-phase=done]").wait_for()
     assert (site.state()["adapters"][0], sorted(site.state()["adapters"][1:])) == ("polite", ["", "polite"])
-    visit.tab(1, "#cg-chat-box")
+    visit.tab(0, "#cg-chat-box")
     page.click("#cg-chat-adapter input")
     page.get_by_role("option", name="terse").click()
     page.fill("#cg-chat-box textarea", "What is AI?")
@@ -34,7 +34,7 @@ def test_each_page_asks_the_fine_tune_that_it_shows(serve: Serve, visitor: Visit
     page.locator("#cg-chat-status .cg-status[data-phase=done]").wait_for()
     assert site.state()["adapters"][-1] == "terse"
     page.reload()
-    visit.tab(1, "#cg-chat-box")
+    visit.tab(0, "#cg-chat-box")
     page.locator("#cg-chat", has_text=ANSWER).wait_for()
     until(lambda: page.input_value("#cg-chat-adapter input") == "terse")
     visit.tab(4, "#cg-adapters table")

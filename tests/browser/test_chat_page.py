@@ -25,6 +25,7 @@ def test_a_system_prompt_where_the_family_reads_one(serve: Serve, visitor: Visit
     """ChatGLM3 has a box for it, and gets it before the question; others have none."""
     site = serve("tiny")
     visit = open_chat(visitor(site))
+    visit.page.click("#cg-chat-settings > button")
     visit.page.fill("#cg-chat-system textarea", "Be brief.")
     say(visit, "What is AI?")
     assert site.state()["messages"][-1] == ["Be brief.", "What is AI?"]
@@ -78,9 +79,11 @@ def test_changing_the_tab_stops_no_answer_and_a_phone_fits(serve: Serve, visitor
     visit = open_chat(visitor(site, language="zh-CN", width=360))
     say(visit, "slow", answered=False)
     written(visit, "word1")
-    visit.tab(0, "#cg-prompt")
+    visit.tab(1, "#cg-prompt")
     made = site.ticket()["made"]
     until(lambda: site.ticket()["made"] > made + 10)
     open_chat(visit)
+    visit.page.click("[data-action=drawer]")
     visit.page.click("#cg-chat-clear")
+    visit.page.locator("#cg-chat-side").wait_for(state="hidden")
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -19,7 +19,7 @@ def _composing(visit: Visit) -> Any:
     return visit.page.context.new_cdp_session(visit.page)
 
 
-@pytest.mark.parametrize(("tab", "box", "keys"), [(1, BOX, "Enter"), (0, "#cg-prompt textarea", "Control+Enter")])
+@pytest.mark.parametrize(("tab", "box", "keys"), [(0, BOX, "Enter"), (1, "#cg-prompt textarea", "Control+Enter")])
 def test_an_input_method_never_sends(visit: Visit, tab: int, box: str, keys: str) -> None:
     """Characters being chosen, the key that confirms them included; the same key afterwards sends."""
     visit.tab(tab, box)
@@ -130,7 +130,7 @@ def test_copying_works_over_plain_http_on_the_network(serve: Serve, visitor: Vis
     visit.page.locator("#cg-chat").get_by_label("Copy message").last.click()
     copied = _pasted(visit)
     assert copied == 'A <b>tag</b>, `<i>`:\n\n~~~python\nif a < b:\n    print("<p>&lt;</p>")\n~~~\nDone.'
-    visit.tab(0, "#cg-prompt")
+    visit.tab(1, "#cg-prompt")
     visit.send("html please")
     visit.status("done")
     until(lambda: visit.output().endswith(" done"))

@@ -17,7 +17,7 @@ from browser_helpers import Serve, Visitor, until
 pytestmark = pytest.mark.browser
 
 _MOMENTS_S = (1, 3, 10)
-_TABS = ("prompt", "chat", "compare", "speed", "model")
+_TABS = ("chat", "prompt", "compare", "speed", "model")
 _FIGURES = (
     "inference_time", "ttft", "prefill", "decode", "prompt_tokens", "cached_tokens", "completion_tokens",
     "draft_tokens", "queue", "memory", "threads", "kernel",
@@ -28,10 +28,7 @@ _SHOWN = {
         "prompt.label", "prompt.generate", "prompt.stop", "prompt.clear", "prompt.output", "prompt.sent",
         "prompt.max_new_tokens", "prompt.sampling", "examples.1", *_TIMING,
     ),
-    "chat": (
-        "chat.box", "chat.send", "prompt.stop", "chat.new", "chat.preset.email", "history.title", "history.search",
-        "history.import", "prompt.max_new_tokens", "prompt.sampling", *_TIMING,
-    ),
+    "chat": ("chat.send", "chat.preset.email", "history.title", "chat.settings", "chat.figures", "status.idle"),
     "compare": (
         "prompt.label", "compare.generate", "compare.stop", "prompt.temperature", "prompt.output",
         "compare.kernel.bigdl", "prompt.format.chat", *_TIMING,
@@ -55,7 +52,7 @@ def _catalogue(language: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Fresh:
-    """A page that was just loaded; the Prompt page if no ``tabs`` are walked through."""
+    """A page that was just loaded; the Chat page if no ``tabs`` are walked through."""
 
     page: Any
     texts: Mapping[str, str]
@@ -67,7 +64,7 @@ class _Fresh:
         """What is wrong with it so long after the load."""
         time.sleep(max(0.0, self.loaded + seconds - time.monotonic()))
         if not self.tabs:
-            return [f"{self.name}, {seconds} s: {problem}" for problem in self._wrong("prompt")]
+            return [f"{self.name}, {seconds} s: {problem}" for problem in self._wrong("chat")]
         found = []
         for tab in self.tabs:
             self.page.get_by_role("tab").nth(_TABS.index(tab)).click()
@@ -97,12 +94,12 @@ def test_a_fresh_page_says_what_the_catalogue_says(serve: Serve, visitor: Visito
     """One, three and ten seconds after the load, nothing has lost its words: no button, label, status or figure."""
     site, opened, problems = serve("kept"), [], []
     for (language, locale), width in itertools.product((("zh", "zh-CN"), ("en", "en-US")), (1280, 360)):
-        still = visitor(site, language=locale, width=width).page
+        still = visitor(site, language=locale, width=width, fresh=True).page
         for tabs in ((), _TABS[1:]) if (language == "zh") == (width == 360) else ((),):
             page = still if not tabs else still.context.new_page()
             if tabs:
                 page.goto(site.url)
-                page.locator("#cg-prompt textarea").wait_for()
+                page.locator("#cg-chat-box textarea").wait_for()
             opened.append(_Fresh(page, _catalogue(language), f"{language} {width}", tabs, time.monotonic()))
             problems += opened[-1].problems(_MOMENTS_S[0])
     for seconds, fresh in itertools.product(_MOMENTS_S[1:], opened):

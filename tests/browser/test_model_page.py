@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from browser_helpers import Serve, Site, Visitor, until
 
-from chatglm_backend.installed import start_command
-
 pytestmark = pytest.mark.browser
 
 _SOURCE = "#cg-model-source :is(input, textarea)"
@@ -35,23 +33,24 @@ def test_another_model_is_loaded_with_progress_and_the_conversation_stays(serve:
     visit.page.click("#cg-model-load")
     visit.page.locator(".cg-model[data-state=ready]").wait_for()
     assert site.state()["loaded"][before:] == ["/models/other", "/models/other"]
-    visit.tab(0, "#cg-prompt")
+    visit.tab(1, "#cg-prompt")
     assert visit.output() == "AI is the study of machines that learn."
 
 
 @pytest.mark.parametrize("width", [1280, 360])
-def test_the_notice_of_the_demo_says_how_to_start_the_real_one_and_leads_to_the_model_page(
-    serve: Serve, visitor: Visitor, width: int
-) -> None:
-    """What it is, one command that can be typed as it stands, and a button."""
+def test_the_notice_of_the_demo_leads_to_the_models_and_goes_away(serve: Serve, visitor: Visitor, width: int) -> None:
+    """One line, a button to the Model page, and one that puts it away for good in this browser."""
     page = visitor(serve("demo"), width=width).page
-    note = page.locator(".cg-demo").inner_text()
-    assert "demonstration model of 41 million parameters" in note
-    assert "--model" in note
-    assert page.inner_text(".cg-demo code") == start_command()
-    page.click(".cg-demo button")
+    note = page.locator(".cg-demo")
+    assert "not a real ChatGLM" in note.inner_text()
+    page.click(".cg-demo [data-action=model]")
     page.locator("#cg-model-source").wait_for()
     assert page.locator("[role=tab][aria-selected=true]").get_attribute("data-tab-id") == "model"
+    page.click(".cg-demo [data-action=dismiss]")
+    note.wait_for(state="hidden")
+    page.reload()
+    page.locator(".cg-model[data-state=ready]").wait_for()
+    assert not note.is_visible()
 
 
 @pytest.fixture(scope="module")

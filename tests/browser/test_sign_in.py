@@ -51,7 +51,7 @@ def test_the_link_opens_the_page_and_every_tab_keeps_to_the_policy(address: str,
     page.press("#cg-prompt textarea", "Control+Enter")
     page.locator(".cg-status[data-phase=done]:visible").wait_for(timeout=PATIENCE_S * 1000)
     for name in ("chat", "compare", "speed", "model"):
-        page.get_by_role("tab").nth(("prompt", "chat", "compare", "speed", "model").index(name)).click()
+        page.get_by_role("tab").nth(("chat", "prompt", "compare", "speed", "model").index(name)).click()
         page.locator(f"#cg-tab-{name}").wait_for(timeout=PATIENCE_S * 1000)
     assert page.evaluate("refused") == []
     page.evaluate("document.head.append(Object.assign(document.createElement('script'), {text: 'window.bad = 1'}))")

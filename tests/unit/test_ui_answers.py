@@ -303,8 +303,8 @@ def test_the_demonstration_model_says_what_it_is() -> None:
     """Its size and the way to a real model are on the page."""
     service = scripted_service(ScriptedModel(info=scripted_info(is_demo=True)))
     card = model_card(load_texts("en"), service.status())
-    assert "demonstration model of 41 million parameters" in card
-    assert "--model THUDM/chatglm-6b" in card
+    assert "not a real ChatGLM" in card
+    assert 'data-action="model"' in card
 
 
 def test_a_cleared_answer_never_comes_back() -> None:

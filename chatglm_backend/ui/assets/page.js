@@ -21,6 +21,8 @@
   }, 3000));
   document.documentElement.style.colorScheme = isDark() ? "dark" : "light";
 
+  document.documentElement.classList.toggle("cg-no-demo", store.get("chatglm_demo") === "seen");
+
   const box = (id) => document.querySelector(`#${id} textarea`);
   const press = (id) => {
     const button = document.getElementById(id);
@@ -81,6 +83,21 @@
     }
   }, true);
 
+  // On a phone the conversations are a drawer: away with Escape, a choice, or a click beside it.
+  const showDrawer = (shown) => {
+    const side = document.getElementById("cg-chat-side");
+    const button = document.querySelector("[data-action=drawer]");
+    if (!side || !button || side.classList.contains("cg-shown") === shown) return;
+    side.classList.toggle("cg-shown", shown);
+    button.setAttribute("aria-expanded", shown);
+    (shown ? side.querySelector("button") : button).focus();
+  };
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") showDrawer(false); });
+  document.addEventListener("click", (event) => {
+    const inside = event.target.closest && event.target.closest("#cg-chat-side, [data-action=drawer], dialog");
+    if (!inside || event.target.closest("#cg-chat-clear, [data-history=open]")) showDrawer(false);
+  });
+
   // Arrow keys walk along the row of tabs, as in every other program; Enter or Space opens one.
   document.addEventListener("keydown", (event) => {
     const row = event.target.closest && event.target.closest("[role=tablist]");
@@ -114,6 +131,11 @@
       document.body.classList.toggle("dark", dark);
       document.documentElement.style.colorScheme = dark ? "dark" : "light";
       store.set("chatglm_theme", dark ? "dark" : "light");
+    }
+    if (target.dataset.action === "drawer") showDrawer(true);
+    if (target.dataset.action === "dismiss") {
+      store.set("chatglm_demo", "seen");
+      document.documentElement.classList.add("cg-no-demo");
     }
     if (target.dataset.action === "model") document.getElementById("cg-tab-model-button").click();
     if (target.dataset.action === "png") savePicture(target.dataset.from);

@@ -82,41 +82,51 @@ def build_chat_page(
     """
     t, blank = presenter.texts, presenter.blank()
     turns, place, name = gr.State(()), gr.State(None), gr.State("")
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=7, min_width=300):
+    with gr.Row(elem_id="cg-chat-layout", equal_height=False):
+        with gr.Column(elem_id="cg-chat-side", min_width=240):
+            clear = gr.Button(t("chat.new"), elem_id="cg-chat-clear")
+            panel = build_history(history, t)
+        with gr.Column(elem_id="cg-chat-main", min_width=300):
+            gr.HTML(
+                f'<button type="button" class="cg-tool" data-action="drawer" aria-expanded="false" '
+                f'aria-controls="cg-chat-side" aria-label="{escape(t("history.title"))}">'
+                f"☰ {escape(t('history.title'))}</button>",
+                elem_id="cg-chat-drawer",
+            )
             chat = gr.Chatbot(
                 label=t("tab.chat"), show_label=False, height=480, elem_id="cg-chat", buttons=["copy"],
                 editable="user", latex_delimiters=_LATEX, autoscroll=False, allow_tags=False,
                 placeholder=escape(t("chat.placeholder")), feedback_options=None, layout="bubble",
             )  # fmt: skip
-            context = gr.HTML(blank.context, elem_id="cg-context")
-            status = gr.HTML(blank.status, elem_id="cg-chat-status")
+            with gr.Row(elem_id="cg-chat-below"):
+                status = gr.HTML(blank.status, elem_id="cg-chat-status")
+                context = gr.HTML(blank.context, elem_id="cg-context")
             more = gr.Button(t("chat.go_on"), visible=False, elem_id="cg-chat-go-on", size="sm")
             presets = [(t(f"chat.preset.{name}"), t(f"chat.preset.{name}.text")) for name in _PRESETS]
-            gr.HTML(chips(t("chat.presets"), presets, "cg-chat-box"))
-            box = gr.Textbox(
-                label=t("chat.box"), placeholder=t("chat.box_placeholder"), lines=2, max_lines=10,
-                elem_id="cg-chat-box",
-            )  # fmt: skip
-            with gr.Row(elem_classes="cg-actions"):
-                send = gr.Button(t("chat.send"), variant="primary", elem_id="cg-chat-send", scale=2)
-                stop = gr.Button(t("prompt.stop"), elem_id="cg-chat-stop", interactive=False, scale=1)
-                clear = gr.Button(t("chat.new"), elem_id="cg-chat-clear", scale=1)
+            gr.HTML(chips(t("chat.presets"), presets, "cg-chat-box"), elem_id="cg-chat-presets")
+            with gr.Column(elem_id="cg-chat-composer"):
+                box = gr.Textbox(
+                    label=t("chat.box"), placeholder=t("chat.box_placeholder"), lines=1, max_lines=10,
+                    show_label=False, elem_id="cg-chat-box",
+                )  # fmt: skip
+                with gr.Row(elem_classes="cg-actions"):
+                    send = gr.Button(t("chat.send"), variant="primary", elem_id="cg-chat-send", scale=2)
+                    stop = gr.Button(t("prompt.stop"), elem_id="cg-chat-stop", interactive=False, scale=1)
             gr.HTML(f'<p class="cg-keys">{escape(t("chat.keys"))}</p>')
-        with gr.Column(scale=4, min_width=300):
-            panel = build_history(history, t)
             adapter = build_adapter_choice(t, "cg-chat-adapter")
-            system = gr.Textbox(
-                label=t("chat.system"), info=t("chat.system_info"), lines=2, max_lines=6, visible=False,
-                elem_id="cg-chat-system",
-            )  # fmt: skip
-            sampling = SamplingControls(
-                t, settings, "cg-chat-{}", {"max_new_tokens": settings.answer_tokens(CHAT_TOKENS)}
-            )
-            sampling.add("max_new_tokens")
-            with gr.Accordion(t("prompt.sampling"), open=False, elem_id="cg-chat-sampling"):
-                sampling.add()
-            timing = gr.HTML(blank.timing, elem_id="cg-chat-timing")
+            with gr.Accordion(t("chat.settings"), open=False, elem_id="cg-chat-settings"):
+                system = gr.Textbox(
+                    label=t("chat.system"), info=t("chat.system_info"), lines=2, max_lines=6, visible=False,
+                    elem_id="cg-chat-system",
+                )  # fmt: skip
+                sampling = SamplingControls(
+                    t, settings, "cg-chat-{}", {"max_new_tokens": settings.answer_tokens(CHAT_TOKENS)}
+                )
+                sampling.add("max_new_tokens")
+                with gr.Accordion(t("prompt.sampling"), open=False, elem_id="cg-chat-sampling"):
+                    sampling.add()
+            with gr.Accordion(t("chat.figures"), open=False, elem_id="cg-chat-figures"):
+                timing = gr.HTML(blank.timing, elem_id="cg-chat-timing")
 
     components = _Inputs(turns, place, name, panel.search, system, box, panel.command, adapter)
     inputs = [*(getattr(components, one.name) for one in fields(components)), *sampling.components]
