@@ -2,7 +2,7 @@
 
 A full-size model of random weights, and fine-tunes of random numbers written as the trainers do. Base and fine-tune
 make their tokens in turn, one token each, each from its own prompt, so that a machine that changes its speed
-changes both; prompts are read in turn too.
+changes both; prompts are read in turn too, layer by layer.
 
     python -m benchmarks.adapters --model chatglm3-6b
 """
@@ -41,7 +41,7 @@ from chatglm_backend.settings import Settings
 
 QKV, ALL, PREFIX, PROJECTED = "LoRA 8, query_key_value", "LoRA 16, all linears", "prefix 128", "prefix 128, projected"
 PREFIX_ROWS, VISITORS = 128, 4
-OPTIONS = EngineOptions(draft_tokens=0, prefix_cache_bytes=0, prefill_share=1e9, prefill_units_per_step=1 << 30)
+OPTIONS = EngineOptions(draft_tokens=0, prefix_cache_bytes=0, idle_units=1)
 SAMPLE_S = 0.003
 
 
@@ -141,15 +141,13 @@ class Answers:
         ]
         self._sequences = [self._engine.start(replace(one, ignore_stop_ids=True), CancelToken(), 0.0) for one in asked]
 
-    def first_tokens(self) -> float:
-        """Seconds until everyone has a first token."""
-        began = time.perf_counter()
-        while any(sequence.reading for sequence in self._sequences):
-            self._engine.step()
-        return time.perf_counter() - began
+    @property
+    def reading(self) -> bool:
+        """Whether someone has no first token yet."""
+        return any(sequence.reading for sequence in self._sequences)
 
-    def token(self) -> float:
-        """Seconds of one more token for everyone."""
+    def step(self) -> float:
+        """Seconds of one more token for everyone, or, while a prompt is read, of a layer of it."""
         began = time.perf_counter()
         self._engine.step()
         return time.perf_counter() - began
@@ -170,9 +168,22 @@ def in_turn(bench: Bench, adapters: Sequence[Adapter], rounds: int, prompt_token
     tokens = rounds + 5
     base, tuned = (Answers(bench, some, prompt_tokens, tokens) for some in ([None] * len(adapters), adapters))
     for answers in (base, tuned):
-        answers.first_tokens()
-    found = [_pair(number, base.token, tuned.token) for number in range(rounds + 2)]
+        while answers.reading:
+            answers.step()
+    found = [_pair(number, base.step, tuned.step) for number in range(rounds + 2)]
     return found[2:]
+
+
+def prompts_in_turn(bench: Bench, adapter: Adapter | None, prompts: int, tokens: int) -> list[tuple[float, float]]:
+    """Seconds until the first token of the base and of the adapter, whose prompts are read together."""
+    found = []
+    for _ in range(prompts):
+        base, tuned = (Answers(bench, [one], tokens, 2) for one in (None, adapter))
+        layers: list[tuple[float, float]] = []
+        while base.reading and tuned.reading:
+            layers.append(_pair(len(layers), base.step, tuned.step))
+        found.append((sum(one for one, _ in layers), sum(other for _, other in layers)))
+    return found
 
 
 def _pair(number: int, base: Callable[[], float], tuned: Callable[[], float]) -> tuple[float, float]:
@@ -217,11 +228,7 @@ def main() -> None:
             pairs = in_turn(bench, [adapters[name]], options.rounds, options.prompt_tokens)
             print(compared(f"decode, {name}", pairs, target), flush=True)
     for name in (QKV, ALL, PREFIX) if "ttft" in parts else ():
-        both = [None], [adapters[name]]
-        pairs = [
-            _pair(number, *(Answers(bench, one, options.prompt_tokens, 2).first_tokens for one in both))
-            for number in range(options.rounds // 6)
-        ]
+        pairs = prompts_in_turn(bench, adapters[name], options.rounds // 6, options.prompt_tokens)
         print(compared(f"TTFT, {name}", pairs, 1.03, slower=True), flush=True)
     for name, some in four.items():
         pairs = in_turn(bench, some, options.rounds // 2, options.prompt_tokens)
