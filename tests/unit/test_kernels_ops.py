@@ -29,14 +29,17 @@ def ops(request: pytest.FixtureRequest, team: Team) -> CompiledOps:
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 4, 128), (8, 2, 16), (3, 1, 16)])
 @pytest.mark.parametrize("rows", [1, 3, 4, 9])
 def test_attention_equals_torch(ops: CompiledOps, heads: int, kv_heads: int, dim: int, rows: int) -> None:
-    """Rows that see different numbers of tokens, strided queries, part of a larger cache."""
+    """Rows that see different numbers of tokens, strided queries, part of a larger cache; each as if it were alone."""
     torch.manual_seed(0)
     q = torch.randn(rows, heads, 3 * dim)[..., dim : 2 * dim]
     cache = torch.randn(2, kv_heads, 64, dim).half()
     keys, values = cache[0][:, :50], cache[1][:, :50]
     visible = [50 - rows + 1 + row for row in range(rows)]
     expected = Ops().attention(q, keys, values, visible)
-    torch.testing.assert_close(ops.attention(q, keys, values, visible), expected, rtol=1e-4, atol=2e-6)
+    found = ops.attention(q, keys, values, visible)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-6)
+    for row in range(rows):
+        assert torch.equal(found[row : row + 1], ops.attention(q[row : row + 1], keys, values, visible[row : row + 1]))
 
 
 def test_unseen_tokens_have_no_influence(ops: CompiledOps) -> None:

@@ -15,8 +15,6 @@ from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.int4.kernels.writer import F16, F32, I64, KernelWriter, Values
 
 LANES = 16
-ATTENTION_ROWS = 4
-"""Query rows that share each read of a key or value in the kernel for many rows."""
 _NEGATIVE_INFINITY = float("-inf")
 _FAR = -60.0
 """A score so far below the largest weighs nothing in fp32; sums of such weights would be denormal, which is slow."""
@@ -52,15 +50,20 @@ class GateArg(IntEnum):
     UNITS = 4
 
 
+def attention_rows(variant: Variant) -> int:
+    """Query rows that share each read of a key or value in the kernel for many rows, as registers allow."""
+    return 8 if variant.lanes == LANES else 4
+
+
 def build_attention(variant: Variant, triple: str, dim: int) -> ir.Module:
-    """``attend_1`` and ``attend_4`` for heads of ``dim`` features (a multiple of 16).
+    """``attend_1`` and ``attend_8``, or as many as there are registers for, for heads of ``dim`` features (16 n).
 
     The work range counts (blocks of rows) x heads, heads fastest; keys and values are fp16 with tokens
     next to each other.
     """
     module = ir.Module(name=f"attention_{dim}")
     module.triple = triple
-    for rows in (1, ATTENTION_ROWS):
+    for rows in (1, attention_rows(variant)):
         _Attention(module, variant, f"attend_{rows}", dim, rows).emit()
     return module
 
@@ -131,18 +134,23 @@ class _Attention(KernelWriter):
             for q in queries
         ]
 
-        def token(t: ir.Value, _: Values) -> Values:
-            key = self.offset(keys, t, self.dim * 2)
-            sums = [[self.constant(0.0, LANES)] * 2 for _ in queries]
+        def some(t: ir.Value, count: int) -> Values:
+            places = [self.offset(keys, b.add(t, ir.Constant(I64, i)), self.dim * 2) for i in range(count)]
+            sums = [[self.constant(0.0, LANES)] * count for _ in queries]
             for part in range(self.parts):
-                feature = self._halves(key, part)
-                for i, parts in enumerate(query):
-                    sums[i][part % 2] = self.fma(parts[part], feature, sums[i][part % 2])
-            for i, (even, odd) in enumerate(sums):
-                self.store(self.total(b.fadd(even, odd)), self.offset(scores[i], t, 4), align=4)
+                features = [self._halves(key, part) for key in places]
+                for mine, parts in zip(sums, query, strict=True):
+                    mine[:] = [self.fma(parts[part], *pair) for pair in zip(features, mine, strict=True)]
+            totals = self.totals([total for mine in sums for total in mine])
+            for i, place in enumerate(scores):
+                self.store(self.lanes_of(totals, i * count, count), self.offset(place, t, 4), align=4)
             return []
 
-        self.loop(ir.Constant(I64, 0), tokens, 1, [], token)
+        step = max(1, min(self.lanes // self.count, 4))
+        whole = b.sub(tokens, b.srem(tokens, ir.Constant(I64, step)))
+        self.loop(ir.Constant(I64, 0), whole, step, [], lambda t, _: some(t, step))
+        if step > 1:
+            self.loop(whole, tokens, 1, [], lambda t, _: some(t, 1))
 
     def _softmax(self, scores: ir.Value, visible: ir.Value, tokens: ir.Value) -> ir.Value:
         """Turn scores into unnormalised weights; what is not visible becomes zero. Returns their sum."""

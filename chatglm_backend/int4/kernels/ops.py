@@ -18,10 +18,10 @@ from torch import Tensor
 
 from chatglm_backend.int4.kernels.driver import Word
 from chatglm_backend.int4.kernels.emit_ops import (
-    ATTENTION_ROWS,
     LANES,
     AttentionArg,
     GateArg,
+    attention_rows,
     build_attention,
     build_gates,
 )
@@ -179,20 +179,21 @@ class CompiledOps(Ops):
         return result
 
     def _attend(self, native: NativeKernels, rows: int, heads: int, longest: int, dim: int) -> None:
-        """Rows in fours, then what is left one by one."""
+        """Rows in blocks, then what is left one by one."""
         team, args = self._team, self._attention_args
         stride = scores_stride(longest)
-        need = team.threads * ATTENTION_ROWS * stride
+        together = attention_rows(self._variant)
+        need = team.threads * together * stride
         if self._scores.size < need:
             self._scores = np.empty(need * 2, np.float32)
         args[AttentionArg.SCORES_ROW] = stride * 4
-        fours = rows // ATTENTION_ROWS
-        for count, first, blocks in ((ATTENTION_ROWS, 0, fours), (1, fours * ATTENTION_ROWS, rows % ATTENTION_ROWS)):
+        whole = rows // together
+        for count, first, blocks in ((together, 0, whole), (1, whole * together, rows % together)):
             if blocks:
                 args[AttentionArg.ROW0] = first
                 address = native.addresses[f"attend_{count}"]
                 scratch = self._scores.ctypes.data
-                stride_bytes = ATTENTION_ROWS * stride * 4
+                stride_bytes = together * stride * 4
                 work = blocks * count * heads * attention_work(longest, dim)
                 team.share(address, args, blocks * heads, work=work, scratch=scratch, scratch_stride=stride_bytes)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.int4.kernels.driver import Word
-from chatglm_backend.int4.kernels.emit_ops import ATTENTION_ROWS, LANES, AttentionArg
+from chatglm_backend.int4.kernels.emit_ops import LANES, AttentionArg
 from chatglm_backend.int4.kernels.emit_rows import StoreArg
 from chatglm_backend.int4.kernels.team import Recording, Team
 
@@ -72,11 +72,11 @@ class RecordedStep:
         if len(layers) != len(self._store_args) or any(x.dtype is not torch.float16 for pair in layers for x in pair):
             raise ValueError("this cache is not of the kind that was recorded")
         stride = scores_stride(layers[0][0].shape[1]) * 4
-        need = self._team.threads * ATTENTION_ROWS * stride // 4
+        need = self._team.threads * stride // 4
         if self._scores.size < need:
             self._scores = np.empty(need, np.float32)
         self._program[self._attends, Word.SCRATCH] = self._scores.ctypes.data
-        self._program[self._attends, Word.SCRATCH_STRIDE] = ATTENTION_ROWS * stride
+        self._program[self._attends, Word.SCRATCH_STRIDE] = stride
         for attention, store, (keys, values) in zip(self._attention_args, self._store_args, layers, strict=True):
             attention[AttentionArg.SCORES_ROW] = stride
             attention[AttentionArg.KEYS] = store[StoreArg.KEYS] = keys.data_ptr()

@@ -98,14 +98,26 @@ class KernelWriter:
 
     def total(self, vector: ir.Value) -> ir.Value:
         """The sum of the lanes, by halving."""
-        b, lanes = self.builder, vector.type.count
-        nothing = ir.Constant(vector.type, ir.Undefined)
-        while lanes > 1:
-            lanes //= 2
-            order = [i + lanes if i < lanes else i for i in range(vector.type.count)]
-            mask = ir.Constant(ir.VectorType(I32, vector.type.count), order)
-            vector = b.fadd(vector, b.shuffle_vector(vector, nothing, mask))
-        return b.extract_element(vector, ir.Constant(I32, 0))
+        return self.lanes_of(self.totals([vector]), 0, 1)
+
+    def totals(self, vectors: Values) -> ir.Value:
+        """The sums of the lanes of each vector, by halving, in the first lanes of one; a power of 2 in number."""
+        b, lanes = self.builder, vectors[0].type.count
+        half, kind = lanes // 2, ir.VectorType(I32, lanes)
+        while half:
+            low = [i for i in range(lanes) if not i & half]
+            pairs = zip(vectors[::2], vectors[1::2] or vectors, strict=True)
+            orders = [ir.Constant(kind, [first + i + up for first in (0, lanes) for i in low]) for up in (0, half)]
+            vectors = [b.fadd(*(b.shuffle_vector(*pair, order) for order in orders)) for pair in pairs]
+            half //= 2
+        return vectors[0]
+
+    def lanes_of(self, vector: ir.Value, first: int, count: int) -> ir.Value:
+        """The number in lane ``first``, or a vector of so many from there on."""
+        if count == 1:
+            return self.builder.extract_element(vector, ir.Constant(I32, first))
+        order = ir.Constant(ir.VectorType(I32, count), list(range(first, first + count)))
+        return self.builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), order)
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """``a * b + c`` of fp32 vectors."""
