@@ -64,7 +64,7 @@ def build_page(
         with gr.Tabs(elem_id="cg-tabs"):
             with gr.Tab(t("tab.chat"), id="chat", elem_id="cg-tab-chat"):
                 code_note = gr.HTML("", elem_id="cg-chat-code")
-                system, chat_choice = build_chat_page(page, chat, history, settings)
+                system, tools, chat_choice = build_chat_page(page, chat, history, settings)
             with gr.Tab(t("tab.prompt"), id="prompt", elem_id="cg-tab-prompt"):
                 examples, prompt_format, language, prompt_choice = build_prompt_page(page, presenter, history, settings)
             with gr.Tab(t("tab.compare"), id="compare", elem_id="cg-tab-compare"):
@@ -75,8 +75,8 @@ def build_page(
                 model = build_model_page(page, presenter, models)
         gr.HTML(f'<p class="cg-foot">{t("footer.note")}</p>')
         follow_model(
-            page, presenter, models, card, examples, prompt_format, language, code_note, system, model, choices,
-            chat_choice, restored=history.enabled,
+            page, presenter, models, card, examples, prompt_format, language, code_note, system, tools, model,
+            choices, chat_choice, restored=history.enabled,
         )  # fmt: skip
         leave_when_closed(page, presenter.answers, speed)
     keep_outputs(page)

@@ -92,6 +92,7 @@ SCENES: Mapping[str, Script] = {
     ),
     "long": Script(tuple(f"字{i % 10}" for i in range(4000)), delay_s=0.002),
     "queue": Script(("my", " turn"), queue=(3, 2, 1), delay_s=0.2),
+    "weather": Script(("I look.", PART, "get_weather\n ```python\n", "tool_call(city='Beijing')\n", "```")),
     "broken": Script(("half an", " answer"), fail_after=2),
 }
 """Scenes by a word in the prompt; the first that occurs in it is played."""

@@ -16,7 +16,8 @@ from pathlib import Path
 from chatglm_backend.core import Message
 from chatglm_backend.errors import ConversationChanged, ConversationGone, HistoryDamaged
 from chatglm_backend.store.database import Database
-from chatglm_backend.store.records import Conversation, MessageState, Opened, Place, StoredMessage, Summary
+from chatglm_backend.store.records import Calling, Conversation, MessageState, Opened, Place, StoredMessage, Summary
+from chatglm_backend.tokenizers.tools import ToolCall
 
 _TITLE_CHARS = 60
 _DAY_S = 86_400.0
@@ -107,7 +108,10 @@ class ConversationStore:
         """
         with self._database.transaction() as db:
             self._sweep(db)
-            stored = [StoredMessage(turn.role, turn.content) for turn in turns]
+            stored = [
+                StoredMessage(turn.role, turn.content, calls=turn.calls if isinstance(turn, Calling) else ())
+                for turn in turns
+            ]
             if place is None:
                 place = self._insert(db, visitor, title_from(turns[0].content), stored, adapter=adapter)
             else:
@@ -122,14 +126,19 @@ class ConversationStore:
             return Opened(place, answer_id)
 
     def save_answer(
-        self, answer_id: int, text: str, state: MessageState, timing: Mapping[str, float] | None = None
+        self,
+        answer_id: int,
+        text: str,
+        state: MessageState,
+        timing: Mapping[str, float] | None = None,
+        calls: Sequence[ToolCall] = (),
     ) -> bool:
-        """Write an answer so far; false where it was deleted or replaced meanwhile."""
+        """Write an answer so far, with its ``calls`` of tools; false where it was deleted or replaced meanwhile."""
         figures = None if timing is None else json.dumps(dict(timing), allow_nan=False)
         with self._database.transaction() as db:
             done = db.execute(
-                "UPDATE messages SET content = ?, state = ?, timing = ? WHERE id = ?",
-                (_clean(text), state, figures, answer_id),
+                "UPDATE messages SET content = ?, state = ?, timing = ?, calls = ? WHERE id = ?",
+                (_clean(text), state, figures, _calls_text(calls), answer_id),
             )
             db.execute(
                 "UPDATE conversations SET updated = ? WHERE id = (SELECT conversation FROM messages WHERE id = ?)",
@@ -199,10 +208,11 @@ class ConversationStore:
         last = 0
         for position, one in enumerate(messages, start):
             timing = None if one.timing is None else json.dumps(dict(one.timing))
-            values = (name, position, one.role, _clean(one.content), one.state, timing, one.created or self._now())
+            when, calls = one.created or self._now(), _calls_text(one.calls)
+            values = (name, position, one.role, _clean(one.content), one.state, timing, when, calls)
             done = db.execute(
-                "INSERT INTO messages (conversation, position, role, content, state, timing, created) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO messages (conversation, position, role, content, state, timing, created, calls) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 values,
             )
             last = done.lastrowid or 0
@@ -239,13 +249,13 @@ def _read(db: sqlite3.Connection, visitor: str, conversation_id: str) -> Convers
         raise ConversationGone()
     # An answer without a word was never shown either.
     found = db.execute(
-        "SELECT role, content, state, timing, created FROM messages WHERE conversation = ? "
-        "AND NOT (role = 'assistant' AND content = '') ORDER BY position",
+        "SELECT role, content, state, timing, created, calls FROM messages WHERE conversation = ? "
+        "AND NOT (role = 'assistant' AND content = '' AND calls = '') ORDER BY position",
         (conversation_id,),
     ).fetchall()
     messages = tuple(
-        StoredMessage(role, content, state, None if timing is None else json.loads(timing), created)
-        for role, content, state, timing, created in found
+        StoredMessage(role, content, state, None if timing is None else json.loads(timing), created, _calls(calls))
+        for role, content, state, timing, created, calls in found
     )
     name, title, created, updated, revision, adapter = row
     return Conversation(name, title, created, updated, revision, messages, adapter)
@@ -256,6 +266,14 @@ def _remember(db: sqlite3.Connection, visitor: str, conversation_id: str) -> Non
         "INSERT INTO visitors (id, open) VALUES (:id, :open) ON CONFLICT (id) DO UPDATE SET open = :open",
         {"id": visitor, "open": conversation_id},
     )
+
+
+def _calls_text(calls: Sequence[ToolCall]) -> str:
+    return json.dumps([[call.name, call.arguments] for call in calls]) if calls else ""
+
+
+def _calls(text: str) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall(*pair) for pair in json.loads(text)) if text else ()
 
 
 def _clean(text: str) -> str:

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from chatglm_backend.core import Message, Role
+from chatglm_backend.tokenizers.tools import ToolCall
 
 MessageState = Literal["complete", "interrupted"]
 """An answer counts as interrupted until its end was written: a crash leaves the right word behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calling(Message):
+    """An answer that calls tools; ``content`` is what it says before."""
+
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +37,12 @@ class StoredMessage:
     state: MessageState = "complete"
     timing: Mapping[str, float] | None = None
     created: float = 0.0
+    calls: tuple[ToolCall, ...] = ()
 
     @property
     def message(self) -> Message:
-        """The turn as the model is given it."""
-        return Message(self.role, self.content)
+        """The turn as a conversation holds it."""
+        return Calling(self.role, self.content, calls=self.calls) if self.calls else Message(self.role, self.content)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     # Which fine-tune answers; empty is the model itself.
     ("ALTER TABLE conversations ADD COLUMN adapter TEXT NOT NULL DEFAULT ''",),
+    # An answer's calls of tools: a JSON list of names and arguments; empty for none.
+    ("ALTER TABLE messages ADD COLUMN calls TEXT NOT NULL DEFAULT ''",),
 )
 """Only ever appended to: a released migration stays as it is."""
 

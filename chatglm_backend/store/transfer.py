@@ -14,12 +14,18 @@ from chatglm_backend.core import Role
 from chatglm_backend.errors import ImportDamaged, ImportNotOurs, ImportOtherVersion, ImportTooLarge
 from chatglm_backend.store.records import Conversation, MessageState, StoredMessage
 from chatglm_backend.textfile import parse_json
+from chatglm_backend.tokenizers.tools import TOOL_NAME, ToolCall
 
 MAX_IMPORT_BYTES = 8_000_000
 _FORMAT, _VERSION = "chatglm-conversations", 1
-_MAX_CONVERSATIONS, _MAX_MESSAGES, _MAX_TITLE, _MAX_NAME, _MAX_FIGURES = 1000, 10_000, 200, 64, 40
+_MAX_CONVERSATIONS, _MAX_MESSAGES, _MAX_TITLE, _MAX_NAME, _MAX_FIGURES, _MAX_CALLS = 1000, 10_000, 200, 64, 40, 16
 _Moment = Annotated[float, Field(ge=0, le=32_503_680_000)]  # to the year 3000
 _Figure = Annotated[float, Field(gt=-1e300, lt=1e300)]
+
+
+class _Call(BaseModel, strict=True):
+    name: Annotated[str, Field(pattern=TOOL_NAME)]
+    arguments: str
 
 
 class _Turn(BaseModel, strict=True, allow_inf_nan=False):
@@ -28,6 +34,11 @@ class _Turn(BaseModel, strict=True, allow_inf_nan=False):
     state: MessageState = "complete"
     timing: Annotated[dict[str, _Figure], Field(max_length=_MAX_FIGURES)] | None = None
     created: _Moment
+    calls: Annotated[list[_Call], Field(max_length=_MAX_CALLS)] = []
+
+    def stored(self) -> StoredMessage:
+        calls = tuple(ToolCall(call.name, call.arguments) for call in self.calls)
+        return StoredMessage(self.role, self.content, self.state, self.timing, self.created, calls)
 
 
 class _Talk(BaseModel, strict=True, allow_inf_nan=False):
@@ -59,6 +70,7 @@ def to_markdown(conversations: Sequence[Conversation], names: Mapping[str, str])
         for message in one.messages:
             mark = f" {names['interrupted']}" if message.state == "interrupted" else ""
             parts.append(f"## {names.get(message.role, message.role)}{mark}\n\n{message.content}\n")
+            parts += [f"`{call.name}`: `{call.arguments}`\n" for call in message.calls]
     return "\n".join(parts)
 
 
@@ -87,7 +99,7 @@ def from_json(data: bytes) -> tuple[Conversation, ...]:
     return tuple(
         Conversation(
             "", one.title[:_MAX_TITLE], one.created, one.updated, 0,
-            tuple(StoredMessage(**turn.model_dump()) for turn in one.messages), one.adapter[:_MAX_NAME],
+            tuple(turn.stored() for turn in one.messages), one.adapter[:_MAX_NAME],
         )
         for one in found
     )  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Final
 _OFFER: Final = (
     "Answer the following questions as best as you can. You have access to the following tools:\n"  # the model's own
 )
+TOOL_NAME: Final = "^[a-zA-Z0-9_-]{1,64}$"
 _USUAL_CONTEXT: Final = 8192
 _LONGEST_CALL: Final = 16 * 1024
 _FENCED: Final = re.compile(r"```[a-z]*\s*\n(.*)\n\s*```", re.DOTALL)

@@ -20,6 +20,7 @@ from chatglm_backend.service import Service
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.records import Place
+from chatglm_backend.tokenizers.tools import ReplyReader
 from chatglm_backend.ui.adapters import BASE
 from chatglm_backend.ui.conversation import Fitted, Turns
 from chatglm_backend.ui.history import AnswerKeeper
@@ -44,7 +45,8 @@ class Caller:
 class PageAnswer:
     """One answer of a page. ``turns``, ``fitted``, ``place`` and ``keeping`` are the Chat page's.
 
-    ``id`` is the request's; ``problem`` is why the history could not keep it, until a page has told.
+    ``id`` is the request's; ``tools`` may be called; ``problem`` is why the history could not keep it, until a
+    page has told.
     """
 
     id: str
@@ -55,10 +57,15 @@ class PageAnswer:
     fitted: Fitted | None = None
     place: Place | None = None
     keeping: AnswerKeeper | None = None
+    tools: tuple[str, ...] = ()
     problem: HistoryError | None = None
     stopped: bool = False
     seen: bool = False
     task: asyncio.Task[None] | None = None
+
+    def reader(self) -> ReplyReader | None:
+        """What parts its text from calls, if tools were offered."""
+        return ReplyReader(self.tools) if self.tools else None
 
     def stop(self) -> None:
         """Ask for its end, also before it has a ticket. Safe from any thread."""
@@ -180,6 +187,7 @@ class PageAnswers:
             ticket = watch.answer.ticket
             if ticket is None:
                 raise EngineFailure(reason=Sentence("engine.not_begun"))
+            answer.reader = watch.answer.reader()
             async with aclosing(ticket.follow(pace_s=_PACE_S, heartbeat_s=_HEARTBEAT_S)) as log:
                 async for batch in log:
                     answer.started = ticket.submitted_at
@@ -205,7 +213,7 @@ class PageAnswers:
 
     async def _attend(self, answer: PageAnswer, ticket: Ticket) -> None:
         """Keep the answer while nobody looks, and forget it some time after its end."""
-        grown = Answer()
+        grown = Answer(reader=answer.reader())
         try:
             async with aclosing(ticket.follow(pace_s=_PACE_S, reading=False)) as log:
                 async for batch in log:

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, KeptAs, Message, ModelState
+from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, KeptAs, Message, ModelState, Role
 from chatglm_backend.errors import ChatGLMError, HistoryError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.service import Service
-from chatglm_backend.store.records import Place
+from chatglm_backend.store.records import Calling, Place
 from chatglm_backend.ui.adapters import AdapterChoice, adapter_choice
 from chatglm_backend.ui.answers import Caller, PageAnswer, PageAnswers, Watch
-from chatglm_backend.ui.conversation import SYSTEM_FAMILIES, Fitted, Interrupted, Turns, back_to_user, fit, unfinished
+from chatglm_backend.ui.conversation import (
+    ASKING,
+    SYSTEM_FAMILIES,
+    Fitted,
+    Interrupted,
+    Turns,
+    back_to_user,
+    fit,
+    unfinished,
+)
 from chatglm_backend.ui.history import History, Moved
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import answer_status, context_bar, empty_prompt, timing_panel, used_memory
+from chatglm_backend.ui.tools import card_content, read_tools, to_send
 
 
 @dataclass(frozen=True, slots=True)
 class ChatForm:
     """What the visitor set beside the conversation. ``params`` raises InvalidRequest for bad numbers.
 
-    ``adapter`` names a fine-tune.
+    ``tools`` is a JSON list, ``adapter`` names a fine-tune.
     """
 
     params: Callable[[], GenerationParams]
     system: str = ""
+    tools: str = ""
     adapter: str = ""
 
 
@@ -77,16 +89,21 @@ class ChatPresenter:
         """The turns to be answered after ``send``, ``edit``, ``regenerate`` or ``go_on``; empty for nothing.
 
         ``edit`` replaces the question at or before ``index``, ``regenerate`` answers it again: later turns are gone.
-        What follows an interrupted answer is a round of its own; a question without an answer is asked again.
+        What follows a call of a tool is its result. What follows an interrupted answer is a round of its own; a
+        question without an answer is asked again.
         """
-        last = bool(turns) and turns[-1].role == "user"
+        last = bool(turns) and turns[-1].role in ASKING
+        role: Role = "tool" if action == "send" and turns and isinstance(turns[-1], Calling) else "user"
         if action == "regenerate" or (action == "go_on" and last):
             return back_to_user(turns, len(turns) if action == "go_on" else index)
         if action == "edit":
-            turns = back_to_user(turns, index)[:-1]
+            kept = back_to_user(turns, index)
+            if kept and kept[-1].role == "tool":
+                role, text = "tool", card_content(text)
+            turns = kept[:-1]
         elif action == "go_on":
             text = self.texts("chat.go_on_text") if turns else ""
-        return (*turns, Message("user", text)) if text.strip() else ()
+        return (*turns, Message(role, text)) if text.strip() else ()
 
     async def answer(
         self, caller: Caller, place: Place | None, turns: Turns, asked: Turns, form: ChatForm
@@ -154,10 +171,12 @@ class ChatPresenter:
         if watch.instead is not None:
             yield watch.instead
 
-    def _fit(self, turns: Turns, system: str, max_new_tokens: int) -> Fitted:
+    def _fit(
+        self, turns: Turns, system: str, max_new_tokens: int, functions: Sequence[Mapping[str, Any]] = ()
+    ) -> Fitted:
         info = self._service.status().info
-        if system.strip() and info is not None and info.family in SYSTEM_FAMILIES:
-            turns = (Message("system", system.strip()), *turns)
+        takes_system = info is not None and info.family in SYSTEM_FAMILIES
+        turns = to_send(turns, system.strip() if takes_system else "", functions)
         if info is None:
             return Fitted(turns, 0, 0)
         return fit(turns, self._count, info.context_limit, min(max_new_tokens, info.context_limit // 4))
@@ -174,8 +193,10 @@ class ChatPresenter:
 
     def _request(self, answer: PageAnswer, form: ChatForm, replaced: str) -> GenerationRequest:
         params = form.params()
-        answer.fitted = fitted = self._fit(answer.turns, form.system, params.max_new_tokens)
         info = self._service.status().info
+        functions = read_tools(form.tools) if info is not None and info.tools else []
+        answer.tools = tuple(str(function["name"]) for function in functions)
+        answer.fitted = fitted = self._fit(answer.turns, form.system, params.max_new_tokens, functions)
         if info is not None and fitted.used:
             room = max(1, min(params.max_new_tokens, info.context_limit - fitted.used))
             params = replace(params, max_new_tokens=room)
@@ -217,6 +238,8 @@ class ChatPresenter:
 def _turn(answer: Answer) -> Turns:
     """An answer as a turn; none before its first word."""
     text = answer.text
+    if answer.calls and not answer.running:
+        return (Calling("assistant", text, calls=answer.calls),)
     if not text:
         return ()
     whole = answer.running or answer.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)

@@ -18,6 +18,10 @@ SYSTEM_FAMILIES = frozenset({"chatglm3", "glm4"})
 """Families whose chat format has a system message."""
 
 
+ASKING = frozenset({"user", "tool"})
+"""The roles that are answered."""
+
+
 @dataclass(frozen=True, slots=True)
 class Interrupted(Message):
     """An answer that ended before its end: stopped, broken off, or cut by a restart."""
@@ -35,11 +39,11 @@ class Fitted:
 def fit(messages: Turns, count: Callable[[Turns], int], limit: int, reserve: int) -> Fitted:
     """Leave whole rounds out, from the front, until the prompt and ``reserve`` tokens of answer fit ``limit``.
 
-    A system message and the last question always stay, even where they alone are too long: the
+    System messages in front and the last question always stay, even where they alone are too long: the
     engine then says so.
     """
-    system = messages[:1] if messages and messages[0].role == "system" else ()
-    turns = messages[len(system) :]
+    own = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
+    system, turns = messages[:own], messages[own:]
     dropped = 0
     used = count(messages)
     while used + reserve > limit:
@@ -53,22 +57,25 @@ def fit(messages: Turns, count: Callable[[Turns], int], limit: int, reserve: int
 
 
 def back_to_user(messages: Turns, index: int) -> Turns:
-    """The conversation up to and including the question at or before ``index``; empty if there is none."""
+    """The conversation up to and including what was asked, or a tool's result, at or before ``index``; or nothing."""
     for position in range(min(index, len(messages) - 1), -1, -1):
-        if messages[position].role == "user":
+        if messages[position].role in ASKING:
             return messages[: position + 1]
     return ()
 
 
 def unfinished(messages: Turns) -> bool:
     """Whether the last answer ended before its end, or was never begun."""
-    return bool(messages) and (isinstance(messages[-1], Interrupted) or messages[-1].role == "user")
+    return bool(messages) and (isinstance(messages[-1], Interrupted) or messages[-1].role in ASKING)
 
 
-def shown(messages: Sequence[Message], mark: str = "") -> list[dict[str, Any]]:
+def shown(
+    messages: Sequence[Message], mark: str = "", cards: Callable[[Message, bool], list[str]] = lambda *_: []
+) -> list[dict[str, Any]]:
     """The turns in the form that chat components take, with HTML outside code and formulas shown as text.
 
     ``mark`` is Markdown put under each interrupted answer. Answers come in pieces; a question is one, to be edited.
+    ``cards`` are shown of a turn's calls of tools, or in place of a tool's result; they are told which is the last.
     """
     found: list[dict[str, Any]] = []
     for one in messages:
@@ -76,5 +83,9 @@ def shown(messages: Sequence[Message], mark: str = "") -> list[dict[str, Any]]:
         texts = [as_text(part) for part in parts]
         if mark and isinstance(one, Interrupted):
             texts[-1] += closing_fence(parts[-1]) + mark
-        found.append({"role": one.role, "content": [{"type": "text", "text": text} for text in texts]})
+        own = cards(one, one is messages[-1])
+        if own:
+            texts = own if one.role == "tool" or not one.content else [*texts, *own]
+        role = "user" if one.role == "tool" else one.role
+        found.append({"role": role, "content": [{"type": "text", "text": text} for text in texts]})
     return found

@@ -173,17 +173,17 @@ class AnswerKeeper:
         self._store = store
         self._answer_id = answer_id
         self._lock = threading.Lock()
-        self._saved = (0, False)
+        self._saved = (-1, False)
 
     def save(self, answer: Answer) -> HistoryError | None:
         """Write what is new; returns why it could not be written."""
         text, ended = answer.text, answer.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
         with self._lock:
-            if not text or (len(text), ended) <= self._saved:
+            if not (text or answer.calls) or (len(text), ended) <= self._saved:
                 return None
             state: MessageState = "complete" if ended else "interrupted"
             try:
-                self._store.save_answer(self._answer_id, text, state, _figures(answer))
+                self._store.save_answer(self._answer_id, text, state, _figures(answer), answer.calls)
             except HistoryError as error:
                 return error
             self._saved = (len(text), ended)

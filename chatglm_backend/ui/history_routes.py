@@ -38,7 +38,7 @@ def _add(router: APIRouter, path: str, history: History, texts: Texts) -> None:
         except HistoryError as error:
             return PlainTextResponse(texts.say(error), 404)
         if form == "md":
-            names = {name: texts(f"history.{name}") for name in ("user", "assistant", "interrupted")}
+            names = {name: texts(f"history.{name}") for name in ("user", "assistant", "tool", "interrupted")}
             return _download(to_markdown(found, names), found, bool(id), "md", "text/markdown")
         return _download(to_json(found), found, bool(id), "json", "application/json")
 

@@ -93,6 +93,7 @@ class HeaderView:
     takes_system: bool = False
     prompt_format: PromptFormat = "recipe"
     completes_code: bool = False
+    takes_tools: bool = False
 
 
 class Presenter:
@@ -120,6 +121,7 @@ class Presenter:
             takes_system=not code and status.info is not None and status.info.family in SYSTEM_FAMILIES,
             prompt_format="raw" if code else "recipe",
             completes_code=code,
+            takes_tools=status.info is not None and status.info.tools,
         )
 
     def language(self, chosen: str | None) -> str:

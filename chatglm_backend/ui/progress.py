@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from chatglm_backend.api.tools import text_of
 from chatglm_backend.core import (
     Clock,
     Completed,
@@ -22,6 +23,7 @@ from chatglm_backend.core import (
     monotonic_clock,
 )
 from chatglm_backend.serving.ticket import Logged
+from chatglm_backend.tokenizers.tools import ReplyReader, ToolCall
 
 
 class Phase(str, Enum):
@@ -39,6 +41,7 @@ class Phase(str, Enum):
 class Answer:
     """An answer in the making. Times are seconds of ``clock``; ``error`` is set exactly when the phase is FAILED.
 
+    ``reader`` parts its text from calls of tools, where some were offered.
     ``gaps_s`` are the last times between two tokens.
     """
 
@@ -57,6 +60,7 @@ class Answer:
     usage: Usage | None = None
     timing: Timing | None = None
     error: BaseException | None = None
+    reader: ReplyReader | None = None
     gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=80))
 
     def __post_init__(self) -> None:
@@ -66,6 +70,11 @@ class Answer:
     def text(self) -> str:
         """The answer so far."""
         return "".join(self.pieces)
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The tools that it calls."""
+        return () if self.reader is None else tuple(self.reader.calls)
 
     @property
     def running(self) -> bool:
@@ -123,11 +132,11 @@ class Answer:
             self.gaps_s.append(at - self.last_token)
         self.last_token = at
         self.tokens += 1
-        self.pieces.append(event.text)
+        self.pieces.append(text_of(event, self.reader))
 
     def _complete(self, event: Completed) -> None:
         self.phase = Phase.DONE
-        self.pieces.append(event.text)
+        self.pieces.append(text_of(event, self.reader))
         self.finish_reason, self.usage, self.timing = event.finish_reason, event.usage, event.timing
         self.prompt_tokens, self.tokens = event.usage.prompt_tokens, event.usage.completion_tokens
         self.cached_tokens = event.usage.cached_tokens

@@ -24,7 +24,10 @@ from chatglm_backend.testing import ScriptedModel, scripted_info
 
 SCENARIOS: dict[str, tuple[Callable[[], ScriptedModel], dict[str, Any]]] = {
     "ready": (ScriptedModel, {"history": False, "allowed_hosts": "chatglm-demo.lan", "disconnect_grace": 15}),
-    "kept": (ScriptedModel, {"history": True, "disconnect_grace": 60}),
+    "kept": (
+        lambda: ScriptedModel(info=replace(scripted_info(), tools=True)),
+        {"history": True, "disconnect_grace": 60},
+    ),
     "brittle": (ScriptedModel, {"history": True, "disconnect_grace": 1}),
     "shared": (ScriptedModel, {"history": False, "insecure_listen": True}),
     "tiny": (

@@ -87,3 +87,27 @@ def test_list_search_rename_export_import(kept: Visit, tmp_path: Path) -> None:
     kept.page.set_input_files("#cg-history input[type=file]", file)
     kept.page.locator("#cg-history-said", has_text="holds no conversations of this program").wait_for()
     assert (kept.foreign, kept.faults) == ([], [])
+
+
+def test_a_call_of_a_tool_is_a_folded_card(kept: Visit) -> None:
+    """It opens with a click and runs nothing; the result is the next message; both are there after a reload."""
+    kept.page.locator("#cg-chat-settings button").first.click()
+    tools = kept.page.locator("#cg-chat-tools textarea")
+    tools.fill('[{"name": "get_weather"}')
+    say(kept, "weather?", answered=False)
+    kept.page.locator("#cg-chat-status [role=alert]", has_text="JSON list of functions").wait_for()
+    tools.fill('[{"name": "get_weather"}]')
+    kept.page.locator("#cg-chat-go-on").click()
+    written(kept, "send the result as the next message")
+    card = kept.page.locator("#cg-chat details")
+    assert not card.locator("pre").is_visible()
+    card.locator("summary", has_text="Call: get_weather").click()
+    card.locator("pre", has_text='"city": "Beijing"').wait_for()
+    say(kept, "<b>21</b> degrees")
+    written(kept, "An answer from the script.")
+    kept.page.reload()
+    open_chat(kept)
+    kept.page.locator("#cg-chat summary", has_text="Result").click()
+    kept.page.locator("#cg-chat pre", has_text="<b>21</b> degrees").wait_for()
+    assert kept.page.locator("#cg-chat details").count() == 2
+    assert kept.faults == []

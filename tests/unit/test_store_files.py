@@ -17,8 +17,10 @@ from chatglm_backend.errors import HistoryUnavailable, ImportRefused
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.conversations import ConversationStore
 from chatglm_backend.store.folder import data_folder, visitor_key
+from chatglm_backend.store.records import Calling
 from chatglm_backend.store.schema import MIGRATIONS, migrate
 from chatglm_backend.store.transfer import from_json, to_json, to_markdown
+from chatglm_backend.tokenizers.tools import ToolCall
 
 _NAMES = {"user": "You", "assistant": "Model", "interrupted": "(interrupted)"}
 
@@ -49,7 +51,7 @@ def test_an_older_file_is_brought_up_to_date(tmp_path: Path) -> None:
     assert ([m.content for m in found.messages], found.adapter) == (["hello"], "")
     store.close()
     connection = sqlite3.connect(_path(tmp_path))
-    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == [1, 2, 3]
+    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == [1, 2, 3, 4]
 
 
 def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -145,6 +147,14 @@ def test_an_export_comes_back_whole(tmp_path: Path) -> None:
     store = _filled(tmp_path)
     before = store.last_open("ann")
     assert before is not None
+    call = Calling("assistant", "", calls=(ToolCall("f", '{"a": "字"}'),))
+    opened = store.begin(
+        "ann", before.place, (*(turn.message for turn in before.messages), call, Message("tool", "42"))
+    )
+    store.save_answer(opened.answer_id, "", "complete", calls=call.calls)
+    before = store.last_open("ann")
+    assert before is not None
+    assert before.messages[-1].message == call
     (name,) = store.add_all("bob", from_json(to_json([before]).encode()))
     after = store.read("bob", name)
     assert after.id != before.id

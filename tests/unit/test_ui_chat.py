@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,17 @@ from chatglm_backend.core import GenerationParams, Message
 from chatglm_backend.models.config import family_named_in
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.settings import Settings
-from chatglm_backend.testing import ScriptedModel, scripted_info, scripted_service
+from chatglm_backend.store.records import Calling
+from chatglm_backend.testing import PART, Script, ScriptedModel, scripted_info, scripted_service
 from chatglm_backend.tokenizers.code import completes_code
+from chatglm_backend.tokenizers.tools import ToolCall, tools_text
 from chatglm_backend.ui.answers import Caller, PageAnswers
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Interrupted, Turns, back_to_user, fit, shown
 from chatglm_backend.ui.history import History, Moved
 from chatglm_backend.ui.markdown import as_typed
 from chatglm_backend.ui.presenter import Presenter
+from chatglm_backend.ui.tools import cards
 from tests.unit.page_views import shown as all_views
 
 ANN = Caller("ann", "tab", "ann")
@@ -34,10 +39,10 @@ def _chat(**info: object) -> tuple[ScriptedModel, ChatPresenter]:
 
 def _ask(
     presenter: ChatPresenter, action: str, turns: Turns, index: int = 0, text: str = "", tokens: int = 512,
-    system: str = "", act: Callable[[ChatView], object] = lambda _: None,
+    system: str = "", tools: str = "", act: Callable[[ChatView], object] = lambda _: None,
 ) -> list[ChatView]:  # fmt: skip
     asked = presenter.asked(action, turns, index, text)
-    form = ChatForm(lambda: GenerationParams(max_new_tokens=tokens), system)
+    form = ChatForm(lambda: GenerationParams(max_new_tokens=tokens), system, tools)
     return all_views(lambda: presenter.answer(ANN, None, turns, asked, form), act)
 
 
@@ -55,6 +60,39 @@ def test_the_question_appears_at_once_and_the_answer_follows() -> None:
     views = _send(presenter, (), "What is AI?")
     assert (views[0].turns, views[0].box) == ((Message("user", "What is AI?"),), "")
     assert views[-1].turns[-1] == Message("assistant", "AI is the study of machines that learn.")
+
+
+def test_a_call_of_a_tool_is_a_card_and_its_result_is_the_next_message() -> None:
+    """The model is offered the tools and given call and result in its own form; nothing is run."""
+    call = Script(("\n", " I look.", PART, "get_weather\n ```python\n", "tool_call(city='<b>')\n```"))
+    scenes = {"weather": call, "21": Script(("\n", "Sunny."))}
+    model, presenter = _chat(family="chatglm3", tools=True)
+    model.scenes = scenes
+    tools = '[{"name": "get_weather", "description": "d", "parameters": {"type": "object"}}]'
+    called = _send(presenter, (), "weather?", tools=tools, system="Be brief.")[-1].turns
+    assert called[1] == Calling("assistant", "I look.", calls=(ToolCall("get_weather", '{"city": "<b>"}'),))
+    told = _send(presenter, called, "```\n21\n```", tools=tools)[-1].turns
+    assert told[2:] == (Message("tool", "```\n21\n```"), Message("assistant", "Sunny."))
+    sent = model.requests[-1].messages
+    assert [(turn.role, turn.tool) for turn in sent] == [
+        ("system", ""), ("user", ""), ("assistant", ""), ("assistant", "get_weather"), ("tool", "")
+    ]  # fmt: skip
+    assert sent[0].content == tools_text(json.loads(tools))
+    assert model.requests[0].messages[1].content == "Be brief."
+    look = shown(told, "", partial(cards, load_texts("en")))
+    assert [turn["role"] for turn in look] == ["user", "assistant", "user", "assistant"]
+    card = look[1]["content"][-1]["text"]
+    assert "<summary>Call: get_weather</summary>" in card
+    assert '```json\n{\n  "city": "<b>"\n}\n```' in card
+    assert "````\n```\n21\n```\n````" in look[2]["content"][0]["text"]
+    assert "send the result" in shown(called, "", partial(cards, load_texts("en")))[1]["content"][-1]["text"]
+    edited = presenter.asked("edit", told, 2, look[2]["content"][0]["text"].replace("21", "22"))
+    assert edited == (*called, Message("tool", "```\n22\n```"))
+    assert presenter.asked("regenerate", told, 3, "") == told[:3]
+    assert presenter.undo(told, 3) == (called, "```\n21\n```")
+    assert _send(presenter, (), "weather?")[-1].turns[1].content.endswith("```")  # nothing was offered: it is text
+    for wrong in ("{", "{}", '["f"]', '[{"name": "a b"}]'):
+        assert "JSON list of functions" in _send(presenter, (), "weather?", tools=wrong)[-1].status
 
 
 def test_a_question_that_is_quicker_than_the_page_is_answered() -> None:

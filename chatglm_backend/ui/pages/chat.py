@@ -30,6 +30,7 @@ from chatglm_backend.ui.pages.adapters import build_adapter_choice, choice_updat
 from chatglm_backend.ui.pages.history import build_history
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
 from chatglm_backend.ui.sampling import SamplingControls
+from chatglm_backend.ui.tools import cards
 
 _PRESETS = ("translate", "summarise", "explain", "email")
 _LATEX = [
@@ -49,6 +50,7 @@ class _Inputs:
     id: str
     search: str
     system: str
+    tools: str
     box: str
     command: str
     adapter: str | None
@@ -75,10 +77,11 @@ class _Outputs(Outputs):
 
 def build_chat_page(
     page: gr.Blocks, presenter: ChatPresenter, history: History, settings: Settings
-) -> tuple[gr.Textbox, gr.Dropdown]:
+) -> tuple[gr.Textbox, gr.Textbox, gr.Dropdown]:
     """Lay the page out in the current Blocks.
 
-    Returns the system prompt's box, shown to families that read one, and the fine-tunes, which follow the model.
+    Returns the boxes of the system prompt and of tools, shown with models that read them, and the fine-tunes; all
+    follow the model.
     """
     t, blank = presenter.texts, presenter.blank()
     turns, place, name = gr.State(()), gr.State(None), gr.State("")
@@ -119,6 +122,10 @@ def build_chat_page(
                     label=t("chat.system"), info=t("chat.system_info"), lines=2, max_lines=6, visible=False,
                     elem_id="cg-chat-system",
                 )  # fmt: skip
+                tools = gr.Textbox(
+                    label=t("chat.tools"), info=t("chat.tools_info"), lines=2, max_lines=8, visible=False,
+                    elem_id="cg-chat-tools",
+                )  # fmt: skip
                 sampling = SamplingControls(
                     t, settings, "cg-chat-{}", {"max_new_tokens": settings.answer_tokens(CHAT_TOKENS)}
                 )
@@ -128,7 +135,7 @@ def build_chat_page(
             with gr.Accordion(t("chat.figures"), open=False, elem_id="cg-chat-figures"):
                 timing = gr.HTML(blank.timing, elem_id="cg-chat-timing")
 
-    components = _Inputs(turns, place, name, panel.search, system, box, panel.command, adapter)
+    components = _Inputs(turns, place, name, panel.search, system, tools, box, panel.command, adapter)
     inputs = [*(getattr(components, one.name) for one in fields(components)), *sampling.components]
     outputs = _Outputs(
         turns, chat, box, status, context, timing, send, stop, more, place, panel.listing, name, adapter
@@ -145,7 +152,7 @@ def build_chat_page(
         panel.search.change(handlers.search, searched, panel.listing, trigger_mode="always_last", **AT_ONCE)
         panel.command.change(handlers.turning("command"), inputs, outputs, trigger_mode="multiple", **QUIET)
         page.load(handlers.turning("restore"), inputs, outputs, **QUIET)
-    return system, adapter
+    return system, tools, adapter
 
 
 class _Handlers:
@@ -168,7 +175,7 @@ class _Handlers:
             index, typed = event_about(event)
             text = as_typed(typed) if action == "edit" else given.box or ""
             adapter = self._presenter.answers.adapter(given.adapter, lasting=True)
-            form = ChatForm(partial(self._sampling.params, numbers), given.system or "", adapter)
+            form = ChatForm(partial(self._sampling.params, numbers), given.system or "", given.tools or "", adapter)
             caller, asked = self._caller(request), self._presenter.asked(action, given.turns, index, text)
             views = self._presenter.answer(caller, given.place, given.turns, asked, form)
             async with aclosing(shown(views, partial(self._show, caller, given.search))) as updates:
@@ -248,7 +255,7 @@ class _Handlers:
         start, stop = start_and_stop(t("chat.send"), t("prompt.stop"), running=view.running, sent=sent)
         found = _Outputs(
             turns=view.turns,
-            chat=shown_turns(view.turns, f'\n\n<span class="cg-cut">{escape(t("chat.cut"))}</span>'),
+            chat=shown_turns(view.turns, f'\n\n<span class="cg-cut">{escape(t("chat.cut"))}</span>', partial(cards, t)),
             status=view.status,
             context=view.context,
             timing=view.timing,

@@ -52,8 +52,8 @@ def build_header(presenter: Presenter) -> gr.HTML:
 
 def follow_model(
     page: gr.Blocks, presenter: Presenter, models: ModelsPresenter, card: gr.HTML, examples: gr.HTML,
-    prompt_format: gr.Radio, language: gr.Dropdown, code_note: gr.HTML, system: gr.Textbox, model: ModelPage,
-    choices: Sequence[gr.Dropdown], chat_choice: gr.Dropdown, *, restored: bool,
+    prompt_format: gr.Radio, language: gr.Dropdown, code_note: gr.HTML, system: gr.Textbox, tools: gr.Textbox,
+    model: ModelPage, choices: Sequence[gr.Dropdown], chat_choice: gr.Dropdown, *, restored: bool,
 ) -> None:  # fmt: skip
     """Keep all that shows the model up to date: every second while it loads, seldom afterwards.
 
@@ -68,7 +68,7 @@ def follow_model(
         pace = gr.Timer(value=_SLOW_S if view.settled else _FAST_S)
         now = "\n".join((view.prompt_format, view.card, view.examples, view.facts))
         if now == before:
-            return *[gr.skip()] * (11 + len(chosen)), pace, gr.skip()
+            return *[gr.skip()] * (12 + len(chosen)), pace, gr.skip()
         t, allowed = presenter.texts, may_change(request, shared=models.shared)
         loading = (
             gr.Button(t("model.load"), interactive=allowed and view.settled),
@@ -79,11 +79,11 @@ def follow_model(
         form = gr.Radio(value=view.prompt_format)
         if (before or "recipe").startswith(view.prompt_format):
             form = gr.skip()
-        box = gr.Textbox(visible=view.takes_system)
+        boxes = gr.Textbox(visible=view.takes_system), gr.Textbox(visible=view.takes_tools)
         follow = choice_update(presenter.choice(chat, lasting=True), value=bool(before) or not restored)
         offered = (follow, *(choice_update(presenter.choice(one)) for one in chosen))
         code = gr.Dropdown(visible=view.completes_code), presenter.code_note()
-        return view.card, view.examples, form, *code, box, view.facts, *loading, notice, *offered, pace, now
+        return view.card, view.examples, form, *code, *boxes, view.facts, *loading, notice, *offered, pace, now
 
     def load(request: gr.Request, source: str, *chosen: str | None) -> tuple[Any, ...]:
         if may_change(request, shared=models.shared):
@@ -100,7 +100,7 @@ def follow_model(
 
     offers = [chat_choice, *choices]
     outputs = [
-        card, examples, prompt_format, language, code_note, system, model.facts, model.load, model.cancel,
+        card, examples, prompt_format, language, code_note, system, tools, model.facts, model.load, model.cancel,
         model.notice, *offers, timer, shown,
     ]  # fmt: skip
     for event in (page.load, timer.tick, model.adapters.change):
