@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -60,17 +60,19 @@ def open_synthetic(
     threads: int,
     cache: Path | None,
     kernel: str = "auto",
+    layers: int | None = None,
 ) -> Bench:
     """Build a full-size model of random INT4 weights in memory. Raises ConfigError for an unknown name or kernel.
 
-    ``cache`` holds compiled kernels and the measured choice between them; without one nothing is compared.
+    ``cache`` holds compiled kernels and the measured choice between them; without one nothing is compared. ``layers``:
+    fewer than the model has, where only a ratio matters.
     """
     row = known_model(name)
     if row is None:
         raise ConfigError(name="synthetic", value=name, reason=Sentence("use.one_of", names=", ".join(MODELS)))
     began = time.perf_counter()
     torch.set_num_threads(threads)
-    config = row.config
+    config = replace(row.config, num_layers=layers or row.config.num_layers)
     choice = select_kernel(cast("KernelName", kernel), threads=threads, cache=cache)
     weights = Int4Weights(SyntheticTensors(config), choice.kernel)
     model = build_model(config, weights, ops=choice.ops)
