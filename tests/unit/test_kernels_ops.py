@@ -42,6 +42,20 @@ def test_attention_equals_torch(ops: CompiledOps, heads: int, kv_heads: int, dim
         assert torch.equal(found[row : row + 1], ops.attention(q[row : row + 1], keys, values, visible[row : row + 1]))
 
 
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(8, 2, 32), (32, 2, 128), (12, 2, 64), (16, 4, 128)])
+@pytest.mark.parametrize("tokens", [1, 6, 64, 83, 900])
+def test_a_rows_attention_does_not_depend_on_what_is_computed_beside_it(
+    ops: CompiledOps, heads: int, kv_heads: int, dim: int, tokens: int
+) -> None:
+    """Bit for bit: heads of a group together, one by one, or with other rows, behind few tokens and behind many."""
+    torch.manual_seed(tokens)
+    q, cache = torch.randn(5, heads, dim), torch.randn(2, kv_heads, tokens + 3, dim).half()
+    keys, values = cache[0], cache[1]
+    together = ops.attention(q, keys, values, [tokens] * 5)
+    alone = torch.cat([ops.attention(q[row : row + 1], keys, values, [tokens]) for row in range(5)])
+    assert torch.equal(together, alone)
+
+
 def test_unseen_tokens_have_no_influence(ops: CompiledOps) -> None:
     """What lies behind the visible tokens, even large numbers, changes nothing."""
     q, keys, values = torch.randn(5, 2, 16), torch.randn(2, 20, 16).half(), torch.randn(2, 20, 16).half()

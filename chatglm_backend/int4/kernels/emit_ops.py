@@ -7,6 +7,7 @@ Kernels have the form described in :mod:`.writer`; argument words are in the ord
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 
 from llvmlite import ir
@@ -15,13 +16,20 @@ from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.int4.kernels.writer import F16, F32, I64, KernelWriter, Values
 
 LANES = 16
+HEADS_TOGETHER = 4
+"""Heads of one group that share each read of a key or value in the kernel for one row."""
+_BLOCK_TOKENS = 64
+"""Tokens whose keys stay in the nearest cache while the heads of a group pass."""
 _NEGATIVE_INFINITY = float("-inf")
 _FAR = -60.0
 """A score so far below the largest weighs nothing in fp32; sums of such weights would be denormal, which is slow."""
 
 
 class AttentionArg(IntEnum):
-    """``VISIBLE`` is the address of int64 counts per row; ``SCALE`` that of one fp32 number."""
+    """``VISIBLE`` is the address of int64 counts per row; ``SCALE`` that of one fp32 number.
+
+    ``QUADS`` times four heads of one group are an item of ``attend_heads``.
+    """
 
     Q = 0
     Q_ROW = 1
@@ -38,6 +46,7 @@ class AttentionArg(IntEnum):
     SCALE = 12
     ROW0 = 13
     SCORES_ROW = 14
+    QUADS = 15
 
 
 class GateArg(IntEnum):
@@ -59,12 +68,14 @@ def build_attention(variant: Variant, triple: str, dim: int) -> ir.Module:
     """``attend_1`` and ``attend_8``, or as many as there are registers for, for heads of ``dim`` features (16 n).
 
     The work range counts (blocks of rows) x heads, heads fastest; keys and values are fp16 with tokens
-    next to each other.
+    next to each other. ``attend_heads`` takes one row, several heads of the same keys and values together; every
+    number is what ``attend_1`` makes of it. It has a head's sum at the end of its scores.
     """
     module = ir.Module(name=f"attention_{dim}")
     module.triple = triple
     for rows in (1, attention_rows(variant)):
         _Attention(module, variant, f"attend_{rows}", dim, rows).emit()
+    _HeadsAttention(module, variant, "attend_heads", dim, HEADS_TOGETHER).emit()
     return module
 
 
@@ -108,7 +119,7 @@ class _Attention(KernelWriter):
             b.add(b.add(a[AttentionArg.Q], b.mul(r, a[AttentionArg.Q_ROW])), b.mul(head, a[AttentionArg.Q_HEAD]))
             for r in rows
         ]
-        self._scores(queries, keys, longest, scores)
+        self._scores(queries, keys, ir.Constant(I64, 0), longest, scores)
         sums = [self._softmax(s, v, longest) for s, v in zip(scores, visible, strict=True)]
         outs = [
             b.add(
@@ -126,7 +137,7 @@ class _Attention(KernelWriter):
         loaded = self.load(self.offset(address, part * LANES * 2), ir.VectorType(F16, LANES), align=2)
         return self.builder.fpext(loaded, self.vector)
 
-    def _scores(self, queries: Values, keys: ir.Value, tokens: ir.Value, scores: Values) -> None:
+    def _scores(self, queries: Values, keys: ir.Value, first: ir.Value, last: ir.Value, scores: Values) -> None:
         b = self.builder
         factor = self.splat(self.load(self.arguments[AttentionArg.SCALE], F32, align=4), LANES)
         query = [
@@ -147,10 +158,10 @@ class _Attention(KernelWriter):
             return []
 
         step = max(1, min(self.lanes // self.count, 4))
-        whole = b.sub(tokens, b.srem(tokens, ir.Constant(I64, step)))
-        self.loop(ir.Constant(I64, 0), whole, step, [], lambda t, _: some(t, step))
+        whole = b.sub(last, b.srem(b.sub(last, first), ir.Constant(I64, step)))
+        self.loop(first, whole, step, [], lambda t, _: some(t, step))
         if step > 1:
-            self.loop(whole, tokens, 1, [], lambda t, _: some(t, 1))
+            self.loop(whole, last, 1, [], lambda t, _: some(t, 1))
 
     def _softmax(self, scores: ir.Value, visible: ir.Value, tokens: ir.Value) -> ir.Value:
         """Turn scores into unnormalised weights; what is not visible becomes zero. Returns their sum."""
@@ -187,6 +198,17 @@ class _Attention(KernelWriter):
     ) -> None:
         b = self.builder
         start = [self.constant(0.0, LANES)] * (self.count * len(parts))
+        mixed = self._weighted(scores, values, ir.Constant(I64, 0), tokens, start, parts)
+        for i, (out, total) in enumerate(zip(outs, sums, strict=True)):
+            share = self.splat(b.fdiv(ir.Constant(F32, 1.0), total), LANES)
+            for index, part in enumerate(parts):
+                result = b.fmul(mixed[index * self.count + i], share)
+                self.store(result, self.offset(out, part * LANES * 4), align=4)
+
+    def _weighted(
+        self, scores: Values, values: ir.Value, first: ir.Value, last: ir.Value, start: Values, parts: range
+    ) -> Values:
+        """``start`` plus the weighted values of tokens ``first`` to ``last``: part by part, of all rows each."""
 
         def token(t: ir.Value, carried: Values) -> Values:
             value = self.offset(values, t, self.dim * 2)
@@ -197,12 +219,84 @@ class _Attention(KernelWriter):
                 after += [self.fma(w, feature, carried[index * self.count + i]) for i, w in enumerate(weights)]
             return after
 
-        mixed = self.loop(ir.Constant(I64, 0), tokens, 1, start, token)
-        for i, (out, total) in enumerate(zip(outs, sums, strict=True)):
+        return self.loop(first, last, 1, start, token)
+
+
+class _HeadsAttention(_Attention):
+    """One row: the keys and values of a group are read once, some tokens at a time, for all heads of an item."""
+
+    def _item(self, item: ir.Value, _: Values) -> Values:
+        b, a = self.builder, self.arguments
+        zero, four = ir.Constant(I64, 0), ir.Constant(I64, HEADS_TOGETHER)
+        heads = b.mul(a[AttentionArg.QUADS], four)
+        first = b.mul(item, heads)
+        shared = b.sdiv(first, a[AttentionArg.GROUP])
+        keys = b.add(a[AttentionArg.KEYS], b.mul(shared, a[AttentionArg.KEYS_HEAD]))
+        values = b.add(a[AttentionArg.VALUES], b.mul(shared, a[AttentionArg.VALUES_HEAD]))
+        tokens = self.load(a[AttentionArg.VISIBLE], I64, align=8)
+
+        def scores_of(head: ir.Value) -> ir.Value:
+            return b.add(self.scratch, b.mul(head, a[AttentionArg.SCORES_ROW]))
+
+        def sum_of(head: ir.Value) -> ir.Value:
+            return b.sub(scores_of(b.add(head, ir.Constant(I64, 1))), ir.Constant(I64, 4))
+
+        def out_of(head: ir.Value) -> ir.Value:
+            return self.offset(a[AttentionArg.OUT], b.add(first, head), self.dim * 4)
+
+        def blocks(body: Callable[[ir.Value, ir.Value, Values], None]) -> None:
+            """``body(start, end, heads)`` for each four heads of each few tokens."""
+
+            def block(start: ir.Value, _: Values) -> Values:
+                whole = b.add(start, ir.Constant(I64, _BLOCK_TOKENS))
+                end = b.select(b.icmp_signed("<", whole, tokens), whole, tokens)
+
+                def quad(head: ir.Value, _: Values) -> Values:
+                    body(start, end, [b.add(head, ir.Constant(I64, i)) for i in range(HEADS_TOGETHER)])
+                    return []
+
+                self.loop(zero, heads, HEADS_TOGETHER, [], quad)
+                return []
+
+            self.loop(zero, tokens, _BLOCK_TOKENS, [], block)
+
+        def score(start: ir.Value, end: ir.Value, few: Values) -> None:
+            queries = [b.add(a[AttentionArg.Q], b.mul(b.add(first, h), a[AttentionArg.Q_HEAD])) for h in few]
+            self._scores(queries, keys, start, end, [scores_of(h) for h in few])
+
+        def weigh(head: ir.Value, _: Values) -> Values:
+            self.store(self._softmax(scores_of(head), tokens, tokens), sum_of(head), align=4)
+            for part in range(self.parts):
+                self.store(self.constant(0.0, LANES), self.offset(out_of(head), part * LANES * 4), align=4)
+            return []
+
+        def mix(start: ir.Value, end: ir.Value, few: Values) -> None:
+            scores, outs = [scores_of(h) for h in few], [out_of(h) for h in few]
+            for part in range(0, self.parts, 4):
+                self._some_mix(scores, values, start, end, outs, range(part, min(part + 4, self.parts)))
+
+        def finish(head: ir.Value, _: Values) -> Values:
+            total = self.load(sum_of(head), F32, align=4)
             share = self.splat(b.fdiv(ir.Constant(F32, 1.0), total), LANES)
-            for index, part in enumerate(parts):
-                result = b.fmul(mixed[index * self.count + i], share)
-                self.store(result, self.offset(out, part * LANES * 4), align=4)
+            for part in range(self.parts):
+                place = self.offset(out_of(head), part * LANES * 4)
+                self.store(b.fmul(self.load(place, self.vector, align=4), share), place, align=4)
+            return []
+
+        blocks(score)
+        self.loop(zero, heads, 1, [], weigh)
+        blocks(mix)
+        self.loop(zero, heads, 1, [], finish)
+        return []
+
+    def _some_mix(
+        self, scores: Values, values: ir.Value, start: ir.Value, end: ir.Value, outs: Values, parts: range
+    ) -> None:
+        """Go on with the sums that stand in ``outs``."""
+        places = [self.offset(out, part * LANES * 4) for part in parts for out in outs]
+        before = [self.load(place, self.vector, align=4) for place in places]
+        for place, mixed in zip(places, self._weighted(scores, values, start, end, before, parts), strict=True):
+            self.store(mixed, place, align=4)
 
 
 class _Gate(KernelWriter):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from chatglm_backend.int4.kernels.driver import Word
 from chatglm_backend.int4.kernels.emit_ops import (
+    HEADS_TOGETHER,
     LANES,
     AttentionArg,
     GateArg,
@@ -27,7 +28,7 @@ from chatglm_backend.int4.kernels.emit_ops import (
 )
 from chatglm_backend.int4.kernels.emit_rows import ROW_LANES, AddArg, NormArg, RotaryArg, StoreArg, build_rows
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
-from chatglm_backend.int4.kernels.replay import RecordedStep, attention_work, scores_stride
+from chatglm_backend.int4.kernels.replay import RecordedStep, attention_work, quads_for, scores_stride
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.models.ops import Ops, Replay, RotaryTable
@@ -149,7 +150,7 @@ class CompiledOps(Ops):
         store = self._rows.addresses["store"]
         with self._team.recording() as recording:
             result = forward()
-        attends = {native.addresses["attend_1"] for native in self._attention.values()}
+        attends = {n.addresses[name] for n in self._attention.values() for name in ("attend_1", "attend_heads")}
         kernels = [step[Word.KERNEL] for step in recording.steps]
         attend = next((kernel for kernel in kernels if kernel in attends), 0)
         layers = kernels.count(store)
@@ -175,18 +176,38 @@ class CompiledOps(Ops):
                 values.data_ptr(), values.stride(0) * 2, result.data_ptr(), heads * dim * 4, counts.ctypes.data,
                 heads, heads // keys.shape[0], self._constants(dim**-0.5).ctypes.data,
             )  # fmt: skip
-            self._attend(native, rows, heads, int(counts.max()), dim)
+            quads = quads_for(heads, heads // keys.shape[0], self._team.threads, visible[0]) if rows == 1 else 0
+            self._attention_args[AttentionArg.QUADS] = quads
+            if quads:
+                self._attend_heads(native, heads, quads, visible[0], dim)
+            else:
+                self._attend(native, rows, heads, int(counts.max()), dim)
         return result
+
+    def _attend_heads(self, native: NativeKernels, heads: int, quads: int, tokens: int, dim: int) -> None:
+        """One row, ``quads`` times four heads together."""
+        together = HEADS_TOGETHER * quads
+        stride = self._room(together, tokens)
+        self._team.share(
+            native.addresses["attend_heads"], self._attention_args, heads // together,
+            work=heads * attention_work(tokens, dim), scratch=self._scores.ctypes.data,
+            scratch_stride=together * stride * 4,
+        )  # fmt: skip
+
+    def _room(self, rows: int, tokens: int) -> int:
+        """Room for each thread's scores of so many rows; floats between two of them."""
+        stride = scores_stride(tokens)
+        need = self._team.threads * rows * stride
+        if self._scores.size < need:
+            self._scores = np.empty(need * 2, np.float32)
+        self._attention_args[AttentionArg.SCORES_ROW] = stride * 4
+        return stride
 
     def _attend(self, native: NativeKernels, rows: int, heads: int, longest: int, dim: int) -> None:
         """Rows in blocks, then what is left one by one."""
         team, args = self._team, self._attention_args
-        stride = scores_stride(longest)
         together = attention_rows(self._variant)
-        need = team.threads * together * stride
-        if self._scores.size < need:
-            self._scores = np.empty(need * 2, np.float32)
-        args[AttentionArg.SCORES_ROW] = stride * 4
+        stride = self._room(together, longest)
         whole = rows // together
         for count, first, blocks in ((together, 0, whole), (1, whole * together, rows % together)):
             if blocks:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.int4.kernels.driver import Word
-from chatglm_backend.int4.kernels.emit_ops import LANES, AttentionArg
+from chatglm_backend.int4.kernels.emit_ops import HEADS_TOGETHER, LANES, AttentionArg
 from chatglm_backend.int4.kernels.emit_rows import StoreArg
 from chatglm_backend.int4.kernels.team import Recording, Team
 
+_WORTH_SHARING = 768
 _WEIGHTS_PER_FEATURE = 4
 """How many INT4 weights are multiplied in the time that one feature of a key and a value takes."""
 
@@ -27,8 +28,20 @@ def attention_work(tokens: int, dim: int) -> int:
 
 
 def scores_stride(tokens: int) -> int:
-    """Floats between two rows of attention scores over ``tokens`` tokens."""
-    return (tokens + LANES) // LANES * LANES
+    """Floats between two rows of attention scores over ``tokens`` tokens; behind them there is room for their sum."""
+    return (tokens + 2 * LANES) // LANES * LANES
+
+
+def quads_for(heads: int, group: int, threads: int, tokens: int) -> int:
+    """How many times four heads are attended together, so that all threads have work; 0 where a group has fewer.
+
+    Behind few tokens keys and values lie in a core's cache, and smaller pieces are shared out better.
+    """
+    if group % HEADS_TOGETHER:
+        return 0
+    most = group // HEADS_TOGETHER if tokens >= _WORTH_SHARING else 1
+    fitting = (n for n in range(most, 1, -1) if most % n == 0 and heads // (HEADS_TOGETHER * n) >= threads)
+    return next(fitting, 1)
 
 
 class RecordedStep:
@@ -49,6 +62,8 @@ class RecordedStep:
         for args in self._store_args:
             args[StoreArg.FIRST] = self._start.ctypes.data
         self._heads = int(self._attention_args[0][AttentionArg.HEADS])
+        self._group = int(self._attention_args[0][AttentionArg.GROUP])
+        self._quads = int(self._attention_args[0][AttentionArg.QUADS])
         self._dim = int(self._store_args[0][StoreArg.UNITS])
         self._scores = np.empty(0, np.float32)
         self._identity: object = None
@@ -61,9 +76,15 @@ class RecordedStep:
                 self._bind(layers)
                 self._identity = identity
             self._start[0], self._visible[0] = start, visible
-            parts = team.parts_for(self._heads * attention_work(visible, self._dim), self._heads)
+            if self._quads:
+                self._quads = quads_for(self._heads, self._group, team.threads, visible)
+                for args in self._attention_args:
+                    args[AttentionArg.QUADS] = self._quads
+            items = self._heads // (HEADS_TOGETHER * self._quads) if self._quads else self._heads
+            parts = team.parts_for(self._heads * attention_work(visible, self._dim), items)
+            self._program[self._attends, Word.ITEMS] = items
             self._program[self._attends, Word.PARTS] = parts
-            self._program[self._attends, Word.PIECES] = team.pieces(parts, self._heads)
+            self._program[self._attends, Word.PIECES] = team.pieces(parts, items)
             team.play(self._program)
         return self._result
 
@@ -72,11 +93,12 @@ class RecordedStep:
         if len(layers) != len(self._store_args) or any(x.dtype is not torch.float16 for pair in layers for x in pair):
             raise ValueError("this cache is not of the kind that was recorded")
         stride = scores_stride(layers[0][0].shape[1]) * 4
-        need = self._team.threads * stride // 4
+        rows = self._group if self._quads else 1
+        need = self._team.threads * rows * stride // 4
         if self._scores.size < need:
             self._scores = np.empty(need, np.float32)
         self._program[self._attends, Word.SCRATCH] = self._scores.ctypes.data
-        self._program[self._attends, Word.SCRATCH_STRIDE] = stride
+        self._program[self._attends, Word.SCRATCH_STRIDE] = rows * stride
         for attention, store, (keys, values) in zip(self._attention_args, self._store_args, layers, strict=True):
             attention[AttentionArg.SCORES_ROW] = stride
             attention[AttentionArg.KEYS] = store[StoreArg.KEYS] = keys.data_ptr()
