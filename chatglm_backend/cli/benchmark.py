@@ -58,6 +58,8 @@ def benchmark(
     """  # noqa: D301
     from chatglm_backend.benchmark.report import BenchmarkReport, peak_rss_gb
     from chatglm_backend.benchmark.runner import BenchmarkPlan, run_plan, sweep_threads
+    from chatglm_backend.service.kernels import kernel_cache
+    from chatglm_backend.service.speed import measured, remember
 
     plan = BenchmarkPlan(_numbers("prompt-tokens", prompt_tokens), new_tokens, _numbers("batch", batch), draft_tokens)
     _check_places(json_out, plot)
@@ -68,6 +70,10 @@ def benchmark(
     if longest > limit:
         raise ConfigError(name="prompt-tokens", value=longest, reason=Sentence("use.fewer_tokens", limit=limit))
     runs = run_plan(bench.model, plan, bench.machine, bench.adapters(settings.adapter))
+    for run in runs:
+        if run.batch == 1 and not run.adapter:  # the last is the longest, which tells most of long prompts
+            found = measured(bench.model.config, run.threads, run.prompt_tokens, run.prefill_tok_s, run.decode_tok_s)
+            remember(kernel_cache(settings), bench.model.config, found)
     report = BenchmarkReport(runs, peak_rss_gb(), bench.load_s)
     if threads_sweep:
         del bench

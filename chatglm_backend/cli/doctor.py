@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chatglm_backend.cli import options
 from chatglm_backend.cli.output import emit_json, guarded, say
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.service.report import Findings, look_at_everything
 from chatglm_backend.settings import Settings
 from chatglm_backend.units import size
@@ -34,9 +35,11 @@ def _text(found: Findings) -> str:
         memory += f", limited to {size(hardware['memory_limit'])}"
     models = [
         f"{m['name']}: {size(m['memory_bytes'])} of memory, and {size(m['kv_bytes_full'])} for a visitor with "
-        f"{m['context']} tokens: {m['hint']}"
+        f"{m['context']} tokens: {m['hint']}{'; ' if m['time'] else ''}{m['time'] or ''}"
         for m in found.models
     ]
+    if not any(m["time"] for m in found.models):
+        models.append(str(Sentence("known.time_unknown")))
     cores = (
         f"{hardware['sockets']} socket(s), {hardware['physical_cores']} cores, {hardware['logical_cpus']} logical CPUs"
     )

@@ -119,7 +119,9 @@ def _look_at_models(found: Findings, settings: Settings) -> None:
     """What is kept here, and what every model that people can get takes."""
     from chatglm_backend.checkpoint.cache import list_cache
     from chatglm_backend.service.needs import Reckoning
+    from chatglm_backend.service.speed import recall
 
+    speed = recall(kernel_cache(settings), found.hardware["plan"]["threads"])
     env = with_cache(settings, os.environ)
     try:
         entries = list_cache(env)
@@ -131,12 +133,14 @@ def _look_at_models(found: Findings, settings: Settings) -> None:
         if not entry.complete:
             found.fixes.append(Sentence("fix.incomplete", name=entry.name))
     for offer in Reckoning(settings, env, entries).offers():
-        row, needs = offer.model, offer.needs
+        row, needs, time = offer.model, offer.needs, None
+        if speed is not None and needs.tokens:
+            time = speed.said(row.config, needs.tokens)
         found.models.append(
             {"name": row.short, "model": row.hub_id, "checked": row.checked, "good_for": row.use, "here": offer.here,
              "download_bytes": row.download_bytes, "disk_bytes": needs.disk, "memory_bytes": needs.memory,
              "context": needs.context, "kv_bytes_per_token": needs.kv // needs.context, "kv_bytes_full": needs.kv,
-             "fit": needs.fit, "tokens": needs.tokens, "hint": needs.hint}
+             "fit": needs.fit, "tokens": needs.tokens, "hint": needs.hint, "time": time}
         )  # fmt: skip
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from chatglm_backend.checkpoint.known import MODELS, low_bit_bytes
 from chatglm_backend.errors import ModelTooLarge
 from chatglm_backend.service.needs import context_for
+from chatglm_backend.service.speed import measured, recall, remember
 from chatglm_backend.settings import Settings
 
 LONG = MODELS["chatglm3-6b-32k"].config
@@ -39,3 +42,17 @@ def test_what_does_not_fit_is_refused_with_numbers(asked: int | str, free: int) 
         context_for("x", LONG, Settings(context=asked), free)
     with pytest.raises(ModelTooLarge, match=r"1\.88 GB for one visitor with 32768 tokens; 4\.74 GB are free"):
         context_for("x", LONG, Settings(context=32_768, kv_dtype="float32"), WEIGHTS + 36_000 * KV)
+
+
+def test_long_prompts_are_estimated_from_a_measurement(tmp_path: Path) -> None:
+    """The measured rates come back; longer prompts and larger models take longer; kept for a number of threads."""
+    short = MODELS["chatglm3-6b"].config
+    speed = measured(short, 2, 512, 50.0, 10.0)
+    assert speed.ttft_s(short, 512) == pytest.approx(512 / 50)
+    assert speed.itl_s(short, 512) == pytest.approx(0.1)
+    assert speed.ttft_s(LONG, 32_768) > 64 * speed.ttft_s(short, 512)
+    assert speed.itl_s(MODELS["glm-4-9b-chat"].config, 512) > 0.1 > speed.itl_s(short, 32)
+    remember(tmp_path / "kernels", short, speed)
+    assert (recall(tmp_path / "kernels", 2), recall(tmp_path / "kernels", 4), recall(None, 2)) == (speed, None, None)
+    (tmp_path / "kernels" / "speed.json").write_text("{")
+    assert recall(tmp_path / "kernels", 2) is None

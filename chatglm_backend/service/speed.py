@@ -1,0 +1,74 @@
+"""What a long prompt would take here, estimated from a benchmark of any model on this machine. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from chatglm_backend.checkpoint.known import int4_bytes, kv_values
+from chatglm_backend.models.config import ModelConfig
+from chatglm_backend.models.layout import tensor_specs
+from chatglm_backend.sentences import Sentence
+from chatglm_backend.units import digits, seconds
+
+_FILE = "speed.json"
+_LARGE = 256_000_000  # smaller models measure something else
+# Measured on full-size shapes, docs/log/2026-11-28.md: a multiplication in attention takes as long as so many in a
+# product, and a byte of K/V as long as so many of weights.
+_ATTENTION_COST = 3.0
+_KV_COST = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Multiplications per second while a prompt is read, and bytes of weights per second while tokens are made."""
+
+    threads: int
+    reads: float
+    makes: float
+
+    def ttft_s(self, config: ModelConfig, tokens: int) -> float:
+        """Seconds until the first token behind a prompt."""
+        attention = config.num_layers * config.num_heads * config.head_dim * tokens
+        return tokens * (_multiplications(config) + _ATTENTION_COST * attention) / self.reads
+
+    def itl_s(self, config: ModelConfig, tokens: int) -> float:
+        """Seconds between two tokens behind so many, with 16-bit K/V."""
+        return (int4_bytes(config) + _KV_COST * 2 * kv_values(config) * tokens) / self.makes
+
+    def said(self, config: ModelConfig, tokens: int) -> Sentence:
+        """Both, as an estimate."""
+        ttft, itl = self.ttft_s(config, tokens), self.itl_s(config, tokens)
+        return Sentence("known.time", tokens=tokens, minutes=digits(ttft / 60), itl=seconds(itl))
+
+
+def measured(config: ModelConfig, threads: int, prompt: int, prefill_tok_s: float, decode_tok_s: float) -> Speed:
+    """The machine's speed, from a model's rates behind a prompt of so many tokens."""
+    unit = Speed(threads, 1.0, 1.0)
+    reads = unit.ttft_s(config, prompt) / prompt * prefill_tok_s
+    return Speed(threads, reads, unit.itl_s(config, prompt) * decode_tok_s)
+
+
+def remember(folder: Path | None, config: ModelConfig, speed: Speed) -> None:
+    """Keep a measurement of a large model; without a folder, or where it cannot be written, nothing."""
+    if folder is not None and int4_bytes(config) >= _LARGE and speed.reads and speed.makes:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / _FILE).write_text(json.dumps(asdict(speed)), encoding="utf-8")
+
+
+def recall(folder: Path | None, threads: int) -> Speed | None:
+    """What was measured with so many threads."""
+    with suppress(OSError, ValueError, TypeError):
+        found = Speed(**json.loads((folder / _FILE).read_text(encoding="utf-8"))) if folder is not None else None
+        if found is not None and found.threads == threads and min(found.reads, found.makes) > 0:
+            return found
+    return None
+
+
+def _multiplications(config: ModelConfig) -> int:
+    """Of one token of a prompt, outside attention."""
+    return sum(math.prod(spec.shape) for spec in tensor_specs(config) if spec.kind == "linear")
