@@ -133,7 +133,7 @@ async def _stream(begun: Begun) -> AsyncGenerator[bytes, None]:
     """
     choices, shape, echoes, reader = begun.choices, begun.shape, begun.echoes, begun.reader
     usages: dict[int, Usage] = {}
-    lengths = [len(echo) for echo in echoes]
+    lengths = [0] * len(echoes)
     readers = [reader() if reader else None for _ in echoes]
     for index, echo in enumerate(echoes):
         opening = shape.first(index)

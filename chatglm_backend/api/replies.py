@@ -52,7 +52,7 @@ class Shape:
         said: dict[str, Any] = {"text": echo + text}
         if self.kind == "chat":
             said = {"message": {"role": "assistant", **message_fields(text, calls), "refusal": None}}
-        return {"index": index, **said, "logprobs": self._logprobs(chances, len(echo)), "finish_reason": finish}
+        return {"index": index, **said, "logprobs": self._logprobs(chances), "finish_reason": finish}
 
     def first(self, index: int) -> dict[str, Any] | None:
         """The chunk that opens an answer of a chat's stream."""
@@ -81,7 +81,7 @@ class Shape:
         choice = {"index": index, name: part, "logprobs": self._logprobs(chances, offset), "finish_reason": finish}
         return {**self._head(streamed=True), "choices": [choice], **({"usage": None} if self.counted else {})}
 
-    def _logprobs(self, chances: Chances, offset: int) -> dict[str, Any] | None:
+    def _logprobs(self, chances: Chances, offset: int = 0) -> dict[str, Any] | None:
         """In the form of chats, or the older one of completions; ``None`` where there are none."""
         given = [one for one in chances if one]
         if not given:

@@ -319,6 +319,13 @@ class CompletionRequest(_Sampling):
     logprobs: Annotated[int, _bounds("logprobs"), Whole] | None = None
     suffix: str | None = _only(_UNSUPPORTED, "")
 
+    @field_validator("logprobs")
+    @classmethod
+    def _of_what_is_new(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("echo"):
+            raise ValueError("with echo it asks for the prompt's probabilities, which are not computed; leave one out")
+        return value
+
     @property
     def alternatives(self) -> int | None:
         """See :class:`_Sampling`."""

@@ -127,7 +127,9 @@ def conversation(messages: Sequence[Turn], functions: Sequence[Mapping[str, Any]
         if message.role == "tool":
             call = waiting.pop(message.tool_call_id or "", None)
             if call is None:
-                _refuse(message.tool_call_id, Sentence("request.result_without_call"))
+                _refuse(
+                    message.tool_call_id or "a result without tool_call_id", Sentence("request.result_without_call")
+                )
             turns += [call, message.message()]
             continue
         _all_answered(waiting)

@@ -78,9 +78,11 @@ with check("n, logprobs, stop, seed, penalties"):
     fields = {"n": 2, "logprobs": True, "top_logprobs": 2, "stop": ["。"], "seed": 7, "temperature": 0.8}
     several = bundled.chat.completions.create(**ask, **fields, presence_penalty=0.5, frequency_penalty=0.5)
     same([len(choice.logprobs.content[0].top_logprobs) for choice in several.choices], [2, 2])
-with check("completions, a list of prompts, echo with logprobs"):
-    two = bundled.completions.create(model="x", prompt=["a", "b"], echo=True, logprobs=1, max_tokens=2)
+with check("completions, a list of prompts, echo, logprobs"):
+    two = bundled.completions.create(model="x", prompt=["a", "b"], echo=True, max_tokens=2)
     same([choice.text[0] for choice in two.choices], ["a", "b"])
+    one = bundled.completions.create(model="x", prompt="a", logprobs=2, max_tokens=2)
+    same(len(one.choices[0].logprobs.token_logprobs), 2)
 with check("response_format json_schema (parse)"):
     same(type(bundled.chat.completions.parse(**ask, response_format=City).choices[0].message.parsed), City)
 with check("tools, whole"):

@@ -201,13 +201,15 @@ def test_probabilities_are_told_for_every_token(client: openai.OpenAI) -> None:
     chunks = [chunk.choices[0].logprobs for chunk in client.chat.completions.create(**asked, stream=True)]
     assert [one for chunk in chunks if chunk for one in chunk.content] == content
 
-    asked = {"model": "x", "prompt": "What is AI", "echo": True}
+    asked = {"model": "x", "prompt": "What is AI"}
     whole = client.completions.create(**asked, logprobs=1).choices[0].logprobs
     assert (whole.tokens, whole.token_logprobs) == (pieces, [-0.5] * 9)
-    assert (whole.top_logprobs, whole.text_offset[:3]) == ([{"o1": -1.0}] * 9, [10, 12, 15])
+    assert (whole.top_logprobs, whole.text_offset[:3]) == ([{"o1": -1.0}] * 9, [0, 2, 5])
     parts = [chunk.choices[0].logprobs for chunk in client.completions.create(**asked, logprobs=1, stream=True)]
     assert [place for part in parts if part for place in part.text_offset] == whole.text_offset
     assert client.completions.create(**asked).choices[0].logprobs is None
+    with pytest.raises(openai.BadRequestError, match="prompt's probabilities"):
+        client.completions.create(**asked, logprobs=1, echo=True)
 
 
 def test_an_error_in_one_of_several_answers_is_the_errors_of_all(site: Site, client: openai.OpenAI) -> None:
