@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from chatglm_backend.service import Service
+    from chatglm_backend.ui.batch import BatchPresenter
     from chatglm_backend.ui.chat import ChatPresenter
     from chatglm_backend.ui.history import History
     from chatglm_backend.ui.models import ModelsPresenter
@@ -42,12 +43,13 @@ if TYPE_CHECKING:
 
 def build_page(
     presenter: Presenter, chat: ChatPresenter, speed: SpeedPresenter, models: ModelsPresenter, history: History,
-    settings: Settings, links: ShareLinks | None = None,
+    batch: BatchPresenter, settings: Settings, links: ShareLinks | None = None,
 ) -> gr.Blocks:  # fmt: skip
     """The page in the presenter's language; ``links`` are shown to whoever sits at this computer."""
     import gradio as gr
 
     from chatglm_backend.ui.gradio_insides.handlers import keep_outputs
+    from chatglm_backend.ui.pages.batch import build_batch_page
     from chatglm_backend.ui.pages.chat import build_chat_page
     from chatglm_backend.ui.pages.compare import build_compare_page
     from chatglm_backend.ui.pages.header import build_header, follow_model, leave_when_closed
@@ -73,6 +75,8 @@ def build_page(
                 build_speed_page(speed)
             with gr.Tab(t("tab.model"), id="model", elem_id="cg-tab-model"):
                 model = build_model_page(page, presenter, models)
+            with gr.Tab(t("tab.batch"), id="batch", elem_id="cg-tab-batch"):
+                build_batch_page(page, batch, history)
         gr.HTML(f'<p class="cg-foot">{t("footer.note")}</p>')
         follow_model(
             page, presenter, models, card, examples, prompt_format, language, code_note, system, tools, model,
@@ -99,6 +103,8 @@ def create_app(
     from chatglm_backend.service.keeping import Keeper
     from chatglm_backend.store.transfer import MAX_IMPORT_BYTES
     from chatglm_backend.ui.answers import PageAnswers
+    from chatglm_backend.ui.batch import BatchDesk, BatchPresenter
+    from chatglm_backend.ui.batch_routes import batch_router
     from chatglm_backend.ui.chat import ChatPresenter
     from chatglm_backend.ui.gradio_insides.mounting import mount_pages
     from chatglm_backend.ui.gradio_insides.session_owner import SessionOwner
@@ -112,24 +118,32 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         asyncio.get_running_loop().call_later(0.2, service.load, settings.model)
+        tidying = asyncio.create_task(batches.keep_tidy())
         yield
+        tidying.cancel()
 
     app = FastAPI(title="ChatGLM", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=lifespan)
     policy = policy or policy_from(settings)
     answers, desk, keeper, pages = PageAnswers(service, settings), SpeedDesk(), Keeper(settings), {}
+    batches = BatchDesk(service, settings)
     if links is None and policy.listening:
         links = partial(share_links, policy)
     history, catalogues = History(settings, service.forget), {language: load_texts(language) for language in LANGUAGES}
     for language, texts in catalogues.items():
         presenter, chat = Presenter(service, answers, texts), ChatPresenter(service, answers, history, texts)
         speed, models = SpeedPresenter(service, desk, texts), ModelsPresenter(service, keeper, texts, policy.shared)
-        pages[language] = build_page(presenter, chat, speed, models, history, settings, links)
+        pages[language] = build_page(
+            presenter, chat, speed, models, history, BatchPresenter(batches, texts), settings, links
+        )
     app.include_router(openai_router(service, settings))
     app.include_router(operations_router(service))
     app.include_router(history_router(history, catalogues))
+    app.include_router(batch_router(batches, history, catalogues))
     app.add_middleware(SessionOwner, visitor=history.name_of)
     app.add_middleware(VisitorLayer, signer=history.signer)
-    app.add_middleware(Guard, policy=policy, body_limits={"/history/import": MAX_IMPORT_BYTES})
+    app.add_middleware(
+        Guard, policy=policy, body_limits=dict.fromkeys(("/history/import", "/batch/input"), MAX_IMPORT_BYTES)
+    )
     app.add_middleware(RequestLog)
     mount_pages(app, pages)
     return app

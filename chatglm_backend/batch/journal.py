@@ -39,11 +39,11 @@ class Journal:
         """Read what is there already. Raises BatchRefused (in use, or not ours), or OSError."""
         self.path = path
         self.torn = False
-        self._lock = filelock.FileLock(f"{path}.lock")
+        self._lock = filelock.FileLock(f"{path}.lock", thread_local=False)  # another thread lets it go
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise BatchRefused(path=path, reason=Sentence("batch.in_use")) from None
+            raise BatchRefused(path=path.name, reason=Sentence("batch.in_use")) from None
         try:
             self._file = path.open("ab+", buffering=0)
             self.entries = self._read()
@@ -63,7 +63,7 @@ class Journal:
         wanted = {line.key: line.id for line in lines}
         for entry in self.entries:
             if wanted.get(entry.key) != entry.id:
-                raise BatchRefused(path=self.path, reason=Sentence("batch.changed", id=entry.key))
+                raise BatchRefused(path=self.path.name, reason=Sentence("batch.changed", id=entry.key))
         done = {entry.key for entry in self.entries}
         return [line for line in lines if line.key not in done]
 
@@ -102,7 +102,7 @@ class Journal:
             try:
                 entries.append(_entry(parse_json(data)))
             except (ValueError, LookupError, TypeError):
-                raise BatchRefused(path=self.path, reason=Sentence("batch.not_output", number=number)) from None
+                raise BatchRefused(path=self.path.name, reason=Sentence("batch.not_output", number=number)) from None
             end += len(data)
         self._file.truncate(end)
         return entries

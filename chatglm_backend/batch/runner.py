@@ -10,10 +10,9 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
-from chatglm_backend.api.answering import Answering
+from chatglm_backend.api.answering import STOPPED, Answering
 from chatglm_backend.api.problems import Problem, problem_of
 from chatglm_backend.api.schemas import ChatRequest, CompletionRequest
 from chatglm_backend.batch.inputs import CHAT, Line
@@ -85,7 +84,10 @@ class BatchRun:
     def __init__(
         self, answering: Answering, lines: Sequence[Line], journal: Journal, *, visitor: str, at_once: int
     ) -> None:
-        """``at_once``: lines that are asked for at the same time. Raises what ``Journal.left`` does."""
+        """``at_once``: lines that are asked for at the same time. It closes the journal at its end.
+
+        Raises what ``Journal.left`` does.
+        """
         self.error: Exception | None = None
         self._answering = answering
         self._journal = journal
@@ -123,6 +125,8 @@ class BatchRun:
             asyncio.run(self._work())
         except Exception as error:  # noqa: BLE001 - told by whoever waits
             self.error = error
+        finally:
+            self._journal.close()
         self._ended = monotonic_clock()
 
     async def _work(self) -> None:
@@ -164,7 +168,7 @@ class BatchRun:
     def _check_model(self, problem: Problem) -> None:
         """What no line can be blamed for ends the batch, so that the next run answers it."""
         status = self._answering.service.status()
-        if status.state is not ModelState.READY or problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        if status.state is not ModelState.READY or problem is STOPPED:
             raise status.error or ModelNotReady()
 
 

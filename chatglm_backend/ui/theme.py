@@ -88,7 +88,7 @@ def page_styles() -> str:
 
 def page_script() -> str:
     """The scripts for keys, reading, conversations, the connection: plain, local, small."""
-    return "\n".join(_asset(f"{name}.js") for name in ("page", "reading", "history", "connection", "labels"))
+    return "\n".join(_asset(f"{name}.js") for name in ("page", "reading", "history", "batch", "connection", "labels"))
 
 
 def _asset(name: str) -> str:

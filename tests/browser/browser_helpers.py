@@ -154,9 +154,11 @@ class Visit:
         page.click("#cg-doctor-run")
         page.locator("#cg-doctor dl").wait_for()
         yield "model"
+        self.tab(5, "#cg-batch-start")
+        yield "batch"
 
     def tab(self, number: int, seen: str) -> None:
-        """Open one of the five pages, on which ``seen`` then stands."""
+        """Open one of the pages, on which ``seen`` then stands."""
         self.page.get_by_role("tab").nth(number).click()
         self.page.locator(seen).wait_for()
 

@@ -1,7 +1,8 @@
-"""Compare and Speed in a real browser."""
+"""Compare, Speed and Batch in a real browser."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,4 +52,32 @@ def test_a_speed_test_ends_with_plots_and_files(visit: Visit) -> None:
     with page.expect_download() as picture:
         page.click("#cg-speed-download button")
     assert Path(picture.value.path()).read_bytes().startswith(b"\x89PNG")
+    assert (visit.foreign, visit.faults) == ([], [])
+
+
+def test_a_file_is_answered_line_by_line(visit: Visit) -> None:
+    """A table with a template; stopped and gone on with after a reload; the answers can be saved."""
+    page = visit.page
+    visit.tab(5, "#cg-batch-start")
+    table = "id,what\n" + "".join(f"{number},AI\n" for number in range(30))
+    page.set_input_files("#cg-batch-input", {"name": "a.pdf", "mimeType": "text/plain", "buffer": b"x"})
+    page.locator("#cg-batch-said", has_text="a.pdf cannot be used for a batch").wait_for()
+    page.set_input_files("#cg-batch-input", {"name": "a.csv", "mimeType": "text/csv", "buffer": table.encode()})
+    page.locator("#cg-batch-name", has_text="a.csv").wait_for()
+    page.fill("#cg-batch-template textarea", "What is {what}?")
+    page.locator("#cg-batch-preview", has_text="30 lines; the first one asks: What is AI?").wait_for()
+    page.click("#cg-batch-start")
+    page.locator("#cg-batch-status [role=progressbar]").wait_for()
+    page.click("#cg-batch-stop")
+    page.locator("#cg-batch-status", has_text="Stopped after").wait_for()
+    page.reload()
+    visit.tab(5, "#cg-batch-start")
+    page.locator("#cg-batch-status", has_text="Stopped after").wait_for()
+    assert page.input_value("#cg-batch-template textarea") == "What is {what}?"
+    page.click("#cg-batch-start")
+    page.locator("#cg-batch-status", has_text="30 lines answered, 0 failed").wait_for()
+    with page.expect_download() as answers:
+        page.click("#cg-batch-download a")
+    lines = [json.loads(line) for line in Path(answers.value.path()).read_text(encoding="utf-8").splitlines()]
+    assert sorted(int(line["custom_id"]) for line in lines) == list(range(30))
     assert (visit.foreign, visit.faults) == ([], [])

@@ -18,7 +18,7 @@ from browser_helpers import Serve, Visitor, until
 pytestmark = pytest.mark.browser
 
 _MOMENTS_S = (1, 3, 10)
-_TABS = ("chat", "prompt", "compare", "speed", "model")
+_TABS = ("chat", "prompt", "compare", "speed", "model", "batch")
 _FIGURES = (
     "inference_time", "ttft", "prefill", "decode", "prompt_tokens", "cached_tokens", "completion_tokens",
     "draft_tokens", "queue", "memory", "threads", "kernel",
@@ -36,6 +36,7 @@ _SHOWN = {
     ),
     "speed": ("speed.start", "prompt.stop", "speed.idle"),
     "model": ("model.source", "model.load", "model.cancel", "doctor.run", "model.fact.name", "model.fact.threads"),
+    "batch": ("batch.choose", "batch.template", "batch.start", "prompt.stop", "batch.idle"),
 }  # fmt: skip
 _LOOK = """() => {
   const parts = document.querySelectorAll("button, [role=tab], label, dt, dd, .cg-status");

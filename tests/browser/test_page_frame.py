@@ -11,12 +11,12 @@ from browser_helpers import Serve, Visitor, until
 
 pytestmark = pytest.mark.browser
 
-_TABS = ("chat", "prompt", "compare", "speed", "model")
+_TABS = ("chat", "prompt", "compare", "speed", "model", "batch")
 
 
 @pytest.mark.parametrize("language", ["en-US", "zh-CN"])
 def test_every_page_fits_every_width(serve: Serve, visitor: Visitor, language: str) -> None:
-    """All five tabs stand in the row and nothing scrolls sideways, from 320 to 2560 pixels."""
+    """All tabs stand in the row and nothing scrolls sideways, from 320 to 2560 pixels."""
     page = visitor(serve("demo"), language=language, width=360).page
     found = {}
     for number, name in enumerate(_TABS):
@@ -45,7 +45,7 @@ def test_tabs_are_walked_with_arrow_keys_and_name_their_panels(serve: Serve, vis
         panel = page.locator(f"#{chosen.get_attribute('aria-controls')}")
         panel.wait_for()
         assert panel.get_attribute("role") == "tabpanel"
-    assert opened == ["prompt", "model", "chat", "model", "chat"]
+    assert opened == ["prompt", "batch", "chat", "batch", "chat"]
 
 
 _SHOWN = """() => {

@@ -148,6 +148,7 @@ def test_the_engine_is_kept_full(tmp_path: Path) -> None:
     run, progress = answer(written(tmp_path / "a.jsonl", *map(request, names)), tmp_path / "o.jsonl", model, at_once=6)
     assert run.error is None
     assert (progress.answered, progress.tokens, len(model.answers)) == (20, 20 * 13, 20)
+    Journal(tmp_path / "o.jsonl").close()  # it has let its file go
     assert sorted(texts(tmp_path / "o.jsonl")) == sorted(names)
 
 
