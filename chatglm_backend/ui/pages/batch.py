@@ -28,7 +28,11 @@ def build_batch_page(page: gr.Blocks, presenter: BatchPresenter, history: Histor
     )
     name = gr.HTML("", elem_id="cg-batch-name")
     template = gr.Textbox(
-        label=t("batch.template"), info=t("batch.template_info"), lines=2, max_lines=6, elem_id="cg-batch-template"
+        label=t("batch.template"),
+        info=t("batch.template_info", text="{text}"),
+        lines=2,
+        max_lines=6,
+        elem_id="cg-batch-template",
     )
     preview = gr.HTML("", elem_id="cg-batch-preview")
     with gr.Row(elem_classes="cg-actions", elem_id="cg-batch-actions"):
