@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from chatglm_backend.core import GenerationRequest
@@ -51,3 +51,13 @@ class PreparedRequest:
     def prompt_tokens(self) -> int:
         """How many tokens the prompt has."""
         return len(self.prompt_ids)
+
+    def within(self, kv_bytes: int) -> PreparedRequest:
+        """The same with a shorter answer in at most these bytes, where it asked for as much as fits; else itself."""
+        prefix = 0 if self.adapter is None or self.adapter.prefix is None else self.adapter.prefix.rows
+        rows = self.prompt_tokens + self.max_new_tokens + prefix
+        per_token = self.kv_bytes // rows
+        left = self.max_new_tokens - (rows - kv_bytes // per_token)
+        if self.request.params.max_new_tokens <= self.max_new_tokens or left < 1:
+            return self
+        return replace(self, max_new_tokens=left, kv_bytes=(rows - self.max_new_tokens + left) * per_token)

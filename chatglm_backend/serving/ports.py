@@ -8,6 +8,8 @@ from typing import Protocol, TypeVar
 from chatglm_backend.core import CancelToken, Event, GenerationRequest
 from chatglm_backend.errors import RequestError
 
+_Own = TypeVar("_Own")
+
 
 class Prepared(Protocol):
     """A request that the engine has measured."""
@@ -19,6 +21,9 @@ class Prepared(Protocol):
     @property
     def kv_bytes(self) -> int:
         """The most KV memory it can take."""
+
+    def within(self: _Own, kv_bytes: int) -> _Own:
+        """The same with a shorter answer in at most these bytes, where it asked for as much as fits; else itself."""
 
 
 P = TypeVar("P", bound=Prepared)

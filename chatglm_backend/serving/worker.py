@@ -111,8 +111,7 @@ class Worker(Generic[P]):
                 raise InvalidRequest(
                     field="kernel", value=ticket.kernel, reason=Sentence("request.kernels", kernels=offered)
                 )
-            prepared = engine.prepare(request)  # encoding is slow, and needs no lock
-            self._check_memory(prepared)
+            prepared = self._within_memory(engine.prepare(request))  # encoding is slow, and needs no lock
             with self._wake:
                 self._refuse_when_gone()
                 self._check_limits(request)
@@ -154,12 +153,14 @@ class Worker(Generic[P]):
         if not self.healthy:
             raise EngineFailure(reason=Sentence("engine.worker_stopped"))
 
-    def _check_memory(self, prepared: P) -> None:
+    def _within_memory(self, prepared: P) -> P:
         needed, budget, free = prepared.kv_bytes, self.options.kv_budget_bytes, self.options.free_memory
-        if budget is None or free is None or needed <= budget:
-            return
-        if needed > (now := free()):
+        if budget is None or free is None or needed <= budget or needed <= (now := free()):
+            return prepared
+        shorter = prepared.within(now)
+        if shorter.kv_bytes > now:
             raise NoMemoryForPrompt(prompt_tokens=prepared.prompt_tokens, needed=size(needed), free=size(now))
+        return shorter
 
     def _check_limits(self, request: GenerationRequest) -> None:
         if request.request_id in self._active:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,6 +59,11 @@ def test_prefix_rows_count_for_memory_and_not_for_tokens() -> None:
     engine = engine_with(PREFIX, LORA)
     plain, prefixed, changed = (engine.prepare(request(name)) for name in ("", "poet", "lawyer"))
     assert prefixed.kv_bytes - plain.kv_bytes == ROWS * 10
+    assert (prefixed.within(1).kv_bytes, plain.within(plain.kv_bytes - 10)) == (prefixed.kv_bytes, plain)
+    all_that_fits = replace(request("poet"), params=GenerationParams(max_new_tokens=10**6))
+    most = engine.prepare(all_that_fits)
+    less = most.within(most.kv_bytes - 25)
+    assert (most.max_new_tokens - less.max_new_tokens, most.kv_bytes - less.kv_bytes) == (3, 30)
     assert (changed.kv_bytes, changed.prompt_ids, prefixed.prompt_ids) == (
         plain.kv_bytes,
         plain.prompt_ids,

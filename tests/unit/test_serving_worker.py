@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -49,6 +49,9 @@ class Life:
     prompt_tokens: int = 3
     cancel: CancelToken = field(default_factory=CancelToken)
     made: int = 0
+
+    def within(self, kv_bytes: int) -> Life:
+        return replace(self, kv_bytes=kv_bytes) if self.request.prompt == "y" * 50 else self
 
 
 @dataclass
@@ -188,6 +191,8 @@ def test_a_prompt_that_no_memory_is_left_for_is_refused_with_numbers(make: Any, 
         worker.submit(ask("r0", prompt="x" * 50))
     assert worker.metrics().refused["no_memory_for_prompt"] == 1
     assert engine.reasons(worker.submit(ask("r1", prompt="x" * 30))) == [FinishReason.LENGTH]
+    as_fits = worker.submit(ask("r2", prompt="y" * 50))  # such a request gives way instead
+    assert engine.reasons(as_fits) == [FinishReason.LENGTH]
 
 
 def test_those_who_wait_are_told_where(make: Any, engine: FakeEngine) -> None:
