@@ -42,7 +42,7 @@ class Answer:
     """An answer in the making. Times are seconds of ``clock``; ``error`` is set exactly when the phase is FAILED.
 
     ``reader`` parts its text from calls of tools, where some were offered.
-    ``gaps_s`` are the last times between two tokens.
+    ``gaps_s`` are the last times between two tokens; ``read_from`` is when and where reading the prompt began.
     """
 
     clock: Clock = monotonic_clock
@@ -55,6 +55,8 @@ class Answer:
     prompt_tokens: int = 0
     read_tokens: int = 0
     cached_tokens: int = 0
+    read_from: tuple[float, int] | None = None
+    read_at: float = 0.0
     queued: Queued | None = None
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
@@ -94,6 +96,13 @@ class Answer:
         return None if self.first_token is None else self.first_token - self.started
 
     @property
+    def reading_left_s(self) -> float | None:
+        """Seconds until the prompt is read, if the rest goes as what was read so far."""
+        since, first = self.read_from or (0.0, self.read_tokens)
+        done = self.read_tokens - first
+        return (self.read_at - since) / done * (self.prompt_tokens - self.read_tokens) if done > 0 else None
+
+    @property
     def decode_tok_s(self) -> float | None:
         """Tokens per second after the first."""
         if self.timing is not None:
@@ -115,6 +124,7 @@ class Answer:
             elif isinstance(event, PrefillProgress):
                 self.phase = Phase.READING
                 self.read_tokens, self.prompt_tokens, self.cached_tokens = event.done, event.total, event.cached
+                self.read_from, self.read_at = self.read_from or (at, event.done), at
             elif isinstance(event, TokenEvent):
                 self._token(event, at)
             else:

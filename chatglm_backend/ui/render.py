@@ -18,6 +18,7 @@ from chatglm_backend.ui.plots import sparkline
 from chatglm_backend.ui.progress import Answer, Phase
 
 _NONE = "–"
+_LONG_S = 3.0  # shorter waits need no forecast
 _FAMILIES = {"chatglm": "ChatGLM-6B", "chatglm2": "ChatGLM2-6B", "chatglm3": "ChatGLM3-6B", "glm4": "GLM-4"}
 
 
@@ -160,7 +161,9 @@ def _phase_text(texts: Texts, answer: Answer) -> str:
             return texts("status.queued", position=answer.queued.position)
         return texts("status.queued_eta", position=answer.queued.position, seconds=max(1, round(answer.queued.eta_s)))
     if answer.phase is Phase.READING:
-        return texts("status.reading", done=answer.read_tokens, total=answer.prompt_tokens)
+        left = answer.reading_left_s or 0.0
+        code = "status.reading_left" if left >= _LONG_S else "status.reading"
+        return texts(code, done=answer.read_tokens, total=answer.prompt_tokens, left=units.seconds(left))
     if answer.phase is Phase.WRITING:
         return texts("status.writing", tokens=answer.tokens)
     if answer.phase is Phase.DONE:

@@ -16,7 +16,7 @@ import pytest
 from chatglm_backend.benchmark.quick import QuickItem, wait_until_idle
 from chatglm_backend.checkpoint.cache import CacheEntry
 from chatglm_backend.checkpoint.known import KNOWN, known_model
-from chatglm_backend.core import CancelToken, GenerationParams, TokenEvent
+from chatglm_backend.core import CancelToken, GenerationParams, PrefillProgress, TokenEvent
 from chatglm_backend.errors import ModelInUse
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.service import Service
@@ -333,6 +333,15 @@ def test_the_models_that_people_can_get_are_listed_with_buttons(tmp_path: Path) 
     assert 'aria-label="Load ChatGLM3-6B">' in listed
     assert "disabled" not in listed
     assert presenter.offers(allowed=False).count('" disabled>') == len(KNOWN)
+
+
+def test_a_long_prompt_says_how_long_it_will_go_on() -> None:
+    """From what was read so far; what was reused took no time."""
+    answer = Answer(clock=lambda: 0.0)
+    answer.take([Logged(10.0, PrefillProgress(100, 1000, 100))])
+    assert answer.reading_left_s is None
+    answer.take([Logged(20.0, PrefillProgress(400, 1000, 100))])
+    assert answer.reading_left_s == 20.0
 
 
 def test_times_between_tokens_are_those_of_their_arrival() -> None:
