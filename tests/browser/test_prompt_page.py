@@ -82,6 +82,7 @@ def test_leaving_a_page_that_keeps_nothing_frees_the_engine(visit: Visit) -> Non
     assert visit.site.ticket()["cancelled"]
     visit.page = context.new_page()
     visit.page.goto(visit.site.url)
+    visit.tab(1, "#cg-prompt textarea")
     visit.send("What is AI?")
     visit.answered("AI is the study of machines that learn.")
 
