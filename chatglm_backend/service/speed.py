@@ -19,7 +19,7 @@ _LARGE = 256_000_000  # smaller models measure something else
 # Measured on full-size shapes, docs/log/2026-11-28.md: a multiplication in attention takes as long as so many in a
 # product, and a byte of K/V as long as so many of weights.
 _ATTENTION_COST = 3.0
-_KV_COST = 3.0
+_KV_COST = 4.0
 
 
 @dataclass(frozen=True, slots=True)
