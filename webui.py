@@ -135,15 +135,19 @@ def create_app(
         pages[language] = build_page(
             presenter, chat, speed, models, history, BatchPresenter(batches, texts), settings, links
         )
-    app.include_router(openai_router(service, settings))
+    app.include_router(openai_router(service, settings, policy.max_body))
     app.include_router(operations_router(service))
     app.include_router(history_router(history, catalogues))
     app.include_router(batch_router(batches, history, catalogues))
     app.add_middleware(SessionOwner, visitor=history.name_of)
     app.add_middleware(VisitorLayer, signer=history.signer)
-    app.add_middleware(
-        Guard, policy=policy, body_limits=dict.fromkeys(("/history/import", "/batch/input"), MAX_IMPORT_BYTES)
-    )
+    # Files come as base64, which makes four bytes of three.
+    chat_bytes = policy.max_body + (settings.document_mb << 20) * 4 // 3
+    body_limits = {
+        **dict.fromkeys(("/history/import", "/batch/input"), MAX_IMPORT_BYTES),
+        "/chat/completions": chat_bytes,
+    }
+    app.add_middleware(Guard, policy=policy, body_limits=body_limits)
     app.add_middleware(RequestLog)
     mount_pages(app, pages)
     return app

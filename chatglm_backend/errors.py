@@ -6,7 +6,7 @@ Standard library only, so that any room may raise these.
     ChatGLMError
     ├── ConfigError            a setting or flag is wrong
     ├── RequestError           this request cannot be served; the next one can
-    │   ├── InvalidRequest, UnusableSchema, ContextLimitExceeded, QueueFull, TooManyRequests
+    │   ├── InvalidRequest, UnusableSchema, ContextLimitExceeded, QueueFull, TooManyRequests, DocumentRefused
     │   └── ModelNotReady, UnknownAdapter, EngineFailure, ShuttingDown
     ├── ModelError             no usable model
     │   ├── ModelNotFound, ModelNotCached (ModelOffline), HubUnreachable, UnusableVariable, DownloadFailed
@@ -81,6 +81,10 @@ class QueueFull(RequestError, code="queue_full"):
 
 class TooManyRequests(RequestError, code="too_many_requests"):
     """One visitor has too many requests waiting."""
+
+
+class DocumentRefused(RequestError, code="document_refused"):
+    """A file beside a question cannot be read."""
 
 
 class ModelNotReady(RequestError, code="model_not_ready"):

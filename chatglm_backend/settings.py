@@ -161,6 +161,7 @@ class Settings:
     history_days: int = _setting(
         0, "int", "Days after which an untouched conversation is deleted; 0: never.", low=0, high=36_500
     )
+    document_mb: int = _setting(20, "int", "Largest file that may come with a question, in MB.", low=1, high=1000)
     log_level: str = _setting(
         "warning", "text", "Least serious log lines shown.", choices=("debug", "info", "warning", "error")
     )

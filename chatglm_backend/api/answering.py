@@ -13,12 +13,14 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from chatglm_backend.api.choices import Choices, Reader
+from chatglm_backend.api.files import with_files
 from chatglm_backend.api.problems import Problem
 from chatglm_backend.api.replies import Shape, finish_word
 from chatglm_backend.api.schemas import ChatRequest, CompletionRequest
 from chatglm_backend.api.tools import conversation, offered
-from chatglm_backend.core import GenerationRequest, Usage
-from chatglm_backend.errors import InvalidRequest
+from chatglm_backend.core import GenerationRequest, Message, Usage
+from chatglm_backend.documents.reading import DocumentReader
+from chatglm_backend.errors import InvalidRequest, ModelNotReady
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import Service
 from chatglm_backend.serving.ticket import Ticket
@@ -65,6 +67,7 @@ class Answering:
     def __init__(self, service: Service, settings: Settings) -> None:
         self.service = service
         self._settings = settings
+        self._documents = DocumentReader(settings.document_mb << 20)
 
     async def begin(self, body: ChatRequest | CompletionRequest, visitor: str, number: str) -> Begun:
         """Queue a visitor's request; ``number`` becomes part of its id. Raises ChatGLMError or Problem."""
@@ -100,6 +103,8 @@ class Answering:
         if functions and body.json_schema is not None:
             reason = Sentence("request.json_with_tools")
             raise InvalidRequest(field="response_format", value=Sentence("value.with_tools"), reason=reason)
+        if any(message.files for message in body.messages):
+            messages = await asyncio.to_thread(self._read_files, body, messages)
         names = tuple(function["name"] for function in functions)
         predicted = body.prediction.content if body.prediction else ""
         asked = {"messages": messages, "prompt_format": "chat", "openings": openings, "predicted": predicted}
@@ -138,6 +143,19 @@ class Answering:
         except asyncio.CancelledError:
             submitting.add_done_callback(_cancel_result)
             raise
+
+    def _read_files(self, body: ChatRequest, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """The conversation with what its files say. Raises ChatGLMError."""
+        info = self.service.status().info
+        if info is None:
+            raise ModelNotReady
+
+        def count(turns: tuple[Message, ...]) -> int:
+            return len(self.service.preview_prompt(GenerationRequest("count", messages=turns)).ids)
+
+        files = [message.files for message in body.messages if message.role == "user"]
+        reserve = body.limit(self._settings)
+        return with_files(messages, files, self._documents, count, info.context_limit, reserve)
 
     def _check_tools(self, field: str) -> None:
         """Refuse what ``field`` asks of a model that was not trained for tools."""

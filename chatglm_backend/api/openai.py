@@ -53,9 +53,9 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def openai_router(service: Service, settings: Settings) -> APIRouter:
-    """The routes under ``/v1``."""
-    routes = _Routes(service, settings)
+def openai_router(service: Service, settings: Settings, max_body: int = 1_000_000) -> APIRouter:
+    """The routes under ``/v1``. Files in messages apart, a request may have ``max_body`` bytes."""
+    routes = _Routes(service, settings, max_body)
     router = APIRouter(route_class=OpenAIRoute, tags=["OpenAI"])
     add = router.add_api_route
     add("/v1/models", routes.models, methods=["GET"], summary="The model that answers")
@@ -68,7 +68,8 @@ def openai_router(service: Service, settings: Settings) -> APIRouter:
 
 
 class _Routes:
-    def __init__(self, service: Service, settings: Settings) -> None:
+    def __init__(self, service: Service, settings: Settings, max_body: int) -> None:
+        self._max_body = max_body
         self._answering = Answering(service, settings)
         self._started = int(time.time())
 
@@ -84,6 +85,9 @@ class _Routes:
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """Answer the last message of a conversation, or go on with it where it is the assistant's."""
+        files = sum(file.coded_bytes for message in body.messages for file in message.files)
+        if len(await request.body()) - files > self._max_body:
+            raise Problem(413, "The request is too large.", "request_too_large")
         return await self._answer(request, body)
 
     async def completion(self, body: CompletionRequest, request: Request) -> Response:

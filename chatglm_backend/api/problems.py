@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from chatglm_backend.errors import (
     ChatGLMError,
     ContextLimitExceeded,
+    DocumentRefused,
     InvalidRequest,
     ModelNotReady,
     NoMemoryForPrompt,
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 _STATUS: Mapping[type[ChatGLMError], int] = {
     InvalidRequest: 400,
     UnusableSchema: 400,
+    DocumentRefused: 400,
     ContextLimitExceeded: 400,
     UnknownAdapter: 404,
     TooManyRequests: 429,
@@ -74,6 +76,8 @@ def problem_of(error: BaseException) -> Problem:
         field = error.fields.get("field") if isinstance(error, InvalidRequest) else None
         if isinstance(error, UnusableSchema):
             field = "response_format"
+        elif isinstance(error, DocumentRefused):
+            field = "messages"
         return Problem(_STATUS.get(type(error), 500), str(error), error.code, str(field) if field else None)
     if isinstance(error, (RequestValidationError, ValidationError)):
         return _of_validation(error.errors())

@@ -15,6 +15,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
     ValidationInfo,
     WithJsonSchema,
     create_model,
@@ -23,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from chatglm_backend.api.files import File, read_part
 from chatglm_backend.api.tools import NAME, ToolChoice, Tools, Turn
 from chatglm_backend.core import ANY_OBJECT, GenerationParams
 from chatglm_backend.sampling import sampling_fields
@@ -53,6 +56,10 @@ def _joined_parts(content: object) -> str:
             )
         texts.append(_whole_characters(part["text"]))
     return "".join(texts)
+
+
+def _is_file(part: object) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "file"
 
 
 def _prompts(prompt: object) -> tuple[str, ...]:
@@ -196,9 +203,30 @@ class ResponseFormat(_Exact):
 
 
 class ChatMessage(Turn):
-    """A turn whose content may be text parts. What replies hold beside is ignored when sent back."""
+    """A turn whose content may be text parts, and a user's also files.
+
+    What replies hold beside is ignored when sent back.
+    """
 
     content: Content = ""
+    _files: tuple[File, ...] = PrivateAttr(())
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """What came with the text."""
+        return self._files
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_files(cls, given: object, handler: ModelWrapValidatorHandler[ChatMessage]) -> ChatMessage:
+        content = given.get("content") if isinstance(given, Mapping) else None
+        if not isinstance(content, list) or not any(_is_file(part) for part in content):
+            return handler(given)
+        message = handler({**cast("dict[str, Any]", given), "content": [one for one in content if not _is_file(one)]})
+        if message.role != "user":
+            raise ValueError("only messages of the user may have files")
+        message._files = tuple(read_part(part) for part in content if _is_file(part))
+        return message
 
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from chatglm_backend.core import (
     Completed,
     FinishReason,
     GenerationRequest,
+    Message,
     ModelInfo,
     PromptFormat,
     TokenEvent,
@@ -32,6 +33,7 @@ from chatglm_backend.textfile import read_json
 from chatglm_backend.tokenizers.code import LANGUAGES, code_prompt
 
 if TYPE_CHECKING:
+    from chatglm_backend.documents.reading import Document
     from chatglm_backend.service import Service
     from chatglm_backend.serving.ticket import Ticket
     from chatglm_backend.tokenizers.base import EncodedPrompt
@@ -61,7 +63,7 @@ class Answer:
 
 
 @guarded
-@options.with_settings("model", *sampling_fields(), *options.ENGINE, "log_level")
+@options.with_settings("model", *sampling_fields(), *options.ENGINE, "document_mb", "log_level")
 def generate(
     *,
     prompt: Annotated[
@@ -70,6 +72,14 @@ def generate(
     stream: Annotated[bool, typer.Option("--stream", help="Show the answer while it is made.")] = False,
     json_output: options.Json = False,
     prompt_format: options.PromptFormatOption = None,
+    file: Annotated[
+        Optional[list[Path]],  # noqa: UP045 - typer reads it on Python 3.10 too
+        typer.Option(
+            "--file",
+            help="A document that the question is about: text, PDF or docx; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     language: Annotated[
         str, typer.Option("--language", help="For CodeGeeX2: put a comment that names this language before the code.")
     ] = "",
@@ -96,6 +106,7 @@ def generate(
       python -m chatglm_backend generate --model ./chatglm-6b --temperature 0.8 --top-p 0.8 --seed 1
       python -m chatglm_backend generate --model THUDM/chatglm3-6b --adapter ./my-lora --prompt "你好"
       python -m chatglm_backend generate --model codegeex2-6b --language Python --prompt "# quicksort" --n-predict 128
+      python -m chatglm_backend generate --file report.pdf --prompt "这份报告的结论是什么？"
       python -m chatglm_backend generate --json | python -m json.tool
       echo '{"type": "object"}' | python -m chatglm_backend generate --json-schema -
     """  # noqa: D301 - \b keeps the examples' lines apart
@@ -108,10 +119,13 @@ def generate(
         params=settings.sampling(stop=tuple(stop or ())),
         json_schema=json_schema and (read_input() if json_schema == "-" else json.dumps(read_json(Path(json_schema)))),
     )
+    documents = _read(file or (), settings)
     with open_service(settings) as (service, info):
         request = replace(request, adapter=info.first_adapter)
         if info.completes_code and prompt_format is None:
             request = replace(request, prompt_format="raw")
+        if documents:
+            request = _with_documents(service, info, request, documents)
         encoded = service.preview_prompt(request)
         live = stream and not json_output
         if live:
@@ -131,6 +145,30 @@ def generate(
     if not json_output and answer.end and answer.end.finish_reason is FinishReason.LENGTH:
         note(_cut_off(answer.end.usage, request.params.max_new_tokens))
     return 0
+
+
+def _read(paths: Sequence[Path], settings: Settings) -> tuple[Document, ...]:
+    from chatglm_backend.documents.reading import DocumentReader
+
+    reader = DocumentReader(settings.document_mb << 20)
+    return tuple(reader.read_file(path) for path in paths)
+
+
+def _with_documents(
+    service: Service, info: ModelInfo, request: GenerationRequest, documents: tuple[Document, ...]
+) -> GenerationRequest:
+    """The request with the documents before its question; says on stderr where they are not whole."""
+    from chatglm_backend.documents.prompt import Asked, place
+
+    def count(turns: tuple[Message, ...]) -> int:
+        return len(service.preview_prompt(replace(request, prompt=turns[0].content)).ids)
+
+    asked = [Asked(Message("user", request.prompt or ""), documents)]
+    placed = place(asked, count, info.context_limit, request.params.max_new_tokens)
+    if placed.passages:
+        pages = dict.fromkeys(part.label for part in placed.passages)
+        note(Sentence("note.passages", chosen=len(placed.passages), count=placed.count, places=", ".join(pages)))
+    return replace(request, prompt=placed.messages[0].content)
 
 
 def collect(ticket: Ticket, *, live: bool) -> Answer:

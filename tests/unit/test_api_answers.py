@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import math
 import time
@@ -136,6 +137,22 @@ def post(app: FastAPI, path: str, body: bytes) -> httpx.Response:
             return await client.post(path, content=body, headers={"content-type": "application/json"})
 
     return asyncio.run(send())
+
+
+def test_a_file_stands_before_its_question(endpoint: FastAPI) -> None:
+    """It counts as part of the prompt, has a limit of its own, and one that says nothing is refused."""
+
+    def ask(data: bytes, text: str = "x") -> httpx.Response:
+        file = {"type": "file", "file": {"filename": "a.txt", "file_data": base64.b64encode(data).decode()}}
+        content = [{"type": "text", "text": text}, file]
+        body = {"messages": [{"role": "user", "content": content}], "max_tokens": 4}
+        return post(endpoint, "/v1/chat/completions", json.dumps(body).encode())
+
+    assert ask(b"some words of a file").status_code == 200
+    assert ask(b"x", "long " * 200_001).status_code == 413
+    refusal = ask(b" ").json()["error"]
+    assert (refusal["code"], refusal["param"]) == ("document_refused", "messages")
+    assert refusal["message"] == "a.txt cannot be read: it holds no text."
 
 
 any_text = st.text(st.characters(codec=None), max_size=20)

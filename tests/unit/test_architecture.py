@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
     "core": 1,
     "network": 1,
     "textfile": 1,
+    "documents": 2,
     "settings": 2,
     "logs": 3,
     "hardware": 2,
