@@ -86,13 +86,13 @@ def make_engine(model: str, threads: int) -> RememberingEngine:
     return RememberingEngine(network, words)
 
 
-def loaded(engine: RememberingEngine, threads: int) -> LoadedModel:
-    """What the service holds, around this engine."""
+def loaded(engine: RememberingEngine, threads: int, rows: int = 1, settings: Settings | None = None) -> LoadedModel:
+    """What the service holds, around this engine; ``rows`` answers are made at a time."""
     config = engine.network.config
     info = ModelInfo(
         "random weights", config.family, 0, config.context_limit, "auto", "", threads, "float16", 0, 0,
     )  # fmt: skip
-    worker: Worker[Any] = Worker({"": engine}, WorkerOptions(max_running=1))
+    worker: Worker[Any] = Worker({"": engine}, WorkerOptions.of(settings or Settings(), rows))
     return LoadedModel(info, engine.words, engine.encode, worker)
 
 
