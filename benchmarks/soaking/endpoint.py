@@ -59,7 +59,7 @@ class EndpointClient(Client):
         record = Record(self.number, "too large", question)
         with self.line() as line:
             try:
-                _take_whole(record, line.ask(question.path, b'{"prompt": "' + b"x" * _LARGE + b'"}'))
+                _take_whole(record, line.ask("/v1/completions", b'{"prompt": "' + b"x" * _LARGE + b'"}'))
             except OSError:  # it hung up while we were still sending, which is its right
                 record.end = "left"
         return [record]
