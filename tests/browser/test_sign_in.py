@@ -38,20 +38,20 @@ def test_the_form_lets_in_who_knows_the_token(address: str, page: Any) -> None:
         page.get_by_role("button").click()
         if typed != TOKEN:
             page.get_by_role("alert").wait_for(timeout=PATIENCE_S * 1000)
-    page.locator("#cg-prompt textarea").wait_for(timeout=PATIENCE_S * 1000)
+    page.locator("#cg-chat-box textarea").wait_for(timeout=PATIENCE_S * 1000)
     assert TOKEN not in page.url
 
 
 def test_the_link_opens_the_page_and_every_tab_keeps_to_the_policy(address: str, page: Any) -> None:
     """An answer is made and all tabs are opened; nothing on them was refused, and a foreign script would have been."""
     page.goto(f"{address}/?token={TOKEN}")
-    page.locator("#cg-prompt textarea").wait_for(timeout=PATIENCE_S * 1000)
+    page.locator("#cg-chat-box textarea").wait_for(timeout=PATIENCE_S * 1000)
     assert TOKEN not in page.url
-    page.fill("#cg-prompt textarea", "What is AI?")
-    page.press("#cg-prompt textarea", "Control+Enter")
+    page.fill("#cg-chat-box textarea", "What is AI?")
+    page.press("#cg-chat-box textarea", "Enter")
     page.locator(".cg-status[data-phase=done]:visible").wait_for(timeout=PATIENCE_S * 1000)
-    for name in ("chat", "compare", "speed", "model"):
-        page.get_by_role("tab").nth(("chat", "prompt", "compare", "speed", "model").index(name)).click()
+    for number, name in enumerate(("chat", "prompt", "compare", "speed", "model", "batch")):
+        page.get_by_role("tab").nth(number).click()
         page.locator(f"#cg-tab-{name}").wait_for(timeout=PATIENCE_S * 1000)
     assert page.evaluate("refused") == []
     page.evaluate("document.head.append(Object.assign(document.createElement('script'), {text: 'window.bad = 1'}))")
