@@ -150,7 +150,8 @@ def _publish(path: Path, data: bytes) -> None:
     part = path.with_name(f"{path.name}.part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(data)
-    part.replace(path)
+    with contextlib.suppress(FileNotFoundError):  # another writer has put it there
+        part.replace(path)
 
 
 def _size(folder: Path) -> int:
