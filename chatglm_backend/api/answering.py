@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
 from chatglm_backend.tokenizers.tools import ReplyReader
 
+_READERS = 2
 STOPPED = Problem(503, "The answer was stopped before its end. Try again.", "cancelled")
 
 
@@ -64,10 +66,12 @@ class Begun:
 class Answering:
     """Asks a service; limits are those of ``settings``."""
 
-    def __init__(self, service: Service, settings: Settings) -> None:
+    def __init__(self, service: Service, settings: Settings, documents: DocumentReader | None = None) -> None:
         self.service = service
         self._settings = settings
-        self._documents = DocumentReader(settings.document_mb << 20)
+        self._documents = documents or DocumentReader(settings.document_mb << 20)
+        # Of their own: files that take long must not hold the threads that everybody's requests go through.
+        self._reading = ThreadPoolExecutor(_READERS, "documents")
 
     async def begin(self, body: ChatRequest | CompletionRequest, visitor: str, number: str) -> Begun:
         """Queue a visitor's request; ``number`` becomes part of its id. Raises ChatGLMError or Problem."""
@@ -104,7 +108,8 @@ class Answering:
             reason = Sentence("request.json_with_tools")
             raise InvalidRequest(field="response_format", value=Sentence("value.with_tools"), reason=reason)
         if any(message.files for message in body.messages):
-            messages = await asyncio.to_thread(self._read_files, body, messages)
+            loop = asyncio.get_running_loop()
+            messages = await loop.run_in_executor(self._reading, self._read_files, body, messages)
         names = tuple(function["name"] for function in functions)
         predicted = body.prediction.content if body.prediction else ""
         asked = {"messages": messages, "prompt_format": "chat", "openings": openings, "predicted": predicted}

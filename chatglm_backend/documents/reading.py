@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from chatglm_backend.errors import DocumentRefused
 from chatglm_backend.sentences import Sentence
 
 _ROOT = Path(__file__).resolve().parents[2]
-_AT_ONCE, _NAME_LENGTH = 2, 120
+_NAME_LENGTH = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +28,11 @@ class Document:
 
 
 class DocumentReader:
-    """Thread-safe. Reads files of at most ``max_bytes``, not too many at the same time."""
+    """Thread-safe. Reads files of at most ``max_bytes``; how many at a time is for the caller to say."""
 
     def __init__(self, max_bytes: int, *, seconds: float = SECONDS) -> None:
         self._max_bytes = max_bytes
         self._seconds = seconds
-        self._free = threading.BoundedSemaphore(_AT_ONCE)
 
     def read_file(self, path: Path) -> Document:
         """The document at ``path``. Raises DocumentRefused."""
@@ -50,8 +48,7 @@ class DocumentReader:
         name = clean_text(name.replace("\\", "/").rpartition("/")[2]).replace("\n", " ")[:_NAME_LENGTH] or "document"
         if len(data) > self._max_bytes:
             raise DocumentRefused(name=name, reason=Sentence("document.large", limit=self._max_bytes >> 20))
-        with self._free:
-            found = self._extracted(data)
+        found = self._extracted(data)
         if "problem" in found:
             raise DocumentRefused(name=name, reason=Sentence(f"document.{found['problem']}"))
         pages = tuple(clean_text(page.replace("\r\n", "\n")).strip() for page in found["pages"])

@@ -41,14 +41,14 @@ class KeptPrefixes:
         binding = self._binding(request, cache)
         if binding is None:
             return cache.length
-        shape = (*cache.rows(0, 0).shape[:2], -1, cache.rows(0, 0).shape[3])
+        parts, heads, _, size = cache.rows(0, 0).shape
         try:
             while (first := cache.length) < len(ids) - 1:
                 start = first // BLOCK * BLOCK
                 same, data = self._blocks.read(binding, first // BLOCK, ids[:-1], cache.bytes_per_token)
                 if start + same <= first:
                     break
-                rows = torch.frombuffer(bytearray(data), dtype=cache.dtype).view(shape)
+                rows = torch.frombuffer(bytearray(data), dtype=cache.dtype).view(parts, heads, -1, size)
                 cache.extend(rows[:, :, first - start : same])
         except Exception as error:  # noqa: BLE001 - what the cache holds up to its length is right
             _log.warning("a kept conversation could not be read", exc_info=error)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import threading
 import zipfile
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
+from chatglm_backend.api.answering import Answering
 from chatglm_backend.api.files import File
 from chatglm_backend.api.schemas import ChatRequest
 from chatglm_backend.core import Message
@@ -22,6 +25,8 @@ from chatglm_backend.documents.prompt import Asked, place
 from chatglm_backend.documents.reading import Document, DocumentReader
 from chatglm_backend.errors import ContextLimitExceeded, DocumentRefused
 from chatglm_backend.sentences import Sentence
+from chatglm_backend.settings import Settings
+from chatglm_backend.testing import ScriptedModel, scripted_service
 from tests.unit.refusals import refused
 
 CHINESE = "昨天下了一场大雨。\n今天天气很好。"
@@ -204,7 +209,50 @@ def test_other_file_parts_are_refused_by_what_to_do(part: object, role: str, sai
         _asked(part, role=role)
 
 
+class _Held(DocumentReader):
+    """Reads nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 20)
+        self.free = threading.Event()
+
+    def read(self, name: str, data: bytes) -> Document:
+        """See the reader."""
+        assert self.free.wait(30)
+        return Document(name, (data.decode(),))
+
+
+def test_files_that_take_long_hold_nobody_else() -> None:
+    """More of them than there are threads for everybody's requests: those go on, and each file is answered."""
+    held, service = _Held(), scripted_service(ScriptedModel())
+    answering = Answering(service, Settings(), held)
+
+    async def ask() -> list[str]:
+        body = _asked({"type": "text", "text": "What?"}, _file(file_data="aGk="))
+        asked = [asyncio.create_task(answering.begin(body, f"v{number}", str(number))) for number in range(40)]
+        await asyncio.wait_for(asyncio.to_thread(service.status), 20)
+        assert not any(task.done() for task in asked)
+        held.free.set()
+        return [(await (await task).whole())["choices"][0]["finish_reason"] for task in asked]
+
+    assert set(asyncio.run(ask())) == {"stop"}
+    service.close()
+
+
 def test_every_problem_has_its_sentence() -> None:
     """The codes cross from one process to the other as words."""
-    codes = ("empty", "binary", "old_office", "encrypted", "scanned", "bomb", "long", "memory", "damaged", "library")
+    codes = (
+        "empty",
+        "binary",
+        "old_office",
+        "encrypted",
+        "scanned",
+        "bomb",
+        "long",
+        "memory",
+        "damaged",
+        "library",
+        "slow",
+        "died",
+    )
     assert all("(" not in str(Sentence(f"document.{code}"))[:20] for code in codes)
