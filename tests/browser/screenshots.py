@@ -79,6 +79,11 @@ def _model(page: Page, language: str) -> None:  # noqa: ARG001
     page.locator("#cg-model-needs p").wait_for()
 
 
+def _batch(page: Page, language: str) -> None:  # noqa: ARG001
+    page.get_by_role("tab").nth(5).click()
+    page.locator("#cg-tab-batch button").first.wait_for()
+
+
 _VISITS = (
     ("start", _start),
     ("chat", _chat),
@@ -86,6 +91,7 @@ _VISITS = (
     ("compare", _compare),
     ("speed", _speed),
     ("model", _model),
+    ("batch", _batch),
 )
 
 
@@ -133,7 +139,9 @@ def main() -> None:
                         visit(page, language)
                         page.mouse.move(0, 0)
                         page.wait_for_timeout(700)
-                        _keep(page.screenshot(full_page=True), target / f"{name}-{language}-{width}-{scheme}.png")
+                        # Chat fits the window; drawn at full length its message box would lie over what follows.
+                        whole = name not in ("start", "chat")
+                        _keep(page.screenshot(full_page=whole), target / f"{name}-{language}-{width}-{scheme}.png")
                     page.close()
         browser.close()
 

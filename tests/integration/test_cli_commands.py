@@ -220,7 +220,7 @@ def test_a_batch_goes_on_where_it_was(folders: dict[tiny.Family, Path], tmp_path
     texts = [json.loads(line)["response"]["body"]["choices"] for line in (lines[2], again[2])]
     assert (sorted(again[:2]), texts[0]) == (sorted(line.rstrip() for line in lines[:2]), texts[1])
     done = run("batch", *files, "--model", "/no/such", "--template", "{text}?")
-    assert (done.returncode, "another request called 1" in done.stderr) == (1, True)
+    assert (done.returncode, bool(re.search("another request called [123]", done.stderr))) == (1, True)
 
 
 def test_chat_remembers_and_forgets(folders: dict[tiny.Family, Path]) -> None:

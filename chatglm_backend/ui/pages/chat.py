@@ -220,7 +220,7 @@ class _Handlers:
         self, action: str, caller: Caller, given: _Inputs, index: int
     ) -> tuple[Moved | None, HistoryError | None]:
         """What to show instead of what is there."""
-        moved = Moved() if action == "clear" else None
+        moved = Moved(box=None) if action == "clear" else None  # what is typed already is the next question
         if action == "undo":
             turns, box = self._presenter.undo(given.turns, index)
             moved = Moved(turns, None, box)
