@@ -26,6 +26,7 @@ from chatglm_backend.settings import Settings
 from chatglm_backend.ui.gradio_insides.environment import gradio_environment
 from chatglm_backend.ui.listen import take_port
 from chatglm_backend.ui.options import page_settings
+from chatglm_backend.units import whole_seconds
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -210,7 +211,7 @@ def run_page(service: Service, settings: Settings, policy: AccessPolicy, listene
 
 def _drain(service: Service, settings: Settings, say: Say) -> None:
     seconds = settings.drain_seconds
-    hint = f"Ending: running answers get up to {seconds:.0f} seconds. Press Ctrl-C again to end at once."
+    hint = f"Ending: running answers get up to {whole_seconds(seconds)}. Press Ctrl-C again to end at once."
     told = threading.Timer(1.0, say, [hint])
     told.daemon = True
     told.start()

@@ -1,26 +1,42 @@
-"""Sizes, times and rates for people: three digits that mean something, in the unit that suits."""
+"""Sizes, times and rates for people: three digits that mean something, in the unit that suits, and never 0.00."""
 
 from __future__ import annotations
 
 
 def digits(value: float) -> str:
-    """Three significant digits, all of them where the number is larger; ``"0"`` for nothing."""
+    """Three significant digits, all of them where the number is larger; ``"0"`` for nothing, ``"<0.001"`` below."""
     if not value:
         return "0"
+    if abs(value) < 0.001:
+        return "<0.001"
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
 def size(nbytes: float) -> str:
-    """Bytes as GB, MB, kB or B; GB are 10⁹ bytes."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    """Bytes as TB, GB, MB, kB or B; GB are 10⁹ bytes."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if nbytes >= factor * 0.9995:
             return f"{digits(nbytes / factor)} {unit}"
     return f"{nbytes:.0f} B"
 
 
 def seconds(value: float) -> str:
-    """A time in seconds, or in milliseconds below one."""
-    return f"{digits(value * 1000)} ms" if 0 < value < 0.9995 else f"{digits(value)} s"
+    """A time that was measured: in milliseconds below a second, in minutes from two of them on."""
+    if value < 0.001:
+        return "<1 ms"
+    if value < 0.9995:
+        return f"{digits(value * 1000)} ms"
+    return f"{digits(value)} s" if value < 119.5 else whole_seconds(value)
+
+
+def whole_seconds(value: float) -> str:
+    """A time that is expected or allowed: 7 s, 3 min 20 s, 2 h 5 min; at least a second."""
+    count = max(1, round(value))
+    if count < 120:
+        return f"{count} s"
+    unit, smaller = ("min", "s") if count < 7200 else ("h", "min")
+    whole, rest = divmod(count if smaller == "s" else round(value / 60), 60)
+    return f"{whole} {unit}" + (f" {rest} {smaller}" if rest else "")
 
 
 def rate(value: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from chatglm_backend.benchmark.report import BenchmarkReport, BenchmarkRun
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.sentences import Sentence
+from chatglm_backend.units import digits
 
 _INK, _ACCENT, _CEILING = "#1f2933", "#2563eb", "#9aa5b1"
 _BAR_WIDTH = 0.6
@@ -38,7 +39,7 @@ def save_plot(report: BenchmarkReport, path: Path) -> None:
 def _decode(axes: Any, runs: tuple[BenchmarkRun, ...]) -> None:  # noqa: ANN401 - an axes of an optional package
     labels = [f"{run.prompt_tokens}×{run.batch}{run.adapter and chr(10) + run.adapter}" for run in runs]
     bars = axes.bar(labels, [run.decode_tok_s for run in runs], color=_ACCENT, width=_BAR_WIDTH, label="measured")
-    axes.bar_label(bars, fmt="%.1f", label_type="center", color="white")
+    axes.bar_label(bars, [digits(run.decode_tok_s) for run in runs], label_type="center", color="white")
     ceilings = [run.decode_tok_s / run.bandwidth_share if run.bandwidth_share else float("nan") for run in runs]
     places = [place for place, ceiling in enumerate(ceilings) if not math.isnan(ceiling)]
     if places:

@@ -14,6 +14,7 @@ import psutil
 
 from chatglm_backend.errors import NotEnoughDisk, NotEnoughMemory
 from chatglm_backend.hardware.cgroup import read_cgroup
+from chatglm_backend.units import size
 
 
 def free_disk(path: Path) -> int:
@@ -41,10 +42,10 @@ class Room:
         """Raise NotEnoughDisk unless ``nbytes`` are free at ``path``."""
         free = self.disk(path)
         if free < nbytes:
-            raise NotEnoughDisk(path=path, free_gb=free / 1e9, needed_gb=nbytes / 1e9)
+            raise NotEnoughDisk(path=path, free=size(free), needed=size(nbytes))
 
     def need_memory(self, nbytes: int) -> None:
         """Raise NotEnoughMemory unless ``nbytes`` can be allocated."""
         free = self.memory()
         if free < nbytes:
-            raise NotEnoughMemory(free_gb=free / 1e9, needed_gb=nbytes / 1e9)
+            raise NotEnoughMemory(free=size(free), needed=size(nbytes))

@@ -21,6 +21,7 @@ from torch import Tensor
 from chatglm_backend.checkpoint.manifest import FileRecord
 from chatglm_backend.checkpoint.mapping import DTYPES
 from chatglm_backend.errors import NotEnoughDisk
+from chatglm_backend.units import size
 
 TensorLayout = tuple[torch.dtype, tuple[int, ...]]
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -87,8 +88,8 @@ class StreamWriter:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            missing = self.left / 1e9
-            raise NotEnoughDisk(path=self.path.parent, free_gb=0.0, needed_gb=max(missing, 0.1)) from error
+            needed = size(max(self.left, 100_000_000))
+            raise NotEnoughDisk(path=self.path.parent, free=size(0), needed=needed) from error
 
 
 def _header(layout: Mapping[str, TensorLayout]) -> bytes:

@@ -16,6 +16,7 @@ from chatglm_backend.cli.progress import LoadBar
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings, with_cache
+from chatglm_backend.units import digits, rate, seconds
 
 if TYPE_CHECKING:
     from chatglm_backend.benchmark.report import BenchmarkReport
@@ -140,27 +141,27 @@ def _print_table(report: BenchmarkReport) -> None:
     table = Table(title=f"{first.model}, kernel {first.kernel}, {first.threads} threads")
     if tuned:
         table.add_column("fine-tune")
-    for name in ("prompt", "new", "batch", "TTFT s", "prefill tok/s", "decode tok/s", "ITL p50/p95 ms", "bandwidth"):
+    for name in ("prompt", "new", "batch", "TTFT", "prefill tok/s", "decode tok/s", "ITL p50/p95 ms", "bandwidth"):
         table.add_column(name, justify="right")
     base = first
     for run in report.runs:
-        share = "" if run.bandwidth_share is None else f" ({run.bandwidth_share:.0%})"
+        share = "" if run.bandwidth_share is None else f" ({digits(100 * run.bandwidth_share)} %)"
         if not run.adapter:
             base = run
-        ratio = f" ({run.decode_tok_s / base.decode_tok_s:.2f}×)" if run.adapter and base.decode_tok_s else ""
+        ratio = f" ({digits(run.decode_tok_s / base.decode_tok_s)}×)" if run.adapter and base.decode_tok_s else ""
         table.add_row(
             *([run.adapter or "-"] if tuned else []),
             str(run.prompt_tokens),
             str(run.new_tokens),
             str(run.batch),
-            f"{run.ttft_s:.2f}",
-            f"{run.prefill_tok_s:.1f}",
-            f"{run.decode_tok_s:.1f}{ratio}",
-            f"{run.itl_p50_ms:.0f} / {run.itl_p95_ms:.0f}",
-            f"{run.read_bandwidth_gb_s:.1f} GB/s{share}",
+            seconds(run.ttft_s),
+            digits(run.prefill_tok_s),
+            digits(run.decode_tok_s) + ratio,
+            f"{digits(run.itl_p50_ms)} / {digits(run.itl_p95_ms)}",
+            f"{digits(run.read_bandwidth_gb_s)} GB/s{share}",
         )
     Console(width=110).print(table)
     for point in report.sweep:
-        say(f"{point.threads} threads: {point.decode_tok_s:.1f} tok/s decode, {point.prefill_tok_s:.1f} prefill")
+        say(f"{point.threads} threads: {rate(point.decode_tok_s)} decode, {digits(point.prefill_tok_s)} prefill")
     if report.sweep:
         say(f"Recommended here: --threads {recommended_threads(report.sweep)}")

@@ -31,6 +31,7 @@ from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings
 from chatglm_backend.textfile import read_json
 from chatglm_backend.tokenizers.code import LANGUAGES, code_prompt
+from chatglm_backend.units import digits
 
 if TYPE_CHECKING:
     from chatglm_backend.documents.reading import Document
@@ -136,7 +137,7 @@ def generate(
         answer = collect(service.submit(request), live=live)
         if live:
             say("")
-            say(f"Inference time: {answer.seconds:.4f} s")
+            say(f"Inference time: {digits(answer.seconds)} s")
         else:
             _print(service, info, request, encoded, answer, json_output=json_output)
     if answer.interrupted:
@@ -229,7 +230,7 @@ def _print(
 ) -> None:
     output = whole_text(service, encoded.ids, answer)
     if not json_output:
-        say(f"Inference time: {answer.seconds:.4f} s")
+        say(f"Inference time: {digits(answer.seconds)} s")
         say(_PROMPT_LINE)
         say(encoded.text)
         say(_OUTPUT_LINE)

@@ -11,6 +11,7 @@ from chatglm_backend.hardware.libraries import find_libraries
 from chatglm_backend.hardware.machine import Machine
 from chatglm_backend.hardware.plan import PLANNED_THREADS, ThreadPlan, Wishes, plan_threads, user_threads
 from chatglm_backend.sentences import Sentence
+from chatglm_backend.units import size
 
 _MEMORY_NEEDED = 6_000_000_000
 _MACHINES = ("x86_64", "amd64")
@@ -81,7 +82,7 @@ def hints(machine: Machine, environ: Mapping[str, str]) -> tuple[Sentence, ...]:
     elif machine.flags and "avx2" not in machine.flags:
         found.append(Sentence("hint.no_avx2"))
     if 0 < machine.memory_available < _MEMORY_NEEDED:
-        found.append(Sentence("hint.memory", free_gb=machine.memory_available / 1e9))
+        found.append(Sentence("hint.memory", free=size(machine.memory_available)))
     if machine.quota_cpus is not None and machine.quota_cpus < machine.usable_cores:
         found.append(Sentence("hint.quota", quota=machine.quota_cpus, cores=machine.usable_cores))
     if len(machine.allowed) < len(machine.cpus):

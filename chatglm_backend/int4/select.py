@@ -16,6 +16,7 @@ from chatglm_backend.int4.exact import ExactKernel
 from chatglm_backend.int4.kernel import Kernel, KernelName
 from chatglm_backend.models.ops import Ops
 from chatglm_backend.sentences import Sentence
+from chatglm_backend.units import seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,9 @@ def _compiled(threads: int, cache: Path | None, notify: Callable[[str], None]) -
     best = usable_variants(host_cpu())[0]
     kept = compile_variant(best, cache).kept
     ops = CompiledOps(kernel.team, best, cache)
-    seconds = time.perf_counter() - start
+    took = seconds(time.perf_counter() - start)
     return KernelChoice(
         kernel,
-        reason=Sentence("kernel.kept" if kept else "kernel.compiled", variant=best.name, seconds=seconds),
+        reason=Sentence("kernel.kept" if kept else "kernel.compiled", variant=best.name, time=took),
         ops=ops,
     )

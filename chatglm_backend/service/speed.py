@@ -12,7 +12,7 @@ from chatglm_backend.checkpoint.known import int4_bytes, kv_values
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.layout import tensor_specs
 from chatglm_backend.sentences import Sentence
-from chatglm_backend.units import digits, seconds
+from chatglm_backend.units import seconds, whole_seconds
 
 _FILE = "speed.json"
 _LARGE = 256_000_000  # smaller models measure something else
@@ -42,7 +42,7 @@ class Speed:
     def said(self, config: ModelConfig, tokens: int) -> Sentence:
         """Both, as an estimate."""
         ttft, itl = self.ttft_s(config, tokens), self.itl_s(config, tokens)
-        return Sentence("known.time", tokens=tokens, minutes=digits(ttft / 60), itl=seconds(itl))
+        return Sentence("known.time", tokens=tokens, ttft=whole_seconds(ttft), itl=seconds(itl))
 
 
 def measured(config: ModelConfig, threads: int, prompt: int, prefill_tok_s: float, decode_tok_s: float) -> Speed:

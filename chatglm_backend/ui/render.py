@@ -159,11 +159,13 @@ def _phase_text(texts: Texts, answer: Answer) -> str:
     if answer.phase is Phase.QUEUED and answer.queued is not None:
         if answer.queued.eta_s is None:
             return texts("status.queued", position=answer.queued.position)
-        return texts("status.queued_eta", position=answer.queued.position, seconds=max(1, round(answer.queued.eta_s)))
+        return texts(
+            "status.queued_eta", position=answer.queued.position, left=units.whole_seconds(answer.queued.eta_s)
+        )
     if answer.phase is Phase.READING:
         left = answer.reading_left_s or 0.0
         code = "status.reading_left" if left >= _LONG_S else "status.reading"
-        return texts(code, done=answer.read_tokens, total=answer.prompt_tokens, left=units.seconds(left))
+        return texts(code, done=answer.read_tokens, total=answer.prompt_tokens, left=units.whole_seconds(left))
     if answer.phase is Phase.WRITING:
         return texts("status.writing", tokens=answer.tokens)
     if answer.phase is Phase.DONE:
@@ -178,9 +180,9 @@ def _phase_text(texts: Texts, answer: Answer) -> str:
 
 def _ready_card(texts: Texts, info: ModelInfo) -> str:
     facts = [
-        texts("model.parameters", millions=round(info.parameters / 1e6))
+        texts("model.parameters", millions=units.digits(info.parameters / 1e6))
         if info.parameters < 999.5e6
-        else texts("model.parameters_b", billions=f"{info.parameters / 1e9:.1f}"),
+        else texts("model.parameters_b", billions=units.digits(info.parameters / 1e9)),
         texts("model.context", tokens=info.context_limit),
     ]
     line = " · ".join(escape(fact) for fact in facts)

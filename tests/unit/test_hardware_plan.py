@@ -152,7 +152,7 @@ def test_hints_name_the_fix(tmp_path: Path) -> None:
     found = hints(odd, {"OMP_NUM_THREADS": "64"})
     assert set(found) == {
         Sentence("hint.omp_threads", own=64, best=2),
-        Sentence("hint.memory", free_gb=3.0),
+        Sentence("hint.memory", free="3.00 GB"),
         Sentence("hint.quota", quota=2.5, cores=3),
         Sentence("hint.allowed", allowed=6, cpus=8),
     }

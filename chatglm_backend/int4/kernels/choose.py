@@ -18,6 +18,7 @@ from pathlib import Path
 import llvmlite
 import torch
 
+from chatglm_backend import units
 from chatglm_backend.errors import ConfigError
 from chatglm_backend.int4.kernels.layout import LAYOUT_TAG, layout_nbytes
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_variant
@@ -84,7 +85,7 @@ class _Compiled(Mapping[str, NativeKernels]):
             start = time.perf_counter()
             native = self._done[name] = compile_variant(self._variants[name], self._cache)
             if not native.kept:
-                self._notify(f"compiled the {name} kernels in {time.perf_counter() - start:.1f} s")
+                self._notify(f"compiled the {name} kernels in {units.seconds(time.perf_counter() - start)}")
         return self._done[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -120,7 +121,7 @@ class _Choices:
         if shape not in self._known:
             start = time.perf_counter()
             self._known[shape] = self._measure(out, in_)
-            self._notify(f"compared the kernels on {shape} in {time.perf_counter() - start:.1f} s")
+            self._notify(f"compared the kernels on {shape} in {units.seconds(time.perf_counter() - start)}")
             self._write()
         return self._known[shape]
 
