@@ -53,7 +53,10 @@ class FinishReason(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. ``tool`` names the tool that an assistant's message calls; its result follows."""
+    """One turn of a conversation.
+
+    ``tool`` names the tool that an assistant's message calls, with its content, a JSON object; its result follows.
+    """
 
     role: Role
     content: str
@@ -65,6 +68,11 @@ class Message:
         if not isinstance(self.content, str):
             raise InvalidRequest(field="content", value=type(self.content).__name__, reason=Sentence("request.text"))
         object.__setattr__(self, "content", clean_text(self.content))
+
+
+@dataclass(frozen=True, slots=True)
+class Offer(Message):
+    """The tools that may be called: a system message whose content is a JSON list of functions, in no model's form."""
 
 
 @dataclass(frozen=True, slots=True)

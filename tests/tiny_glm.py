@@ -15,6 +15,12 @@ SPECIALS = (
 )  # fmt: skip
 FIRST_SPECIAL = 377
 TEMPLATE = "[gMASK]<sop>{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endfor %}<|assistant|>"
+TOOLS_TEMPLATE = (  # as the authors' own: tools in a message of their own; metadata names a tool
+    "[gMASK]<sop>{% for m in messages %}{% if m['tools'] is defined %}<|system|>\ntools{% for t in m['tools'] %}\n\n"
+    "## {{ t['function']['name'] }}\n\n{{ t['function'] | tojson(indent=4) }}\nJSON{% endfor %}{% endif %}"
+    "{% if m['content'] %}<|{{ m['role'] }}|>{{ m['metadata'] }}\n{{ m['content'] }}{% endif %}{% endfor %}"
+    "<|assistant|>"
+)
 _WORDS = (
     "the", "quick", "user", "assistant", "over", "and", "system", "what", "is", "你好", "是什么", "好的", "123", "2024",
     "\'\'\'re", "!!??", "\n\n\t", "  ", "😀🎉", "<|user|>", "AI是",

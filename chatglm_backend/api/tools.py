@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from chatglm_backend.core import Completed, Event, Message, Role, TokenEvent
+from chatglm_backend.core import Completed, Event, Message, Offer, Role, TokenEvent
 from chatglm_backend.errors import InvalidRequest
 from chatglm_backend.sentences import Sentence
-from chatglm_backend.tokenizers.tools import ReplyReader, ToolCall, call_text, tools_text
+from chatglm_backend.tokenizers.tools import ReplyReader, ToolCall, offer_text
 
 NAME = "^[a-zA-Z0-9_-]{1,64}$"
 _OFFER_SCHEMA = {
@@ -143,9 +143,7 @@ def conversation(messages: Sequence[Turn], functions: Sequence[Mapping[str, Any]
             turns.append(message.message())
     _all_answered(waiting)
     if functions:
-        text = tools_text(functions)
-        more = any(turn.role == "system" for turn in turns)
-        turns.insert(0, Message("system", f"{text}\n" if more else text))  # a paragraph of its own
+        turns.insert(0, Offer("system", offer_text(functions)))
     return tuple(turns)
 
 
@@ -190,7 +188,7 @@ def _call(called: _Called) -> Message:
         arguments = None
     if not isinstance(arguments, dict):
         _refuse(called.arguments, Sentence("request.arguments"))
-    return Message("assistant", call_text(arguments), called.name)
+    return Message("assistant", json.dumps(arguments, ensure_ascii=False), called.name)
 
 
 def _all_answered(waiting: Mapping[str, Message]) -> None:

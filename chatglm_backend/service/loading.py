@@ -169,7 +169,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
         family_reason=found[0].why if found else None,
         other_kernels=tuple(others),
         prefix_rows=0 if rows is None else rows.shape[2],
-        tools=calls_tools(checkpoint.config.family, checkpoint.name, most),
+        tools=calls_tools(checkpoint.config.family, checkpoint.name, most, checkpoint.tokenizer_folder),
         completes_code=completes_code(checkpoint.name),
     )
     kv_dtype = network.new_cache(1).dtype

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from chatglm_backend.core import Message, PromptFormat
+from chatglm_backend.core import Message, Offer, PromptFormat
 from chatglm_backend.tokenizers.base import EncodedPrompt, Family, SentencePieceTokenizer, rounds_of, system_first
+from chatglm_backend.tokenizers.tools import call_text, tools_text
 
 MODEL_FILE: Final = "tokenizer.model"
 _SPECIALS: Final = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
@@ -59,14 +60,23 @@ class ChatGLM2Tokenizer(SentencePieceTokenizer):
     def _encode_roles(self, messages: Sequence[Message]) -> EncodedPrompt:
         ids: list[int] = []
         text = ""
-        for message in system_first(messages):
+        for message in system_first(_offered(messages)):
             role = f"<|{'observation' if message.role == 'tool' else message.role}|>"
             # Encoded apart, as the authors do: joined, the line break would merge into the content's first piece.
-            head = f"{message.tool}\n"
-            ids += [self._special[role], *self.encode_text(head), *self.encode_text(message.content)]
-            text += f"{role}{head}{message.content}\n"
+            head, content = f"{message.tool}\n", call_text(message.content) if message.tool else message.content
+            ids += [self._special[role], *self.encode_text(head), *self.encode_text(content)]
+            text += f"{role}{head}{content}\n"
         ids.append(self._special["<|assistant|>"])
         return EncodedPrompt(self._with_control_ids(ids), text + "<|assistant|>")
 
     def _with_control_ids(self, ids: Iterable[int]) -> tuple[int, ...]:
         return (self._special["[gMASK]"], self._special["sop"], *ids)
+
+
+def _offered(messages: Sequence[Message]) -> list[Message]:
+    """The conversation with an offer of tools in ChatGLM3's form; more of a system stands in a paragraph below."""
+    last = [one.role for one in messages].count("system") == 1
+    return [
+        Message("system", tools_text(one.content) + ("" if last else "\n")) if isinstance(one, Offer) else one
+        for one in messages
+    ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from chatglm_backend.core import Message
+from chatglm_backend.core import Message, Offer
 from chatglm_backend.errors import DamagedFile
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import read_json
@@ -24,6 +25,8 @@ from chatglm_backend.tokenizers.template import read_template
 _FRONT: Final = ("[gMASK]", "<sop>")
 _ENDS: Final = ("<|endoftext|>", "<|user|>", "<|observation|>")
 _ANSWER: Final = "<|assistant|>"
+_APART: Final = "\ue002"
+_JOINED: Final = re.compile(f"(.){_APART}", re.DOTALL)
 
 
 class GLM4Tokenizer(FamilyTokenizer):
@@ -46,6 +49,7 @@ class GLM4Tokenizer(FamilyTokenizer):
         last = self._laid_out([Message("user", "?")])[-1]
         self._line = "" if isinstance(last, str) and last.endswith("\n") else "\n"
         self.stop_ids = frozenset(self._special[name] for name in _ENDS)
+        self.part_ids = frozenset((self._special[_ANSWER],))
         self.vocab_size = self._vocabulary.size
 
     @property
@@ -61,19 +65,28 @@ class GLM4Tokenizer(FamilyTokenizer):
         """A content is encoded apart from what stands around it, as the authors do."""
         ids: list[int] = []
         text = ""
-        for part in self._laid_out(system_first(messages)):
+        tools = [tool for one in messages if isinstance(one, Offer) for tool in self._tools(one.content)]
+        told = [one for one in messages if not isinstance(one, Offer)]
+        for part in self._laid_out(system_first(told), tools):
             if isinstance(part, Message):
                 ids += self.encode_text(part.content)
                 text += part.content
                 continue
             for piece in self._names.split(part):
-                ids += [self._special[piece]] if piece in self._special else self.encode_text(piece)
-            text += part
+                ids += [self._special[piece]] if piece in self._special else self.encode_text(_joined(piece))
+            text += _joined(part)
         return EncodedPrompt(tuple(ids), text)
 
-    def _laid_out(self, messages: Sequence[Message]) -> list[str | Message]:
+    def _tools(self, offer: str) -> list[dict[str, object]]:
+        """In the form in which templates take them; control names and marks in them are taken apart, and stay text."""
+        found = re.sub(
+            f"{self._names.pattern}|[\ue000{_APART}]", lambda name: f"{name[0][0]}{_APART}{name[0][1:]}", offer
+        )
+        return [{"type": "function", "function": function} for function in json.loads(found)]
+
+    def _laid_out(self, messages: Sequence[Message], tools: Sequence[object] = ()) -> list[str | Message]:
         if self._template is not None:
-            return self._template.lay_out(messages)
+            return self._template.lay_out(messages, tools)
         parts: list[str | Message] = ["".join(_FRONT)] if self._front else []
         for message in messages:
             role = "observation" if message.role == "tool" else message.role
@@ -85,6 +98,11 @@ class GLM4Tokenizer(FamilyTokenizer):
 
     def _with_control_ids(self, ids: Iterable[int]) -> tuple[int, ...]:
         return (*self._front, *ids)
+
+
+def _joined(text: str) -> str:
+    """Undo what took names apart."""
+    return _JOINED.sub(r"\1", text)
 
 
 def _is_not_edge(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _FILE: Final = "chat_template.jinja"
 _CONFIG: Final = "tokenizer_config.json"
 _MOST_CHARACTERS: Final = 1_000_000
+_SOME_NAME: Final = "some_name_of_a_tool"
 _MARK: Final = re.compile("\ue000([0-9]+)\ue001")
 
 
@@ -40,13 +42,21 @@ class ChatTemplate:
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise DamagedFile(path=path, reason=Sentence("file.template", problem=str(error)[:200])) from error
 
-    def lay_out(self, messages: Sequence[Message]) -> list[str | Message]:
-        """The template's own text and the messages whose contents stand between, open for an answer.
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether it shows the tools that it is given."""
+        return any(self._shows_tools(in_front=in_front) for in_front in (False, True))
 
-        Raises InvalidRequest where the template refuses the conversation or leaves a message out.
+    def lay_out(self, messages: Sequence[Message], tools: Sequence[object] = ()) -> list[str | Message]:
+        """The template's own text, with ``tools``, and the messages whose contents stand between, open for an answer.
+
+        A tool is in OpenAI's form. Raises InvalidRequest where the template refuses the conversation or leaves a
+        message out, or the tools.
         """
+        if tools and not self.takes_tools:
+            raise _refused(Sentence("request.template_left_out"))
         try:
-            parts = self._render(messages)
+            parts = self._render(messages, tools, in_front=not self._shows_tools(in_front=False))
         except (self._failed, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise _refused(Sentence("request.template", problem=str(error)[:200])) from error
         told = [part for part in parts if isinstance(part, Message)]
@@ -54,15 +64,32 @@ class ChatTemplate:
             raise _refused(Sentence("request.template_left_out"))
         return parts
 
-    def _render(self, messages: Sequence[Message]) -> list[str | Message]:
-        asked = [
+    def _shows_tools(self, *, in_front: bool) -> bool:
+        function = {"name": _SOME_NAME, "description": "?", "parameters": {"type": "object", "properties": {}}}
+        try:
+            parts = self._render(
+                [Message("user", "?")], [{"type": "function", "function": function}], in_front=in_front
+            )
+        except (self._failed, ArithmeticError, LookupError, TypeError, ValueError):
+            return False
+        return any(isinstance(part, str) and _SOME_NAME in part for part in parts)
+
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[object] = (), *, in_front: bool = False
+    ) -> list[str | Message]:
+        """Templates take tools beside the messages, as transformers gives them, or in a first message of their own."""
+        asked: list[dict[str, object]] = [
             {
                 "role": "observation" if one.role == "tool" else one.role,
+                "metadata": one.tool,
                 "content": f"\ue000{at}\ue001" if one.content else "",
             }
             for at, one in enumerate(messages)
         ]
-        pieces = _MARK.split(self._template.render(messages=asked, add_generation_prompt=True))
+        given: dict[str, object] = {} if in_front or not tools else {"tools": tools}
+        if tools and in_front:
+            asked.insert(0, {"role": "system", "metadata": "", "content": "", "tools": tools})
+        pieces = _MARK.split(self._template.render(messages=asked, add_generation_prompt=True, **given))
         return [messages[int(piece)] if at % 2 else piece for at, piece in enumerate(pieces)]
 
 

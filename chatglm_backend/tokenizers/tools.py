@@ -1,7 +1,7 @@
-"""ChatGLM3's tools in text: how they are offered, how calls are written, and how a reply's calls are read.
+"""Tools in text: how ChatGLM3 is offered them and writes calls, and how a reply's calls are read.
 
-A part of a reply begins with its first line: empty for text, a tool's name for a call. What the model
-wrote is read as literals only, never evaluated. Knows no ids.
+A part of a reply begins with its first line: empty for text, a tool's name for a call. Its arguments are ChatGLM3's
+``tool_call(name=literal, …)``, or JSON, as GLM-4 writes them. They are never evaluated. Knows no ids.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
+
+from chatglm_backend.tokenizers.template import read_template
 
 _OFFER: Final = (
     "Answer the following questions as best as you can. You have access to the following tools:\n"  # the model's own
@@ -36,18 +39,36 @@ class ToolCall:
     arguments: str
 
 
-def calls_tools(family: str, name: str, context_limit: int) -> bool:
-    """Whether a model was trained to call tools: of ChatGLM3-6B only the chat model with its usual context was."""
+def calls_tools(family: str, name: str, context_limit: int, folder: Path) -> bool:
+    """Whether a model was trained to call tools.
+
+    Of ChatGLM3-6B only the chat model with its usual context was; of GLM-4, those whose ``folder`` has a template that
+    says how they are offered.
+    """
+    if family == "glm4":
+        template = read_template(folder)
+        return template is not None and template.takes_tools
     return family == "chatglm3" and context_limit <= _USUAL_CONTEXT and not re.search("6b[-_]?base", name.lower())
 
 
-def tools_text(tools: Sequence[Mapping[str, object]]) -> str:
-    """The system message that offers ``tools``, each with ``name``, ``description`` and ``parameters``."""
-    return _OFFER + json.dumps(tools, indent=4, ensure_ascii=False)
+def offer_text(tools: Sequence[Mapping[str, object]]) -> str:
+    """The content of an offer of ``tools``, each with ``name``, ``description`` and ``parameters``."""
+    return json.dumps(tools, ensure_ascii=False)
 
 
-def call_text(arguments: Mapping[str, object]) -> str:
-    """A call as the model writes it, below the line with the tool's name."""
+def tools_text(offer: str) -> str:
+    """The system message by which ChatGLM3 is offered tools."""
+    return _OFFER + json.dumps(json.loads(offer), indent=4, ensure_ascii=False)
+
+
+def call_text(content: str) -> str:
+    """A call as ChatGLM3 writes it, below the line with the tool's name; what is no JSON object stays as it is."""
+    try:
+        arguments = json.loads(content)
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        return content
     return f"```python\ntool_call({', '.join(f'{name}={value!r}' for name, value in arguments.items())})\n```"
 
 
@@ -101,9 +122,22 @@ class ReplyReader:
 
 
 def _arguments(body: str) -> str | None:
-    """The arguments of a fenced ``tool_call(name=literal, …)`` as JSON; ``None`` for anything else."""
+    """The arguments of a call as JSON; ``None`` for anything else."""
+    if len(body) > _LONGEST_CALL:
+        return None
+    try:
+        values = json.loads(body) if body.lstrip().startswith("{") else _literals(body)
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+        text.encode()  # half of a character cannot be sent
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    return text if isinstance(values, dict) else None
+
+
+def _literals(body: str) -> dict[str, Any] | None:
+    """The arguments of a fenced ``tool_call(name=literal, …)``; ``None`` or an error of parsing for anything else."""
     fenced = _FENCED.fullmatch(body.strip())
-    if fenced is None or len(body) > _LONGEST_CALL:
+    if fenced is None:
         return None
     names: list[str] = []
 
@@ -113,18 +147,12 @@ def _arguments(body: str) -> str | None:
         names.append(found[1])
         return f"p{len(names)}"
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd escapes in strings
-            call = ast.parse(_PARAMETER.sub(numbered, fenced[1].strip()), mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "tool_call":
-            return None
-        found = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-        if call.args or [*found] != [f"p{number}" for number in range(1, len(names) + 1)]:
-            return None
-        values = dict(zip(names, found.values(), strict=True))
-        text = json.dumps(values, ensure_ascii=False, allow_nan=False)
-        text.encode()  # half of a character cannot be sent
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd escapes in strings
+        call = ast.parse(_PARAMETER.sub(numbered, fenced[1].strip()), mode="eval").body
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "tool_call":
         return None
-    return text if len(values) == len(names) else None
+    found = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    if call.args or [*found] != [f"p{number}" for number in range(1, len(names) + 1)] or len(set(names)) < len(names):
+        return None
+    return dict(zip(names, found.values(), strict=True))

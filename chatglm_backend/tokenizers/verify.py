@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from chatglm_backend.core import Message, Role
+from chatglm_backend.core import Message, Offer, Role
 from chatglm_backend.errors import CheckpointError, UnusableReference
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import read_json
 from chatglm_backend.tokenizers.base import Family, FamilyTokenizer, load_tokenizer
 from chatglm_backend.tokenizers.chatglm import ChatGLMTokenizer
-from chatglm_backend.tokenizers.tools import ReplyReader, tools_text
+from chatglm_backend.tokenizers.tools import ReplyReader, offer_text
 
 _V1_SUFFIX = 2
 
@@ -173,10 +173,10 @@ def _check_chat(tokenizer: FamilyTokenizer, index: int, case: dict[str, object])
 def _check_tools(tokenizer: FamilyTokenizer, index: int, case: dict[str, object]) -> list[TokenizerFailure]:
     turns = cast("list[dict[str, Any]]", case["messages"])
     messages = [
-        Message(
-            "tool" if turn["role"] == "observation" else turn["role"],
-            tools_text(turn["tools"]) if "tools" in turn else turn["content"],
-            turn.get("metadata", ""),
+        Offer("system", offer_text(turn["tools"]))
+        if "tools" in turn
+        else Message(
+            "tool" if turn["role"] == "observation" else turn["role"], turn["content"], turn.get("metadata", "")
         )
         for turn in turns
     ]

@@ -356,11 +356,12 @@ TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": 
 CALL = ("get_", "weather", "\n ```python\n", "tool_call(city='北京')\n", "```")
 
 
-def test_tools_are_offered_called_and_answered() -> None:
+@pytest.mark.parametrize("written", [CALL, ("get_", "weather\n", '{"city": ', '"北京"', "}")], ids=["chatglm3", "glm4"])
+def test_tools_are_offered_called_and_answered(written: tuple[str, ...]) -> None:
     """Whole and streamed alike: the name first, the arguments whole; a broken call is text; history goes back in."""
     scenes = {
-        "call": Script(("\n", " I ", "look. ", PART, *CALL)),
-        "broken": Script(CALL[:-1]),
+        "call": Script(("\n", " I ", "look. ", PART, *written)),
+        "broken": Script(written[:-1]),
         "sunny": Script(("\n", " Sunny", "."), prompt_tokens=3),
     }
     model = ScriptedModel(scenes, info=replace(scripted_info(), family="chatglm3", tools=True))
@@ -390,7 +391,7 @@ def test_tools_are_offered_called_and_answered() -> None:
         assert [turn.tool for turn in model.requests[-1].messages][-3:] == ["", "get_weather", ""]
 
         broken = ask(messages=[{"role": "user", "content": "broken"}]).choices[0]
-        assert (broken.finish_reason, broken.message.content) == ("stop", "".join(CALL[:-1]).strip())
+        assert (broken.finish_reason, broken.message.content) == ("stop", "".join(written[:-1]).strip())
         with pytest.raises(openai.BadRequestError, match="begun"):
             ask(messages=[*said, {"role": "assistant", "content": "I"}], tool_choice="required")
     service.close()

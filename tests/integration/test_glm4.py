@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from chatglm_backend.checkpoint.lowbit import open_low_bit
 from chatglm_backend.checkpoint.plan import read_dense
 from chatglm_backend.checkpoint.prepare import matching_tokenizer
 from chatglm_backend.checkpoint.source import inspect_folder
-from chatglm_backend.core import GenerationParams, GenerationRequest, Message, TokenEvent
+from chatglm_backend.core import GenerationParams, GenerationRequest, Message, Offer, TokenEvent
 from chatglm_backend.engine.engine import Engine
 from chatglm_backend.errors import CheckpointError, UnsupportedFamily, WrongShape
 from chatglm_backend.int4.bigdl import quantize
@@ -27,9 +28,10 @@ from chatglm_backend.int4.blocks import dequantize
 from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import build_model
 from chatglm_backend.models.weights import DenseWeights
+from chatglm_backend.tokenizers.tools import calls_tools
 from tests.golden_folders import GOLDEN, dense_tensors, golden_cases, golden_config, packed_tensors, rel_error
 from tests.small_models import read_prompt
-from tests.tiny_glm import TEMPLATE, write_json, write_ranks
+from tests.tiny_glm import TOOLS_TEMPLATE, write_json, write_ranks
 
 pytestmark = pytest.mark.model
 
@@ -42,7 +44,7 @@ SMALL: dict[str, Any] = {
 def whole_folder(target: Path, name: str) -> Path:
     """A golden folder with a tokenizer: transformers' file and a template, or the authors' file."""
     shutil.copytree(GOLDEN / name, target, ignore=shutil.ignore_patterns("expected*"))
-    return write_ranks(target) if name == "glm-4-9b-chat" else write_json(target, template=TEMPLATE)
+    return write_ranks(target) if name == "glm-4-9b-chat" else write_json(target, template=TOOLS_TEMPLATE)
 
 
 @pytest.mark.parametrize("name", ["glm-4-9b-chat", "glm-4-9b-0414", "glm-edge-1.5b-chat"])
@@ -59,8 +61,14 @@ def test_a_folder_answers_after_its_source_is_gone(tmp_path: Path, name: str) ->
     model = build_model(checkpoint.config, Int4Weights(checkpoint, "exact"))
     params = GenerationParams(max_new_tokens=8, temperature=0)
     request = GenerationRequest("r", messages=(Message("user", "what is AI"),), params=params, ignore_stop_ids=True)
-    events = list(Engine(model, tokenizer).generate(request))
+    engine = Engine(model, tokenizer)
+    events = list(engine.generate(request))
     assert len([event for event in events if isinstance(event, TokenEvent)]) == 8
+    if calls_tools("glm4", checkpoint.name, 128, checkpoint.tokenizer_folder):
+        offered = replace(request, messages=(Offer("system", '[{"name": "f"}]'), *request.messages), openings=("f\n",))
+        text = "".join(event.text for event in engine.generate(offered) if isinstance(event, TokenEvent))
+        assert text.startswith("f\n")
+    assert name == "glm-4-9b-chat" or calls_tools("glm4", checkpoint.name, 128, checkpoint.tokenizer_folder)
 
 
 @pytest.mark.parametrize(

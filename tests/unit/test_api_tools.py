@@ -8,9 +8,9 @@ import pytest
 
 from chatglm_backend.api.schemas import ChatRequest
 from chatglm_backend.api.tools import conversation, offered
-from chatglm_backend.core import Message
+from chatglm_backend.core import Message, Offer
 from chatglm_backend.errors import InvalidRequest
-from chatglm_backend.tokenizers.tools import call_text, tools_text
+from chatglm_backend.tokenizers.tools import offer_text
 
 USER = {"role": "user", "content": "q"}
 SHOWN = {"description": "d", "name": "f", "parameters": {"type": "object"}}
@@ -40,23 +40,18 @@ def turns(*messages: dict[str, Any], **fields: Any) -> tuple[Message, ...]:
 
 def test_the_offer_comes_first_and_the_clients_own_system_message_is_kept() -> None:
     """In the client's order, without ``strict``; nothing is offered where nothing may be called."""
-    offer = tools_text([SHOWN, {"name": "g"}])
+    offer = Offer("system", offer_text([SHOWN, {"name": "g"}]))
     system = {"role": "system", "content": "s"}
-    assert turns(system, USER, tools=TOOLS) == (
-        Message("system", f"{offer}\n"), Message("system", "s"), Message("user", "q")
-    )  # fmt: skip
-    assert turns(USER, tools=TOOLS)[0] == Message("system", offer)
+    assert turns(system, USER, tools=TOOLS) == (offer, Message("system", "s"), Message("user", "q"))
     assert turns(USER, tools=TOOLS, tool_choice="none") == (Message("user", "q"),)
 
 
 def test_each_call_stands_before_its_result() -> None:
     """However many one message makes, in the results' order; what was said with them comes first."""
-    written = call_text({"a": "字", "b": [True, None]})
     found = turns(USER, asked(call("f"), call("g", ""), content="I look."), result("g"), result("f"))
-    assert written == "```python\ntool_call(a='字', b=[True, None])\n```"
     assert found[1:] == (
-        Message("assistant", "I look."), Message("assistant", call_text({}), "g"), Message("tool", "result of g"),
-        Message("assistant", written, "f"), Message("tool", "result of f"),
+        Message("assistant", "I look."), Message("assistant", "{}", "g"), Message("tool", "result of g"),
+        Message("assistant", '{"a": "字", "b": [true, null]}', "f"), Message("tool", "result of f"),
     )  # fmt: skip
 
 

@@ -57,8 +57,8 @@ def test_arguments_are_read(arguments: str, values: dict[str, Any]) -> None:
     """Names may be what Python has other uses for; what a string holds is only a string."""
     _, (call,) = read([f"f\n```python\ntool_call({arguments})\n```"], ["f"])
     assert json.loads(call.arguments) == values
-    _, again = read([f"f\n{call_text(values)}"], ["f"])
-    assert again == [call]
+    for written in (call_text(call.arguments), call.arguments):
+        assert read([f"f\n{written}"], ["f"]) == ("", [call])
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,22 @@ def test_what_is_no_call_is_text(written: str) -> None:
     """Nothing is run, however it is written; nothing is lost."""
     reply = f"f\n ```python\n{written}\n```"
     assert read([reply], ["f"]) == (reply, [])
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["[1]", "1", "null", '{"a": 1', '{"a": 1} so', '{"a": NaN}', r'{"a": "\ud800"}', '{"a":' * 9000, "{'a': 1}"],
+    ids=lambda written: written[:12],
+)  # fmt: skip
+def test_json_that_is_no_call_is_text(written: str) -> None:
+    """Only one whole object is a call's arguments."""
+    assert read([f"f\n{written}"], ["f"]) == (f"f\n{written}", [])
+
+
+def test_a_call_as_chatglm3_writes_it() -> None:
+    """Of JSON, literals; what is none stays as it is."""
+    assert call_text('{"a": "字", "b": [true, null]}') == "```python\ntool_call(a='字', b=[True, None])\n```"
+    assert call_text(" ```") == " ```"
 
 
 def test_text_is_passed_on_as_soon_as_it_is_no_call() -> None:
@@ -106,4 +122,4 @@ def test_text_is_passed_on_as_soon_as_it_is_no_call() -> None:
 )
 def test_who_calls_tools(family: str, name: str, context: int, able: bool) -> None:
     """Its authors trained one model for them."""
-    assert calls_tools(family, name, context) is able
+    assert calls_tools(family, name, context, Path()) is able

@@ -17,7 +17,7 @@ from chatglm_backend.settings import Settings
 from chatglm_backend.store.records import Calling
 from chatglm_backend.testing import PART, Script, ScriptedModel, scripted_info, scripted_service
 from chatglm_backend.tokenizers.code import completes_code
-from chatglm_backend.tokenizers.tools import ToolCall, tools_text
+from chatglm_backend.tokenizers.tools import ToolCall, offer_text
 from chatglm_backend.ui.answers import Caller, PageAnswers
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Interrupted, Turns, back_to_user, fit, shown
@@ -77,7 +77,7 @@ def test_a_call_of_a_tool_is_a_card_and_its_result_is_the_next_message() -> None
     assert [(turn.role, turn.tool) for turn in sent] == [
         ("system", ""), ("user", ""), ("assistant", ""), ("assistant", "get_weather"), ("tool", "")
     ]  # fmt: skip
-    assert sent[0].content == tools_text(json.loads(tools))
+    assert sent[0].content == offer_text(json.loads(tools))
     assert model.requests[0].messages[1].content == "Be brief."
     look = shown(told, "", partial(cards, load_texts("en")))
     assert [turn["role"] for turn in look] == ["user", "assistant", "user", "assistant"]
