@@ -139,6 +139,10 @@ class Settings:
         (), "texts", "Web app of another origin that may use the endpoint, as http://localhost:3000; may be repeated.",
         separator=",",
     )  # fmt: skip
+    trusted_proxies: tuple[str, ...] = _setting(
+        (), "texts", "Address or network of a reverse proxy that is believed about its visitors; may be repeated.",
+        separator=",",
+    )  # fmt: skip
     tls_cert: str | None = _setting(None, "text", "Certificate file (PEM) for https.")
     tls_key: str | None = _setting(None, "text", "Key file (PEM) for https.")
     queue_limit: int = _setting(64, "int", "Most requests that wait.", low=0, high=100_000)

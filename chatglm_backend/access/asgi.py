@@ -32,6 +32,13 @@ def client_address(scope: Scope) -> str:
     return str(client[0]) if client else "local"
 
 
+def admit(scope: Scope) -> None:
+    """Tell the connection that its client is no stranger."""
+    told = scope.get("state", {}).get("admit")
+    if told is not None:
+        told()
+
+
 def error_reply(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """An error in the form that OpenAI's clients read."""
     kind = "invalid_request_error" if status < 500 else "server_error"

@@ -1,11 +1,14 @@
-"""Reads a request's body before the application sees it: not too large, not too slowly. Knows no policy."""
+"""Reads a request's body before the application sees it: not too large, not too slowly. Ends a connection on which a
+body was left unread. Knows no policy.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from starlette.requests import Request
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive, Scope, Send
 
 from chatglm_backend.access.asgi import Headers
 
@@ -39,6 +42,42 @@ def replay(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return again
+
+
+class UnreadBody:
+    """``receive`` and ``send`` of one request: a reply that is sent before its body was read is the connection's last.
+
+    For ``drain_s`` seconds the rest is read and dropped: closing at once would reset the connection, and could take the
+    reply away from the client.
+    """
+
+    drain_s = 2.0
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._read = False
+
+    async def receive(self) -> Message:
+        """One more part of the body."""
+        message = await self._receive()
+        self._read = message["type"] != "http.request" or not message.get("more_body")
+        return message
+
+    async def send(self, message: Message) -> None:
+        """One part of the reply."""
+        if not self._read and message["type"] == "http.response.start":
+            others = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"connection"]
+            message = {**message, "headers": [*others, (b"connection", b"close")]}
+        elif not self._read and not message.get("more_body"):
+            await self._send({**message, "more_body": True})
+            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                await asyncio.wait_for(self._drop(), self.drain_s)
+            message = {"type": "http.response.body", "body": b""}
+        await self._send(message)
+
+    async def _drop(self) -> None:
+        while not self._read:
+            await self.receive()
 
 
 async def _collect(scope: Scope, receive: Receive, limit: int) -> bytes:

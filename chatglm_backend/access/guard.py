@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from math import ceil
 from urllib.parse import parse_qsl, urlencode
 
@@ -19,18 +20,20 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chatglm_backend.access.asgi import Headers, client_address, error_reply, headers_of, inner_path
-from chatglm_backend.access.bodies import BodyRefused, has_body, read_body, replay
+from chatglm_backend.access.asgi import Headers, admit, client_address, error_reply, headers_of, inner_path
+from chatglm_backend.access.bodies import BodyRefused, UnreadBody, has_body, read_body, replay
 from chatglm_backend.access.headers import GuardedSend
 from chatglm_backend.access.hosts import host_allowed, origin_allowed
 from chatglm_backend.access.policy import AccessPolicy
 from chatglm_backend.access.signin import Credentials, sign_in_page
 from chatglm_backend.access.throttle import AttemptThrottle
+from chatglm_backend.access.tokens import is_loopback, visitor_network
 
 _log = logging.getLogger(__name__)
 
 _OPEN = frozenset({"/health", "/ready"})
 _FORM_LIMIT = 4096
+_FORM_SECONDS = 10.0
 _LARGE_AT_ONCE = 4
 # Gradio serves these whether a page uses them or not: files, other people's servers, its own code editor.
 _CLOSED = re.compile(
@@ -39,6 +42,11 @@ _CLOSED = re.compile(
     r"|/gradio_api/+(?:file|proxy)(?:[=/]|$)"
     r"|/(?:monitoring|pwa_icon)(?:/|$)"
     r"|/svelte/"
+)
+
+
+_TOO_MANY = error_reply(
+    503, "too_many_requests", "There are too many requests from your address.", {"retry-after": "5"}
 )
 
 
@@ -68,6 +76,8 @@ class Guard:
         self._policy = policy
         self._credentials = Credentials(policy)
         self._throttle = AttemptThrottle() if throttle is None else throttle
+        self._inside: Counter[str] = Counter()
+        self._told_of_proxy = False
         self._cors = CORSMiddleware(
             self._serve,
             allow_origins=policy.origins,
@@ -79,11 +89,29 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
         if scope["type"] == "http":
-            await (self._cors if self._from_web_app(scope) else self._serve)(scope, receive, send)
+            if has_body(headers_of(scope)):
+                body = UnreadBody(receive, send)
+                receive, send = body.receive, body.send
+            with self._share_of(scope) as within:
+                serve = self._cors if self._from_web_app(scope) else self._serve
+                await (serve if within else _TOO_MANY)(scope, receive, send)
         elif scope["type"] == "websocket":  # the page uses none
             await send({"type": "websocket.close", "code": 1008})
         else:
             await self._app(scope, receive, send)
+
+    @contextlib.contextmanager
+    def _share_of(self, scope: Scope) -> Iterator[bool]:
+        """Whether the address has not more requests here than it may; this machine's own programs may."""
+        address = client_address(scope)
+        key = visitor_network(address)
+        self._inside[key] += 1
+        try:
+            yield self._inside[key] <= self._policy.max_of_one or is_loopback(address)
+        finally:
+            self._inside[key] -= 1
+            if not self._inside[key]:
+                del self._inside[key]
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = await self._own_answer(scope, receive) or self._pass_on
@@ -101,6 +129,9 @@ class Guard:
     async def _own_answer(self, scope: Scope, receive: Receive) -> Response | None:
         """A refusal, or what belongs to signing in; ``None`` for what the application answers."""
         headers, path = headers_of(scope), inner_path(scope)
+        if "x-forwarded-for" in headers and not (self._policy.proxies or self._told_of_proxy):
+            self._told_of_proxy = True
+            _log.warning("X-Forwarded-For is not believed: name the proxy in --trusted-proxies", extra=_client(scope))
         if self._from_web_app(scope):
             headers.pop("cookie", None)  # what its user may do on the page is not for the app
         answer = self._problem(scope, headers)
@@ -143,7 +174,7 @@ class Guard:
         if method != "POST":
             return self._form(headers, status=200)
         try:
-            timeout_s = self._policy.body_timeout_s
+            timeout_s = min(_FORM_SECONDS, self._policy.body_timeout_s)
             body = await read_body(scope, receive, headers, limit=_FORM_LIMIT, timeout_s=timeout_s)
         except (BodyRefused, ClientDisconnect):
             return error_reply(413, "body_too_large", "The form is too large or came too slowly.")
@@ -169,6 +200,7 @@ class Guard:
         if not right and "authorization" in headers:
             right = self._attempt(scope, lambda: self._credentials.header_right(headers["authorization"]))
         if right:
+            admit(scope)
             return None
         if right is None:
             return self._not_now(scope)
@@ -187,7 +219,11 @@ class Guard:
             await self._app(scope, receive, send)
             return
         usual, timeout_s = self._policy.max_body, self._policy.body_timeout_s
-        limit = max([usual, *(size for end, size in self._body_limits.items() if path.endswith(end))])
+        limit = (
+            0
+            if path in _OPEN
+            else max([usual, *(size for end, size in self._body_limits.items() if path.endswith(end))])
+        )
         async with self._large if limit > usual else contextlib.nullcontext():
             try:
                 body = await read_body(scope, receive, headers, limit=limit, timeout_s=timeout_s)
@@ -202,17 +238,21 @@ class Guard:
         return not self._policy.required or self._credentials.cookie_right(headers)
 
     def _attempt(self, scope: Scope, check: Callable[[], bool]) -> bool | None:
-        """Whether a secret is right; ``None``, without looking, where there were too many wrong ones."""
+        """Whether a secret is right; ``None`` for a wrong one where there were too many from that address.
+
+        Others behind the same address may have the right one, so that one is looked for even then, unless the secret
+        is short enough to be found by trying.
+        """
         address = client_address(scope)
-        if self._throttle.wait_s(address) > 0:
+        too_many = self._throttle.wait_s(address) > 0
+        if too_many and not self._policy.unguessable:
             return None
         right = check()
-        if right:
-            self._throttle.succeeded(address)
-        else:
-            self._throttle.failed(address)
-            _log.warning("wrong token", extra={"facts": {"client": address}})
-        return right
+        if right or too_many:
+            return right or None
+        self._throttle.failed(address)
+        _log.warning("wrong token", extra=_client(scope))
+        return False
 
     def _not_now(self, scope: Scope) -> Response:
         seconds = ceil(self._throttle.wait_s(client_address(scope))) or 1
@@ -222,6 +262,10 @@ class Guard:
     def _form(self, headers: Headers, *, status: int, wrong: bool = False) -> Response:
         page = sign_in_page(self._policy, headers.get("accept-language", ""), wrong=wrong)
         return HTMLResponse(page, status, {"vary": "accept-language"})
+
+
+def _client(scope: Scope) -> dict[str, dict[str, str]]:
+    return {"facts": {"client": client_address(scope)}}
 
 
 def _without_compression(scope: Scope) -> Scope:

@@ -5,6 +5,7 @@ Knows no HTTP: :mod:`chatglm_backend.access.guard` applies it.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import socket
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ from chatglm_backend.settings import Settings
 
 _EVERYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  compared with, not listened on
 _MIN_TOKEN = 8
+_UNGUESSABLE = 16
+MAX_OF_ONE = 256
+"""Most connections of one address."""
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?|[a-z-]+-extension://[a-z0-9-]+")
 
 
@@ -27,7 +32,9 @@ class AccessPolicy:
     ``hosts`` are names (lower case, with a port or without) that this server answers to; ``any_address``
     lets it answer to any IP address, which no foreign name can be made to look like. ``origins`` are those of web apps
     elsewhere that may use the endpoint. ``proxied``: other names or a
-    root path were given, so a reverse proxy is likely to stand before it. Sizes are in bytes, times in seconds.
+    root path were given, so a reverse proxy is likely to stand before it. ``proxies`` are believed when they say whom
+    they ask for. ``max_of_one``: most connections, and requests at once, of one address. Sizes are in bytes, times in
+    seconds.
     """
 
     bind_host: str = "127.0.0.1"
@@ -42,6 +49,8 @@ class AccessPolicy:
     root_path: str = ""
     insecure: bool = False
     proxied: bool = False
+    proxies: tuple[Network, ...] = ()
+    max_of_one: int = MAX_OF_ONE
     max_body: int = 1_000_000
     max_head: int = 16_384
     body_timeout_s: float = 30.0
@@ -65,6 +74,12 @@ class AccessPolicy:
     def secrets(self) -> tuple[str, ...]:
         """What a Bearer key may be: the token, and ``user:password`` where that was chosen."""
         return tuple(secret for secret in (self.token, self.login) if secret)
+
+    @property
+    def unguessable(self) -> bool:
+        """Whether nobody finds a secret by trying, however often."""
+        parts = (self.token, self.login and self.login.partition(":")[2])
+        return all(len(part) >= _UNGUESSABLE for part in parts if part)
 
     def url(self, host: str | None = None) -> str:
         """The address to open, with the token where there is one."""
@@ -101,6 +116,7 @@ def policy_from(settings: Settings) -> AccessPolicy:
         root_path=_checked_root(settings.root_path),
         insecure=settings.insecure_listen,
         proxied=bool(settings.allowed_hosts.strip() or settings.root_path.strip("/ ")),
+        proxies=tuple(map(_checked_proxy, settings.trusted_proxies)),
     )
 
 
@@ -120,6 +136,13 @@ def _checked_origin(origin: str) -> str:
     if _ORIGIN.fullmatch(found) is None:
         raise ConfigError(name="allow_origin", value=origin, reason=Sentence("access.origin"))
     return found
+
+
+def _checked_proxy(proxy: str) -> Network:
+    try:
+        return ipaddress.ip_network(proxy.strip())
+    except ValueError as error:
+        raise ConfigError(name="trusted_proxies", value=proxy, reason=Sentence("access.proxies")) from error
 
 
 def _checked_token(token: str | None) -> str | None:

@@ -1,6 +1,6 @@
 """What uvicorn must be told: certificates, limits, to refuse connections beyond a number, to hang up on clients that
-never finish their headers, and to end in order when it is asked to: first what is running, then the connections,
-then back to whoever called it.
+never finish their headers or never say who they are, and to end in order when it is asked to: first what is running,
+then the connections, then back to whoever called it.
 
 Knows no policy but :class:`AccessPolicy` and no application.
 """
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -20,14 +21,13 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chatglm_backend.access.asgi import error_reply
-from chatglm_backend.access.policy import AccessPolicy
-from chatglm_backend.access.tokens import is_loopback
+from chatglm_backend.access.policy import MAX_OF_ONE, AccessPolicy, Network
+from chatglm_backend.access.tokens import parse_address, visitor_network
 from chatglm_backend.settings import Settings
 
 _HEAD_SECONDS = 15.0
 _REFUSED_SECONDS = 2.0
 _MAX_CONNECTIONS = 512
-_MAX_OF_ONE = 256
 _OPEN_FILES = 4 * _MAX_CONNECTIONS
 _LAST_WORDS_SECONDS = 1.5
 _HANG_UP_SECONDS = 3
@@ -44,15 +44,24 @@ _FULL = (
 class ImpatientH11(H11Protocol):
     """uvicorn's own protocol, with limits on what it takes for ever: connections, and a client's time for its headers.
 
-    Beyond ``max_connections``, or ``max_of_one`` from one address that is not this machine, a new connection gets a
-    503 and is closed, while those that are open go on. uvicorn's own limit would refuse everybody's requests instead.
+    Beyond ``max_connections``, or ``max_of_one`` from one address that is neither this machine nor one of ``proxies``,
+    a new connection gets a 503 and is closed, while those that are open go on. uvicorn's own limit would refuse
+    everybody's requests instead. A connection on which nobody was admitted is ended after ``stranger_seconds``,
+    whatever else happens on it.
     """
 
     head_seconds = _HEAD_SECONDS
+    stranger_seconds = _HEAD_SECONDS
     max_connections = _MAX_CONNECTIONS
-    max_of_one = _MAX_OF_ONE
+    max_of_one = MAX_OF_ONE
     _head_timer: asyncio.TimerHandle | None = None
+    _stranger_timer: asyncio.TimerHandle | None = None
     _refused = False
+
+    def __init__(self, *args: Any, proxies: Sequence[Network] = (), **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self._proxies = proxies
+        self.app_state = {**self.app_state, "admit": self._admit}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request, or to refuse it."""
@@ -64,6 +73,7 @@ class ImpatientH11(H11Protocol):
             self.connections.discard(self)
             self.head_seconds = min(self.head_seconds, _REFUSED_SECONDS)
         self._watch_head()
+        self._stranger_timer = self.loop.call_later(self.stranger_seconds, transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; wait on only while headers are incomplete."""
@@ -77,18 +87,25 @@ class ImpatientH11(H11Protocol):
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
+        """Forget the timers."""
         self._stop_watching()
+        self._admit()
         super().connection_lost(exc)
 
     def _one_too_many(self) -> bool:
         if len(self.connections) > self.max_connections:
             return True
-        if self.client is None or is_loopback(self.client[0]):
+        ip = parse_address(self.client[0]) if self.client else None
+        if self.client is None or ip is None or ip.is_loopback or any(ip in proxies for proxies in self._proxies):
             return False
         clients = (getattr(other, "client", None) for other in self.connections)
-        mine = [client for client in clients if client is not None and client[0] == self.client[0]]
-        return len(mine) > self.max_of_one
+        own = visitor_network(self.client[0])
+        return sum(client is not None and visitor_network(client[0]) == own for client in clients) > self.max_of_one
+
+    def _admit(self) -> None:
+        if self._stranger_timer is not None:
+            self._stranger_timer.cancel()
+            self._stranger_timer = None
 
     def _watch_head(self) -> None:
         if self.conn.their_state is not h11.IDLE:
@@ -103,8 +120,8 @@ class ImpatientH11(H11Protocol):
 
     def _hang_up(self) -> None:
         self._head_timer = None
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-            self.transport.close()
+        if self.conn.their_state is h11.IDLE:
+            self.transport.abort()  # to close would wait for a client that does not read
 
 
 class OrderlyServer(uvicorn.Server):
@@ -132,6 +149,15 @@ class OrderlyServer(uvicorn.Server):
         self._captured_signals.append(sig)
         self._hurry = self.should_exit
         self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; a client that does not finish the TLS handshake is hung up on like any other stranger."""
+        loop = asyncio.get_running_loop()
+        create = loop.create_server
+        if self.config.is_ssl:
+            loop.create_server = functools.partial(create, ssl_handshake_timeout=_HEAD_SECONDS)  # type: ignore[method-assign]
+        await super().startup(sockets)
+        loop.create_server = create  # type: ignore[method-assign]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, then end the connections."""
@@ -168,11 +194,11 @@ def allow_open_files(wanted: int = _OPEN_FILES) -> None:
 def server_options(policy: AccessPolicy, settings: Settings) -> dict[str, Any]:
     """Keyword arguments for ``uvicorn.Config``."""
     return {
-        "http": ImpatientH11,
+        "http": functools.partial(ImpatientH11, proxies=policy.proxies),
         "ws": "none",
         "root_path": policy.root_path,
         "workers": 1,  # else uvicorn reads WEB_CONCURRENCY
-        "forwarded_allow_ips": "127.0.0.1,::1",  # else FORWARDED_ALLOW_IPS
+        "forwarded_allow_ips": _believed(policy.proxies),  # else FORWARDED_ALLOW_IPS
         "ssl_certfile": settings.tls_cert,
         "ssl_keyfile": settings.tls_key,
         "h11_max_incomplete_event_size": 2 * policy.max_head,
@@ -181,3 +207,9 @@ def server_options(policy: AccessPolicy, settings: Settings) -> dict[str, Any]:
         "access_log": False,  # it would write tokens in addresses to the log
         "server_header": False,
     }
+
+
+def _believed(proxies: Sequence[Network]) -> list[str]:
+    """As uvicorn reads them: an IPv4 address has another form where a socket takes both kinds."""
+    mapped = [f"::ffff:{net.network_address}/{96 + net.prefixlen}" for net in proxies if net.version == 4]
+    return [*map(str, proxies), *mapped]

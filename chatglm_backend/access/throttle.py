@@ -2,61 +2,45 @@
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 from collections import OrderedDict
 
-from chatglm_backend.access.tokens import parse_address
+from chatglm_backend.access.tokens import visitor_network
 from chatglm_backend.core import Clock, monotonic_clock
 
 
 class AttemptThrottle:
-    """At most ``attempts`` wrong ones from an address in ``window_s`` seconds. Remembers ``max_addresses``.
+    """At most ``attempts`` wrong ones from an address at once, and as many more in every ``window_s`` seconds.
 
-    Thread-safe. One IPv6 network of 64 bits counts as one address, because one visitor has all of it.
+    Thread-safe. Remembers ``max_addresses``.
     """
 
     def __init__(
         self, attempts: int = 10, window_s: float = 60.0, *, max_addresses: int = 4096, clock: Clock = monotonic_clock
     ) -> None:
         self._attempts = attempts
-        self._window_s = window_s
+        self._each_s = window_s / attempts
         self._max = max_addresses
         self._clock = clock
         self._lock = threading.Lock()
-        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._forgiven: OrderedDict[str, float] = OrderedDict()  # when the address's last wrong one no longer counts
 
     def __len__(self) -> int:
         """How many addresses are remembered."""
         with self._lock:
-            return len(self._failures)
+            return len(self._forgiven)
 
     def wait_s(self, address: str) -> float:
         """Seconds until the address may try again; 0 when it may now."""
+        now = self._clock()
         with self._lock:
-            count, since = self._failures.get(_key(address), (0, 0.0))
-            left = since + self._window_s - self._clock()
-            return left if count >= self._attempts and left > 0 else 0.0
+            left = self._forgiven.get(visitor_network(address), now) - now
+        return max(0.0, left - (self._attempts - 1) * self._each_s)
 
     def failed(self, address: str) -> None:
         """Count a wrong attempt."""
-        key, now = _key(address), self._clock()
+        key, now = visitor_network(address), self._clock()
         with self._lock:
-            count, since = self._failures.pop(key, (0, now))
-            if now - since >= self._window_s:
-                count, since = 0, now
-            self._failures[key] = (count + 1, since)
-            while len(self._failures) > self._max:
-                self._failures.popitem(last=False)
-
-    def succeeded(self, address: str) -> None:
-        """Forget an address that knew the token."""
-        with self._lock:
-            self._failures.pop(_key(address), None)
-
-
-def _key(address: str) -> str:
-    ip = parse_address(address)
-    if isinstance(ip, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((ip, 64), strict=False))
-    return address[:64] if ip is None else str(ip)
+            self._forgiven[key] = max(now, self._forgiven.pop(key, now)) + self._each_s
+            while len(self._forgiven) > self._max:
+                self._forgiven.popitem(last=False)

@@ -66,6 +66,14 @@ def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | 
     return getattr(ip, "ipv4_mapped", None) or ip
 
 
+def visitor_network(address: str) -> str:
+    """What counts as one visitor's address: one IPv6 network of 64 bits does, because one visitor has all of it."""
+    ip = parse_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((ip, 64), strict=False))
+    return address[:64] if ip is None else str(ip)
+
+
 def is_loopback(host: str) -> bool:
     """Whether a name or an address is this machine's own."""
     ip = parse_address(host)

@@ -145,7 +145,8 @@ def test_a_bad_setting_ends_with_2_and_one_sentence(flags: list[str], word: str)
 
 def test_under_a_root_path_everything_is_addressed_below_it(tmp_path: Path) -> None:
     """Through a proxy that takes the path off, as the notes for proxies say."""
-    with running_page(tmp_path, "--root-path", "/chat", "--allowed-hosts", "glm.example.org") as page:
+    flags = ["--root-path", "/chat", "--allowed-hosts", "glm.example.org", "--trusted-proxies", "127.0.0.1"]
+    with running_page(tmp_path, *flags) as page:
         proxy = {"host": "glm.example.org", "x-forwarded-for": "203.0.113.7", "x-forwarded-proto": "https"}
         with page.client(headers=proxy) as client:
             html = client.get("/", headers={"accept": "text/html"}).text

@@ -1,16 +1,31 @@
-"""Which new connections are refused, on connections that go nowhere."""
+"""Which connections are refused, and which are ended: on connections that go nowhere, and on real ones."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 import uvicorn
+from uvicorn.lifespan.off import LifespanOff
 from uvicorn.server import ServerState
 
-from chatglm_backend.access.server import ImpatientH11
+from chatglm_backend.access import server as server_module
+from chatglm_backend.access.bodies import UnreadBody
+from chatglm_backend.access.guard import Guard
+from chatglm_backend.access.policy import AccessPolicy
+from chatglm_backend.access.server import ImpatientH11, OrderlyServer
+
+TOKEN = "a-token-for-tests"  # noqa: S105
+HOST = b"Host: 127.0.0.1\r\n"
+KEY = b"Authorization: Bearer " + TOKEN.encode() + b"\r\n"
+PRIVATE = AccessPolicy(required=True, token=TOKEN)
 
 
 class Wire:
@@ -34,6 +49,10 @@ class Wire:
     def is_closing(self) -> bool:
         """Whether it was closed."""
         return self.closed
+
+    def abort(self) -> None:
+        """Remember."""
+        self.closed = True
 
     def resume_reading(self) -> None:
         """Nothing to do."""
@@ -59,20 +78,22 @@ async def answering(scope: Any, receive: Any, send: Any) -> None:
         (["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"], [True, True, True, True, False]),
         (["10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.2"], [True, True, False, True]),
         (["127.0.0.1", "127.0.0.1", "127.0.0.1", "::1", "127.0.0.1"], [True, True, True, True, False]),
-        (["::ffff:127.0.0.1"] * 3 + ["::ffff:10.0.0.1"] * 3, [True, True, True, True, False, False]),
+        (["::ffff:127.0.0.1"] * 2 + ["::ffff:10.0.0.1", "10.0.0.1"] * 2, [True, True, True, True, False, False]),
+        (["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"], [True, True, False, True]),
+        (["10.9.0.1", "::ffff:10.9.0.1", "10.9.0.1"], [True, True, True]),
     ],
 )
 def test_connections_beyond_the_limits_get_a_503_and_the_others_are_served(
     clients: list[str], admitted: list[bool]
 ) -> None:
-    """One address cannot take all places; programs on this machine, a proxy among them, may."""
+    """One address, or one IPv6 visitor with many, cannot take all places; programs on this machine may, and proxies."""
 
     async def connect() -> list[Wire]:
         config = uvicorn.Config(answering, log_level="error", lifespan="off")
         config.load()
         state, wires, protocols = ServerState(), [Wire(client) for client in clients], []
         for wire in wires:
-            protocol = SmallH11(config, state, {})
+            protocol = SmallH11(config, state, {}, proxies=(ip_network("10.9.0.0/16"),))
             protocol.connection_made(wire)  # type: ignore[arg-type]
             protocols.append(protocol)
         for protocol in protocols:
@@ -91,3 +112,125 @@ def test_connections_beyond_the_limits_get_a_503_and_the_others_are_served(
         assert b"retry-after: 5" in head
         assert json.loads(body)["error"]["code"] == "too_many_connections"
         assert wire.closed
+
+
+async def on_a_real_connection(
+    policy: AccessPolicy, talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], **limits: float
+) -> bytes:
+    """What a client gets until it is hung up on, after it said its part. ``limits``: shorter ones of the protocol."""
+    protocol = type("Protocol", (ImpatientH11,), limits)
+    config = uvicorn.Config(Guard(answering, policy), log_level="critical", lifespan="off")
+    config.load()
+    server = await asyncio.get_running_loop().create_server(partial(protocol, config, ServerState(), {}), "127.0.0.1")
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    talking = asyncio.ensure_future(talk(reader, writer))
+    try:
+        return await asyncio.wait_for(reader.read(), 5)
+    except ConnectionError:
+        return b"reset"
+    finally:
+        talking.cancel()
+        writer.close()
+        server.close()
+
+
+def drip(opening: bytes, drop: bytes = b"x") -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """A client that begins with ``opening`` and goes on for ever, a little at a time."""
+
+    async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(opening)
+        while True:
+            await asyncio.sleep(0.02)
+            writer.write(drop)
+
+    return talk
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"POST /v1/models HTTP/1.1\r\nContent-Length: 900000\r\n", b"401"),
+        (b"POST /v1/models HTTP/1.1\r\nContent-Length: 9000000\r\n" + KEY, b"413"),
+        (b"POST /health HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", b"413"),
+        (b"GET / HTTP/1.1\r\nContent-Length: 900000\r\n", b"200"),
+    ],
+)
+def test_a_reply_before_the_body_was_read_ends_the_connection(
+    head: bytes, status: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows is a body that nobody reads, however slowly it comes; the client is told, and gets its reply."""
+    monkeypatch.setattr(UnreadBody, "drain_s", 0.1)
+    talk = drip(head + HOST + b"\r\n", b"5\r\nabcde\r\n")
+    reply = asyncio.run(on_a_real_connection(PRIVATE, talk))
+    assert reply.startswith(b"HTTP/1.1 " + status)
+    assert b"connection: close" in reply.lower()
+
+
+def test_a_large_body_that_is_refused_does_not_cost_the_reply() -> None:
+    """The rest of it is read and dropped for a moment: closing at once would reset the connection."""
+
+    async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST /v1/models HTTP/1.1\r\nContent-Length: 3000000\r\n" + HOST + KEY + b"\r\n")
+        for _ in range(30):
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+
+    reply = asyncio.run(on_a_real_connection(PRIVATE, talk))
+    assert b'"code":"body_too_large"' in reply
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        drip(b"GET / HTTP/1.1\r\nX-Slow: "),
+        drip(b"", b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"),
+        drip(b"", b"GET /config HTTP/1.1\r\nAuthorization: Bearer wrong\r\n" + HOST + b"\r\n"),
+        drip(b"POST / HTTP/1.1\r\nContent-Length: 4000\r\n" + HOST + b"\r\n"),
+        drip(b"", b"\r\n"),
+    ],
+)
+def test_a_stranger_is_hung_up_on_whatever_they_send(
+    talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> None:
+    """Heads and forms that never end, wrong keys, empty lines, and what everybody may ask, again and again."""
+    asyncio.run(on_a_real_connection(PRIVATE, talk, stranger_seconds=0.2, head_seconds=9.0))
+
+
+def test_who_has_shown_the_key_may_stay() -> None:
+    """The limit is for strangers only, also where later requests of the connection are anybody's."""
+    heard: list[bytes] = []
+
+    async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET /config HTTP/1.1\r\n" + HOST + KEY + b"\r\n")
+        await asyncio.sleep(0.3)
+        heard.append(b"still open")
+        writer.write(b"GET /health HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n")
+
+    reply = asyncio.run(on_a_real_connection(PRIVATE, talk, stranger_seconds=0.1))
+    assert heard
+    assert reply.count(b"HTTP/1.1 200") == 2
+
+
+def test_a_tls_handshake_that_never_comes_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it, the connection is nobody's: no other limit sees it."""
+    monkeypatch.setattr(server_module, "_HEAD_SECONDS", 0.1)
+
+    async def wait() -> bytes:
+        config = uvicorn.Config(answering, http=ImpatientH11, ssl_certfile="none", lifespan="off")
+        config.http_protocol_class, config.ssl, config.loaded = (
+            ImpatientH11,
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
+            True,
+        )
+        server = OrderlyServer(config)
+        server.lifespan = LifespanOff(config)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            await server.startup([listener])
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            try:
+                return await asyncio.wait_for(reader.read(), 5)
+            finally:
+                writer.close()
+                server.servers[0].close()
+
+    assert asyncio.run(wait()) == b""

@@ -76,6 +76,8 @@ def ask(
     sent: list[Any] = []
 
     async def receive() -> Any:
+        if not left and sent:
+            return {"type": "http.disconnect"}
         if not left:
             await asyncio.sleep(30)
         part = left.pop(0)
@@ -204,22 +206,34 @@ def test_a_policy_without_any_secret_lets_nobody_in() -> None:
     assert ask(policy, "/", query="token=").status == 401
 
 
-def test_many_wrong_tokens_are_not_even_looked_at() -> None:
-    """After some of them the right one has to wait too; others and cookies do not."""
-    now = [0.0]
-    throttle = AttemptThrottle(3, 60.0, clock=lambda: now[0])
-    guard = Guard(application, PRIVATE, throttle)
+WRONG = {"authorization": "Bearer guess"}
+
+
+def test_many_wrong_tokens_lock_out_nobody_who_has_the_right_one() -> None:
+    """Behind one address there may be many: whoever has a cookie, the link, the form's token or the key gets in."""
+    guard = Guard(application, PRIVATE, AttemptThrottle(3, 60.0, clock=lambda: 0.0))
     cookie = cookie_of(guard)
-    for _ in range(3):
-        assert ask(guard, headers={"authorization": "Bearer guess"}).status == 401
-    late = ask(guard, headers=KEY)
-    assert (late.status, late.headers["retry-after"]) == (429, "60")
-    assert ask(guard, "/", query=f"token={TOKEN}").status == 429
-    assert ask(guard, "/", method="POST", parts=(f"token={TOKEN}".encode(),)).status == 429
+    assert [ask(guard, headers=WRONG).status for _ in range(5)] == [401, 401, 401, 429, 429]
+    assert ask(guard, "/", query="token=guess").status == 429
+    assert [ask(guard, headers=right).status for right in (KEY, cookie)] == [200, 200]
+    assert ask(guard, "/", query=f"token={TOKEN}").status == 303
+    assert ask(guard, "/", method="POST", parts=(f"token={TOKEN}".encode(),)).status == 303
+
+
+def test_a_short_secret_cannot_be_found_by_trying() -> None:
+    """After some wrong ones it has to wait for its turn too; others and cookies do not."""
+    now = [0.0]
+    policy = replace(PRIVATE, token="short-1")  # noqa: S106
+    guard = Guard(application, policy, AttemptThrottle(3, 60.0, clock=lambda: now[0]))
+    key = {"authorization": "Bearer short-1"}
+    cookie = {"cookie": ask(guard, "/", query="token=short-1").headers["set-cookie"].split(";")[0]}
+    assert [ask(guard, headers=WRONG).status for _ in range(3)] == [401, 401, 401]
+    late = ask(guard, headers=key)
+    assert (late.status, late.headers["retry-after"]) == (429, "20")
     assert ask(guard, headers=cookie).status == 200
-    assert ask(guard, headers=KEY, client="192.168.1.10").status == 200
-    now[0] = 61.0
-    assert ask(guard, headers=KEY).status == 200
+    assert ask(guard, headers=key, client="192.168.1.10").status == 200
+    now[0] = 20.0
+    assert ask(guard, headers=key).status == 200
 
 
 def test_a_page_with_an_old_cookie_locks_nobody_out() -> None:
@@ -392,3 +406,39 @@ def test_websockets_are_closed_to_all() -> None:
 
     asyncio.run(Guard(application, LOCAL)({"type": "websocket"}, None, send))  # type: ignore[arg-type]
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+def test_one_address_has_a_share_of_the_requests(caplog: pytest.LogCaptureFixture) -> None:
+    """Through a proxy too, where all connections are the proxy's; the same place is free again afterwards."""
+
+    async def main() -> list[list[int]]:
+        going, statuses = asyncio.Event(), [[], [], []]  # type: list[list[int]]
+
+        async def waits(scope: Any, receive: Any, send: Any) -> None:
+            await going.wait()
+            await application(scope, receive, send)
+
+        guard = Guard(waits, replace(LOCAL, max_of_one=2))
+
+        async def request(client: str, into: list[int]) -> None:
+            async def send(message: Any) -> None:
+                into.extend([message["status"]] if "status" in message else [])
+
+            headers = [(b"host", b"127.0.0.1"), (b"x-forwarded-for", client.encode())]
+            scope = {"type": "http", "method": "GET", "path": "/config", "headers": headers, "client": (client, 1)}
+            await guard(scope, asyncio.Event().wait, send)  # type: ignore[arg-type]
+
+        for client, into in (("2001:db8::", statuses[0]), ("10.0.0.1", statuses[1]), ("127.0.0.1", statuses[2])):
+            asking = [asyncio.ensure_future(request(client + "5" * (":" in client), into)) for _ in range(3)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            going.set()
+            await asyncio.gather(*asking, request(client, into))
+            going.clear()
+        return statuses
+
+    with caplog.at_level("WARNING"):
+        assert asyncio.run(main()) == [[503, 200, 200, 200], [503, 200, 200, 200], [200] * 4]
+    assert [record.message for record in caplog.records if "--trusted-proxies" in record.message] == [
+        caplog.records[0].message
+    ]  # said once

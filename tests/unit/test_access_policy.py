@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from chatglm_backend.access.announce import announcement
 from chatglm_backend.access.policy import policy_from
+from chatglm_backend.access.server import server_options
 from chatglm_backend.access.throttle import AttemptThrottle
 from chatglm_backend.access.tokens import lan_addresses, new_token, qr_svg, qr_text, sign_in_url
 from chatglm_backend.errors import ConfigError
@@ -72,6 +74,8 @@ def test_only_the_word_insecure_switches_the_check_off() -> None:
         ("auth", ":x"),
         ("auth", "x:"),
         ("allowed_hosts", "*"),
+        ("trusted_proxies", ("*",)),
+        ("trusted_proxies", ("10.0.0.1/8",)),
         ("allow_origin", ("*",)),
         ("allow_origin", ("http://localhost:3000/app",)),
         ("root_path", "chat"),
@@ -143,13 +147,24 @@ def test_one_ipv6_visitor_is_one_address() -> None:
     assert throttle.wait_s("2001:db8:0:1::1") == 0
 
 
-def test_the_right_token_forgives() -> None:
-    """A typing error earlier on does not count against its visitor."""
-    throttle = AttemptThrottle(2, clock=lambda: 0.0)
-    throttle.failed("10.0.0.1")
-    throttle.succeeded("10.0.0.1")
-    throttle.failed("10.0.0.1")
-    assert throttle.wait_s("10.0.0.1") == 0
+def test_wrong_ones_are_forgiven_one_by_one() -> None:
+    """Some at once, and then as many in a minute: nobody waits a whole minute for one more."""
+    now = [0.0]
+    throttle = AttemptThrottle(2, 60.0, clock=lambda: now[0])
+    for at, waits in ((0.0, 0.0), (0.0, 30.0), (30.0, 30.0), (100.0, 0.0)):
+        now[0] = at
+        throttle.failed("10.0.0.1")
+        assert throttle.wait_s("10.0.0.1") == waits
+
+
+def test_only_named_proxies_are_believed() -> None:
+    """None by itself, not even one on this machine; IPv4 in both forms that a socket may give it."""
+    assert server_options(policy_from(Settings()), Settings())["forwarded_allow_ips"] == []
+    settings = load_settings({}, {"CHATGLM_TRUSTED_PROXIES": "127.0.0.1, 10.0.0.0/8,fd00::/8"})
+    believed = server_options(policy_from(settings), settings)["forwarded_allow_ips"]
+    trusted = ProxyHeadersMiddleware(lambda: None, believed).trusted_hosts  # type: ignore[arg-type]
+    seen = ("127.0.0.1", "::ffff:127.0.0.1", "10.1.2.3", "::ffff:10.1.2.3", "fd00::5", "127.0.0.2", "::1", "11.0.0.1")
+    assert [address in trusted for address in seen] == [True] * 5 + [False] * 3
 
 
 def test_what_is_said_at_the_start_names_every_way_in() -> None:
