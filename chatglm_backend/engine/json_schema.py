@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from chatglm_backend.engine.schema_references import check_references
 from chatglm_backend.errors import UnusableSchema
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import parse_json
@@ -18,7 +19,7 @@ _ONES: Final = ("items", "additionalProperties")
 def read_schema(text: str) -> dict[str, Any]:
     """The schema that ``text`` holds; its objects have no other properties than those named, unless it speaks of them.
 
-    Raises UnusableSchema for what is no schema, and for one that is too large.
+    Raises UnusableSchema for what is no schema, for one that is too large, and for references without an end.
     """
     if len(text) > _MOST_CHARACTERS:
         raise refusal(Sentence("schema.too_large", limit=_MOST_CHARACTERS // 1024))
@@ -28,6 +29,7 @@ def read_schema(text: str) -> dict[str, Any]:
         raise refusal(Sentence("schema.not_json")) from error
     if not isinstance(schema, dict):
         raise refusal(Sentence("schema.not_object"))
+    check_references(schema)
     return schema if _combines(schema) else _closed(schema)
 
 
@@ -43,6 +45,8 @@ def reason_of(message: str) -> Sentence:
         return Sentence("schema.keywords", names=names[1].replace('"', ""))
     if message.startswith("oneOf "):
         return Sentence("schema.one_of")
+    if message.startswith("circular references"):
+        return Sentence("schema.circle")
     kind = re.match(r"Unknown format: (.*)", message)
     if kind is not None:
         return Sentence("schema.format", name=kind[1][:40])

@@ -238,6 +238,17 @@ REFUSED = {
     "bounds": ({"type": "integer", "minimum": 5, "maximum": 3}, "minimum"),
     "wrong type": ({"type": "strng"}, "strng"),
     "reference": ({"$ref": "https://elsewhere.example/schema"}, "elsewhere"),
+    "no such part": ({"type": "object", "properties": {"a": {"$ref": "#/$defs/b"}}}, "$ref #/$defs/b leads to no part"),
+    "a part's own address": ({"items": {"$id": "b", "type": "array"}}, "$id"),
+    "itself": ({"$ref": "#"}, "$ref leads in a circle"),
+    "itself, inside": (
+        {"type": "array", "items": {"$ref": "#/$defs/b"}, "$defs": {"b": {"$ref": "#/$defs/b"}}},
+        "$ref",
+    ),
+    "each other": ({"allOf": [{"$ref": "#/$defs/b"}], "$defs": {"b": {"anyOf": [{"$ref": "#"}]}}}, "$ref"),
+    "deeper without end": ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "$ref"),
+    "lists without end": ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "$ref"),
+    "beside a circle": ({"anyOf": [{"$ref": "#", "maxLength": 5}, {"type": "string"}]}, "beside a $ref"),
     "never": ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "unsatisfiable"),
     "none": ({"enum": []}, "empty"),
     "large": ({"enum": ["x" * 70_000]}, "64 KB"),
@@ -256,6 +267,29 @@ def test_what_cannot_be_kept_to_is_refused(schema: Any, why: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+ENDING = {
+    "list": ({"type": "array", "items": {"$ref": "#"}, "maxItems": 1}, b"[]"),
+    "object": ({"type": "object", "properties": {"a": {"$ref": "#"}}}, b"{}"),
+    "choice": ({"anyOf": [{"$ref": "#"}, {"type": "integer"}]}, b"7"),
+    "one of several types": (
+        {"type": ["object", "null"], "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+        b"null",
+    ),
+    "unused": ({"type": "integer", "$defs": {"a~/b": {"$ref": "#/$defs/a~0~1b"}}}, b"7"),
+    "odd values": ({"minItems": 1e999, "required": 3, "type": 3, "allOf": 1, "properties": 4, "items": [[]]}, None),
+}
+
+
+@pytest.mark.parametrize(("schema", "answer"), ENDING.values(), ids=ENDING)
+def test_references_that_come_to_an_end_are_kept_to(schema: Any, answer: bytes | None) -> None:
+    """A circle with a way out is one that answers come out of; what is no schema has its own reason."""
+    if answer is None:
+        with pytest.raises(UnusableSchema, match="cannot be kept to"):
+            engine_of().prepare(ask("x", schema))
+        return
+    assert text_of(told(ask("x", schema), script_row(answer, 1))) == answer.decode()
+
+
 @pytest.mark.parametrize(
     ("text", "why"), [("{", "valid JSON"), ("[]", "object"), ("", "valid JSON"), ("true", "object")]
 )
@@ -268,8 +302,15 @@ def test_what_is_no_schema_is_refused(text: str, why: str) -> None:
 
 def test_a_grammar_that_fails_ends_its_own_answer_only() -> None:
     """Never a short answer that looks whole."""
-    engine = engine_of()
-    schemas: dict[str, Any] = {"good": PERSON, "bad": {"$ref": "#"}}  # after white space, the second has no way on
+
+    class Failing(ByteTokenizer):
+        def encode_text(self, text: str) -> list[int]:
+            if "fail" in text:
+                raise ValueError
+            return super().encode_text(text)
+
+    engine = Engine(FakeModel(row=talkative), Failing(), OFF)
+    schemas: dict[str, Any] = {"good": PERSON, "bad": {"enum": ["fail"]}}
     good, bad = (engine.start(ask("x", schema, name), CancelToken(), 0.0) for name, schema in schemas.items())
     results = collect(engine, [good, bad])
     assert isinstance(results[bad][-1], EngineFailure)
