@@ -100,8 +100,9 @@ class Settings:
     )
     kernel: str = _setting(AUTO, "text", "How INT4 products are computed.", choices=(AUTO, "vnni", "bigdl", "exact"))
     kv_dtype: str = _setting(
-        "float16", "text", "Number format of the KV cache.", choices=("float16", "bfloat16", "float32")
-    )
+        "float16", "text", "Number format of the KV cache; int8: half the memory, answers may differ a little.",
+        choices=("float16", "bfloat16", "float32", "int8"),
+    )  # fmt: skip
     context: int | str = _setting(
         AUTO, "int or auto",
         "Most tokens of a prompt and its answer (auto: the model's, at most 8192 and what memory admits).",

@@ -19,6 +19,7 @@ from chatglm_backend.checkpoint.tensors import open_file
 from chatglm_backend.errors import AdapterDamaged
 from chatglm_backend.models.adapter import Adapter, Delta, Prefix
 from chatglm_backend.models.config import ModelConfig
+from chatglm_backend.models.int8_rows import from_rows, to_rows
 from chatglm_backend.models.layout import tensor_specs
 from chatglm_backend.models.low_rank import low_rank
 from chatglm_backend.models.weights import Linear, Weights
@@ -62,9 +63,9 @@ def own_prefix(rows: Tensor, kv_dtype: torch.dtype, path: Path) -> Adapter:
 
 
 def _prefix(parts: Iterable[Tensor], dtype: torch.dtype, path: Path) -> Prefix:
-    cast = tuple(part.to(dtype) for part in parts)
+    cast = tuple(to_rows(part, dtype) for part in parts)
     for index, part in enumerate(cast):
-        if not bool(part.isfinite().all()):
+        if not bool(from_rows(part).isfinite().all()):
             raise AdapterDamaged(path=path, tensor=Sentence("adapter.layer", layer=index // 2))
     return Prefix(cast[0::2], cast[1::2])
 

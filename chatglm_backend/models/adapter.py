@@ -16,7 +16,7 @@ from chatglm_backend.models.weights import Embedding, Linear
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefix:
-    """P-Tuning's rows: ``keys`` and ``values`` [kv_heads, rows, head_dim] of every layer, in the cache's dtype.
+    """P-Tuning's rows: ``keys`` and ``values`` [kv_heads, rows, width] of every layer, as the cache holds them.
 
     They are the first entries of each layer's cache, as they are: not rotated, not scaled, at no position.
     """

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.models.adapter import Adapter
+from chatglm_backend.models.int8_rows import row_width
 from chatglm_backend.models.positions import PositionPlan
 
 GROWTH_BLOCK = 256
@@ -18,7 +19,7 @@ GROWTH_BLOCK = 256
 
 
 class KVCache:
-    """Keys and values [kv_heads, tokens, head_dim] of every layer, in one stated dtype.
+    """Keys and values [kv_heads, tokens, width] of every layer, in one stated dtype; see :mod:`.int8_rows`.
 
     ``identity`` is another object whenever the memory has moved.
     ``length`` counts the tokens that are complete in all layers. What lies behind it may hold
@@ -40,11 +41,11 @@ class KVCache:
         if capacity < 1:
             raise ValueError(f"a cache needs room for at least one token, not {capacity}")
         self._kv_heads = kv_heads
-        self._head_dim = head_dim
+        self._width = row_width(head_dim, dtype)
         self.dtype = dtype
         self._reserved = 0
-        self._keys = [torch.empty(kv_heads, 0, head_dim, dtype=dtype) for _ in range(num_layers)]
-        self._values = [torch.empty(kv_heads, 0, head_dim, dtype=dtype) for _ in range(num_layers)]
+        self._keys = [torch.empty(kv_heads, 0, self._width, dtype=dtype) for _ in range(num_layers)]
+        self._values = [torch.empty(kv_heads, 0, self._width, dtype=dtype) for _ in range(num_layers)]
         self.adapter = adapter
         self.lead = adapter.prefix.rows if adapter is not None and adapter.prefix is not None else 0
         self.capacity = capacity
@@ -55,7 +56,7 @@ class KVCache:
     @property
     def bytes_per_token(self) -> int:
         """Bytes that one more token takes, all layers together."""
-        return 2 * len(self._keys) * self._kv_heads * self._head_dim * self.dtype.itemsize
+        return 2 * len(self._keys) * self._kv_heads * self._width * self.dtype.itemsize
 
     @property
     def nbytes(self) -> int:
@@ -74,12 +75,12 @@ class KVCache:
         self._resize(self.lead + min(blocks * GROWTH_BLOCK, self.capacity))
 
     def room(self, layer: int, start: int, end: int) -> tuple[Tensor, Tensor]:
-        """Where keys and values of tokens ``start`` to ``end`` belong, [kv_heads, rows, dim]; it must be reserved."""
+        """Where keys and values of tokens ``start`` to ``end`` belong, [kv_heads, rows, width]; it must be reserved."""
         here = slice(self.lead + start, self.lead + end)
         return self._keys[layer][:, here], self._values[layer][:, here]
 
     def rows(self, start: int, end: int) -> Tensor:
-        """A copy of keys and values of tokens ``start`` to ``end``, [2 * layers, kv_heads, tokens, head_dim]."""
+        """A copy of keys and values of tokens ``start`` to ``end``, [2 * layers, kv_heads, tokens, width]."""
         return torch.stack([part for layer in range(len(self._keys)) for part in self.room(layer, start, end)])
 
     def extend(self, rows: Tensor) -> None:
@@ -96,7 +97,7 @@ class KVCache:
         return list(zip(self._keys, self._values, strict=True))
 
     def read(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
-        """Views of the prefix rows and tokens 0 to ``end``, keys and values [kv_heads, lead + end, head_dim] each."""
+        """Views of the prefix rows and tokens 0 to ``end``, keys and values [kv_heads, lead + end, width] each."""
         return self._keys[layer][:, : self.lead + end], self._values[layer][:, : self.lead + end]
 
     def truncate(self, length: int) -> None:
@@ -118,7 +119,7 @@ class KVCache:
         Raises ValueError where the shapes differ, ``other`` is shorter, or the family's prompt is cut.
         """
         mine, theirs = (
-            (len(one._keys), one._kv_heads, one._head_dim, one.dtype, one.adapter and one.adapter.identity)
+            (len(one._keys), one._kv_heads, one._width, one.dtype, one.adapter and one.adapter.identity)
             for one in (self, other)
         )
         if mine != theirs:
@@ -143,7 +144,7 @@ class KVCache:
         kept = self.lead + self.length
         for tensors, fronts in ((self._keys, prefix and prefix.keys), (self._values, prefix and prefix.values)):
             for layer, old in enumerate(tensors):
-                new = torch.empty(self._kv_heads, rows, self._head_dim, dtype=self.dtype)
+                new = torch.empty(self._kv_heads, rows, self._width, dtype=self.dtype)
                 if self._reserved:
                     new[:, :kept].copy_(old[:, :kept])
                 elif fronts:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from chatglm_backend.models.int8_rows import from_rows, to_rows
+
 _SCORE_FLOATS = 8 * 1024 * 1024
 """Most attention scores held at once (32 MiB): long contexts take fewer rows at a time."""
 
@@ -45,7 +47,7 @@ class Replay(Protocol):
     def __call__(self, layers: Sequence[tuple[Tensor, Tensor]], identity: object, start: int, visible: int) -> Tensor:
         """The logits, valid until the next call; its other inputs are read from where they were.
 
-        ``layers`` are the whole keys and values [kv_heads, reserved, dim] of each layer, ``identity`` an object that
+        ``layers`` are the whole keys and values [kv_heads, reserved, width] of each layer, ``identity`` an object that
         is another one whenever they are. The row becomes token ``start`` and sees the first ``visible``.
         """
 
@@ -96,13 +98,13 @@ class Ops:
     def attention(self, q: Tensor, keys: Tensor, values: Tensor, visible: Sequence[int]) -> Tensor:
         """Softmax attention, scaled by 1/sqrt(dim).
 
-        ``q`` [rows, heads, dim]; ``keys`` and ``values`` [kv_heads, tokens, dim] of the cache's dtype, each
+        ``q`` [rows, heads, dim]; ``keys`` and ``values`` [kv_heads, tokens, width] as the cache has them, each
         serving heads/kv_heads consecutive heads; row i sees the first ``visible[i]`` tokens.
         Returns [rows, heads * dim] fp32.
         """
         rows, heads, dim = q.shape
         result = torch.empty(rows, heads * dim, dtype=torch.float32)
-        keys, values = keys.float(), values.float()
+        keys, values = from_rows(keys), from_rows(values)
         step = max(1, _SCORE_FLOATS // (heads * keys.shape[1]))
         for start in range(0, rows, step):
             end = min(start + step, rows)
@@ -110,9 +112,9 @@ class Ops:
         return result
 
     def store(self, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Put ``k`` and ``v`` [rows, kv_heads, dim] into a cache's ``keys`` and ``values`` [kv_heads, rows, dim]."""
-        keys.copy_(k.transpose(0, 1))
-        values.copy_(v.transpose(0, 1))
+        """Put ``k`` and ``v`` [rows, kv_heads, dim] into a cache's ``keys`` and ``values`` [kv_heads, rows, width]."""
+        keys.copy_(to_rows(k.transpose(0, 1), keys.dtype))
+        values.copy_(to_rows(v.transpose(0, 1), values.dtype))
 
     def record(self, forward: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
         """Do a forward pass of one row, and learn to replay it where everything in it can be replayed.

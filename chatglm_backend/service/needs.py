@@ -30,7 +30,7 @@ from chatglm_backend.units import size
 
 _LEAST_TOKENS = 512  # a shorter context is of no use
 USUAL_TOKENS = 8192  # reading more takes minutes: only where it was asked for
-_KV_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+_KV_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
 
 Here = Literal["", "download", "low-bit"]
 """What this machine has of a hub model: nothing, its finished download, or its finished conversion."""
@@ -39,8 +39,9 @@ Fit = Literal["full", "short", "memory", "disk"]
 
 
 def kv_bytes(config: ModelConfig, settings: Settings) -> int:
-    """Bytes that the KV cache takes per token."""
-    return kv_values(config) * _KV_BYTES[settings.kv_dtype]
+    """Bytes that the KV cache takes per token; in int8 with a scale of four for each head's key and value."""
+    scales = 4 * kv_values(config) // config.head_dim if settings.kv_dtype == "int8" else 0
+    return kv_values(config) * _KV_BYTES[settings.kv_dtype] + scales
 
 
 def kv_room(free_memory: int, weights: int) -> int:

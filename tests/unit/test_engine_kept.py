@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, KeptAs
 from chatglm_backend.engine.engine import Engine
@@ -23,11 +24,16 @@ PLACE = KeptAs("ada", "one")
 PROMPT = "".join(chr(97 + i * i % 26) for i in range(300))
 
 
-@pytest.fixture(scope="module")
-def model() -> ChatModel:
+@pytest.fixture(scope="module", params=[torch.float16, torch.int8])
+def model(request: pytest.FixtureRequest) -> ChatModel:
+    """A small random model with 16 or 8 bits of keys and values."""
+    return model_with(request.param)
+
+
+def model_with(kv_dtype: torch.dtype) -> ChatModel:
     """A small random model."""
     config = small_config("chatglm2")
-    return build_model(config, DenseWeights(random_tensors(config)))
+    return build_model(config, DenseWeights(random_tensors(config)), kv_dtype=kv_dtype)
 
 
 class _Server:
@@ -76,6 +82,12 @@ def test_others_start_anew(model: ChatModel, tmp_path: Path, kept_as: KeptAs | N
     """Another visitor, another conversation, no conversation, other weights."""
     _Server(model, tmp_path).answer(PROMPT)
     assert _Server(model, tmp_path, identity).answer(PROMPT, kept_as)[0] == 0
+
+
+def test_another_number_format_starts_anew(tmp_path: Path) -> None:
+    """What 16 bits were kept in is nothing in 8."""
+    _Server(model_with(torch.float16), tmp_path).answer(PROMPT)
+    assert _Server(model_with(torch.int8), tmp_path).answer(PROMPT)[0] == 0
 
 
 def test_a_damaged_block_is_read_anew(model: ChatModel, tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ import torch
 from chatglm_backend.int4.kernels.ops import CompiledOps
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import VARIANTS, host_cpu, usable_variants
+from chatglm_backend.models.int8_rows import row_width, to_rows
 from chatglm_backend.models.ops import Ops, rotary_table
+
+FORMATS = (torch.float16, torch.int8)
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +31,14 @@ def ops(request: pytest.FixtureRequest, team: Team) -> CompiledOps:
 
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 4, 128), (8, 2, 16), (3, 1, 16)])
 @pytest.mark.parametrize("rows", [1, 3, 4, 9])
-def test_attention_equals_torch(ops: CompiledOps, heads: int, kv_heads: int, dim: int, rows: int) -> None:
+@pytest.mark.parametrize("kind", FORMATS)
+def test_attention_equals_torch(
+    ops: CompiledOps, heads: int, kv_heads: int, dim: int, rows: int, kind: torch.dtype
+) -> None:
     """Rows that see different numbers of tokens, strided queries, part of a larger cache; each as if it were alone."""
     torch.manual_seed(0)
     q = torch.randn(rows, heads, 3 * dim)[..., dim : 2 * dim]
-    cache = torch.randn(2, kv_heads, 64, dim).half()
+    cache = to_rows(torch.randn(2, kv_heads, 64, dim), kind)
     keys, values = cache[0][:, :50], cache[1][:, :50]
     visible = [50 - rows + 1 + row for row in range(rows)]
     expected = Ops().attention(q, keys, values, visible)
@@ -44,12 +50,13 @@ def test_attention_equals_torch(ops: CompiledOps, heads: int, kv_heads: int, dim
 
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(8, 2, 32), (32, 2, 128), (12, 2, 64), (16, 4, 128)])
 @pytest.mark.parametrize("tokens", [1, 6, 64, 83, 900])
+@pytest.mark.parametrize("kind", FORMATS)
 def test_a_rows_attention_does_not_depend_on_what_is_computed_beside_it(
-    ops: CompiledOps, heads: int, kv_heads: int, dim: int, tokens: int
+    ops: CompiledOps, heads: int, kv_heads: int, dim: int, tokens: int, kind: torch.dtype
 ) -> None:
     """Bit for bit: heads of a group together, one by one, or with other rows, behind few tokens and behind many."""
     torch.manual_seed(tokens)
-    q, cache = torch.randn(5, heads, dim), torch.randn(2, kv_heads, tokens + 3, dim).half()
+    q, cache = torch.randn(5, heads, dim), to_rows(torch.randn(2, kv_heads, tokens + 3, dim), kind)
     keys, values = cache[0], cache[1]
     together = ops.attention(q, keys, values, [tokens] * 5)
     alone = torch.cat([ops.attention(q[row : row + 1], keys, values, [tokens]) for row in range(5)])
@@ -149,13 +156,14 @@ def test_residuals_equal_torch(ops: CompiledOps, rows: int, width: int) -> None:
     assert torch.equal(before, update)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", [*FORMATS, torch.float32])
 @pytest.mark.parametrize(("rows", "heads", "dim"), [(1, 4, 64), (5, 2, 16), (3, 2, 24)])
 def test_a_cache_is_written_as_by_torch(ops: CompiledOps, rows: int, heads: int, dim: int, dtype: torch.dtype) -> None:
     """Bit for bit, from strided keys and values into the middle of a cache; what lies around them stays."""
     whole = torch.randn(rows, heads, 3 * dim) * 100
+    whole[0, 0], whole[0, 1, 5] = 0.0, torch.inf
     k, v = whole[..., dim : 2 * dim], whole[..., 2 * dim :]
-    memories = [torch.full((2, heads, 20, dim), 3.0, dtype=dtype) for _ in range(2)]
+    memories = [torch.full((2, heads, 20, row_width(dim, dtype)), 3, dtype=dtype) for _ in range(2)]
     for owner, memory in zip((ops, Ops()), memories, strict=True):
         owner.store(k, v, memory[0][:, 7 : 7 + rows], memory[1][:, 7 : 7 + rows])
     assert torch.equal(*memories)

@@ -31,10 +31,11 @@ FIRST, OTHER = (5, 6, 7, 8, 9, GMASK, SOP), (30, 31, GMASK, SOP)
 SHARED = {"num_layers": 3, "hidden_size": 512, "num_heads": 8, "head_dim": 64, "ffn_hidden_size": 1024}
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAMILIES, "chatglm in 8 bits", "chatglm2 in 8 bits"])
 def model(request: pytest.FixtureRequest) -> Decoder:
     """Return a model of random INT4 weights with the compiled operations."""
-    return built(small_config(request.param, **SHARED))
+    family, *eight = request.param.split(maxsplit=1)
+    return built(small_config(family, **SHARED), torch.int8 if eight else torch.float16)
 
 
 def built(
@@ -109,6 +110,20 @@ def test_truncated_sequences_go_on_from_where_they_were_cut(model: Decoder) -> N
     step(model, 12, cache, replays=True)
     cache.truncate(len(FIRST))
     assert torch.equal(step(model, 11, cache, replays=True), first)
+
+
+def test_no_bit_depends_on_others_or_on_what_was_reused(model: Decoder) -> None:
+    """Several ids of several sequences in one step; and a sequence that goes on from a copy of its beginning."""
+    alone = [model.decode([Feed((token,), cache)]) for cache in (started(model, FIRST),) for token in (8, 9)]
+    alone += [model.decode([Feed((3,), started(model, OTHER))])]
+    feeds = [Feed((8, 9), started(model, FIRST)), Feed((3,), started(model, OTHER))]
+    assert torch.equal(model.decode(feeds), torch.cat(alone))
+    whole, reused = model.new_cache(600), model.new_cache(600)
+    longer = (*FIRST, *range(20, 60))
+    expected = read_prompt(model, longer, whole, max_rows=5)
+    reused.copy_prefix_from(whole, len(longer) - 3)
+    assert torch.equal(read_prompt(model, longer[-3:], reused), expected)
+    assert torch.equal(step(model, 4, reused, replays=False), step(model, 4, whole, replays=False))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from chatglm_backend.models.base import ChatModel, Feed, build_model
 from chatglm_backend.models.config import Family
 from chatglm_backend.models.kv_cache import GROWTH_BLOCK, KVCache
 from chatglm_backend.models.weights import DenseWeights
+from chatglm_backend.service.needs import kv_bytes
+from chatglm_backend.settings import Settings
 from tests.small_models import GMASK, SOP, random_tensors, read_prompt, small_config
 
 FAMILIES: tuple[Family, ...] = ("chatglm", "chatglm2")
@@ -171,11 +173,13 @@ def test_unusable_feeds_are_refused() -> None:
         ("chatglm", torch.float16, 2 * 2 * 4 * 16 * 2),
         ("chatglm2", torch.float16, 2 * 2 * 2 * 16 * 2),
         ("chatglm2", torch.float32, 2 * 2 * 2 * 16 * 4),
+        ("chatglm", torch.int8, 2 * 2 * 4 * (16 + 4)),
     ],
 )
 def test_the_stated_bytes_per_token_are_the_memory_taken(family: Family, dtype: torch.dtype, expected: int) -> None:
     """Keys and values × layers × groups × head size × bytes; nbytes is what the tensors really hold."""
     model = model_of(family, kv_dtype=dtype)
+    assert kv_bytes(model.config, Settings(kv_dtype=str(dtype).removeprefix("torch."))) == expected
     cache = model.new_cache(600)
     assert (cache.bytes_per_token, cache.nbytes) == (expected, 0)
     read_prompt(model, FIRST_PROMPT, cache)
@@ -198,12 +202,13 @@ def test_a_growing_cache_keeps_what_it_holds() -> None:
     assert before == GROWTH_BLOCK * grown.bytes_per_token < grown.nbytes <= roomy.nbytes
 
 
-def test_fp16_keys_and_values_stay_close() -> None:
-    """Halving the cache's memory costs little accuracy."""
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 5e-3), (torch.int8, 2e-2)])
+def test_fewer_bits_of_keys_and_values_stay_close(dtype: torch.dtype, bound: float) -> None:
+    """Halving the cache's memory, twice, costs little accuracy."""
     exact = read_prompt(model_of("chatglm2"), FIRST_PROMPT, model_of("chatglm2").new_cache(64))
-    half = model_of("chatglm2", kv_dtype=torch.float16)
+    half = model_of("chatglm2", kv_dtype=dtype)
     found = read_prompt(half, FIRST_PROMPT, half.new_cache(64))
-    assert float((found - exact).norm() / exact.norm()) < 5e-3
+    assert float((found - exact).norm() / exact.norm()) < bound
 
 
 @pytest.mark.parametrize("units", [0, 1, 3, None])

@@ -74,7 +74,7 @@ def test_a_typo_says_where_it_stands_and_what_was_meant(tmp_path: Path) -> None:
         ("threads", "0"),
         ("threads", "many"),
         ("kernel", "fast"),
-        ("kv_dtype", "int8"),
+        ("kv_dtype", "int4"),
         ("listen", "maybe"),
     ],
 )

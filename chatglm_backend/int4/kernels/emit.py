@@ -27,8 +27,6 @@ FEW_ROWS = (1, 2, 3, 4)
 _STREAMING_ROWS = 2
 """Up to so many rows a product waits for memory only."""
 
-_EXPONENT_ALL_ONES = 0x7F800000
-
 
 def build_module(variant: Variant, triple: str) -> ir.Module:
     """All kernels of one variant, as a module named after it."""
@@ -43,11 +41,7 @@ def build_module(variant: Variant, triple: str) -> ir.Module:
 
 
 class _Quantize(KernelWriter):
-    """fp32 [rows, blocks * 64] -> int8, scales, offsets, for a range of blocks.
-
-    The magnitudes are compared as integers, where NaN and infinity are the largest: such a
-    block gets the scale NaN and zeros, so its row's results are NaN, as exact arithmetic's mostly are.
-    """
+    """fp32 [rows, blocks * 64] -> int8, scales, offsets, for a range of blocks."""
 
     def emit(self) -> None:
         rows, blocks = self.arg(Arg.ROWS), self.arg(Arg.BLOCKS)
@@ -73,20 +67,8 @@ class _Quantize(KernelWriter):
 
     def _block(self, source: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
         b = self.builder
-        ints, floats = ir.VectorType(I32, BLOCK), ir.VectorType(F32, BLOCK)
-        values = self.load(source, floats, align=4)
-        sizes = b.and_(b.bitcast(values, ints), ir.Constant(ints, [0x7FFFFFFF] * BLOCK))
-        largest = self.call(f"llvm.vector.reduce.umax.v{BLOCK}i32", I32, [sizes])
-        finite = b.icmp_unsigned("<", largest, ir.Constant(I32, _EXPONENT_ALL_ONES))
-        scale = b.fdiv(b.bitcast(largest, F32), ir.Constant(F32, 127.0))
-        usable = b.and_(finite, b.fcmp_ordered(">", scale, ir.Constant(F32, 1e-37)))
-        inverse = b.fdiv(ir.Constant(F32, 1.0), b.select(usable, scale, ir.Constant(F32, 1.0)))
-        inverse = b.select(usable, inverse, ir.Constant(F32, 0.0))
-        safe = b.select(finite, values, ir.Constant(floats, [0.0] * BLOCK))
-        rounded = self.call(f"llvm.rint.v{BLOCK}f32", floats, [b.fmul(safe, self.splat(inverse, BLOCK))])
-        wide = b.fptosi(rounded, ints)
+        wide, scale = self.to_bytes(self.load(source, ir.VectorType(F32, BLOCK), align=4))
         total = self.call(f"llvm.vector.reduce.add.v{BLOCK}i32", I32, [wide])
-        scale = b.select(finite, scale, ir.Constant(F32, float("nan")))
         return b.trunc(wide, ir.VectorType(I8, BLOCK)), scale, b.mul(total, ir.Constant(I32, -8))
 
 

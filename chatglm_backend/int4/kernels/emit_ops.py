@@ -1,4 +1,4 @@
-"""Writes the operations between the products as LLVM code: attention over 16-bit keys and values,
+"""Writes the operations between the products as LLVM code: attention over 16-bit or 8-bit keys and values,
 GELU, SwiGLU.
 
 Kernels have the form described in :mod:`.writer`; argument words are in the order of
@@ -12,8 +12,10 @@ from enum import IntEnum
 
 from llvmlite import ir
 
+from chatglm_backend.int4.kernels.emit_rows import StoreBytes
 from chatglm_backend.int4.kernels.variants import Variant
-from chatglm_backend.int4.kernels.writer import F16, F32, I64, KernelWriter, Values
+from chatglm_backend.int4.kernels.writer import F16, F32, I8, I32, I64, KernelWriter, Values
+from chatglm_backend.models.int8_rows import SCALE_BYTES
 
 LANES = 16
 HEADS_TOGETHER = 4
@@ -64,18 +66,21 @@ def attention_rows(variant: Variant) -> int:
     return 8 if variant.lanes == LANES else 4
 
 
-def build_attention(variant: Variant, triple: str, dim: int) -> ir.Module:
+def build_attention(variant: Variant, triple: str, dim: int, *, int8: bool) -> ir.Module:
     """``attend_1`` and ``attend_8``, or as many as there are registers for, for heads of ``dim`` features (16 n).
 
-    The work range counts (blocks of rows) x heads, heads fastest; keys and values are fp16 with tokens
-    next to each other. ``attend_heads`` takes one row, several heads of the same keys and values together; every
-    number is what ``attend_1`` makes of it. It has a head's sum at the end of its scores.
+    The work range counts (blocks of rows) x heads, heads fastest; keys and values are fp16, or ``int8`` as
+    :mod:`chatglm_backend.models.int8_rows` has them, which ``store`` then writes. ``attend_heads`` takes one row,
+    several heads of the same keys and values together; every number is what ``attend_1`` makes of it. It has a head's
+    sum at the end of its scores.
     """
     module = ir.Module(name=f"attention_{dim}")
     module.triple = triple
     for rows in (1, attention_rows(variant)):
-        _Attention(module, variant, f"attend_{rows}", dim, rows).emit()
-    _HeadsAttention(module, variant, "attend_heads", dim, HEADS_TOGETHER).emit()
+        _Attention(module, variant, f"attend_{rows}", dim, rows, int8=int8).emit()
+    _HeadsAttention(module, variant, "attend_heads", dim, HEADS_TOGETHER, int8=int8).emit()
+    if int8:
+        StoreBytes(module, variant, "store", dim).emit()
     return module
 
 
@@ -91,8 +96,9 @@ def build_gates(variant: Variant, triple: str) -> ir.Module:
 class _Attention(KernelWriter):
     """Scores of all visible tokens into scratch, softmax in place, then the mix of the values."""
 
-    def __init__(self, module: ir.Module, variant: Variant, name: str, dim: int, rows: int) -> None:
+    def __init__(self, module: ir.Module, variant: Variant, name: str, dim: int, rows: int, *, int8: bool) -> None:
         super().__init__(module, variant, name)
+        self.int8, self.token_bytes = int8, dim + SCALE_BYTES if int8 else 2 * dim
         self.dim, self.count, self.parts = dim, rows, dim // LANES
         self.vector = ir.VectorType(F32, LANES)
         self.arguments = {which: self.arg(which) for which in AttentionArg}
@@ -133,9 +139,14 @@ class _Attention(KernelWriter):
             self._mix(scores, sums, values, longest, outs, range(first, min(first + step, self.parts)))
         return []
 
-    def _halves(self, address: ir.Value, part: int) -> ir.Value:
+    def _features(self, address: ir.Value, part: int) -> ir.Value:
+        """Some features of a token in fp32; in 8 bits without their scale."""
+        b = self.builder
+        if self.int8:
+            loaded = self.load(self.offset(address, part * LANES), ir.VectorType(I8, LANES))
+            return b.sitofp(b.sext(loaded, ir.VectorType(I32, LANES)), self.vector)
         loaded = self.load(self.offset(address, part * LANES * 2), ir.VectorType(F16, LANES), align=2)
-        return self.builder.fpext(loaded, self.vector)
+        return b.fpext(loaded, self.vector)
 
     def _scores(self, queries: Values, keys: ir.Value, first: ir.Value, last: ir.Value, scores: Values) -> None:
         b = self.builder
@@ -146,15 +157,17 @@ class _Attention(KernelWriter):
         ]
 
         def some(t: ir.Value, count: int) -> Values:
-            places = [self.offset(keys, b.add(t, ir.Constant(I64, i)), self.dim * 2) for i in range(count)]
+            places = [self.offset(keys, b.add(t, ir.Constant(I64, i)), self.token_bytes) for i in range(count)]
             sums = [[self.constant(0.0, LANES)] * count for _ in queries]
             for part in range(self.parts):
-                features = [self._halves(key, part) for key in places]
+                features = [self._features(key, part) for key in places]
                 for mine, parts in zip(sums, query, strict=True):
                     mine[:] = [self.fma(parts[part], *pair) for pair in zip(features, mine, strict=True)]
             totals = self.totals([total for mine in sums for total in mine])
+            scales = [self.load(self.offset(key, self.dim), F32) for key in places] if self.int8 else []
             for i, place in enumerate(scores):
-                self.store(self.lanes_of(totals, i * count, count), self.offset(place, t, 4), align=4)
+                few = self.lanes_of(totals, i * count, count)
+                self.store(b.fmul(few, self.joined(scales)) if scales else few, self.offset(place, t, 4), align=4)
             return []
 
         step = max(1, min(self.lanes // self.count, 4))
@@ -211,11 +224,15 @@ class _Attention(KernelWriter):
         """``start`` plus the weighted values of tokens ``first`` to ``last``: part by part, of all rows each."""
 
         def token(t: ir.Value, carried: Values) -> Values:
-            value = self.offset(values, t, self.dim * 2)
+            value = self.offset(values, t, self.token_bytes)
             weights = [self.splat(self.load(self.offset(s, t, 4), F32, align=4), LANES) for s in scores]
             after = []
+            if self.int8:
+                scale = self.splat(self.load(self.offset(value, self.dim), F32), LANES)
             for index, part in enumerate(parts):
-                feature = self._halves(value, part)
+                feature = self._features(value, part)
+                if self.int8:
+                    feature = self.builder.fmul(feature, scale)
                 after += [self.fma(w, feature, carried[index * self.count + i]) for i, w in enumerate(weights)]
             return after
 

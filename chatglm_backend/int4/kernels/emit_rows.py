@@ -12,7 +12,8 @@ from enum import IntEnum
 from llvmlite import ir
 
 from chatglm_backend.int4.kernels.variants import Variant
-from chatglm_backend.int4.kernels.writer import F16, F32, I32, I64, KernelWriter, Values
+from chatglm_backend.int4.kernels.writer import F16, F32, I8, I32, I64, KernelWriter, Values
+from chatglm_backend.models.int8_rows import SCALE_BYTES
 
 ROW_LANES = 16
 
@@ -60,9 +61,9 @@ class AddArg(IntEnum):
 
 
 class StoreArg(IntEnum):
-    """Row i of ``K`` and ``V`` becomes token ``FIRST`` + i of ``KEYS`` and ``VALUES``, which are fp16.
+    """Row i of ``K`` and ``V`` becomes token ``FIRST`` + i of ``KEYS`` and ``VALUES``, in the cache's format.
 
-    ``FIRST`` is the address of an int64; tokens follow one another, ``UNITS`` (a multiple of 16) numbers each.
+    ``FIRST`` is the address of an int64; tokens follow one another, ``UNITS`` (a multiple of 16) features each.
     """
 
     K = 0
@@ -89,7 +90,7 @@ def build_rows(variant: Variant, triple: str) -> ir.Module:
     _Norm(module, variant, "layer_norm").emit(centred=True)
     _Norm(module, variant, "rms_norm").emit(centred=False)
     _AddScaled(module, variant, "add_scaled").emit()
-    _Store(module, variant, "store").emit()
+    Store(module, variant, "store").emit()
     return module
 
 
@@ -226,10 +227,11 @@ class _AddScaled(KernelWriter):
         b.ret_void()
 
 
-class _Store(KernelWriter):
+class Store(KernelWriter):
     """Keys and values of new tokens into a cache, rounded to fp16."""
 
     def emit(self) -> None:
+        """Write the whole function."""
         b = self.builder
         words = {which: self.arg(which) for which in StoreArg}
         start = self.load(words[StoreArg.FIRST], I64, align=8)
@@ -239,11 +241,10 @@ class _Store(KernelWriter):
         )
 
         def row(r: ir.Value, _: Values) -> Values:
-            token = b.mul(b.add(start, r), words[StoreArg.UNITS])
+            token = self.token_bytes(b.add(start, r))
             for x, x_row, x_head, cache, cache_head in kinds:
                 source = b.add(words[x], b.mul(r, words[x_row]))
-                place = self.offset(words[cache], token, 2)
-                self._heads(source, words[x_head], place, words[cache_head])
+                self._heads(source, words[x_head], b.add(words[cache], token), words[cache_head])
             return []
 
         self.loop(self.first, self.last, 1, [], row)
@@ -252,16 +253,42 @@ class _Store(KernelWriter):
     def _heads(self, source: ir.Value, source_step: ir.Value, place: ir.Value, place_step: ir.Value) -> None:
         """All heads of one token."""
         b, zero = self.builder, ir.Constant(I64, 0)
-        heads, units = self.arg(StoreArg.HEADS), self.arg(StoreArg.UNITS)
 
         def head(h: ir.Value, _: Values) -> Values:
             mine, theirs = b.add(source, b.mul(h, source_step)), b.add(place, b.mul(h, place_step))
-            self.loop(zero, units, ROW_LANES, [], lambda t, _: self._halve(mine, theirs, t))
+            self.write(mine, theirs)
             return []
 
-        self.loop(zero, heads, 1, [], head)
+        self.loop(zero, self.arg(StoreArg.HEADS), 1, [], head)
+
+    def token_bytes(self, tokens: ir.Value) -> ir.Value:
+        """What so many tokens of one head take."""
+        return self.offset(ir.Constant(I64, 0), self.builder.mul(tokens, self.arg(StoreArg.UNITS)), 2)
+
+    def write(self, source: ir.Value, place: ir.Value) -> None:
+        """One head's features."""
+        units = self.arg(StoreArg.UNITS)
+        self.loop(ir.Constant(I64, 0), units, ROW_LANES, [], lambda t, _: self._halve(source, place, t))
 
     def _halve(self, source: ir.Value, place: ir.Value, t: ir.Value) -> Values:
         values = self.load(self.offset(source, t, 4), ir.VectorType(F32, ROW_LANES), align=4)
         self.store(self.builder.fptrunc(values, ir.VectorType(F16, ROW_LANES)), self.offset(place, t, 2), align=2)
         return []
+
+
+class StoreBytes(Store):
+    """The same as int8 rows of ``dim`` features; see :mod:`chatglm_backend.models.int8_rows`."""
+
+    def __init__(self, module: ir.Module, variant: Variant, name: str, dim: int) -> None:
+        super().__init__(module, variant, name)
+        self.dim = dim
+
+    def token_bytes(self, tokens: ir.Value) -> ir.Value:
+        """See :class:`Store`."""
+        return self.offset(ir.Constant(I64, 0), tokens, self.dim + SCALE_BYTES)
+
+    def write(self, source: ir.Value, place: ir.Value) -> None:
+        """See :class:`Store`."""
+        wide, scale = self.to_bytes(self.load(source, ir.VectorType(F32, self.dim), align=4))
+        self.store(self.builder.trunc(wide, ir.VectorType(I8, self.dim)), place)
+        self.store(scale, self.offset(place, self.dim))

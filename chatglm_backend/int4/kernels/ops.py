@@ -1,4 +1,4 @@
-"""The models' operations between products, compiled: attention over a 16-bit cache and writing to it, rotary
+"""The models' operations between products, compiled: attention over a cache of fp16 or int8 and writing to it, rotary
 positions, norms, residuals, GELU, SwiGLU.
 
 Whatever shape or dtype the compiled code does not take is left to
@@ -31,6 +31,7 @@ from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
 from chatglm_backend.int4.kernels.replay import RecordedStep, attention_work, quads_for, scores_stride
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import Variant
+from chatglm_backend.models.int8_rows import row_width
 from chatglm_backend.models.ops import Ops, Replay, RotaryTable
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -46,7 +47,7 @@ class CompiledOps(Ops):
         self._team, self._variant, self._cache = team, variant, cache
         self._gates = compile_module(variant, "gates", partial(build_gates, variant), cache)
         self._rows = compile_module(variant, "rows", partial(build_rows, variant), cache)
-        self._attention: dict[int, NativeKernels] = {}
+        self._attention: dict[tuple[int, bool], NativeKernels] = {}
         self._scores = np.empty(0, np.float32)
         self._gate_args = np.zeros(len(GateArg), np.int64)
         self._norm_args = np.zeros(len(NormArg), np.int64)
@@ -133,47 +134,51 @@ class CompiledOps(Ops):
         """See :class:`~chatglm_backend.models.ops.Ops`."""
         rows, heads, dim = k.shape
         fits = all(x.dtype is torch.float32 and x.stride(2) == 1 for x in (k, v)) and dim % ROW_LANES == 0
-        if not (fits and rows and _half_tokens(keys, dim) and _half_tokens(values, dim)):
+        if not (fits and rows and _known_format(keys, values, dim)):
             self._team.spoil()
             super().store(k, v, keys, values)
             return
+        size = keys.itemsize
+        kernels = self._native(dim, keys.dtype) if keys.dtype is torch.int8 else self._rows
         with self._team.lock:
             self._store_args[:] = (
                 k.data_ptr(), k.stride(0) * 4, k.stride(1) * 4, v.data_ptr(), v.stride(0) * 4, v.stride(1) * 4,
-                keys.data_ptr(), keys.stride(0) * 2, values.data_ptr(), values.stride(0) * 2,
+                keys.data_ptr(), keys.stride(0) * size, values.data_ptr(), values.stride(0) * size,
                 heads, dim, self._first.ctypes.data,
             )  # fmt: skip
-            self._team.share(self._rows.addresses["store"], self._store_args, rows, work=rows * heads * dim)
+            self._team.share(kernels.addresses["store"], self._store_args, rows, work=rows * heads * dim)
 
     def record(self, forward: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
-        store = self._rows.addresses["store"]
         with self._team.recording() as recording:
             result = forward()
         attends = {n.addresses[name] for n in self._attention.values() for name in ("attend_1", "attend_heads")}
+        stores = {n.addresses.get("store", 0) for n in (self._rows, *self._attention.values())}
         kernels = [step[Word.KERNEL] for step in recording.steps]
         attend = next((kernel for kernel in kernels if kernel in attends), 0)
+        store = next((kernel for kernel in kernels if kernel in stores), 0)
         layers = kernels.count(store)
         # A product by other means than this team's is no step, and a recording without it would be wrong.
         products = sum(step[Word.QUANTIZE] != 0 for step in recording.steps)
         if not recording.whole or not attend or kernels.count(attend) != layers or products <= layers:
             return result, None
-        return result, RecordedStep(self._team, recording, result, attend=attend, store=store)
+        dtype = torch.float16 if store == self._rows.addresses["store"] else torch.int8
+        return result, RecordedStep(self._team, recording, result, attend=attend, store=store, dtype=dtype)
 
     def attention(self, q: Tensor, keys: Tensor, values: Tensor, visible: Sequence[int]) -> Tensor:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
         rows, heads, dim = q.shape
         fits = dim % LANES == 0 and q.dtype is torch.float32 and q.stride(2) == 1 and min(visible) > 0
-        if not (fits and _half_tokens(keys, dim) and _half_tokens(values, dim)):
+        if not (fits and _known_format(keys, values, dim)):
             self._team.spoil()
             return super().attention(q, keys, values, visible)
         result = self._team.empty(rows, heads * dim)
         counts = np.fromiter(visible, np.int64, rows)
-        native = self._native(dim)
+        native, size = self._native(dim, keys.dtype), keys.itemsize
         with self._team.lock:
             self._attention_args[: AttentionArg.ROW0] = (
-                q.data_ptr(), q.stride(0) * 4, q.stride(1) * 4, keys.data_ptr(), keys.stride(0) * 2,
-                values.data_ptr(), values.stride(0) * 2, result.data_ptr(), heads * dim * 4, counts.ctypes.data,
+                q.data_ptr(), q.stride(0) * 4, q.stride(1) * 4, keys.data_ptr(), keys.stride(0) * size,
+                values.data_ptr(), values.stride(0) * size, result.data_ptr(), heads * dim * 4, counts.ctypes.data,
                 heads, heads // keys.shape[0], self._constants(dim**-0.5).ctypes.data,
             )  # fmt: skip
             quads = quads_for(heads, heads // keys.shape[0], self._team.threads, visible[0]) if rows == 1 else 0
@@ -218,12 +223,14 @@ class CompiledOps(Ops):
                 work = blocks * count * heads * attention_work(longest, dim)
                 team.share(address, args, blocks * heads, work=work, scratch=scratch, scratch_stride=stride_bytes)
 
-    def _native(self, dim: int) -> NativeKernels:
-        """The kernels for heads of ``dim`` features, compiled at first use."""
-        if dim not in self._attention:
-            build = partial(build_attention, self._variant, dim=dim)
-            self._attention[dim] = compile_module(self._variant, f"attention{dim}", build, self._cache)
-        return self._attention[dim]
+    def _native(self, dim: int, dtype: torch.dtype) -> NativeKernels:
+        """The kernels for heads of ``dim`` features in a cache of ``dtype``, compiled at first use."""
+        int8 = dtype is torch.int8
+        if (dim, int8) not in self._attention:
+            build = partial(build_attention, self._variant, dim=dim, int8=int8)
+            name = f"attention{dim}{'int8' if int8 else ''}"
+            self._attention[dim, int8] = compile_module(self._variant, name, build, self._cache)
+        return self._attention[dim, int8]
 
     def _norm(self, name: str, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         rows, units = x.shape
@@ -289,6 +296,9 @@ def _vector(x: Tensor) -> bool:
     return x.dtype is torch.float32 and x.is_contiguous()
 
 
-def _half_tokens(x: Tensor, dim: int) -> bool:
-    """Whether ``x`` [kv_heads, tokens, dim] is fp16 with each token right after the one before."""
-    return x.dtype is torch.float16 and x.stride(2) == 1 and x.stride(1) == dim
+def _known_format(keys: Tensor, values: Tensor, dim: int) -> bool:
+    """Whether a cache's keys and values are fp16 or int8 with each token right after the one before."""
+    width = row_width(dim, keys.dtype)
+    right = (keys.dtype, 1, width, width)
+    fits = all((x.dtype, x.stride(2), x.stride(1), x.shape[2]) == right for x in (keys, values))
+    return fits and keys.dtype in (torch.float16, torch.int8)

@@ -47,8 +47,10 @@ def quads_for(heads: int, group: int, threads: int, tokens: int) -> int:
 class RecordedStep:
     """See :class:`~chatglm_backend.models.ops.Replay`."""
 
-    def __init__(self, team: Team, recording: Recording, result: Tensor, *, attend: int, store: int) -> None:
-        """``attend`` and ``store`` are the kernels that touch the cache; each layer has one step of each, in order."""
+    def __init__(
+        self, team: Team, recording: Recording, result: Tensor, *, attend: int, store: int, dtype: torch.dtype
+    ) -> None:
+        """``attend`` and ``store`` are the kernels that touch the cache of ``dtype``; a layer has one step of each."""
         self._team, self._result = team, result
         self._kept = recording
         self._program = np.array(recording.steps, np.int64)
@@ -65,6 +67,7 @@ class RecordedStep:
         self._group = int(self._attention_args[0][AttentionArg.GROUP])
         self._quads = int(self._attention_args[0][AttentionArg.QUADS])
         self._dim = int(self._store_args[0][StoreArg.UNITS])
+        self._dtype = dtype
         self._scores = np.empty(0, np.float32)
         self._identity: object = None
 
@@ -90,8 +93,9 @@ class RecordedStep:
 
     def _bind(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Turn to the memory of another sequence."""
-        if len(layers) != len(self._store_args) or any(x.dtype is not torch.float16 for pair in layers for x in pair):
+        if len(layers) != len(self._store_args) or any(x.dtype is not self._dtype for pair in layers for x in pair):
             raise ValueError("this cache is not of the kind that was recorded")
+        size = self._dtype.itemsize
         stride = scores_stride(layers[0][0].shape[1]) * 4
         rows = self._group if self._quads else 1
         need = self._team.threads * rows * stride // 4
@@ -103,5 +107,5 @@ class RecordedStep:
             attention[AttentionArg.SCORES_ROW] = stride
             attention[AttentionArg.KEYS] = store[StoreArg.KEYS] = keys.data_ptr()
             attention[AttentionArg.VALUES] = store[StoreArg.VALUES] = values.data_ptr()
-            attention[AttentionArg.KEYS_HEAD] = store[StoreArg.KEYS_HEAD] = keys.stride(0) * 2
-            attention[AttentionArg.VALUES_HEAD] = store[StoreArg.VALUES_HEAD] = values.stride(0) * 2
+            attention[AttentionArg.KEYS_HEAD] = store[StoreArg.KEYS_HEAD] = keys.stride(0) * size
+            attention[AttentionArg.VALUES_HEAD] = store[StoreArg.VALUES_HEAD] = values.stride(0) * size

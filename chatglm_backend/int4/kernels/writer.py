@@ -16,6 +16,8 @@ I8, I32, I64, F32, F16 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.Float
 
 Values = list[ir.Value]
 
+_EXPONENT_ALL_ONES = 0x7F800000
+
 
 class KernelWriter:
     """One function under construction, with the vector vocabulary that the kernels share."""
@@ -56,6 +58,15 @@ class KernelWriter:
         single = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
         mask = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
         return self.builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), mask)
+
+    def joined(self, values: Values) -> ir.Value:
+        """Numbers as the lanes of a vector; a single one as it is."""
+        if len(values) == 1:
+            return values[0]
+        vector = ir.Constant(ir.VectorType(values[0].type, len(values)), ir.Undefined)
+        for lane, value in enumerate(values):
+            vector = self.builder.insert_element(vector, value, ir.Constant(I32, lane))
+        return vector
 
     def call(self, name: str, result: ir.Type, args: Sequence[ir.Value]) -> ir.Value:
         """Call an LLVM intrinsic, declared at first use."""
@@ -118,6 +129,26 @@ class KernelWriter:
             return self.builder.extract_element(vector, ir.Constant(I32, first))
         order = ir.Constant(ir.VectorType(I32, count), list(range(first, first + count)))
         return self.builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), order)
+
+    def to_bytes(self, values: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """An fp32 vector as whole numbers of at most 127, int32, and their scale.
+
+        The magnitudes are compared as integers, where NaN and infinity are the largest: such a vector gets the scale
+        NaN and zeros, so that what is made of it is NaN, as exact arithmetic's mostly is.
+        """
+        b, floats = self.builder, values.type
+        lanes = floats.count
+        ints = ir.VectorType(I32, lanes)
+        sizes = b.and_(b.bitcast(values, ints), ir.Constant(ints, [0x7FFFFFFF] * lanes))
+        largest = self.call(f"llvm.vector.reduce.umax.v{lanes}i32", I32, [sizes])
+        finite = b.icmp_unsigned("<", largest, ir.Constant(I32, _EXPONENT_ALL_ONES))
+        scale = b.fdiv(b.bitcast(largest, F32), ir.Constant(F32, 127.0))
+        usable = b.and_(finite, b.fcmp_ordered(">", scale, ir.Constant(F32, 1e-37)))
+        inverse = b.fdiv(ir.Constant(F32, 1.0), b.select(usable, scale, ir.Constant(F32, 1.0)))
+        inverse = b.select(usable, inverse, ir.Constant(F32, 0.0))
+        safe = b.select(finite, values, ir.Constant(floats, [0.0] * lanes))
+        rounded = self.call(f"llvm.rint.v{lanes}f32", floats, [b.fmul(safe, self.splat(inverse, lanes))])
+        return b.fptosi(rounded, ints), b.select(finite, scale, ir.Constant(F32, float("nan")))
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """``a * b + c`` of fp32 vectors."""
