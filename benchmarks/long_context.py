@@ -18,6 +18,7 @@ import torch
 from chatglm_backend.benchmark.setup import Bench, open_synthetic
 from chatglm_backend.checkpoint.known import MODELS
 from chatglm_backend.hardware import plan_threads, read_machine
+from chatglm_backend.models.int8_rows import to_rows
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.rows import Feed
 from chatglm_backend.service.kernels import kernel_cache
@@ -25,10 +26,10 @@ from chatglm_backend.settings import Settings
 from chatglm_backend.units import digits, size
 
 
-def open_bench(name: str, layers: int | None = None) -> Bench:
+def open_bench(name: str, kv_dtype: torch.dtype, layers: int | None = None) -> Bench:
     """The model's shapes with random weights on the kernels that serve pages."""
     threads = plan_threads(read_machine()).threads
-    return open_synthetic(name, threads=threads, cache=kernel_cache(Settings()), layers=layers)
+    return open_synthetic(name, threads=threads, cache=kernel_cache(Settings()), layers=layers, kv_dtype=kv_dtype)
 
 
 def filled(bench: Bench, tokens: int) -> KVCache:
@@ -40,13 +41,12 @@ def filled(bench: Bench, tokens: int) -> KVCache:
     config = bench.model.config
     shape = (2 * config.num_layers, config.num_kv_heads, 1024, config.head_dim)
     while (missing := tokens - cache.length) > 0:
-        cache.extend(torch.randn(shape, dtype=torch.float16)[:, :, :missing])
+        cache.extend(to_rows(torch.randn(shape)[:, :, :missing], cache.dtype))
     return cache
 
 
-def decode(name: str, lengths: list[int], rounds: int) -> None:
+def decode(bench: Bench, lengths: list[int], rounds: int) -> None:
     """Print the times of one token behind each length, made in turn."""
-    bench = open_bench(name)
     caches = {tokens: filled(bench, tokens) for tokens in lengths}
     seconds: dict[int, list[float]] = {tokens: [] for tokens in lengths}
     for turn in range(rounds + 2):
@@ -64,9 +64,9 @@ def decode(name: str, lengths: list[int], rounds: int) -> None:
         print(f"| {tokens} | {size(caches[tokens].nbytes)} | {1000 * middle:.1f} | {middle / first:.2f} |")
 
 
-def prefill(name: str, lengths: list[int], layers: int, rounds: int) -> None:
+def prefill(bench: Bench, lengths: list[int], all_layers: int, rounds: int) -> None:
     """Print the rates at which prompts of each length are read; the shortest is read around every other one."""
-    bench = open_bench(name, layers)
+    layers = bench.model.config.num_layers
     rates: dict[int, list[float]] = {tokens: [] for tokens in lengths}
     read(bench, lengths[0])
     for _ in range(rounds):
@@ -74,7 +74,7 @@ def prefill(name: str, lengths: list[int], layers: int, rounds: int) -> None:
             if tokens != lengths[0]:
                 rates[lengths[0]].append(read(bench, lengths[0]))
             rates[tokens].append(read(bench, tokens))
-    share = MODELS[name].config.num_layers / layers
+    share = all_layers / layers
     print(f"\n| prompt, {layers} layers | tok/s | against the shortest | all layers, s |\n|---|---|---|---|")
     first = statistics.median(rates[lengths[0]])
     for tokens, found in rates.items():
@@ -101,11 +101,14 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="*", default=[512, 2048, 8192])
     parser.add_argument("--prompt-rounds", type=int, default=1)
     parser.add_argument("--layers", type=int, default=4, help="layers that read prompts")
+    parser.add_argument("--kv-dtype", choices=("float16", "int8"), default="float16")
     asked = parser.parse_args()
+    kv_dtype = getattr(torch, asked.kv_dtype)
     if asked.lengths:
-        decode(asked.model, asked.lengths, asked.rounds)
+        decode(open_bench(asked.model, kv_dtype), asked.lengths, asked.rounds)
     if asked.prompts:
-        prefill(asked.model, asked.prompts, asked.layers, asked.prompt_rounds)
+        all_layers = MODELS[asked.model].config.num_layers
+        prefill(open_bench(asked.model, kv_dtype, asked.layers), asked.prompts, all_layers, asked.prompt_rounds)
 
 
 if __name__ == "__main__":

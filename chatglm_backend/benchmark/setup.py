@@ -61,6 +61,7 @@ def open_synthetic(
     cache: Path | None,
     kernel: str = "auto",
     layers: int | None = None,
+    kv_dtype: torch.dtype = torch.float16,
 ) -> Bench:
     """Build a full-size model of random INT4 weights in memory. Raises ConfigError for an unknown name or kernel.
 
@@ -75,7 +76,7 @@ def open_synthetic(
     config = replace(row.config, num_layers=layers or row.config.num_layers)
     choice = select_kernel(cast("KernelName", kernel), threads=threads, cache=cache)
     weights = Int4Weights(SyntheticTensors(config), choice.kernel)
-    model = build_model(config, weights, ops=choice.ops)
+    model = build_model(config, weights, kv_dtype=kv_dtype, ops=choice.ops)
     machine = _machine(f"{row.short} (random weights)", choice.kernel.name, threads, config)
     base = BaseParts(config, weights, model.new_cache(1).dtype, machine.kernel == "exact")
     return Bench(model, base, machine, time.perf_counter() - began)

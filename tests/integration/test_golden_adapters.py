@@ -41,17 +41,17 @@ PREFIXES = [folder for folder in ADAPTERS if "ptuning" in folder.parent.name]
 LORAS = [folder for folder in ADAPTERS if "lora" in folder.parent.name]
 
 
-def loaded(folder: Path, weights: AdaptableWeights, dtype: torch.dtype) -> Adapter:
-    """The fine-tune in a folder, in one number format."""
+def loaded(folder: Path, weights: AdaptableWeights, dtype: torch.dtype, kv_dtype: torch.dtype | None = None) -> Adapter:
+    """The fine-tune in a folder, in one number format, or its prefix in another."""
     config = golden_config(folder.parent.name)
-    return load_adapter(inspect_adapter(folder), config, base=weights, dtype=dtype, kv_dtype=dtype)
+    return load_adapter(inspect_adapter(folder), config, base=weights, dtype=dtype, kv_dtype=kv_dtype or dtype)
 
 
-def int4_model(base: str, kernel: str) -> tuple[ChatModel, AdaptableWeights]:
-    """The base from packed weights, on a kernel with its own operations."""
+def int4_model(base: str, kernel: str, half: torch.dtype = torch.float16) -> tuple[ChatModel, AdaptableWeights]:
+    """The base from packed weights, on a kernel with its own operations; an inexact one's K/V are in ``half``."""
     choice = select_kernel(kernel, threads=2)  # type: ignore[arg-type]
     weights = Int4Weights(HeldTensors(packed_tensors(base)), choice.kernel)
-    kv_dtype = torch.float32 if kernel == "exact" else torch.float16
+    kv_dtype = torch.float32 if kernel == "exact" else half
     return build_model(golden_config(base), weights, kv_dtype=kv_dtype, ops=choice.ops), weights
 
 
@@ -93,11 +93,17 @@ def greedy(model: ChatModel, prompts: list[list[int]], adapters: list[Adapter | 
     return answers
 
 
-@pytest.mark.parametrize("base", BASES)
-def test_a_batch_of_several_fine_tunes_is_each_alone(base: str) -> None:
+IN_BITS = [*((base, 16) for base in BASES), ("chatglm-6b-ptuning", 8), ("chatglm2-6b-ptuning", 8)]
+
+
+@pytest.mark.parametrize(("base", "bits"), IN_BITS)
+def test_a_batch_of_several_fine_tunes_is_each_alone(base: str, bits: int) -> None:
     """Base, adapter, base, other adapter: every sequence gets the ids it gets alone, on the fastest kernel."""
-    model, weights = int4_model(base, "auto")
-    adapters = [loaded(folder, weights, torch.float16) for folder in ADAPTERS if folder.parent.name == base]
+    kv_dtype = torch.int8 if bits == 8 else torch.float16
+    model, weights = int4_model(base, "auto", kv_dtype)
+    folders = [folder for folder in ADAPTERS if folder.parent.name == base]
+    adapters = [loaded(folder, weights, torch.float16, kv_dtype) for folder in folders]
+    assert verify_logits(folders[0], model, precision="int4", adapter=adapters[0]).ok
     cases = golden_cases(base)
     order: list[Adapter | None] = [None, adapters[0], adapters[0], None, adapters[-1]]
     prompts = [case.input_ids for case, _ in zip(cases, order, strict=True)]
