@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from chatglm_backend.service import Service
     from chatglm_backend.ui.batch import BatchPresenter
     from chatglm_backend.ui.chat import ChatPresenter
+    from chatglm_backend.ui.documents import DocumentDesk
     from chatglm_backend.ui.history import History
     from chatglm_backend.ui.models import ModelsPresenter
     from chatglm_backend.ui.pages.share import ShareLinks
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 def build_page(
     presenter: Presenter, chat: ChatPresenter, speed: SpeedPresenter, models: ModelsPresenter, history: History,
-    batch: BatchPresenter, settings: Settings, links: ShareLinks | None = None,
+    batch: BatchPresenter, documents: DocumentDesk, settings: Settings, links: ShareLinks | None = None,
 ) -> gr.Blocks:  # fmt: skip
     """The page in the presenter's language; ``links`` are shown to whoever sits at this computer."""
     import gradio as gr
@@ -67,7 +68,7 @@ def build_page(
         with gr.Tabs(elem_id="cg-tabs"):
             with gr.Tab(t("tab.chat"), id="chat", elem_id="cg-tab-chat"):
                 code_note = gr.HTML("", elem_id="cg-chat-code")
-                system, tools, chat_choice = build_chat_page(page, chat, history, settings)
+                system, tools, chat_choice = build_chat_page(page, chat, history, documents, settings)
             with gr.Tab(t("tab.prompt"), id="prompt", elem_id="cg-tab-prompt"):
                 examples, prompt_format, language, prompt_choice = build_prompt_page(page, presenter, history, settings)
             with gr.Tab(t("tab.compare"), id="compare", elem_id="cg-tab-compare"):
@@ -107,6 +108,8 @@ def create_app(
     from chatglm_backend.ui.batch import BatchDesk, BatchPresenter
     from chatglm_backend.ui.batch_routes import batch_router
     from chatglm_backend.ui.chat import ChatPresenter
+    from chatglm_backend.ui.document_routes import document_router
+    from chatglm_backend.ui.documents import DocumentDesk
     from chatglm_backend.ui.gradio_insides.mounting import mount_pages
     from chatglm_backend.ui.gradio_insides.session_owner import SessionOwner
     from chatglm_backend.ui.history import History
@@ -126,7 +129,7 @@ def create_app(
     app = FastAPI(title="ChatGLM", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=lifespan)
     policy = policy or policy_from(settings)
     answers, desk, keeper, pages = PageAnswers(service, settings), SpeedDesk(), Keeper(settings), {}
-    batches = BatchDesk(service, settings)
+    batches, documents = BatchDesk(service, settings), DocumentDesk(service, settings)
     if links is None and policy.listening:
         links = partial(share_links, policy)
     history, catalogues = History(settings, service.forget), {language: load_texts(language) for language in LANGUAGES}
@@ -134,12 +137,13 @@ def create_app(
         presenter, chat = Presenter(service, answers, texts), ChatPresenter(service, answers, history, texts)
         speed, models = SpeedPresenter(service, desk, texts), ModelsPresenter(service, keeper, texts, policy.shared)
         pages[language] = build_page(
-            presenter, chat, speed, models, history, BatchPresenter(batches, texts), settings, links
+            presenter, chat, speed, models, history, BatchPresenter(batches, texts), documents, settings, links
         )
     app.include_router(openai_router(service, settings, policy.max_body))
     app.include_router(operations_router(service))
     app.include_router(history_router(history, catalogues))
     app.include_router(batch_router(batches, history, catalogues))
+    app.include_router(document_router(documents, history, catalogues))
     app.add_middleware(SessionOwner, visitor=history.name_of)
     app.add_middleware(VisitorLayer, signer=history.signer)
     # Files come as base64, which makes four bytes of three.
@@ -147,6 +151,7 @@ def create_app(
     body_limits = {
         **dict.fromkeys(("/history/import", "/batch/input"), MAX_IMPORT_BYTES),
         "/chat/completions": chat_bytes,
+        "/chat/document": documents.max_bytes,
     }
     app.add_middleware(Guard, policy=policy, body_limits=body_limits)
     app.add_middleware(RequestLog)

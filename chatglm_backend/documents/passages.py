@@ -19,17 +19,32 @@ _ENDS = re.compile(r"(?<=[。！？!?；\n])|(?<=[.;] )")
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A part of a document. ``page`` is ``None`` where there are no pages; ``document`` counts from 0."""
+    """A part of a document. ``page`` is ``None`` where there are no pages; ``document`` counts from 0.
+
+    ``begin`` is where it stands in its page's text, in characters.
+    """
 
     document: int
     name: str
     page: int | None
     text: str
+    begin: int = 0
 
     @property
     def label(self) -> str:
         """Where it stands."""
         return self.name if self.page is None else f"{self.name}, p. {self.page}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What an answer was given of documents: ``passages`` of ``count``, or all of them where that is 0.
+
+    Then the passages are those that have most to do with the question.
+    """
+
+    passages: tuple[Passage, ...] = ()
+    count: int = 0
 
 
 def words(text: str) -> list[str]:
@@ -46,11 +61,18 @@ def words(text: str) -> list[str]:
 def passages(documents: Sequence[Document]) -> list[Passage]:
     """All parts of the documents, in order: some sentences each, never across pages."""
     return [
-        Passage(number, one.name, page if one.numbered else None, part)
+        Passage(number, one.name, page if one.numbered else None, part.strip(), begin + len(part) - len(part.lstrip()))
         for number, one in enumerate(documents)
         for page, text in enumerate(one.pages, 1)
-        for part in _parts(text)
+        for begin, part in _parts(text)
     ]
+
+
+def nearest(documents: Sequence[Document], question: str, most: int = 3) -> tuple[Passage, ...]:
+    """Up to ``most`` passages that share words with the question, the best first."""
+    found, asked = passages(documents), set(words(question))
+    best = ranked(found, question)[:most]
+    return tuple(found[place] for place in best if asked.intersection(words(found[place].text)))
 
 
 def ranked(found: Sequence[Passage], question: str) -> list[int]:
@@ -69,14 +91,15 @@ def ranked(found: Sequence[Passage], question: str) -> list[int]:
     return [int(place) for place in np.argsort(-index.get_scores(asked), kind="stable")]
 
 
-def _parts(text: str) -> Iterator[str]:
-    part = ""
+def _parts(text: str) -> Iterator[tuple[int, str]]:
+    """Where each part begins, and the part."""
+    begin = end = 0
     for sentence in _ENDS.split(text):
-        for begin in range(0, len(sentence), _LENGTH):
-            piece = sentence[begin : begin + _LENGTH]
-            if part.strip() and len(part) + len(piece) > _LENGTH:
-                yield part.strip()
-                part = ""
-            part += piece
-    if part.strip():
-        yield part.strip()
+        for first in range(0, len(sentence), _LENGTH):
+            size = min(_LENGTH, len(sentence) - first)
+            if text[begin:end].strip() and end - begin + size > _LENGTH:
+                yield begin, text[begin:end]
+                begin = end
+            end += size
+    if text[begin:].strip():
+        yield begin, text[begin:]

@@ -14,7 +14,7 @@ from chatglm_backend.documents.reading import Document
 from chatglm_backend.errors import ContextLimitExceeded
 
 # Hardly any token stands for more characters, and a text that is longer still need not be counted.
-_CHARACTERS_PER_TOKEN = 8
+CHARACTERS_PER_TOKEN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ def place(asked: Sequence[Asked], count: Callable[[tuple[Message, ...]], int], l
     """
     room = limit - min(reserve, limit // 4)
     documents = [document for one in asked for document in one.documents]
-    whole = tuple(replace(one.message, content=_whole(one.documents) + one.message.content) for one in asked)
-    if sum(len(one.content) for one in whole) <= limit * _CHARACTERS_PER_TOKEN and count(whole) <= room:
-        return Placed(whole)
+    full = whole(asked)
+    if sum(len(one.content) for one in full) <= limit * CHARACTERS_PER_TOKEN and count(full) <= room:
+        return Placed(full)
     parts = passages(documents)
     question = next((one.message.content for one in reversed(asked) if one.message.role == "user"), "")
     order = ranked(parts, question)
@@ -67,7 +67,13 @@ def place(asked: Sequence[Asked], count: Callable[[tuple[Message, ...]], int], l
     return chosen(fits)
 
 
-def _whole(documents: Sequence[Document]) -> str:
+def whole(asked: Sequence[Asked]) -> tuple[Message, ...]:
+    """The messages, with all that their documents say."""
+    return tuple(replace(one.message, content=document_text(one.documents) + one.message.content) for one in asked)
+
+
+def document_text(documents: Sequence[Document]) -> str:
+    """What documents say, as it stands in a prompt."""
     return "".join(
         _headed(Passage(0, one.name, page if one.numbered else None, text))
         for one in documents

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from chatglm_backend.core import Message
+from chatglm_backend.documents.passages import Sources
 from chatglm_backend.errors import ConversationChanged, ConversationGone, HistoryDamaged
+from chatglm_backend.store import attachments
 from chatglm_backend.store.database import Database
-from chatglm_backend.store.records import Calling, Conversation, MessageState, Opened, Place, StoredMessage, Summary
+from chatglm_backend.store.records import Conversation, MessageState, Opened, Place, StoredMessage, Summary
 from chatglm_backend.tokenizers.tools import ToolCall
 
 _TITLE_CHARS = 60
@@ -108,10 +110,7 @@ class ConversationStore:
         """
         with self._database.transaction() as db:
             self._sweep(db)
-            stored = [
-                StoredMessage(turn.role, turn.content, calls=turn.calls if isinstance(turn, Calling) else ())
-                for turn in turns
-            ]
+            stored = [StoredMessage.of(turn) for turn in turns]
             if place is None:
                 place = self._insert(db, visitor, title_from(turns[0].content), stored, adapter=adapter)
             else:
@@ -122,6 +121,7 @@ class ConversationStore:
                 )
             answer = StoredMessage("assistant", "", "interrupted")
             answer_id = self._add(db, place.conversation_id, len(turns), [answer])
+            attachments.drop_unused(db, place.conversation_id)
             _remember(db, visitor, place.conversation_id)
             return Opened(place, answer_id)
 
@@ -146,10 +146,17 @@ class ConversationStore:
             )
             return done.rowcount == 1
 
+    def save_sources(self, answer_id: int, sources: Sources) -> None:
+        """Write what an answer was given of the conversation's documents."""
+        with self._database.transaction() as db:
+            db.execute("UPDATE messages SET sources = ? WHERE id = ?", (attachments.written(sources), answer_id))
+
     def cut(self, visitor: str, place: Place, length: int) -> Place:
         """Keep only the first ``length`` messages. Raises as :meth:`begin` does."""
         with self._database.transaction() as db:
-            return self._advance(db, visitor, place, length)
+            after = self._advance(db, visitor, place, length)
+            attachments.drop_unused(db, place.conversation_id)
+            return after
 
     def rename(self, visitor: str, conversation_id: str, title: str) -> None:
         """Give it another title, cut to one short line. Raises :class:`ConversationGone`."""
@@ -209,10 +216,11 @@ class ConversationStore:
         for position, one in enumerate(messages, start):
             timing = None if one.timing is None else json.dumps(dict(one.timing))
             when, calls = one.created or self._now(), _calls_text(one.calls)
-            values = (name, position, one.role, _clean(one.content), one.state, timing, when, calls)
+            documents, sources = attachments.add(db, name, one.documents), attachments.written(one.sources)
+            values = (name, position, one.role, _clean(one.content), one.state, timing, when, calls, documents, sources)
             done = db.execute(
-                "INSERT INTO messages (conversation, position, role, content, state, timing, created, calls) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO messages (conversation, position, role, content, state, timing, created, calls, "
+                "documents, sources) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 values,
             )
             last = done.lastrowid or 0
@@ -249,14 +257,18 @@ def _read(db: sqlite3.Connection, visitor: str, conversation_id: str) -> Convers
         raise ConversationGone()
     # An answer without a word was never shown either.
     found = db.execute(
-        "SELECT role, content, state, timing, created, calls FROM messages WHERE conversation = ? "
+        "SELECT role, content, state, timing, created, calls, documents, sources FROM messages WHERE conversation = ? "
         "AND NOT (role = 'assistant' AND content = '' AND calls = '') ORDER BY position",
         (conversation_id,),
     ).fetchall()
+    attached = attachments.Reader(db, conversation_id)
     messages = tuple(
-        StoredMessage(role, content, state, None if timing is None else json.loads(timing), created, _calls(calls))
-        for role, content, state, timing, created, calls in found
-    )
+        StoredMessage(
+            role, content, state, None if timing is None else json.loads(timing), created, _calls(calls),
+            attached.documents(documents), attached.sources(sources),
+        )
+        for role, content, state, timing, created, calls, documents, sources in found
+    )  # fmt: skip
     name, title, created, updated, revision, adapter = row
     return Conversation(name, title, created, updated, revision, messages, adapter)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from chatglm_backend.core import Message, Role
+from chatglm_backend.documents.passages import Sources
+from chatglm_backend.documents.reading import Document
 from chatglm_backend.tokenizers.tools import ToolCall
 
 MessageState = Literal["complete", "interrupted"]
@@ -14,7 +16,21 @@ MessageState = Literal["complete", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)
-class Calling(Message):
+class Attached(Message):
+    """A question with the documents that came with it."""
+
+    documents: tuple[Document, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sourced(Message):
+    """An answer about documents, and what it was given of them."""
+
+    sources: Sources | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Calling(Sourced):
     """An answer that calls tools; ``content`` is what it says before."""
 
     calls: tuple[ToolCall, ...] = ()
@@ -38,11 +54,30 @@ class StoredMessage:
     timing: Mapping[str, float] | None = None
     created: float = 0.0
     calls: tuple[ToolCall, ...] = ()
+    documents: tuple[Document, ...] = ()
+    sources: Sources | None = None
+
+    @classmethod
+    def of(cls, turn: Message) -> StoredMessage:
+        """A turn of a conversation."""
+        return cls(
+            turn.role,
+            turn.content,
+            calls=turn.calls if isinstance(turn, Calling) else (),
+            documents=turn.documents if isinstance(turn, Attached) else (),
+            sources=turn.sources if isinstance(turn, Sourced) else None,
+        )
 
     @property
     def message(self) -> Message:
         """The turn as a conversation holds it."""
-        return Calling(self.role, self.content, calls=self.calls) if self.calls else Message(self.role, self.content)
+        if self.calls:
+            return Calling(self.role, self.content, sources=self.sources, calls=self.calls)
+        if self.documents:
+            return Attached(self.role, self.content, documents=self.documents)
+        if self.sources is not None:
+            return Sourced(self.role, self.content, sources=self.sources)
+        return Message(self.role, self.content)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ("ALTER TABLE conversations ADD COLUMN adapter TEXT NOT NULL DEFAULT ''",),
     # An answer's calls of tools: a JSON list of names and arguments; empty for none.
     ("ALTER TABLE messages ADD COLUMN calls TEXT NOT NULL DEFAULT ''",),
+    (
+        # What documents say, once for each conversation. A question names those that came with it; an answer says what
+        # it was given of them: of how many passages, and of each the document, page, beginning and length.
+        """CREATE TABLE documents (
+            conversation TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE, id TEXT NOT NULL,
+            name TEXT NOT NULL, numbered INTEGER NOT NULL, tokens INTEGER NOT NULL, pages TEXT NOT NULL,
+            PRIMARY KEY (conversation, id))""",
+        "ALTER TABLE messages ADD COLUMN documents TEXT NOT NULL DEFAULT '[]'",
+        "ALTER TABLE messages ADD COLUMN sources TEXT NOT NULL DEFAULT ''",
+    ),
 )
 """Only ever appended to: a released migration stays as it is."""
 

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field, ValidationError
 
 from chatglm_backend.core import Role
+from chatglm_backend.documents.reading import Document
 from chatglm_backend.errors import ImportDamaged, ImportNotOurs, ImportOtherVersion, ImportTooLarge
 from chatglm_backend.store.records import Conversation, MessageState, StoredMessage
 from chatglm_backend.textfile import parse_json
@@ -28,6 +29,11 @@ class _Call(BaseModel, strict=True):
     arguments: str
 
 
+class _Mention(BaseModel, strict=True):
+    name: Annotated[str, Field(max_length=_MAX_TITLE)]
+    tokens: Annotated[int, Field(ge=0)] = 0
+
+
 class _Turn(BaseModel, strict=True, allow_inf_nan=False):
     role: Role
     content: str
@@ -35,10 +41,12 @@ class _Turn(BaseModel, strict=True, allow_inf_nan=False):
     timing: Annotated[dict[str, _Figure], Field(max_length=_MAX_FIGURES)] | None = None
     created: _Moment
     calls: Annotated[list[_Call], Field(max_length=_MAX_CALLS)] = []
+    documents: Annotated[list[_Mention], Field(max_length=_MAX_CALLS)] = []
 
     def stored(self) -> StoredMessage:
         calls = tuple(ToolCall(call.name, call.arguments) for call in self.calls)
-        return StoredMessage(self.role, self.content, self.state, self.timing, self.created, calls)
+        documents = tuple(Document(one.name, (), tokens=one.tokens) for one in self.documents)
+        return StoredMessage(self.role, self.content, self.state, self.timing, self.created, calls, documents)
 
 
 class _Talk(BaseModel, strict=True, allow_inf_nan=False):
@@ -54,15 +62,18 @@ class _Export(BaseModel, strict=True):
 
 
 def to_json(conversations: Sequence[Conversation]) -> str:
-    """The exchange format, for :func:`from_json`."""
+    """The exchange format, for :func:`from_json`. Documents are named; what they say stays here."""
     found = [asdict(one) for one in conversations]
-    for one in found:
+    for one, talk in zip(found, conversations, strict=True):
         del one["id"], one["revision"]
+        for turn, message in zip(one["messages"], talk.messages, strict=True):
+            turn["documents"] = [{"name": document.name, "tokens": document.tokens} for document in message.documents]
+            turn["sources"] = _labels(message)
     return json.dumps({"format": _FORMAT, "version": _VERSION, "conversations": found}, ensure_ascii=False, indent=1)
 
 
 def to_markdown(conversations: Sequence[Conversation], names: Mapping[str, str]) -> str:
-    """For reading. ``names`` gives the headings for roles, and the word for ``interrupted``."""
+    """For reading. ``names`` gives the headings for roles, and words for ``interrupted``, ``document``, ``sources``."""
     parts: list[str] = []
     for one in conversations:
         when = datetime.fromtimestamp(one.created, tz=timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
@@ -71,7 +82,15 @@ def to_markdown(conversations: Sequence[Conversation], names: Mapping[str, str])
             mark = f" {names['interrupted']}" if message.state == "interrupted" else ""
             parts.append(f"## {names.get(message.role, message.role)}{mark}\n\n{message.content}\n")
             parts += [f"`{call.name}`: `{call.arguments}`\n" for call in message.calls]
+            parts += [f"{names['document']}: {document.name}\n" for document in message.documents]
+            if labels := _labels(message):
+                parts.append(f"{names['sources']}: {'; '.join(labels)}\n")
     return "\n".join(parts)
+
+
+def _labels(message: StoredMessage) -> list[str]:
+    """Where an answer's passages stand, each place once."""
+    return list(dict.fromkeys(one.label for one in message.sources.passages)) if message.sources else []
 
 
 def from_json(data: bytes) -> tuple[Conversation, ...]:

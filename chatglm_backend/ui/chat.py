@@ -10,12 +10,15 @@ from functools import partial
 from typing import Any
 
 from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, KeptAs, Message, ModelState, Role
+from chatglm_backend.documents.passages import Sources
+from chatglm_backend.documents.reading import Document
 from chatglm_backend.errors import ChatGLMError, HistoryError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.service import Service
-from chatglm_backend.store.records import Calling, Place
+from chatglm_backend.store.records import Attached, Calling, Place, Sourced
 from chatglm_backend.ui.adapters import AdapterChoice, adapter_choice
 from chatglm_backend.ui.answers import Caller, PageAnswer, PageAnswers, Watch
+from chatglm_backend.ui.attached import attached_to, fit_with_documents, without_cards
 from chatglm_backend.ui.conversation import (
     ASKING,
     SYSTEM_FAMILIES,
@@ -23,13 +26,14 @@ from chatglm_backend.ui.conversation import (
     Interrupted,
     Turns,
     back_to_user,
-    fit,
     unfinished,
 )
 from chatglm_backend.ui.history import History, Moved
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import answer_status, context_bar, empty_prompt, timing_panel, used_memory
 from chatglm_backend.ui.tools import card_content, read_tools, to_send
+
+_WHOLE = (FinishReason.STOP, FinishReason.LENGTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class ChatView:
 
     ``id`` names the answer that is being written, empty where there is none. ``place`` is where the conversation
     is kept; ``changed`` says that place and list are to be shown anew. ``adapter`` is the fine-tune to choose,
-    ``None`` where the choice stays.
+    ``None`` where the choice stays. ``attached`` are documents for the next question, ``None`` where those stay.
     """
 
     turns: Turns
@@ -65,6 +69,7 @@ class ChatView:
     changed: bool = False
     problem: HistoryError | None = None
     adapter: str | None = None
+    attached: tuple[Document, ...] | None = None
 
     @property
     def resumable(self) -> bool:
@@ -85,25 +90,29 @@ class ChatPresenter:
         """The page before a conversation."""
         return self._view((), box="")
 
-    def asked(self, action: str, turns: Turns, index: int, text: str) -> Turns:
+    def asked(self, action: str, turns: Turns, index: int, text: str, documents: tuple[Document, ...] = ()) -> Turns:
         """The turns to be answered after ``send``, ``edit``, ``regenerate`` or ``go_on``; empty for nothing.
 
-        ``edit`` replaces the question at or before ``index``, ``regenerate`` answers it again: later turns are gone.
-        What follows a call of a tool is its result. What follows an interrupted answer is a round of its own; a
-        question without an answer is asked again.
+        ``send`` takes ``documents`` along. ``edit`` replaces the question at or before ``index``, ``regenerate``
+        answers it again: later turns are gone, documents stay. What follows a call of a tool is its result. What
+        follows an interrupted answer is a round of its own; a question without an answer is asked again.
         """
         last = bool(turns) and turns[-1].role in ASKING
         role: Role = "tool" if action == "send" and turns and isinstance(turns[-1], Calling) else "user"
         if action == "regenerate" or (action == "go_on" and last):
             return back_to_user(turns, len(turns) if action == "go_on" else index)
+        given = documents if action == "send" else ()
         if action == "edit":
             kept = back_to_user(turns, index)
+            given, text = attached_to(kept[-1:]), without_cards(text)
             if kept and kept[-1].role == "tool":
                 role, text = "tool", card_content(text)
             turns = kept[:-1]
         elif action == "go_on":
             text = self.texts("chat.go_on_text") if turns else ""
-        return (*turns, Message(role, text)) if text.strip() else ()
+        if not text.strip():
+            return ()
+        return (*turns, Attached(role, text, documents=given) if given and role == "user" else Message(role, text))
 
     async def answer(
         self, caller: Caller, place: Place | None, turns: Turns, asked: Turns, form: ChatForm
@@ -121,7 +130,7 @@ class ChatPresenter:
                 self._history.begin, caller.keeper, place, asked, form.adapter
             )
             answer.place, answer.keeping = None if opened is None else opened.place, self._history.keeper(opened)
-        yield self._of(answer, Answer(), box="", changed=True)
+        yield replace(self._of(answer, Answer(), box="", changed=True), attached=())
         answers = self.answers.follow(watch, partial(self._request, answer, form, replaced))
         async with aclosing(self._views(watch, answers)) as views:
             async for view in views:
@@ -139,7 +148,9 @@ class ChatPresenter:
         ``fresh``: the page was just opened. What was asked there meanwhile is not given up for an earlier conversation.
         """
         still = self._view(moved.turns, None, await asyncio.to_thread(self._estimate, moved.turns), moved.box)
-        still = replace(still, place=moved.place, changed=True, problem=problem, adapter=moved.adapter)
+        still = replace(
+            still, place=moved.place, changed=True, problem=problem, adapter=moved.adapter, attached=moved.attached
+        )
         if fresh and self.answers.watches("chat", caller):
             return
         self.answers.turn("chat", caller, still)
@@ -156,10 +167,11 @@ class ChatPresenter:
             async for view in views:
                 yield replace(view, adapter=moved.adapter) if view.changed else view
 
-    def undo(self, turns: Turns, index: int) -> tuple[Turns, str]:
-        """The turns without the question at or before ``index`` and all after it, and that question."""
+    def undo(self, turns: Turns, index: int) -> Moved:
+        """The turns without the question at or before ``index`` and all after it; that question goes into the box."""
         kept = back_to_user(turns, index)
-        return kept[:-1], kept[-1].content if kept else ""
+        asked = kept[-1:]
+        return Moved(kept[:-1], None, asked[0].content if asked else "", attached=attached_to(asked) or None)
 
     async def _views(
         self, watch: Watch, answers: AsyncGenerator[Answer, None], *, changed: bool = False
@@ -176,10 +188,15 @@ class ChatPresenter:
     ) -> Fitted:
         info = self._service.status().info
         takes_system = info is not None and info.family in SYSTEM_FAMILIES
-        turns = to_send(turns, system.strip() if takes_system else "", functions)
+
+        def sent(turns: Turns) -> Turns:
+            return to_send(turns, system.strip() if takes_system else "", functions)
+
         if info is None:
-            return Fitted(turns, 0, 0)
-        return fit(turns, self._count, info.context_limit, min(max_new_tokens, info.context_limit // 4))
+            return Fitted(sent(turns), 0, 0)
+        reserve = min(max_new_tokens, info.context_limit // 4)
+        fitted = fit_with_documents(turns, lambda some: self._count(sent(some)), info.context_limit, reserve)
+        return replace(fitted, messages=sent(fitted.messages))
 
     def _estimate(self, turns: Turns) -> Fitted | None:
         """How full the context is before the next question."""
@@ -197,6 +214,8 @@ class ChatPresenter:
         functions = read_tools(form.tools) if info is not None and info.tools else []
         answer.tools = tuple(str(function["name"]) for function in functions)
         answer.fitted = fitted = self._fit(answer.turns, form.system, params.max_new_tokens, functions)
+        if fitted.sources is not None and answer.keeping is not None:
+            answer.problem = answer.keeping.save_sources(fitted.sources) or answer.problem
         if info is not None and fitted.used:
             room = max(1, min(params.max_new_tokens, info.context_limit - fitted.used))
             params = replace(params, max_new_tokens=room)
@@ -213,7 +232,8 @@ class ChatPresenter:
     def _of(self, one: PageAnswer, answer: Answer, *, box: str | None = None, changed: bool = False) -> ChatView:
         """The page with an answer."""
         problem, one.problem = one.problem, None
-        view = self._view((*one.turns, *_turn(answer)), answer, one.fitted, box)
+        sources = None if one.fitted is None else one.fitted.sources
+        view = self._view((*one.turns, *_turn(answer, sources)), answer, one.fitted, box)
         return replace(view, id=one.id, place=one.place, changed=changed or problem is not None, problem=problem)
 
     def _view(
@@ -235,12 +255,14 @@ class ChatPresenter:
         return context_bar(self.texts, used, limit, 0 if fitted is None else fitted.dropped)
 
 
-def _turn(answer: Answer) -> Turns:
-    """An answer as a turn; none before its first word."""
+def _turn(answer: Answer, sources: Sources | None) -> Turns:
+    """An answer as a turn; none before its first word. What it was given of documents is told at its end."""
     text = answer.text
     if answer.calls and not answer.running:
-        return (Calling("assistant", text, calls=answer.calls),)
+        return (Calling("assistant", text, sources=sources, calls=answer.calls),)
     if not text:
         return ()
-    whole = answer.running or answer.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
-    return (Message("assistant", text) if whole else Interrupted("assistant", text),)
+    if answer.running or (sources is None and answer.finish_reason in _WHOLE):
+        return (Message("assistant", text),)
+    kind = Sourced if answer.finish_reason in _WHOLE else Interrupted
+    return (kind("assistant", text, sources=sources),)

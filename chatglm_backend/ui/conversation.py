@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from chatglm_backend.core import Message
+from chatglm_backend.documents.passages import Sources
+from chatglm_backend.store.records import Sourced
 from chatglm_backend.ui.markdown import as_text, closing_fence, pieces
 
 Turns = tuple[Message, ...]
@@ -23,17 +25,21 @@ ASKING = frozenset({"user", "tool"})
 
 
 @dataclass(frozen=True, slots=True)
-class Interrupted(Message):
+class Interrupted(Sourced):
     """An answer that ended before its end: stopped, broken off, or cut by a restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The part of a conversation that is sent. ``dropped`` rounds were left out; ``used`` counts prompt tokens."""
+    """The part of a conversation that is sent. ``dropped`` rounds were left out; ``used`` counts prompt tokens.
+
+    ``sources`` say what it holds of documents.
+    """
 
     messages: Turns
     used: int
     dropped: int
+    sources: Sources | None = None
 
 
 def fit(messages: Turns, count: Callable[[Turns], int], limit: int, reserve: int) -> Fitted:
@@ -75,7 +81,8 @@ def shown(
     """The turns in the form that chat components take, with HTML outside code and formulas shown as text.
 
     ``mark`` is Markdown put under each interrupted answer. Answers come in pieces; a question is one, to be edited.
-    ``cards`` are shown of a turn's calls of tools, or in place of a tool's result; they are told which is the last.
+    ``cards`` are shown of a turn's calls of tools and sources, in place of a tool's result, and above a question as a
+    part of its text, which is edited as a whole; they are told which turn is the last.
     """
     found: list[dict[str, Any]] = []
     for one in messages:
@@ -84,7 +91,9 @@ def shown(
         if mark and isinstance(one, Interrupted):
             texts[-1] += closing_fence(parts[-1]) + mark
         own = cards(one, one is messages[-1])
-        if own:
+        if own and one.role == "user":
+            texts = ["\n\n".join([*own, *texts])]
+        elif own:
             texts = own if one.role == "tool" or not one.content else [*texts, *own]
         role = "user" if one.role == "tool" else one.role
         found.append({"role": role, "content": [{"type": "text", "text": text} for text in texts]})

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chatglm_backend.core import FinishReason, KeptAs
+from chatglm_backend.documents.passages import Sources
+from chatglm_backend.documents.reading import Document
 from chatglm_backend.errors import (
     ConversationChanged,
     ConversationGone,
@@ -36,13 +38,15 @@ _ALL = 1_000_000
 class Moved:
     """Another conversation to show, or none; ``box`` is what is to be typed on, ``None`` for what is typed.
 
-    ``adapter`` is the fine-tune that it was held with, ``None`` for the one that is chosen.
+    ``adapter`` is the fine-tune that it was held with, ``None`` for the one that is chosen. ``attached`` are documents
+    for the next question, ``None`` for those that are there.
     """
 
     turns: Turns = ()
     place: Place | None = None
     box: str | None = ""
     adapter: str | None = None
+    attached: tuple[Document, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,9 @@ class History:
 
 def _moved(found: Conversation) -> Moved:
     turns = (
-        Interrupted(one.role, one.content) if one.role == "assistant" and one.state == "interrupted" else one.message
+        Interrupted(one.role, one.content, sources=one.sources)
+        if one.role == "assistant" and one.state == "interrupted"
+        else one.message
         for one in found.messages
     )
     return Moved(tuple(turns), found.place, adapter=found.adapter)
@@ -174,6 +180,14 @@ class AnswerKeeper:
         self._answer_id = answer_id
         self._lock = threading.Lock()
         self._saved = (-1, False)
+
+    def save_sources(self, sources: Sources) -> HistoryError | None:
+        """Write what the answer is given of documents; returns why it could not be written."""
+        try:
+            self._store.save_sources(self._answer_id, sources)
+        except HistoryError as error:
+            return error
+        return None
 
     def save(self, answer: Answer) -> HistoryError | None:
         """Write what is new; returns why it could not be written."""

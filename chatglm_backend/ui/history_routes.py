@@ -38,7 +38,8 @@ def _add(router: APIRouter, path: str, history: History, texts: Texts) -> None:
         except HistoryError as error:
             return PlainTextResponse(texts.say(error), 404)
         if form == "md":
-            names = {name: texts(f"history.{name}") for name in ("user", "assistant", "tool", "interrupted")}
+            words = ("user", "assistant", "tool", "interrupted", "document", "sources")
+            names = {name: texts(f"history.{name}") for name in words}
             return _download(to_markdown(found, names), found, bool(id), "md", "text/markdown")
         return _download(to_json(found), found, bool(id), "json", "application/json")
 

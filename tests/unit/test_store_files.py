@@ -22,7 +22,7 @@ from chatglm_backend.store.schema import MIGRATIONS, migrate
 from chatglm_backend.store.transfer import from_json, to_json, to_markdown
 from chatglm_backend.tokenizers.tools import ToolCall
 
-_NAMES = {"user": "You", "assistant": "Model", "interrupted": "(interrupted)"}
+_NAMES = {"user": "You", "assistant": "Model", "interrupted": "(interrupted)", "document": "Document", "sources": "Sources"}
 
 
 def _path(folder: Path) -> Path:
@@ -51,7 +51,7 @@ def test_an_older_file_is_brought_up_to_date(tmp_path: Path) -> None:
     assert ([m.content for m in found.messages], found.adapter) == (["hello"], "")
     store.close()
     connection = sqlite3.connect(_path(tmp_path))
-    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == [1, 2, 3, 4]
+    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == [1, 2, 3, 4, 5]
 
 
 def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_call_of_a_tool_is_a_card_and_its_result_is_the_next_message() -> None
     edited = presenter.asked("edit", told, 2, look[2]["content"][0]["text"].replace("21", "22"))
     assert edited == (*called, Message("tool", "```\n22\n```"))
     assert presenter.asked("regenerate", told, 3, "") == told[:3]
-    assert presenter.undo(told, 3) == (called, "```\n21\n```")
+    assert presenter.undo(told, 3) == Moved(called, None, "```\n21\n```")
     assert _send(presenter, (), "weather?")[-1].turns[1].content.endswith("```")  # nothing was offered: it is text
     for wrong in ("{", "{}", '["f"]', '[{"name": "a b"}]'):
         assert "JSON list of functions" in _send(presenter, (), "weather?", tools=wrong)[-1].status
@@ -174,7 +174,7 @@ def test_going_back_finds_the_question() -> None:
     """From an answer or a question, the conversation ends with that question; undo brings it back into the box."""
     assert [back_to_user(_TALK, index) for index in (3, 0)] == [_TALK[:3], _TALK[:1]]
     assert back_to_user((), 0) == ()
-    assert _chat()[1].undo(_TALK, 3) == (_TALK[:2], "two")
+    assert _chat()[1].undo(_TALK, 3) == Moved(_TALK[:2], None, "two")
 
 
 def test_an_edited_question_replaces_what_followed() -> None:

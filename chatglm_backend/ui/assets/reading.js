@@ -3,6 +3,8 @@
   // A copied answer is what the model wrote: our escapes and our mark are for the screen only. A page that is
   // opened over plain http has no clipboard, so an older way stands in for it.
   const clean = (text) => String(text).replaceAll("&#0000060;", "<")
+    .replace(/\s*<details class="cg-card cg-sources">[\s\S]*?<\/details>/g, "")
+    .replace(/^<div class="cg-docs">[\s\S]*?<\/div>\s*/, "")
     .replace(/\n\n<span class="cg-cut">[^<]*<\/span>\s*$/, "");
   const copyOldWay = (text) => {
     const holder = document.createElement("textarea");

@@ -12,14 +12,18 @@ from typing import Any
 
 import gradio as gr
 
+from chatglm_backend.core import Message
+from chatglm_backend.documents.reading import Document
 from chatglm_backend.errors import HistoryError
 from chatglm_backend.settings import CHAT_TOKENS, Settings
 from chatglm_backend.store.records import Place
 from chatglm_backend.ui.adapters import as_choice
 from chatglm_backend.ui.answers import Caller
+from chatglm_backend.ui.attached import document_cards, waiting_cards
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Turns
 from chatglm_backend.ui.conversation import shown as shown_turns
+from chatglm_backend.ui.documents import DocumentDesk
 from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.gradio_insides.handlers import event_about
 from chatglm_backend.ui.history import History, Moved
@@ -27,6 +31,7 @@ from chatglm_backend.ui.history_list import conversation_list, read_command
 from chatglm_backend.ui.html import chips
 from chatglm_backend.ui.markdown import as_typed
 from chatglm_backend.ui.pages.adapters import build_adapter_choice, choice_update
+from chatglm_backend.ui.pages.documents import build_documents
 from chatglm_backend.ui.pages.history import build_history
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
 from chatglm_backend.ui.sampling import SamplingControls
@@ -54,11 +59,12 @@ class _Inputs:
     box: str
     command: str
     adapter: str | None
+    documents: tuple[Document, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Outputs(Outputs):
-    """What every handler may set. ``turns``, ``place`` and ``id``, of the request that is shown, are states."""
+    """What every handler may set. ``turns``, ``place``, ``documents`` and ``id``, of the request shown, are states."""
 
     turns: Any = KEPT
     chat: Any = KEPT
@@ -73,10 +79,12 @@ class _Outputs(Outputs):
     listing: Any = KEPT
     id: Any = KEPT
     adapter: Any = KEPT
+    documents: Any = KEPT
+    cards: Any = KEPT
 
 
 def build_chat_page(
-    page: gr.Blocks, presenter: ChatPresenter, history: History, settings: Settings
+    page: gr.Blocks, presenter: ChatPresenter, history: History, desk: DocumentDesk, settings: Settings
 ) -> tuple[gr.Textbox, gr.Textbox, gr.Dropdown]:
     """Lay the page out in the current Blocks.
 
@@ -108,6 +116,7 @@ def build_chat_page(
             presets = [(t(f"chat.preset.{name}"), t(f"chat.preset.{name}.text")) for name in _PRESETS]
             gr.HTML(chips(t("chat.presets"), presets, "cg-chat-box"), elem_id="cg-chat-presets")
             with gr.Column(elem_id="cg-chat-composer"):
+                files = build_documents(desk, history, t)
                 box = gr.Textbox(
                     label=t("chat.box"), placeholder=t("chat.box_placeholder"), lines=1, max_lines=10,
                     show_label=False, elem_id="cg-chat-box",
@@ -135,12 +144,13 @@ def build_chat_page(
             with gr.Accordion(t("chat.figures"), open=False, elem_id="cg-chat-figures"):
                 timing = gr.HTML(blank.timing, elem_id="cg-chat-timing")
 
-    components = _Inputs(turns, place, name, panel.search, system, tools, box, panel.command, adapter)
+    components = _Inputs(turns, place, name, panel.search, system, tools, box, panel.command, adapter, files.documents)
     inputs = [*(getattr(components, one.name) for one in fields(components)), *sampling.components]
     outputs = _Outputs(
-        turns, chat, box, status, context, timing, send, stop, more, place, panel.listing, name, adapter
-    ).all()
-    handlers = _Handlers(presenter, history, sampling)
+        turns, chat, box, status, context, timing, send, stop, more, place, panel.listing, name, adapter,
+        files.documents, files.cards,
+    ).all()  # fmt: skip
+    handlers = _Handlers(presenter, history, desk, sampling)
     answered = {"send": send.click, "go_on": more.click, "regenerate": chat.retry, "edit": chat.edit}
     for action, event in answered.items():
         event(handlers.answering(action), inputs, outputs, **QUIET)
@@ -158,9 +168,12 @@ def build_chat_page(
 class _Handlers:
     """What Gradio calls: one handler for all that is answered, one for all that shows other turns."""
 
-    def __init__(self, presenter: ChatPresenter, history: History, sampling: SamplingControls) -> None:
+    def __init__(
+        self, presenter: ChatPresenter, history: History, desk: DocumentDesk, sampling: SamplingControls
+    ) -> None:
         self._presenter = presenter
         self._history = history
+        self._desk = desk
         self._sampling = sampling
 
     def answering(self, action: str) -> Any:  # noqa: ANN401  a handler, in Gradio's eyes any function
@@ -176,7 +189,11 @@ class _Handlers:
             text = as_typed(typed) if action == "edit" else given.box or ""
             adapter = self._presenter.answers.adapter(given.adapter, lasting=True)
             form = ChatForm(partial(self._sampling.params, numbers), given.system or "", given.tools or "", adapter)
-            caller, asked = self._caller(request), self._presenter.asked(action, given.turns, index, text)
+            caller, asked = (
+                self._caller(request), self._presenter.asked(action, given.turns, index, text, given.documents)
+            )  # fmt: skip
+            if asked:  # they stand in the conversation now
+                self._desk.keep_only(caller.visitor, (), given.documents)
             views = self._presenter.answer(caller, given.place, given.turns, asked, form)
             async with aclosing(shown(views, partial(self._show, caller, given.search))) as updates:
                 async for update in updates:
@@ -222,8 +239,7 @@ class _Handlers:
         """What to show instead of what is there."""
         moved = Moved(box=None) if action == "clear" else None  # what is typed already is the next question
         if action == "undo":
-            turns, box = self._presenter.undo(given.turns, index)
-            moved = Moved(turns, None, box)
+            moved = self._presenter.undo(given.turns, index)
         try:
             return (moved if caller.keeper is None else self._kept(action, caller.keeper, given, moved)), None
         except HistoryError as error:
@@ -255,7 +271,7 @@ class _Handlers:
         start, stop = start_and_stop(t("chat.send"), t("prompt.stop"), running=view.running, sent=sent)
         found = _Outputs(
             turns=view.turns,
-            chat=shown_turns(view.turns, f'\n\n<span class="cg-cut">{escape(t("chat.cut"))}</span>', partial(cards, t)),
+            chat=shown_turns(view.turns, f'\n\n<span class="cg-cut">{escape(t("chat.cut"))}</span>', self._cards),
             status=view.status,
             context=view.context,
             timing=view.timing,
@@ -266,11 +282,16 @@ class _Handlers:
         )
         if view.box is not None:
             found = replace(found, box=view.box)
+        if view.attached is not None:
+            found = replace(found, documents=view.attached, cards=waiting_cards(t, view.attached))
         if view.adapter is not None:
             found = replace(found, adapter=choice_update(self._presenter.choice(as_choice(view.adapter))))
         if view.changed:
             found = replace(found, place=view.place, listing=self._list(caller, search, view.place, view.problem))
         return found
+
+    def _cards(self, turn: Message, last: bool) -> list[str]:  # noqa: FBT001
+        return [*cards(self._presenter.texts, turn, last), *document_cards(self._presenter.texts, turn)]
 
     def _list(self, caller: Caller, search: str, place: Place | None, problem: HistoryError | None = None) -> str:
         return conversation_list(self._presenter.texts, self._history, caller.keeper, search or "", place, problem)
