@@ -25,10 +25,10 @@ _COUNTED = 400_000  # of a longer text, the rest is taken to be like the beginni
 class DocumentDesk:
     """What visitors attached and did not send yet; in memory only. One per process; thread-safe."""
 
-    def __init__(self, service: Service, settings: Settings) -> None:
+    def __init__(self, service: Service, settings: Settings, reader: DocumentReader | None = None) -> None:
         self.max_bytes = settings.document_mb << 20
         self._service = service
-        self._reader = DocumentReader(self.max_bytes)
+        self._reader = reader or DocumentReader(self.max_bytes)
         # Of their own: files that take long must not hold the threads that everybody's requests go through.
         self._pool = ThreadPoolExecutor(_READERS, "attaching")
         self._lock = threading.Lock()

@@ -22,7 +22,13 @@ from chatglm_backend.store.schema import MIGRATIONS, migrate
 from chatglm_backend.store.transfer import from_json, to_json, to_markdown
 from chatglm_backend.tokenizers.tools import ToolCall
 
-_NAMES = {"user": "You", "assistant": "Model", "interrupted": "(interrupted)", "document": "Document", "sources": "Sources"}
+_NAMES = {
+    "user": "You",
+    "assistant": "Model",
+    "interrupted": "(interrupted)",
+    "document": "Document",
+    "sources": "Sources",
+}
 
 
 def _path(folder: Path) -> Path:

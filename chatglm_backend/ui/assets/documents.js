@@ -89,6 +89,25 @@
     attach([...event.dataTransfer.files]);
   }, true);
 
+  // What is not sent yet survives a reload and a change of language, as what was typed does. A page that is still being
+  // built may not hear, so it is told until the cards are there.
+  const KEY = "chatglm_documents";
+  addEventListener("pagehide", () => {
+    try { sessionStorage.setItem(KEY, JSON.stringify(shownIds())); } catch { /* private window */ }
+  });
+  let before = [];
+  try {
+    before = JSON.parse(sessionStorage.getItem(KEY) || "[]");
+    sessionStorage.removeItem(KEY);
+  } catch { /* private window */ }
+  let tries = before.length ? 8 : 0;
+  const restore = () => {
+    if (tries === 0) return;
+    tries = shownIds().length || document.querySelector("#cg-chat-reading .cg-doc") ? 0 : tries - 1;
+    if (tries && document.querySelector("#cg-chat-wanted :is(textarea, input)")) want(before);
+  };
+  setInterval(restore, 600);
+
   // A question is edited without its cards; they stay.
   setInterval(() => document.querySelectorAll("#cg-chat textarea").forEach((area) => {
     if (!area.value.startsWith('<div class="cg-docs">')) return;
