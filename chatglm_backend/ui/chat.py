@@ -40,13 +40,15 @@ _WHOLE = (FinishReason.STOP, FinishReason.LENGTH)
 class ChatForm:
     """What the visitor set beside the conversation. ``params`` raises InvalidRequest for bad numbers.
 
-    ``tools`` is a JSON list, ``adapter`` names a fine-tune.
+    ``tools`` is a JSON list, ``adapter`` names a fine-tune. ``attached`` are the documents that are left for the next
+    question, ``None`` where those stay.
     """
 
     params: Callable[[], GenerationParams]
     system: str = ""
     tools: str = ""
     adapter: str = ""
+    attached: tuple[Document, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class ChatPresenter:
                 self._history.begin, caller.keeper, place, asked, form.adapter
             )
             answer.place, answer.keeping = None if opened is None else opened.place, self._history.keeper(opened)
-        yield replace(self._of(answer, Answer(), box="", changed=True), attached=())
+        yield replace(self._of(answer, Answer(), box="", changed=True), attached=form.attached)
         answers = self.answers.follow(watch, partial(self._request, answer, form, replaced))
         async with aclosing(self._views(watch, answers)) as views:
             async for view in views:

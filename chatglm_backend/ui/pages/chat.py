@@ -19,7 +19,7 @@ from chatglm_backend.settings import CHAT_TOKENS, Settings
 from chatglm_backend.store.records import Place
 from chatglm_backend.ui.adapters import as_choice
 from chatglm_backend.ui.answers import Caller
-from chatglm_backend.ui.attached import document_cards, waiting_cards
+from chatglm_backend.ui.attached import attached_to, document_cards, waiting_cards
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Turns
 from chatglm_backend.ui.conversation import shown as shown_turns
@@ -188,12 +188,15 @@ class _Handlers:
             index, typed = event_about(event)
             text = as_typed(typed) if action == "edit" else given.box or ""
             adapter = self._presenter.answers.adapter(given.adapter, lasting=True)
-            form = ChatForm(partial(self._sampling.params, numbers), given.system or "", given.tools or "", adapter)
-            caller, asked = (
-                self._caller(request), self._presenter.asked(action, given.turns, index, text, given.documents)
+            caller = self._caller(request)
+            asked = self._presenter.asked(action, given.turns, index, text, given.documents)
+            # A tool's result takes none along, and what is asked again has its own.
+            sent = given.documents if action == "send" and attached_to(asked[-1:]) else ()
+            self._desk.keep_only(caller.visitor, (), sent)
+            form = ChatForm(
+                partial(self._sampling.params, numbers), given.system or "", given.tools or "", adapter,
+                attached=() if sent else None,
             )  # fmt: skip
-            if asked:  # they stand in the conversation now
-                self._desk.keep_only(caller.visitor, (), given.documents)
             views = self._presenter.answer(caller, given.place, given.turns, asked, form)
             async with aclosing(shown(views, partial(self._show, caller, given.search))) as updates:
                 async for update in updates:
