@@ -72,7 +72,7 @@ def build_page(
             with gr.Tab(t("tab.prompt"), id="prompt", elem_id="cg-tab-prompt"):
                 examples, prompt_format, language, prompt_choice = build_prompt_page(page, presenter, history, settings)
             with gr.Tab(t("tab.compare"), id="compare", elem_id="cg-tab-compare"):
-                choices = [prompt_choice, *build_compare_page(presenter, history, settings)]
+                choices = [prompt_choice, *build_compare_page(page, presenter, history, settings)]
             with gr.Tab(t("tab.speed"), id="speed", elem_id="cg-tab-speed"):
                 build_speed_page(speed)
             with gr.Tab(t("tab.model"), id="model", elem_id="cg-tab-model"):

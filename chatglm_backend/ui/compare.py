@@ -7,10 +7,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from chatglm_backend.errors import InvalidRequest
+from chatglm_backend.sampling import sampling_fields
+from chatglm_backend.sentences import Texts
 from chatglm_backend.ui.answers import Caller, Page
+from chatglm_backend.ui.html import alert, paragraph
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 
 _PACE_S = 0.2
+_ALWAYS = ("temperature", "max_new_tokens")
 _PAGES: tuple[Page, Page] = ("compare a", "compare b")
 
 
@@ -21,6 +26,23 @@ class CompareView:
     running: bool
     left: PromptView
     right: PromptView
+
+
+def settings_line(texts: Texts, form: PromptForm) -> str:
+    """How a side is set, as a line: what is usual goes without saying."""
+    try:
+        params = form.params()
+    except InvalidRequest as error:
+        return alert(texts.say(error))
+    values = [(name, field, getattr(params, name)) for name, field in sampling_fields().items()]
+    parts = [
+        f"{texts(field.label)} {value:g}"
+        for name, field, value in values
+        if value is not None and (name in _ALWAYS or value != field.default)
+    ]
+    parts.append(texts(f"prompt.format.{form.prompt_format}"))
+    parts += [name for name in (form.kernel, form.adapter) if name]
+    return paragraph(" · ".join(parts), "cg-note")
 
 
 async def compare(

@@ -61,7 +61,9 @@ def _chat(page: Page, language: str) -> None:
 def _compare(page: Page, language: str) -> None:
     page.get_by_role("tab").nth(2).click()
     page.fill("#cg-compare-prompt textarea", _asked(language)[0])
+    page.click("#cg-compare-settings-b > button")
     page.locator("#cg-compare-kernel-b input[value=bigdl]").check()
+    page.click("#cg-compare-settings-b > button")
     page.click("#cg-compare-generate")
     for side in ("a", "b"):
         _done(page, f"#cg-compare-status-{side}")

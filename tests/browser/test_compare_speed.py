@@ -16,6 +16,9 @@ def test_two_settings_side_by_side_and_one_stop(visit: Visit) -> None:
     page = visit.page
     visit.tab(2, "#cg-compare-prompt")
     page.fill("#cg-compare-prompt textarea", "What is AI?")
+    for side in ("a", "b"):
+        page.click(f"#cg-compare-settings-{side} > button")
+        page.click(f"#cg-compare-figures-{side} > button")
     page.fill("#cg-compare-max-new-tokens-a input[type=number]", "3")
     page.locator("#cg-compare-kernel-b").get_by_label("bigdl-llm").check()
     page.locator("#cg-compare-format-b").get_by_label("As typed").check()
@@ -28,6 +31,8 @@ def test_two_settings_side_by_side_and_one_stop(visit: Visit) -> None:
     assert sorted(zip(seen["kernels"][-2:], seen["formats"][-2:], strict=True)) == [("", "recipe"), ("bigdl", "raw")]
     shown = [page.inner_text(f"#cg-compare-timing-{side} [data-figure=kernel] dd") for side in ("a", "b")]
     assert shown == ["vnni", "bigdl"]
+    page.locator("#cg-compare-set-a", has_text="Max new tokens 3 · Temperature 0").wait_for()
+    page.locator("#cg-compare-set-b", has_text="As typed · bigdl").wait_for()
     page.fill("#cg-compare-max-new-tokens-a input[type=number]", "500")
     page.fill("#cg-compare-prompt textarea", "slow")
     page.click("#cg-compare-generate")

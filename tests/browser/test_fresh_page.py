@@ -19,20 +19,15 @@ pytestmark = pytest.mark.browser
 
 _MOMENTS_S = (1, 3, 10)
 _TABS = ("chat", "prompt", "compare", "speed", "model", "batch")
-_FIGURES = (
-    "inference_time", "ttft", "prefill", "decode", "prompt_tokens", "cached_tokens", "completion_tokens",
-    "draft_tokens", "queue", "memory", "threads", "kernel",
-)  # fmt: skip
-_TIMING = ("status.idle", *(f"timing.{figure}" for figure in _FIGURES))
 _SHOWN = {
     "prompt": (
         "prompt.label", "prompt.generate", "prompt.stop", "prompt.clear", "prompt.output", "prompt.sent",
-        "prompt.max_new_tokens", "prompt.sampling", "examples.1", *_TIMING,
+        "prompt.max_new_tokens", "prompt.sampling", "examples.1", "chat.figures", "status.idle",
     ),
     "chat": ("chat.send", "chat.preset.email", "history.title", "chat.settings", "chat.figures", "status.idle"),
     "compare": (
-        "prompt.label", "compare.generate", "compare.stop", "prompt.temperature", "prompt.output",
-        "compare.kernel.bigdl", "prompt.format.chat", *_TIMING,
+        "prompt.label", "compare.generate", "compare.stop", "prompt.output", "chat.settings", "chat.figures",
+        "status.idle",
     ),
     "speed": ("speed.start", "prompt.stop", "speed.idle"),
     "model": ("model.source", "model.load", "model.cancel", "doctor.run", "model.fact.name", "model.fact.threads"),

@@ -44,6 +44,8 @@ def test_every_page_is_used_with_the_keyboard_alone(visit: Visit) -> None:
     _open(page, "compare")
     visit.reach("#cg-compare-prompt")
     page.keyboard.type("What is AI?")
+    visit.reach("#cg-compare-settings-b > button")
+    page.keyboard.press("Enter")
     visit.reach("#cg-compare-format-b")
     page.keyboard.press("Tab")
     page.keyboard.press("Space")

@@ -27,7 +27,7 @@ from chatglm_backend.serving.ticket import Logged
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import ScriptedModel, scripted_service
 from chatglm_backend.ui.answers import Caller, PageAnswers
-from chatglm_backend.ui.compare import CompareView, compare
+from chatglm_backend.ui.compare import CompareView, compare, settings_line
 from chatglm_backend.ui.models import ModelsPresenter
 from chatglm_backend.ui.permission import may_manage
 from chatglm_backend.ui.plots import bar_plot, line_plot, sparkline
@@ -90,6 +90,14 @@ def test_a_bad_value_on_one_side_leaves_the_other_alone() -> None:
     last = _compare(ScriptedModel(), PromptForm("What is AI?", _params(9, -1)), PromptForm("What is AI?"))[-1]
     assert "temperature" in last.left.status
     assert last.right.output.startswith("AI is")
+
+
+def test_a_side_says_how_it_is_set() -> None:
+    """Temperature and limit always, of the rest what is not usual; a number out of bounds is said to be so."""
+    form = PromptForm("", lambda: GenerationParams(max_new_tokens=9, top_p=0.5), "raw", "bigdl", "polite")
+    line = "Max new tokens 9 · Temperature 0 · Top-p 0.5 · As typed · bigdl · polite"
+    assert settings_line(TEXTS, form) == f'<p class="cg-note">{line}</p>'
+    assert "temperature" in settings_line(TEXTS, PromptForm("", _params(9, -1)))
 
 
 def test_comparing_nothing_sends_nothing() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from chatglm_backend.settings import PROMPT_TOKENS, Settings
-from chatglm_backend.ui.compare import CompareView, compare
+from chatglm_backend.ui.compare import CompareView, compare, settings_line
 from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.history import History
 from chatglm_backend.ui.pages.adapters import build_adapter_choice
@@ -37,7 +37,9 @@ class _Outputs(Outputs):
     ids: Any = KEPT
 
 
-def build_compare_page(presenter: Presenter, history: History, settings: Settings) -> list[gr.Dropdown]:
+def build_compare_page(
+    page: gr.Blocks, presenter: Presenter, history: History, settings: Settings
+) -> list[gr.Dropdown]:
     """Lay the page out in the current Blocks; returns both sides' fine-tunes, which follow the model."""
     t = presenter.texts
     prompt = gr.Textbox(
@@ -50,14 +52,16 @@ def build_compare_page(presenter: Presenter, history: History, settings: Setting
     gr.HTML(f'<p class="cg-keys">{t("compare.note")}</p>')
     blank = presenter.blank()
     choices, parts, sampling, adapters = [], [], [], []
+    lines: list[gr.HTML] = []
     with gr.Row(equal_height=False):
         for side in _SIDES:
             with gr.Column(scale=1, min_width=290, elem_id=f"cg-compare-{side}"):
+                lines.append(gr.HTML("", elem_id=f"cg-compare-set-{side}"))
+                parts += _answer(presenter, blank, side)
                 controls, others = _choices(presenter, settings, side)
                 sampling.append(controls)
                 adapters.append(others[-1])
                 choices += [*others, *controls.components]
-                parts += _answer(presenter, blank, side)
 
     def form(prompt: str, side: int, values: Sequence[Any]) -> PromptForm:
         adapter = presenter.answers.adapter(values[2])
@@ -78,6 +82,12 @@ def build_compare_page(presenter: Presenter, history: History, settings: Setting
         sides = [part for side in (view.left, view.right) for part in (side.status, side.output, side.timing)]
         return _Outputs(*[*buttons, *sides, (view.left.id, view.right.id)])
 
+    def tell(*values: Any) -> tuple[str, ...]:  # noqa: ANN401
+        half = len(values) // 2
+        return tuple(settings_line(t, form("", side, values[side * half :][:half])) for side in range(2))
+
+    page.load(tell, choices, lines, **AT_ONCE)
+    gr.on([one.change for one in choices], tell, choices, lines, trigger_mode="always_last", **AT_ONCE)
     ids = gr.State(())
     generate.click(ask, [prompt, *choices], _Outputs(*[generate, stop, *parts, ids]).all(), **QUIET)
     stop.click(end, ids, **AT_ONCE)
@@ -94,18 +104,19 @@ def _choices(
         "max_new_tokens": settings.answer_tokens(PROMPT_TOKENS),
     }
     sampling = SamplingControls(t, settings, f"cg-compare-{{}}-{side}", starts, prefix=f"{name}: ")
-    adapter = build_adapter_choice(t, f"cg-compare-adapter-{side}", prefix=f"{name}: ", base=side == "a")
-    sampling.add("temperature", "max_new_tokens")
-    form = gr.Radio(
-        [(t(f"prompt.format.{kind}"), kind) for kind in ("recipe", "chat", "raw")], value="recipe",
-        label=f"{name}: {t('prompt.format')}", elem_id=f"cg-compare-format-{side}",
-    )  # fmt: skip
-    kernel = gr.Radio(
-        [(t("compare.kernel.own"), ""), (t("compare.kernel.bigdl"), "bigdl")], value="",
-        label=f"{name}: {t('timing.kernel')}", elem_id=f"cg-compare-kernel-{side}",
-    )  # fmt: skip
-    with gr.Accordion(f"{name}: {t('prompt.sampling')}", open=False):
-        sampling.add()
+    with gr.Accordion(f"{name}: {t('chat.settings')}", open=False, elem_id=f"cg-compare-settings-{side}"):
+        adapter = build_adapter_choice(t, f"cg-compare-adapter-{side}", prefix=f"{name}: ", base=side == "a")
+        sampling.add("temperature", "max_new_tokens")
+        form = gr.Radio(
+            [(t(f"prompt.format.{kind}"), kind) for kind in ("recipe", "chat", "raw")], value="recipe",
+            label=f"{name}: {t('prompt.format')}", elem_id=f"cg-compare-format-{side}",
+        )  # fmt: skip
+        kernel = gr.Radio(
+            [(t("compare.kernel.own"), ""), (t("compare.kernel.bigdl"), "bigdl")], value="",
+            label=f"{name}: {t('timing.kernel')}", elem_id=f"cg-compare-kernel-{side}",
+        )  # fmt: skip
+        with gr.Accordion(f"{name}: {t('prompt.sampling')}", open=False):
+            sampling.add()
     return sampling, (form, kernel, adapter)
 
 
@@ -116,5 +127,6 @@ def _answer(presenter: Presenter, view: PromptView, side: str) -> list[Any]:
         max_lines=20, interactive=False, buttons=["copy"], elem_id=f"cg-compare-output-{side}",
     )  # fmt: skip
     status = gr.HTML(view.status, elem_id=f"cg-compare-status-{side}")
-    timing = gr.HTML(view.timing, elem_id=f"cg-compare-timing-{side}")
+    with gr.Accordion(f"{side.upper()}: {t('chat.figures')}", open=False, elem_id=f"cg-compare-figures-{side}"):
+        timing = gr.HTML(view.timing, elem_id=f"cg-compare-timing-{side}")
     return [status, output, timing]

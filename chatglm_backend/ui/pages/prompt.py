@@ -65,7 +65,8 @@ def build_prompt_page(
                 interactive=False, buttons=["copy"], elem_id="cg-output",
             )  # fmt: skip
             status = gr.HTML(blank.status, elem_id="cg-answer-status")
-            timing = gr.HTML(blank.timing, elem_id="cg-timing")
+            with gr.Accordion(t("chat.figures"), open=False, elem_id="cg-figures"):
+                timing = gr.HTML(blank.timing, elem_id="cg-timing")
             sent = gr.Textbox(
                 label=t("prompt.sent"), lines=2, max_lines=12, interactive=False, buttons=["copy"], elem_id="cg-sent"
             )
