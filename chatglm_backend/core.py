@@ -95,6 +95,7 @@ class GenerationRequest:
     of ``openings`` where there are any, and be JSON that fits ``json_schema``, a schema as text, where there is one.
     What was read for a conversation that is kept, ``kept_as``, may be kept too.
     ``predicted`` is much of what the answer may say, such as the one that it replaces: where it does, it comes sooner.
+    ``prompt_chances``: the prompt's own tokens are told like an answer's; ``prompt_only``: there is no answer.
     """
 
     request_id: str
@@ -110,6 +111,8 @@ class GenerationRequest:
     kept_as: KeptAs | None = None
     json_schema: str | None = None
     predicted: str = ""
+    prompt_chances: bool = False
+    prompt_only: bool = False
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):
@@ -196,11 +199,21 @@ class PrefillProgress:
 
 @dataclass(frozen=True, slots=True)
 class TokenChance:
-    """A token, its ``spelling`` in UTF-8, which may be part of a character, and its probability's logarithm."""
+    """A token, its ``spelling`` in UTF-8, which may be part of a character, and its probability's logarithm.
+
+    A prompt's first token has none.
+    """
 
     token_id: int
     spelling: bytes
-    logprob: float
+    logprob: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptChances:
+    """Of each token of the prompt's text what :class:`TokenEvent` has in ``chances``; comes when it is read."""
+
+    chances: tuple[tuple[TokenChance, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +241,7 @@ class Completed:
     text: str = ""
 
 
-Event = Queued | PrefillProgress | TokenEvent | Completed
+Event = Queued | PrefillProgress | PromptChances | TokenEvent | Completed
 
 
 class ModelState(str, Enum):

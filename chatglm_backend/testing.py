@@ -7,6 +7,7 @@ page and no HTTP.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from chatglm_backend.core import (
     LoadProgress,
     ModelInfo,
     PrefillProgress,
+    PromptChances,
     Queued,
     TokenChance,
     TokenEvent,
@@ -266,7 +268,11 @@ def _play(answer: ScriptedAnswer, start: float) -> Iterator[float | Event | Requ
             yield script.delay_s
             yield PrefillProgress(script.prompt_tokens * unit // script.prefill_units, script.prompt_tokens)
     timer.prompt_read()
-    limit = answer.request.params.max_new_tokens
+    if answer.request.prompt_chances:
+        words = re.findall(r"\S+\s*", answer.request.prompt or "")
+        first = (TokenChance(1, words[0].encode(), None),)
+        yield PromptChances((first, *(_chances(answer, word) for word in words[1:])))
+    limit = 0 if answer.request.prompt_only else answer.request.params.max_new_tokens
     for piece in script.pieces[:limit]:
         yield script.delay_s
         if answer.cancelled or answer.made == script.fail_after:

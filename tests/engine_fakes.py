@@ -66,8 +66,9 @@ class FakeCache:
 class FakePrefill:
     """``units`` units for any prompt; the last one writes the cache."""
 
-    def __init__(self, model: FakeModel, ids: Sequence[int], cache: FakeCache) -> None:
+    def __init__(self, model: FakeModel, ids: Sequence[int], cache: FakeCache, logit_rows: int) -> None:
         self.total = len(ids)
+        self._logit_rows = logit_rows
         self._model, self._ids, self._cache = model, ids, cache
         self._units = 0
 
@@ -78,7 +79,8 @@ class FakePrefill:
     @property
     def logits(self) -> Tensor:
         assert self._units == self._model.units
-        return self._model.row(self._cache.ids)[None]
+        count = len(self._cache.ids)
+        return torch.stack([self._model.row(self._cache.ids[: count - i]) for i in reversed(range(self._logit_rows))])
 
     def advance(self) -> bool:
         self._model.note("unit", self._model.unit_s)
@@ -114,6 +116,7 @@ class FakeModel:
     explode_on: int = -1
     log: list[str] = field(default_factory=list)
     rows_decoded: int = 0
+    most_logit_rows: int = 0
     on_work: Callable[[str], None] = lambda _: None
 
     def __post_init__(self) -> None:
@@ -129,8 +132,9 @@ class FakeModel:
         return FakeCache(capacity, adapter)
 
     def prefill(self, ids: Sequence[int], cache: Any, *, max_rows: int = 128, logit_rows: int = 1) -> Any:
-        del max_rows, logit_rows
-        return FakePrefill(self, ids, cache)
+        del max_rows
+        self.most_logit_rows = max(self.most_logit_rows, logit_rows)
+        return FakePrefill(self, ids, cache, logit_rows)
 
     def decode(self, feeds: Sequence[Feed]) -> Tensor:
         self.note(f"decode{len(feeds)}", self.decode_s)

@@ -34,13 +34,17 @@ STOPPED = Problem(503, "The answer was stopped before its end. Try again.", "can
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A request whose answers are being made. ``echoes`` stand before each; ``count`` answers belong to a prompt."""
+    """A request whose answers are being made. ``echoes`` stand before each; ``count`` answers belong to a prompt.
+
+    Where ``prompt_chances`` are told, an echo comes with them.
+    """
 
     choices: Choices
     shape: Shape
     echoes: Sequence[str]
     count: int
     reader: Reader | None
+    prompt_chances: bool = False
 
     async def whole(self) -> dict[str, Any]:
         """The reply in one piece. Raises the first error of any answer, and a Problem for one that was stopped."""
@@ -50,7 +54,8 @@ class Begun:
             finish = finish_word(answer.end.finish_reason, answer.calls)
             if finish is None:
                 raise STOPPED
-            made.append(self.shape.choice(index, echo, answer.text, finish, answer.chances, answer.calls))
+            chances = [*answer.prompt_chances, *answer.chances]
+            made.append(self.shape.choice(index, echo, answer.text, finish, chances, answer.calls))
         return self.shape.whole(made, self.usage([answer.end.usage for answer in answers]))
 
     def usage(self, usages: Sequence[Usage]) -> Usage:
@@ -77,8 +82,8 @@ class Answering:
         """Queue a visitor's request; ``number`` becomes part of its id. Raises ChatGLMError or Problem."""
         if isinstance(body, ChatRequest):
             return await self._chat(body, visitor, number)
-        prompts = ({"prompt": one, "prompt_format": "raw"} for one in body.prompt)
-        return await self._begin(body, visitor, number, *prompts)
+        asked = {"prompt_format": "raw", "prompt_chances": body.prompt_chances, "prompt_only": body.prompt_only}
+        return await self._begin(body, visitor, number, *({"prompt": one, **asked} for one in body.prompt))
 
     def name(self) -> str:
         """The model's name, also while it is loading."""
@@ -137,7 +142,8 @@ class Answering:
         choices = Choices(wanted, count, self._submit, at_once=self._settings.visitor_limit)
         await choices.begin()
         shape = Shape(kind, name, int(time.time()), _join(self.name(), adapter), body.include_usage)
-        return Begun(choices, shape, [prompt for prompt in body.echoes for _ in range(count)], count, reader)
+        told = isinstance(body, CompletionRequest) and body.prompt_chances
+        return Begun(choices, shape, [prompt for prompt in body.echoes for _ in range(count)], count, reader, told)
 
     async def _submit(self, wanted: GenerationRequest) -> Ticket:
         """Queue a request in a thread; if the caller is gone meanwhile, its ticket goes too."""

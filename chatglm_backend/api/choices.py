@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from chatglm_backend.api.tools import text_of
-from chatglm_backend.core import Completed, Event, GenerationRequest, TokenChance, TokenEvent
+from chatglm_backend.core import Completed, Event, GenerationRequest, PromptChances, TokenChance, TokenEvent
 from chatglm_backend.errors import EngineFailure
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.serving.ticket import Ticket
@@ -30,6 +30,7 @@ class Answer:
     calls: Sequence[ToolCall]
     chances: list[tuple[TokenChance, ...]]
     end: Completed
+    prompt_chances: Sequence[tuple[TokenChance, ...]] = ()
 
 
 class Choices:
@@ -115,7 +116,8 @@ def _whole(events: Sequence[Event], reader: ReplyReader | None) -> Answer:
     if not isinstance(end, Completed):
         raise EngineFailure(reason=Sentence("engine.broke_off"))
     text = "".join(text_of(event, reader) for event in said)
-    return Answer(text, reader.calls if reader else (), chances, end)
+    prompt = next((event.chances for event in events if isinstance(event, PromptChances)), ())
+    return Answer(text, reader.calls if reader else (), chances, end, prompt)
 
 
 def _numbered(request: GenerationRequest, number: int, count: int) -> GenerationRequest:

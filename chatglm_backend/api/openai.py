@@ -17,7 +17,7 @@ from chatglm_backend.api.problems import OpenAIRoute, Problem, problem_of, probl
 from chatglm_backend.api.replies import finish_word, spelt, sse
 from chatglm_backend.api.schemas import ChatRequest, CompletionRequest
 from chatglm_backend.api.tools import text_of
-from chatglm_backend.core import Completed, TokenEvent, Usage
+from chatglm_backend.core import Completed, PromptChances, TokenEvent, Usage
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
@@ -143,13 +143,17 @@ async def _stream(begun: Begun) -> AsyncGenerator[bytes, None]:
         opening = shape.first(index)
         if opening is not None:
             yield sse(opening)
-        if echo:
+        if echo and not begun.prompt_chances:
             yield sse(shape.piece(index, echo))
     try:
         async with aclosing(choices.follow(_HEARTBEAT_S)) as following:
             async for index, events in following:
                 yield b""
                 for event in events:
+                    if isinstance(event, PromptChances):
+                        yield sse(shape.piece(index, echoes[index], event.chances))
+                        lengths[index] = sum(len(spelt(own)) for own, *_ in event.chances)
+                        continue
                     chances = [event.chances] if isinstance(event, TokenEvent) and event.chances else []
                     reading = readers[index]
                     text = text_of(event, reading)

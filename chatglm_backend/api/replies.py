@@ -92,7 +92,10 @@ class Shape:
         return {
             "tokens": tokens,
             "token_logprobs": [_finite(own.logprob) for own, *_ in given],
-            "top_logprobs": [{spelt(one): _finite(one.logprob) for one in top} for _, *top in given],
+            "top_logprobs": [
+                None if own.logprob is None else {spelt(one): _finite(one.logprob) for one in top}
+                for own, *top in given
+            ],
             "text_offset": list(accumulate(map(len, tokens), initial=offset))[:-1],
         }
 
@@ -112,9 +115,9 @@ def _chance(one: TokenChance) -> dict[str, Any]:
     return {"token": spelt(one), "logprob": _finite(one.logprob), "bytes": list(one.spelling)}
 
 
-def _finite(logprob: float) -> float:
+def _finite(logprob: float | None) -> float | None:
     """JSON has no infinity; OpenAI writes -9999 for what cannot be. Also for what is no number."""
-    return max(_IMPOSSIBLE, logprob)
+    return None if logprob is None else max(_IMPOSSIBLE, logprob)
 
 
 def _counts(usage: Usage) -> dict[str, Any]:

@@ -144,6 +144,13 @@ def _bounds(name: str) -> Any:  # noqa: ANN401 - pydantic's own type is not publ
 
 
 Tokens = Annotated[int, _bounds("max_new_tokens"), BeforeValidator(_as_fits), Whole, WithJsonSchema(_TOKENS_SCHEMA)]
+TokensOrNone = Annotated[
+    int,
+    Field(ge=0, le=_MOST_TOKENS),
+    BeforeValidator(_as_fits),
+    Whole,
+    WithJsonSchema({"type": "integer", "minimum": -1, "maximum": _MOST_TOKENS}),
+]
 # Those two have other names or other forms here.
 _NUMBERS = [name for name in sampling_fields(requests=True) if name not in ("max_new_tokens", "logprobs")]
 
@@ -342,17 +349,11 @@ class CompletionRequest(_Sampling):
     """``POST /v1/completions``: each prompt is sent exactly as it is."""
 
     prompt: Prompts
+    max_tokens: TokensOrNone | None = None
     best_of: Annotated[int | None, Whole] = _only("it can only be 1", 1)
     echo: bool | None = None
     logprobs: Annotated[int, _bounds("logprobs"), Whole] | None = None
     suffix: str | None = _only(_UNSUPPORTED, "")
-
-    @field_validator("logprobs")
-    @classmethod
-    def _of_what_is_new(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and info.data.get("echo"):
-            raise ValueError("with echo it asks for the prompt's probabilities, which are not computed; leave one out")
-        return value
 
     @property
     def alternatives(self) -> int | None:
@@ -363,3 +364,17 @@ class CompletionRequest(_Sampling):
     def echoes(self) -> tuple[str, ...]:
         """What stands before each prompt's answers."""
         return self.prompt if self.echo else ("",) * len(self.prompt)
+
+    @property
+    def prompt_chances(self) -> bool:
+        """Whether the prompt's own tokens are told with their chances."""
+        return bool(self.echo) and self.logprobs is not None
+
+    @property
+    def prompt_only(self) -> bool:
+        """Whether there is to be no answer at all."""
+        return self.max_tokens == 0
+
+    def limit(self, settings: Settings) -> int:
+        """See :class:`_Sampling`."""
+        return 1 if self.prompt_only else super().limit(settings)

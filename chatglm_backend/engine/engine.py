@@ -20,10 +20,11 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import takewhile
 
 from torch import Tensor
 
-from chatglm_backend.core import CancelToken, Clock, Event, GenerationRequest, monotonic_clock
+from chatglm_backend.core import CancelToken, Clock, Event, GenerationRequest, TokenChance, monotonic_clock
 from chatglm_backend.engine.draft import Drafter, DraftSource, PromptLookup, StepCosts
 from chatglm_backend.engine.grammar import Grammars
 from chatglm_backend.engine.kept_prefixes import KeptPrefixes
@@ -32,10 +33,12 @@ from chatglm_backend.engine.prefix_cache import PrefixCache
 from chatglm_backend.engine.schedule import allows_another_unit, plan_step
 from chatglm_backend.engine.sequence import Sequence, StepResult
 from chatglm_backend.engine.timing import RequestTimer
+from chatglm_backend.engine.told_prompt import ToldPrefill, chances_of
 from chatglm_backend.errors import ContextLimitExceeded, EngineFailure, InvalidRequest, RequestError, UnknownAdapter
 from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.base import ChatModel
 from chatglm_backend.models.kv_cache import KVCache
+from chatglm_backend.models.prefill import Prefill
 from chatglm_backend.models.rows import Feed
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.tokenizers.base import EncodedPrompt, Tokenizer
@@ -99,9 +102,11 @@ class Engine:
     def prepare(self, request: GenerationRequest) -> PreparedRequest:
         """Encode and measure a request. Safe from any thread.
 
-        Raises ContextLimitExceeded, UnknownAdapter, or InvalidRequest for a token id beyond the vocabulary or a schema
-        that cannot be kept to.
+        Raises ContextLimitExceeded, UnknownAdapter, or InvalidRequest for a token id beyond the vocabulary, a schema
+        that cannot be kept to, or chances of tokens that ChatGLM-6B reads with what follows them.
         """
+        if request.prompt_chances and self._model.config.family == "chatglm":
+            raise InvalidRequest(field="logprobs", value="echo", reason=Sentence("request.read_both_ways"))
         adapter = self._adapters.get(request.adapter)
         if request.adapter and adapter is None:
             raise UnknownAdapter(name=request.adapter, names=", ".join(filter(None, self._adapters)) or "-")
@@ -136,9 +141,11 @@ class Engine:
         """Take a request in; the next steps work on it. Raises ContextLimitExceeded."""
         ready = prepared or self.prepare(request)
         cache = self._model.new_cache(len(ready.prompt_ids) + ready.max_new_tokens, ready.adapter)
-        cached = self.prefix_cache.fill(_owner(request, cache), ready.prompt_ids, cache)
-        if self._kept is not None:
-            cached = self._kept.fill(request, ready.prompt_ids, cache)
+        cached = 0
+        if not request.prompt_chances:  # every row must be computed
+            cached = self.prefix_cache.fill(_owner(request, cache), ready.prompt_ids, cache)
+            if self._kept is not None:
+                cached = self._kept.fill(request, ready.prompt_ids, cache)
         draft = None
         if request.params.greedy and self.options.draft_tokens > 0:
             # As if the predicted answer had been given to this prompt before.
@@ -151,7 +158,7 @@ class Engine:
             stop_ids=self._stop_ids,
             part_ids=self._tokenizer.part_ids,
             cache=cache,
-            prefill=self._model.prefill(ready.prompt_ids[cached:], cache, max_rows=self.options.prefill_rows),
+            prefill=self._prefill_of(ready, cached, cache),
             cached_tokens=cached,
             spelling=self._tokenizer.spelling,
             decoder=self._decoder(ready),
@@ -191,6 +198,26 @@ class Engine:
         finally:
             if sequence in self._sequences:
                 self._sequences.remove(sequence)
+
+    def _prefill_of(self, ready: PreparedRequest, cached: int, cache: KVCache) -> Prefill | ToldPrefill:
+        ids, rows = ready.prompt_ids, self.options.prefill_rows
+        if not ready.request.prompt_chances:
+            return self._model.prefill(ids[cached:], cache, max_rows=rows)
+        count, spelling = ready.request.params.logprobs or 0, self._tokenizer.spelling
+        asked = ready.request.prompt or ""
+
+        def chances(token: int, logits: Tensor | None) -> tuple[TokenChance, ...]:
+            if logits is not None:
+                return chances_of(token, logits, count, spelling)
+            # The space that vocabularies put before a text is none of it.
+            spelt = spelling(token) if asked.startswith(" ") else spelling(token).removeprefix(b" ")
+            return (TokenChance(token, spelt, None),)
+
+        def begin(part: tuple[int, ...]) -> Prefill:
+            return self._model.prefill(part, cache, max_rows=rows, logit_rows=len(part))
+
+        silent = len([*takewhile(self._tokenizer.control_ids.__contains__, ids)])
+        return ToldPrefill(ids, begin, chances, rows=rows, silent=silent)
 
     def _decoder(self, ready: PreparedRequest) -> StreamingDecoder | SpelledDecoder:
         """A decoder that has been through what is begun, and gives only what follows."""

@@ -5,7 +5,6 @@ Turns chosen tokens into events; never calls the model. Not thread-safe.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -17,6 +16,7 @@ from chatglm_backend.core import (
     Event,
     FinishReason,
     PrefillProgress,
+    PromptChances,
     TokenChance,
     TokenEvent,
     Usage,
@@ -26,6 +26,7 @@ from chatglm_backend.engine.options import PreparedRequest
 from chatglm_backend.engine.sampler import Sampler
 from chatglm_backend.engine.stop import StopFilter
 from chatglm_backend.engine.timing import RequestTimer
+from chatglm_backend.engine.told_prompt import ToldPrefill, chances_of
 from chatglm_backend.errors import EngineFailure, RequestError
 from chatglm_backend.models.kv_cache import KVCache
 from chatglm_backend.models.prefill import Prefill
@@ -52,7 +53,7 @@ class Sequence:
         stop_ids: frozenset[int],
         part_ids: frozenset[int],
         cache: KVCache,
-        prefill: Prefill,
+        prefill: Prefill | ToldPrefill,
         cached_tokens: int,
         decoder: StreamingDecoder | SpelledDecoder,
         spelling: Callable[[int], bytes],
@@ -68,7 +69,7 @@ class Sequence:
         self.generated: list[int] = []
         self.finished = False
         self.failed = False
-        self._prefill: Prefill | None = prefill
+        self._prefill: Prefill | ToldPrefill | None = prefill
         self._timer = timer
         self._max_new_tokens = prepared.max_new_tokens
         self._stop_ids = frozenset(request.params.stop_ids) | (frozenset() if request.ignore_stop_ids else stop_ids)
@@ -114,9 +115,12 @@ class Sequence:
         self._timer.work_begins()
         if not self._prefill.advance():
             return None
-        logits, self._prefill = self._prefill.logits, None
+        prefill, self._prefill = self._prefill, None
+        logits = prefill.logits
         self._timer.prompt_read()
         self.tell_progress()
+        if isinstance(prefill, ToldPrefill):
+            self._results.append(PromptChances(tuple(prefill.chances)))
         return logits[-1:]
 
     def tell_progress(self) -> None:
@@ -147,6 +151,9 @@ class Sequence:
 
         Ends at the first draft token that the model does not confirm. Raises EngineFailure for unusable logits.
         """
+        if self.request.prompt_only:
+            self.finish(FinishReason.LENGTH)
+            return
         draft = feed[1:]
         accepted = 0
         for index, row in enumerate(logits):
@@ -214,12 +221,6 @@ class Sequence:
             self.finish(FinishReason.LENGTH)
 
     def _chances(self, token: int, logits: Tensor) -> tuple[TokenChance, ...]:
-        """The token's, then the likeliest ones' among the possible, before any filter; none unless asked for."""
+        """See :func:`chances_of`; none unless asked for."""
         count = self.request.params.logprobs
-        if count is None:
-            return ()
-        logprobs = logits.log_softmax(-1)
-        best, ids = logprobs.topk(min(count, len(logprobs)))
-        likeliest = [pair for pair in zip(ids.tolist(), best.tolist(), strict=True) if pair[1] > -math.inf]
-        pairs = [(token, float(logprobs[token])), *likeliest]
-        return tuple(TokenChance(one, self._spelling(one), chance) for one, chance in pairs)
+        return () if count is None else chances_of(token, logits, count, self._spelling)

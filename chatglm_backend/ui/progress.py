@@ -127,7 +127,7 @@ class Answer:
                 self.read_from, self.read_at = self.read_from or (at, event.done), at
             elif isinstance(event, TokenEvent):
                 self._token(event, at)
-            else:
+            elif isinstance(event, Completed):
                 self._complete(event)
 
     def fail(self, error: BaseException) -> None:

@@ -208,8 +208,23 @@ def test_probabilities_are_told_for_every_token(client: openai.OpenAI) -> None:
     parts = [chunk.choices[0].logprobs for chunk in client.completions.create(**asked, logprobs=1, stream=True)]
     assert [place for part in parts if part for place in part.text_offset] == whole.text_offset
     assert client.completions.create(**asked).choices[0].logprobs is None
-    with pytest.raises(openai.BadRequestError, match="prompt's probabilities"):
-        client.completions.create(**asked, logprobs=1, echo=True)
+
+
+def test_a_prompts_probabilities_are_told_with_echo(client: openai.OpenAI) -> None:
+    """Before the answer's, streamed as whole, and without one; its first token has none."""
+    pieces = list(SCENES["What is AI"].pieces)
+    asked: dict[str, Any] = {"model": "x", "prompt": "What is AI", "echo": True, "logprobs": 1}
+    choice = client.completions.create(**asked).choices[0]
+    whole = choice.logprobs
+    assert (choice.text, whole.tokens) == (f"What is AI{ANSWER}", ["What ", "is ", "AI", *pieces])
+    assert (whole.token_logprobs, whole.top_logprobs) == ([None, *[-0.5] * 11], [None, *[{"o1": -1.0}] * 11])
+    assert whole.text_offset[:5] == [0, 5, 8, 10, 12]
+    chunks = [chunk.choices[0] for chunk in client.completions.create(**asked, stream=True)]
+    assert "".join(chunk.text for chunk in chunks) == choice.text
+    assert [place for one in chunks if one.logprobs for place in one.logprobs.text_offset] == whole.text_offset
+    alone = client.completions.create(**asked, max_tokens=0)
+    assert (alone.choices[0].text, alone.choices[0].finish_reason) == ("What is AI", "length")
+    assert (alone.choices[0].logprobs.tokens, alone.usage.completion_tokens) == (whole.tokens[:3], 0)
 
 
 def test_an_error_in_one_of_several_answers_is_the_errors_of_all(site: Site, client: openai.OpenAI) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from chatglm_backend.checkpoint.mapping import HeldTensors
-from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, TokenEvent
+from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, PromptChances, TokenEvent
 from chatglm_backend.engine.engine import Engine
 from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.int4.select import KernelChoice, select_kernel
@@ -148,6 +149,28 @@ def test_drafts_change_no_token(name: str, kind: str) -> None:
         drafted += events[-1].usage.draft_tokens
         assert tokens_of(events) == tokens_of(engine_of(name, kind).generate(request))
     assert drafted > 0
+
+
+@pytest.mark.parametrize("name", [name for name in DIFFERENT if golden_config(name).family != "chatglm"])
+def test_a_prompts_probabilities_are_those_of_its_tokens_fed_one_by_one(name: str) -> None:
+    """However many are read at a time; the answer behind it is the same."""
+    ids = max(prompts_of(name), key=len)
+    told: list[Any] = []
+    for rows in (5, 128):
+        engine = engine_of(name, options=replace(PLAIN, prefill_rows=rows))
+        events = list(engine.generate(replace(ask(ids, tokens=4, logprobs=1), prompt_chances=True)))
+        assert tokens_of(events) == tokens_of(engine.generate(ask(ids, tokens=4)))
+        told.append(next(event.chances for event in events if isinstance(event, PromptChances)))
+    model = model_of(name, "dense")
+    cache = model.new_cache(len(ids))
+    rows_of_each = [read_prompt(model, ids[:1], cache), *(model.decode([Feed((token,), cache)]) for token in ids[1:])]
+    for chances in told:
+        assert [own.token_id for own, *_ in chances] == ids
+        assert chances[0][0].logprob is None
+        for (own, likeliest), row in zip(chances[1:], rows_of_each, strict=False):
+            expected = row[-1].log_softmax(-1)
+            assert own.logprob == pytest.approx(float(expected[own.token_id]), abs=1e-4)
+            assert likeliest.logprob == pytest.approx(float(expected.max()), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", DIFFERENT)

@@ -18,8 +18,10 @@ from chatglm_backend.core import (
     GenerationRequest,
     Message,
     PrefillProgress,
+    PromptChances,
     PromptFormat,
     Timing,
+    TokenChance,
     TokenEvent,
 )
 from chatglm_backend.engine.engine import Engine
@@ -458,3 +460,29 @@ def test_probabilities_are_those_of_the_plain_logits() -> None:
         ids.append(event.token_id)
     assert [event.chances for event in none] == [event.chances[:1] for event in three]
     assert {event.chances for event in unasked} == {()}
+
+
+def test_a_prompts_chances_are_told_with_few_rows_at_a_time() -> None:
+    """Beside another sequence; nothing is reused for them, and the space before a text is none of it."""
+    prompt, rows = "abcdefghijklmnopq", 6
+    model = FakeModel()
+    engine = engine_of(model, EngineOptions(draft_tokens=0, prefill_rows=rows))
+    list(engine.generate(ask(prompt)))
+    wanted = [replace(ask(prompt, name, logprobs=2), prompt_chances=True, prompt_only=name == "b") for name in "ab"]
+    sequences = [start(engine, one) for one in (*wanted, ask("other", "c"))]
+    events = collect(engine, sequences)
+    for sequence in sequences[:2]:
+        told = next(event.chances for event in events[sequence] if isinstance(event, PromptChances))
+        assert told[0] == (TokenChance(ord("a"), b"a", None),)
+        assert [own.token_id for own, *_ in told] == [*prompt.encode()]
+        for at, (own, *top) in enumerate(told[1:], start=1):
+            expected = hash_row([*prompt.encode()[:at]]).log_softmax(-1)
+            assert own.logprob == pytest.approx(float(expected[own.token_id]))
+            assert [one.token_id for one in top] == expected.topk(2).indices.tolist()
+        assert events[sequence][-1].usage.cached_tokens == 0
+    assert model.most_logit_rows == rows
+    end = events[sequences[1]][-1]
+    assert (end.finish_reason, end.usage.completion_tokens) == (FinishReason.LENGTH, 0)
+    assert text_of(events[sequences[0]]) == text_of(engine.generate(ask(prompt)))
+    with pytest.raises(InvalidRequest, match="ChatGLM-6B reads"):
+        engine_of(FakeModel(family="chatglm")).prepare(wanted[0])
