@@ -11,12 +11,14 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from chatglm_backend.core import Message
 from chatglm_backend.documents.passages import Sources
 from chatglm_backend.errors import ConversationChanged, ConversationGone, HistoryDamaged
 from chatglm_backend.store import attachments
+from chatglm_backend.store.branches import append, ask, branch, calls_text, choose, clean, neighbour, remove, versions
 from chatglm_backend.store.database import Database
 from chatglm_backend.store.records import Conversation, MessageState, Opened, Place, StoredMessage, Summary
 from chatglm_backend.tokenizers.tools import ToolCall
@@ -101,29 +103,47 @@ class ConversationStore:
             db.execute("UPDATE visitors SET open = NULL WHERE id = ?", (visitor,))
 
     def begin(self, visitor: str, place: Place | None, turns: Sequence[Message], adapter: str = "") -> Opened:
-        """Keep a question, the last of ``turns``, and make room for its answer; what came after it is gone.
+        """Keep what is asked, the last of ``turns``, and make room for its answer, the newest of its versions.
 
-        ``adapter`` is the fine-tune that answers it, and from now on the conversation's.
+        Where the last of ``turns`` is an answer, it is gone on with. What the conversation does not hold in its place
+        becomes a version there; nothing is lost. ``adapter`` is the fine-tune that answers, and from now on the
+        conversation's.
 
         Without a place a new conversation holds all turns. Raises :class:`ConversationGone`,
         and :class:`ConversationChanged` where another tab wrote since.
         """
+        begun = turns[-1].role == "assistant"
+        stored = [StoredMessage.of(turn) for turn in turns]
+        if begun:
+            stored[-1] = replace(stored[-1], state="interrupted")
         with self._database.transaction() as db:
             self._sweep(db)
-            stored = [StoredMessage.of(turn) for turn in turns]
             if place is None:
-                place = self._insert(db, visitor, title_from(turns[0].content), stored, adapter=adapter)
+                place, ids = self._insert(db, visitor, title_from(turns[0].content), stored, adapter=adapter)
+                added, before = ids[0], 0
             else:
-                place = self._advance(db, visitor, place, len(turns) - 1)
-                self._add(db, place.conversation_id, len(turns) - 1, stored[-1:])
-                db.execute(
-                    "UPDATE conversations SET adapter = ? WHERE id = ?", (_clean(adapter), place.conversation_id)
-                )
-            answer = StoredMessage("assistant", "", "interrupted")
-            answer_id = self._add(db, place.conversation_id, len(turns), [answer])
-            attachments.drop_unused(db, place.conversation_id)
+                place = self._advance(db, visitor, place)
+                db.execute("UPDATE conversations SET adapter = ? WHERE id = ?", (clean(adapter), place.conversation_id))
+                ids, added, before = ask(db, place.conversation_id, stored, self._now())
+            if not begun:
+                empty = StoredMessage("assistant", "", "interrupted")
+                ids += append(db, place.conversation_id, ids[-1], [empty], self._now())
+                added = added or ids[-1]
             _remember(db, visitor, place.conversation_id)
-            return Opened(place, answer_id)
+            return Opened(place, ids[-1], versions(db, place.conversation_id, ids), added, before)
+
+    def withdraw(self, visitor: str, opened: Opened) -> Conversation | None:
+        """Undo :meth:`begin`: what was asked was refused. Returns the conversation, unless it was a new one."""
+        with self._database.transaction() as db:
+            found = _read(db, visitor, opened.place.conversation_id)
+            if opened.added:
+                remove(db, opened.added, opened.before)
+                attachments.drop_unused(db, found.id)
+                found = _read(db, visitor, opened.place.conversation_id)
+            if found.messages:
+                return found
+            db.execute("DELETE FROM conversations WHERE id = ?", (found.id,))
+            return None
 
     def save_answer(
         self,
@@ -138,7 +158,7 @@ class ConversationStore:
         with self._database.transaction() as db:
             done = db.execute(
                 "UPDATE messages SET content = ?, state = ?, timing = ?, calls = ? WHERE id = ?",
-                (_clean(text), state, figures, _calls_text(calls), answer_id),
+                (clean(text), state, figures, calls_text(calls), answer_id),
             )
             db.execute(
                 "UPDATE conversations SET updated = ? WHERE id = (SELECT conversation FROM messages WHERE id = ?)",
@@ -151,19 +171,35 @@ class ConversationStore:
         with self._database.transaction() as db:
             db.execute("UPDATE messages SET sources = ? WHERE id = ?", (attachments.written(sources), answer_id))
 
-    def cut(self, visitor: str, place: Place, length: int) -> Place:
-        """Keep only the first ``length`` messages. Raises as :meth:`begin` does."""
+    def cut(self, visitor: str, place: Place, position: int) -> Conversation:
+        """Delete the message at ``position`` and all that follows it; a former version takes its place, if it has any.
+
+        Raises as :meth:`begin` does.
+        """
         with self._database.transaction() as db:
-            after = self._advance(db, visitor, place, length)
+            place = self._advance(db, visitor, place)
+            for node in branch(db, place.conversation_id)[position : position + 1]:
+                remove(db, node.id, neighbour(db, node.id, -1) or neighbour(db, node.id, 1))
             attachments.drop_unused(db, place.conversation_id)
-            return after
+            return _read(db, visitor, place.conversation_id)
+
+    def switch(self, visitor: str, place: Place, position: int, step: int) -> Conversation:
+        """Choose the version before (-1) or after (1) the message at ``position``; what follows it switches along.
+
+        Raises as :meth:`begin` does.
+        """
+        with self._database.transaction() as db:
+            place = self._advance(db, visitor, place)
+            for node in branch(db, place.conversation_id)[position : position + 1]:
+                choose(db, neighbour(db, node.id, step) or node.id)
+            return _read(db, visitor, place.conversation_id)
 
     def rename(self, visitor: str, conversation_id: str, title: str) -> None:
         """Give it another title, cut to one short line. Raises :class:`ConversationGone`."""
         with self._database.transaction() as db:
             done = db.execute(
                 "UPDATE conversations SET title = ? WHERE id = ? AND visitor = ?",
-                (_clean(title_from(title)), conversation_id, visitor),
+                (clean(title_from(title)), conversation_id, visitor),
             )
             if done.rowcount != 1:
                 raise ConversationGone()
@@ -186,8 +222,8 @@ class ConversationStore:
         ids: list[str] = []
         with self._database.transaction() as db:
             for one in conversations:
-                place = self._insert(db, visitor, one.title, one.messages, one.created, one.updated, one.adapter)
-                ids.append(place.conversation_id)
+                new = self._insert(db, visitor, one.title, one.messages, one.created, one.updated, one.adapter)[0]
+                ids.append(new.conversation_id)
             if ids:
                 _remember(db, visitor, ids[-1])
         return tuple(ids)
@@ -201,32 +237,16 @@ class ConversationStore:
         created: float | None = None,
         updated: float | None = None,
         adapter: str = "",
-    ) -> Place:
+    ) -> tuple[Place, tuple[int, ...]]:
         now, name = self._now(), secrets.token_hex(8)
         db.execute(
             "INSERT INTO conversations (id, visitor, title, created, updated, adapter) VALUES (?, ?, ?, ?, ?, ?)",
-            (name, visitor, _clean(title), created or now, updated or now, _clean(adapter)),
+            (name, visitor, clean(title), created or now, updated or now, clean(adapter)),
         )
-        self._add(db, name, 0, messages)
-        return Place(name, 0)
+        return Place(name, 0), append(db, name, 0, messages, now)
 
-    def _add(self, db: sqlite3.Connection, name: str, start: int, messages: Sequence[StoredMessage]) -> int:
-        """Add messages from position ``start`` on; returns the last one's number."""
-        last = 0
-        for position, one in enumerate(messages, start):
-            timing = None if one.timing is None else json.dumps(dict(one.timing))
-            when, calls = one.created or self._now(), _calls_text(one.calls)
-            documents, sources = attachments.add(db, name, one.documents), attachments.written(one.sources)
-            values = (name, position, one.role, _clean(one.content), one.state, timing, when, calls, documents, sources)
-            done = db.execute(
-                "INSERT INTO messages (conversation, position, role, content, state, timing, created, calls, "
-                "documents, sources) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                values,
-            )
-            last = done.lastrowid or 0
-        return last
-
-    def _advance(self, db: sqlite3.Connection, visitor: str, place: Place, length: int) -> Place:
+    def _advance(self, db: sqlite3.Connection, visitor: str, place: Place) -> Place:
+        """The next revision. Raises as :meth:`begin` does."""
         row = db.execute(
             "SELECT revision FROM conversations WHERE id = ? AND visitor = ?", (place.conversation_id, visitor)
         ).fetchone()
@@ -238,7 +258,6 @@ class ConversationStore:
             "UPDATE conversations SET revision = revision + 1, updated = ? WHERE id = ?",
             (self._now(), place.conversation_id),
         )
-        db.execute("DELETE FROM messages WHERE conversation = ? AND position >= ?", (place.conversation_id, length))
         return Place(place.conversation_id, place.revision + 1)
 
     def _sweep(self, db: sqlite3.Connection) -> None:
@@ -255,22 +274,12 @@ def _read(db: sqlite3.Connection, visitor: str, conversation_id: str) -> Convers
     ).fetchone()
     if row is None:
         raise ConversationGone()
-    # An answer without a word was never shown either.
-    found = db.execute(
-        "SELECT role, content, state, timing, created, calls, documents, sources FROM messages WHERE conversation = ? "
-        "AND NOT (role = 'assistant' AND content = '' AND calls = '') ORDER BY position",
-        (conversation_id,),
-    ).fetchall()
-    attached = attachments.Reader(db, conversation_id)
-    messages = tuple(
-        StoredMessage(
-            role, content, state, None if timing is None else json.loads(timing), created, _calls(calls),
-            attached.documents(documents), attached.sources(sources),
-        )
-        for role, content, state, timing, created, calls, documents, sources in found
-    )  # fmt: skip
+    path = branch(db, conversation_id)
     name, title, created, updated, revision, adapter = row
-    return Conversation(name, title, created, updated, revision, messages, adapter)
+    return Conversation(
+        name, title, created, updated, revision, tuple(node.message for node in path), adapter,
+        versions(db, conversation_id, [node.id for node in path]),
+    )  # fmt: skip
 
 
 def _remember(db: sqlite3.Connection, visitor: str, conversation_id: str) -> None:
@@ -278,16 +287,3 @@ def _remember(db: sqlite3.Connection, visitor: str, conversation_id: str) -> Non
         "INSERT INTO visitors (id, open) VALUES (:id, :open) ON CONFLICT (id) DO UPDATE SET open = :open",
         {"id": visitor, "open": conversation_id},
     )
-
-
-def _calls_text(calls: Sequence[ToolCall]) -> str:
-    return json.dumps([[call.name, call.arguments] for call in calls]) if calls else ""
-
-
-def _calls(text: str) -> tuple[ToolCall, ...]:
-    return tuple(ToolCall(*pair) for pair in json.loads(text)) if text else ()
-
-
-def _clean(text: str) -> str:
-    """Text that sqlite can hold: half of a surrogate pair, which a browser may send, becomes a mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")

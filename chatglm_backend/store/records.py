@@ -15,6 +15,10 @@ MessageState = Literal["complete", "interrupted"]
 """An answer counts as interrupted until its end was written: a crash leaves the right word behind."""
 
 
+Versions = tuple[tuple[int, int], ...]
+"""Of each message of a branch, which of how many versions it is, both from 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attached(Message):
     """A question with the documents that came with it."""
@@ -92,7 +96,10 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A whole conversation, oldest message first. ``adapter`` names the fine-tune that answers, empty for none."""
+    """The chosen branch of a conversation, oldest message first.
+
+    ``adapter`` names the fine-tune that answers, empty for none.
+    """
 
     id: str
     title: str
@@ -101,6 +108,7 @@ class Conversation:
     revision: int
     messages: tuple[StoredMessage, ...]
     adapter: str = ""
+    versions: Versions = ()
 
     @property
     def place(self) -> Place:
@@ -110,7 +118,13 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A question was kept; its answer is written to ``answer_id``."""
+    """What is asked was kept; its answer is written to ``answer_id``.
+
+    ``added`` is the first message that is new, 0 where none is, and ``before`` the version chosen in its place before.
+    """
 
     place: Place
     answer_id: int
+    versions: Versions = ()
+    added: int = 0
+    before: int = 0

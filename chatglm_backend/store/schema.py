@@ -38,6 +38,24 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE messages ADD COLUMN documents TEXT NOT NULL DEFAULT '[]'",
         "ALTER TABLE messages ADD COLUMN sources TEXT NOT NULL DEFAULT ''",
     ),
+    (
+        # A tree instead of a row: ``parent`` is the message before, 0 for none; of those with the same, one is chosen.
+        "ALTER TABLE messages RENAME TO messages_in_a_row",
+        """CREATE TABLE messages (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            conversation TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+            parent INTEGER NOT NULL, chosen INTEGER NOT NULL DEFAULT 1, role TEXT NOT NULL, content TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('complete', 'interrupted')),
+            timing TEXT, created REAL NOT NULL, calls TEXT NOT NULL DEFAULT '',
+            documents TEXT NOT NULL DEFAULT '[]', sources TEXT NOT NULL DEFAULT '')""",
+        "CREATE INDEX messages_by_place ON messages (conversation, parent)",
+        "CREATE INDEX messages_by_parent ON messages (parent)",
+        """INSERT INTO messages (id, conversation, parent, role, content, state, timing, created, calls,
+            documents, sources)
+            SELECT id, conversation, COALESCE(LAG(id) OVER (PARTITION BY conversation ORDER BY position), 0),
+            role, content, state, timing, created, calls, documents, sources FROM messages_in_a_row""",
+        "DROP TABLE messages_in_a_row",
+    ),
 )
 """Only ever appended to: a released migration stays as it is."""
 

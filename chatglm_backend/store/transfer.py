@@ -65,7 +65,7 @@ def to_json(conversations: Sequence[Conversation]) -> str:
     """The exchange format, for :func:`from_json`. Documents are named; what they say stays here."""
     found = [asdict(one) for one in conversations]
     for one, talk in zip(found, conversations, strict=True):
-        del one["id"], one["revision"]
+        del one["id"], one["revision"], one["versions"]
         for turn, message in zip(one["messages"], talk.messages, strict=True):
             turn["documents"] = [{"name": document.name, "tokens": document.tokens} for document in message.documents]
             turn["sources"] = _labels(message)

@@ -19,7 +19,7 @@ from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import Service
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
-from chatglm_backend.store.records import Place
+from chatglm_backend.store.records import Place, Versions
 from chatglm_backend.tokenizers.tools import ReplyReader
 from chatglm_backend.ui.adapters import BASE
 from chatglm_backend.ui.conversation import Fitted, Turns
@@ -43,7 +43,7 @@ class Caller:
 
 @dataclass(eq=False, slots=True)
 class PageAnswer:
-    """One answer of a page. ``turns``, ``fitted``, ``place`` and ``keeping`` are the Chat page's.
+    """One answer of a page. ``turns``, ``fitted``, ``place``, ``versions`` and ``keeping`` are the Chat page's.
 
     ``id`` is the request's; ``tools`` may be called; ``problem`` is why the history could not keep it, until a
     page has told.
@@ -56,6 +56,7 @@ class PageAnswer:
     turns: Turns = ()
     fitted: Fitted | None = None
     place: Place | None = None
+    versions: Versions = ()
     keeping: AnswerKeeper | None = None
     tools: tuple[str, ...] = ()
     problem: HistoryError | None = None
@@ -65,7 +66,8 @@ class PageAnswer:
 
     def reader(self) -> ReplyReader | None:
         """What parts its text from calls, if tools were offered."""
-        return ReplyReader(self.tools) if self.tools else None
+        begun = bool(self.turns) and self.turns[-1].role == "assistant"
+        return ReplyReader(self.tools, begun=begun) if self.tools else None
 
     def stop(self) -> None:
         """Ask for its end, also before it has a ticket. Safe from any thread."""

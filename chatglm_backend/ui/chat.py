@@ -12,15 +12,14 @@ from typing import Any
 from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, KeptAs, Message, ModelState, Role
 from chatglm_backend.documents.passages import Sources
 from chatglm_backend.documents.reading import Document
-from chatglm_backend.errors import ChatGLMError, HistoryError
+from chatglm_backend.errors import ChatGLMError, ConversationChanged, HistoryError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.service import Service
-from chatglm_backend.store.records import Attached, Calling, Place, Sourced
+from chatglm_backend.store.records import Attached, Calling, Place, Sourced, Versions
 from chatglm_backend.ui.adapters import AdapterChoice, adapter_choice
 from chatglm_backend.ui.answers import Caller, PageAnswer, PageAnswers, Watch
 from chatglm_backend.ui.attached import attached_to, fit_with_documents, without_cards
 from chatglm_backend.ui.conversation import (
-    ASKING,
     SYSTEM_FAMILIES,
     Fitted,
     Interrupted,
@@ -30,10 +29,8 @@ from chatglm_backend.ui.conversation import (
 )
 from chatglm_backend.ui.history import History, Moved
 from chatglm_backend.ui.progress import Answer
-from chatglm_backend.ui.render import answer_status, context_bar, empty_prompt, timing_panel, used_memory
+from chatglm_backend.ui.render import answer_status, context_bar, empty_prompt, newer_state, timing_panel, used_memory
 from chatglm_backend.ui.tools import card_content, read_tools, to_send
-
-_WHOLE = (FinishReason.STOP, FinishReason.LENGTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +55,7 @@ class ChatView:
     ``id`` names the answer that is being written, empty where there is none. ``place`` is where the conversation
     is kept; ``changed`` says that place and list are to be shown anew. ``adapter`` is the fine-tune to choose,
     ``None`` where the choice stays. ``attached`` are documents for the next question, ``None`` where those stay.
+    ``versions`` says which of how many each kept turn is.
     """
 
     turns: Turns
@@ -72,6 +70,7 @@ class ChatView:
     problem: HistoryError | None = None
     adapter: str | None = None
     attached: tuple[Document, ...] | None = None
+    versions: Versions = ()
 
     @property
     def resumable(self) -> bool:
@@ -96,13 +95,18 @@ class ChatPresenter:
         """The turns to be answered after ``send``, ``edit``, ``regenerate`` or ``go_on``; empty for nothing.
 
         ``send`` takes ``documents`` along. ``edit`` replaces the question at or before ``index``, ``regenerate``
-        answers it again: later turns are gone, documents stay. What follows a call of a tool is its result. What
-        follows an interrupted answer is a round of its own; a question without an answer is asked again.
+        answers it again, ``edit_answer`` has the answer at ``index`` go on from another beginning: what followed is in
+        another version then, documents stay. What follows a call of a tool is its result. An interrupted answer goes
+        on where it ended; a question without one is asked again.
         """
-        last = bool(turns) and turns[-1].role in ASKING
         role: Role = "tool" if action == "send" and turns and isinstance(turns[-1], Calling) else "user"
-        if action == "regenerate" or (action == "go_on" and last):
-            return back_to_user(turns, len(turns) if action == "go_on" else index)
+        if action == "go_on":
+            return turns if unfinished(turns) else ()
+        if action == "regenerate":
+            return back_to_user(turns, index)
+        if action == "edit_answer":
+            answer = index < len(turns) and turns[index].role == "assistant" and text.strip()
+            return (*turns[:index], Interrupted("assistant", text)) if answer else ()
         given = documents if action == "send" else ()
         if action == "edit":
             kept = back_to_user(turns, index)
@@ -110,8 +114,6 @@ class ChatPresenter:
             if kept and kept[-1].role == "tool":
                 role, text = "tool", card_content(text)
             turns = kept[:-1]
-        elif action == "go_on":
-            text = self.texts("chat.go_on_text") if turns else ""
         if not text.strip():
             return ()
         return (*turns, Attached(role, text, documents=given) if given and role == "user" else Message(role, text))
@@ -121,22 +123,39 @@ class ChatPresenter:
     ) -> AsyncGenerator[ChatView, None]:
         """Views of the answer to ``asked``; without it, ``turns`` as they are."""
         if not asked:
-            yield replace(self._view(turns), status=empty_prompt(self.texts))
+            yield replace(await self._still(turns), status=empty_prompt(self.texts))
+            return
+        opened, problem = None, None
+        if caller.keeper is not None:
+            opened, problem = await asyncio.to_thread(self._history.begin, caller.keeper, place, asked, form.adapter)
+        if isinstance(problem, ConversationChanged) and place is not None:
+            status = newer_state(self.texts, problem, place)
+            yield replace(await self._still(turns, _typed(turns, asked)), status=status)
             return
         watch = self.answers.open("chat", caller)
         answer = watch.answer
-        answer.turns = asked
-        replaced = turns[len(asked)].content if len(turns) > len(asked) else ""
-        if caller.keeper is not None:
-            opened, answer.problem = await asyncio.to_thread(
-                self._history.begin, caller.keeper, place, asked, form.adapter
-            )
-            answer.place, answer.keeping = None if opened is None else opened.place, self._history.keeper(opened)
+        answer.turns, answer.problem = asked, problem
+        begun = asked[-1].content if asked[-1].role == "assistant" else ""
+        if opened is not None:
+            answer.place, answer.versions = opened.place, opened.versions
+            answer.keeping = self._history.keeper(opened, begun)
+        at = len(asked) - bool(begun)
+        replaced = turns[at].content if len(turns) > at else ""
         yield replace(self._of(answer, Answer(), box="", changed=True), attached=form.attached)
         answers = self.answers.follow(watch, partial(self._request, answer, form, replaced))
         async with aclosing(self._views(watch, answers)) as views:
             async for view in views:
-                yield view
+                if view.running or watch.turned or answer.ticket is not None:
+                    yield view
+                    continue
+                moved = Moved(turns, place)
+                if caller.keeper is not None and opened is not None:
+                    moved = await asyncio.to_thread(self._history.withdraw, caller.keeper, opened)
+                still = await self._still(moved.turns, _typed(turns, asked))
+                yield replace(
+                    still, status=view.status, place=moved.place, versions=moved.versions, changed=True,
+                    attached=form.attached if form.attached is None else attached_to(asked[-1:]),
+                )  # fmt: skip
 
     def choice(self, chosen: str | None) -> AdapterChoice:
         """Which fine-tunes the page offers now; a conversation's own also where it is not loaded."""
@@ -149,19 +168,22 @@ class ChatPresenter:
 
         ``fresh``: the page was just opened. What was asked there meanwhile is not given up for an earlier conversation.
         """
-        still = self._view(moved.turns, None, await asyncio.to_thread(self._estimate, moved.turns), moved.box)
+        still = await self._still(moved.turns, moved.box)
         still = replace(
-            still, place=moved.place, changed=True, problem=problem, adapter=moved.adapter, attached=moved.attached
+            still,
+            place=moved.place,
+            changed=True,
+            problem=problem,
+            adapter=moved.adapter,
+            attached=moved.attached,
+            versions=moved.versions,
         )
         if fresh and self.answers.watches("chat", caller):
             return
         self.answers.turn("chat", caller, still)
         watch = None
         if moved.place is not None:
-            name = moved.place.conversation_id
-            watch = self.answers.resume(
-                "chat", caller, lambda one: one.place is not None and one.place.conversation_id == name
-            )
+            watch = self.answers.resume("chat", caller, lambda one: one.place == moved.place)
         if watch is None:
             yield still
             return
@@ -184,6 +206,10 @@ class ChatPresenter:
                 changed = False
         if watch.instead is not None:
             yield watch.instead
+
+    async def _still(self, turns: Turns, box: str | None = None) -> ChatView:
+        """The page between two answers."""
+        return self._view(turns, None, await asyncio.to_thread(self._estimate, turns), box)
 
     def _fit(
         self, turns: Turns, system: str, max_new_tokens: int, functions: Sequence[Mapping[str, Any]] = ()
@@ -235,8 +261,11 @@ class ChatPresenter:
         """The page with an answer."""
         problem, one.problem = one.problem, None
         sources = None if one.fitted is None else one.fitted.sources
-        view = self._view((*one.turns, *_turn(answer, sources)), answer, one.fitted, box)
-        return replace(view, id=one.id, place=one.place, changed=changed or problem is not None, problem=problem)
+        view = self._view(_with_answer(one.turns, answer, sources), answer, one.fitted, box)
+        return replace(
+            view, id=one.id, place=one.place, changed=changed or problem is not None, problem=problem,
+            versions=one.versions,
+        )  # fmt: skip
 
     def _view(
         self, turns: Turns, answer: Answer | None = None, fitted: Fitted | None = None, box: str | None = None
@@ -257,14 +286,24 @@ class ChatPresenter:
         return context_bar(self.texts, used, limit, 0 if fitted is None else fitted.dropped)
 
 
-def _turn(answer: Answer, sources: Sources | None) -> Turns:
-    """An answer as a turn; none before its first word. What it was given of documents is told at its end."""
-    text = answer.text
+def _with_answer(turns: Turns, answer: Answer, sources: Sources | None) -> Turns:
+    """What was asked, with the answer so far; without one before its first word.
+
+    What it was given of documents is told at its end.
+    """
+    begun = turns[-1].content if turns[-1].role == "assistant" else ""
+    text, asked = begun + answer.text, turns[:-1] if begun else turns
     if answer.calls and not answer.running:
-        return (Calling("assistant", text, sources=sources, calls=answer.calls),)
+        return (*asked, Calling("assistant", text, sources=sources, calls=answer.calls))
     if not text:
-        return ()
-    if answer.running or (sources is None and answer.finish_reason in _WHOLE):
-        return (Message("assistant", text),)
-    kind = Sourced if answer.finish_reason in _WHOLE else Interrupted
-    return (kind("assistant", text, sources=sources),)
+        return asked
+    whole = answer.finish_reason is FinishReason.STOP
+    if answer.running or (sources is None and whole):
+        return (*asked, Message("assistant", text))
+    return (*asked, (Sourced if whole else Interrupted)("assistant", text, sources=sources))
+
+
+def _typed(turns: Turns, asked: Turns) -> str | None:
+    """What goes back into the box when ``asked`` behind ``turns`` was refused; ``None`` where nothing was typed."""
+    new = asked[-1]
+    return new.content if new.role != "assistant" and turns[len(asked) - 1 : len(asked)] != (new,) else None

@@ -10,14 +10,13 @@ import dataclasses
 import secrets
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chatglm_backend.core import FinishReason, KeptAs
 from chatglm_backend.documents.passages import Sources
 from chatglm_backend.documents.reading import Document
 from chatglm_backend.errors import (
-    ConversationChanged,
     ConversationGone,
     HistoryDamaged,
     HistoryError,
@@ -26,7 +25,7 @@ from chatglm_backend.errors import (
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.conversations import ConversationStore
 from chatglm_backend.store.folder import data_folder, visitor_key
-from chatglm_backend.store.records import Conversation, MessageState, Opened, Place
+from chatglm_backend.store.records import Conversation, MessageState, Opened, Place, Versions
 from chatglm_backend.ui.conversation import Interrupted, Turns
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.visitor import VisitorSigner
@@ -47,6 +46,7 @@ class Moved:
     box: str | None = ""
     adapter: str | None = None
     attached: tuple[Document, ...] | None = None
+    versions: Versions = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +102,34 @@ class History:
     def begin(
         self, visitor: str, place: Place | None, turns: Turns, adapter: str = ""
     ) -> tuple[Opened | None, HistoryError | None]:
-        """Keep a question for the fine-tune ``adapter``; the answer is kept at ``answer_id``."""
+        """Keep what is asked of the fine-tune ``adapter``; the answer is kept at ``answer_id``.
+
+        Where another tab was faster, nothing is kept and the error is :class:`ConversationChanged`.
+        """
         try:
             try:
                 return self.store.begin(visitor, place, turns, adapter), None
-            except (ConversationChanged, ConversationGone):
-                # Another tab was faster: what this tab shows goes on as a conversation of its own.
+            except ConversationGone:
+                # Deleted in another tab: what this tab shows goes on as a conversation of its own.
                 return self.store.begin(visitor, None, turns, adapter), None
             except HistoryDamaged:
                 return self.store.begin(visitor, None, turns, adapter), self.store.take_notice()
         except HistoryError as error:
             return None, error
 
-    def keeper(self, opened: Opened | None) -> AnswerKeeper | None:
-        """What keeps the answer to a kept question."""
-        return None if opened is None else AnswerKeeper(self.store, opened.answer_id)
+    def keeper(self, opened: Opened | None, begun: str = "") -> AnswerKeeper | None:
+        """What keeps the answer to a kept question; ``begun`` is what there is of it already."""
+        return None if opened is None else AnswerKeeper(self.store, opened.answer_id, begun)
+
+    def withdraw(self, visitor: str, opened: Opened | None) -> Moved:
+        """What was asked was refused: it is not kept. Returns what is, or an empty page."""
+        if opened is None:
+            return Moved()
+        try:
+            found = self.store.withdraw(visitor, opened)
+        except HistoryError:
+            return Moved()
+        return Moved() if found is None else _moved(found)
 
     def last_open(self, visitor: str) -> Moved | None:
         """What to show on a page that was just opened. Raises HistoryError."""
@@ -127,21 +140,26 @@ class History:
         """A new conversation begins. Raises HistoryError."""
         self.store.leave(visitor)
 
-    def cut(self, visitor: str, place: Place, length: int) -> Place | None:
-        """Keep the first messages; an empty conversation is deleted. Another tab's newer one stays as it is.
+    def cut(self, visitor: str, place: Place, length: int) -> Moved:
+        """Keep the first messages, or a former version of the next; an empty conversation is deleted.
 
         Raises HistoryError.
         """
-        after = self.store.cut(visitor, place, length)
-        if length:
-            return after
+        found = self.store.cut(visitor, place, length)
+        if found.messages:
+            return _moved(found)
         self._delete(visitor, place.conversation_id)
-        return None
+        return Moved()
 
     def carry_out(self, visitor: str, asked: Command, place: Place | None) -> Moved | None:
         """Do what a button of the list asks for; returns what to show instead, if anything. Raises HistoryError."""
         if asked.action == "open":
             return _moved(self.store.open(visitor, asked.id))
+        if asked.action == "reload":
+            return replace(_moved(self.store.open(visitor, asked.id)), box=None)
+        if asked.action in ("before", "after") and place is not None and asked.id.isdecimal():
+            step = -1 if asked.action == "before" else 1
+            return replace(_moved(self.store.switch(visitor, place, int(asked.id), step)), box=None)
         if asked.action == "imported":
             return self.last_open(visitor)
         if asked.action == "rename":
@@ -169,15 +187,16 @@ def _moved(found: Conversation) -> Moved:
         else one.message
         for one in found.messages
     )
-    return Moved(tuple(turns), found.place, adapter=found.adapter)
+    return Moved(tuple(turns), found.place, adapter=found.adapter, versions=found.versions)
 
 
 class AnswerKeeper:
     """The row of one answer. Thread-safe: all who read the answer save it, before they show it."""
 
-    def __init__(self, store: ConversationStore, answer_id: int) -> None:
+    def __init__(self, store: ConversationStore, answer_id: int, begun: str = "") -> None:
         self._store = store
         self._answer_id = answer_id
+        self._begun = begun
         self._lock = threading.Lock()
         self._saved = (-1, False)
 
@@ -191,13 +210,13 @@ class AnswerKeeper:
 
     def save(self, answer: Answer) -> HistoryError | None:
         """Write what is new; returns why it could not be written."""
-        text, ended = answer.text, answer.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+        text, ended = answer.text, answer.finish_reason is FinishReason.STOP
         with self._lock:
             if not (text or answer.calls) or (len(text), ended) <= self._saved:
                 return None
             state: MessageState = "complete" if ended else "interrupted"
             try:
-                self._store.save_answer(self._answer_id, text, state, _figures(answer), answer.calls)
+                self._store.save_answer(self._answer_id, self._begun + text, state, _figures(answer), answer.calls)
             except HistoryError as error:
                 return error
             self._saved = (len(text), ended)

@@ -13,6 +13,7 @@ import psutil
 from chatglm_backend import units
 from chatglm_backend.core import FinishReason, LoadProgress, ModelInfo, ModelState, ModelStatus
 from chatglm_backend.sentences import Texts
+from chatglm_backend.store.records import Place
 from chatglm_backend.ui.html import alert, bar, chips, paragraph, status_line, terms
 from chatglm_backend.ui.plots import sparkline
 from chatglm_backend.ui.progress import Answer, Phase
@@ -37,6 +38,15 @@ def answer_status(texts: Texts, answer: Answer | None, status: ModelStatus) -> s
 def empty_prompt(texts: Texts) -> str:
     """The status line after sending nothing."""
     return status_line("idle", texts("status.empty"))
+
+
+def newer_state(texts: Texts, problem: Exception, place: Place) -> str:
+    """The status line of a tab whose conversation went on in another, with a button that shows it as it is now."""
+    button = (
+        f'<button type="button" class="cg-chip" data-history="reload" data-id="{place.conversation_id}">'
+        f"{escape(texts('chat.reload'))}</button>"
+    )
+    return f'<div class="cg-alert cg-newer" role="alert"><span>{escape(texts.say(problem))}</span> {button}</div>'
 
 
 def timing_panel(texts: Texts, answer: Answer | None, info: ModelInfo | None, memory_bytes: int) -> str:

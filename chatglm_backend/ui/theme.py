@@ -83,12 +83,12 @@ def page_theme() -> gr.themes.Base:
 
 def page_styles() -> str:
     """The style sheet."""
-    return _asset("page.css") + _asset("documents.css")
+    return _asset("page.css") + _asset("documents.css") + _asset("writing.css")
 
 
 def page_script() -> str:
     """The scripts for keys, reading, conversations, the connection: plain, local, small."""
-    names = ("page", "reading", "history", "documents", "batch", "connection", "labels")
+    names = ("page", "reading", "history", "documents", "writing", "batch", "connection", "labels")
     return "\n".join(_asset(f"{name}.js") for name in names)
 
 

@@ -11,26 +11,73 @@ pytestmark = pytest.mark.browser
 _MINE = "#cg-chat .user.message"
 
 
-def test_an_edited_message_goes_on_from_there(kept: Visit) -> None:
-    """What followed is gone, on the page, for the model and on the disk; HTML comes back as typed."""
-    say(kept, "Is <b>this</b> bold?")
+_ROWS = "#cg-chat .message-row"
+
+
+def _rows(visit: Visit, *expected: str) -> None:
+    """Wait until the rows hold these texts, with "2/3" behind those that have versions."""
+    visit.page.wait_for_function(
+        f"""rows => JSON.stringify([...document.querySelectorAll("{_ROWS}")].map((row) => {{
+            const found = row.querySelector(".cg-versions span");
+            return row.querySelector(".message-content").innerText.trim() + (found ? " " + found.innerText : "");
+        }})) === JSON.stringify(rows)""",
+        arg=list(expected),
+    )
+
+
+def test_versions_stay_beside_each_other(kept: Visit) -> None:
+    """A question edited, an answer made again, an answer edited: each leads back, by keyboard, also after a reload.
+
+    The model is sent what is shown and nothing else.
+    """
+    page, learn, script = kept.page, "AI is the study of machines that learn.", "An answer from the script."
+    say(kept, "What is AI?")
     say(kept, "second")
-    kept.page.locator(_MINE).nth(0).hover()
-    kept.page.get_by_label("Edit").first.click()
-    area = kept.page.locator("#cg-chat textarea")
-    area.wait_for()
-    area.fill("What is AI?")
-    kept.page.get_by_label("Submit").first.click()
-    written(kept, "machines that learn")
+    page.locator(_MINE).nth(0).hover()
+    page.get_by_label("Edit", exact=True).first.click()
+    page.locator("#cg-chat textarea").fill("What is AI, please?")
+    page.get_by_label("Submit").first.click()
+    _rows(kept, "What is AI, please? 2/2", learn)
     ended(kept)
-    assert kept.page.locator(ANSWERS).count() == 1
-    assert kept.page.locator(_MINE).inner_text().strip() == "What is AI?"
-    assert kept.site.state()["messages"][-1] == ["What is AI?"]
-    kept.page.reload()
+    assert kept.site.state()["messages"][-1] == ["What is AI, please?"]
+    page.get_by_label("Version before").click()
+    _rows(kept, "What is AI? 1/2", learn, "second", script)
+    page.get_by_label("Retry").click()
+    _rows(kept, "What is AI? 1/2", learn, "second", f"{script} 2/2")
+    assert kept.site.state()["messages"][-1] == ["What is AI?", learn, "second"]
+    page.get_by_label("Edit the answer").first.click()
+    page.locator("dialog textarea").fill("Well, ")
+    page.click("dialog .cg-yes")
+    _rows(kept, "What is AI? 1/2", f"Well, {script} 2/2")
+    assert kept.site.state()["messages"][-1] == ["What is AI?", "Well, "]
+    page.reload()
     open_chat(kept)
-    written(kept, "machines that learn")
-    assert kept.page.locator(_MINE).count() == 1
+    _rows(kept, "What is AI? 1/2", f"Well, {script} 2/2")
+    page.locator("[data-history=before]").last.focus()
+    page.keyboard.press("Enter")
+    _rows(kept, "What is AI? 1/2", f"{learn} 1/2", "second", f"{script} 2/2")
+    page.wait_for_function("document.activeElement.dataset.history === 'after'")  # the other is at its end
+    say(kept, "third")
+    assert kept.site.state()["messages"][-1] == ["What is AI?", learn, "second", script, "third"]
     assert (kept.foreign, kept.faults) == ([], [])
+
+
+def test_a_tab_that_fell_behind_sends_nothing(kept: Visit) -> None:
+    """One sentence, a button that shows what the other tab wrote, and what was typed is still there."""
+    say(kept, "What is AI?")
+    first, kept.page = kept.page, kept.page.context.new_page()
+    kept.page.goto(kept.site.url)
+    written(kept, "machines that learn")
+    say(kept, "from the second tab")
+    kept.page = first
+    asked = len(kept.site.state()["messages"])
+    say(kept, "from the first tab", answered=False)
+    kept.page.locator("#cg-chat-status [role=alert]", has_text="went on in another tab").wait_for()
+    assert kept.page.locator(ANSWERS).count() == 1
+    kept.page.get_by_role("button", name="Show the newer state").click()
+    answers(kept, 2)
+    assert kept.page.input_value(BOX) == "from the first tab"
+    assert len(kept.site.state()["messages"]) == asked
 
 
 def test_html_in_a_question_is_edited_as_it_was_typed(chat: Visit) -> None:
@@ -38,7 +85,7 @@ def test_html_in_a_question_is_edited_as_it_was_typed(chat: Visit) -> None:
     say(chat, "Is <b>this</b> &lt; bold?")
     before = len(chat.site.state()["messages"])
     chat.page.locator(_MINE).first.hover()
-    chat.page.get_by_label("Edit").first.click()
+    chat.page.get_by_label("Edit", exact=True).first.click()
     chat.page.locator("#cg-chat textarea").wait_for()
     chat.page.get_by_label("Submit").first.click()
     until(lambda: len(chat.site.state()["messages"]) > before)

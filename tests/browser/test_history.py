@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser_helpers import Serve, Visit, Visitor
-from chat_steps import answers, open_chat, say, titles, written
+from chat_steps import BOX, answers, open_chat, say, titles, written
 
 pytestmark = pytest.mark.browser
 
@@ -97,7 +97,9 @@ def test_a_call_of_a_tool_is_a_folded_card(kept: Visit) -> None:
     say(kept, "weather?", answered=False)
     kept.page.locator("#cg-chat-status [role=alert]", has_text="JSON list of functions").wait_for()
     tools.fill('[{"name": "get_weather"}]')
-    kept.page.locator("#cg-chat-go-on").click()
+    assert kept.page.input_value(BOX) == "weather?"
+    assert not kept.page.locator("#cg-chat-go-on").is_visible()
+    kept.page.press(BOX, "Enter")
     written(kept, "send the result as the next message")
     card = kept.page.locator("#cg-chat details")
     assert not card.locator("pre").is_visible()

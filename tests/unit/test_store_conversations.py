@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from chatglm_backend.core import Message
 from chatglm_backend.errors import ConversationChanged, ConversationGone
 from chatglm_backend.store.conversations import ConversationStore, title_from
+from chatglm_backend.store.records import Conversation, Place, StoredMessage
+from chatglm_backend.store.transfer import to_json
 
 _DAY = 86_400.0
 
@@ -129,13 +132,93 @@ def test_a_second_tab_cannot_overwrite_the_first(tmp_path: Path) -> None:
     assert [m.content for m in two.read("ann", ahead.place.conversation_id).messages] == ["start", "from one"]
 
 
-def test_a_replaced_answer_cannot_come_back(store: ConversationStore) -> None:
-    """A slow answer that was replaced meanwhile writes nothing."""
+def _shown(conversation: Conversation) -> list[tuple[str, int, int]]:
+    pairs = zip(conversation.messages, conversation.versions, strict=True)
+    return [(message.content, *version) for message, version in pairs]
+
+
+def _answered(store: ConversationStore, place: Place | None, turns: str, answer: str) -> Place:
+    """Ask the last of ``turns``, words for user and model in turn, and have it answered."""
+    roles = ("user", "assistant")
+    messages = [Message(roles[i % 2], word) for i, word in enumerate(turns.split())]  # type: ignore[arg-type]
+    opened = store.begin("ann", place, messages)
+    store.save_answer(opened.answer_id, answer, "complete")
+    return opened.place
+
+
+def test_an_edited_question_and_an_answer_made_again_are_versions(store: ConversationStore, tmp_path: Path) -> None:
+    """The newest is chosen; going to another takes along what followed it, as it was left, also after a restart."""
+    place = _answered(store, None, "q", "a")
+    place = _answered(store, place, "q a r", "b")
+    place = _answered(store, place, "q a r", "c")
+    place = _answered(store, place, "Q", "A")
+    found = store.read("ann", place.conversation_id)
+    assert _shown(found) == [("Q", 2, 2), ("A", 1, 1)]
+    found = store.switch("ann", found.place, 0, -1)
+    assert _shown(found) == [("q", 1, 2), ("a", 1, 1), ("r", 1, 1), ("c", 2, 2)]
+    found = store.switch("ann", found.place, 3, -1)
+    assert _shown(found)[-1] == ("b", 1, 2)
+    assert store.switch("ann", found.place, 3, -1).messages == found.messages  # there is none before it
+    store.close()
+    again = _store(tmp_path).last_open("ann")
+    assert again is not None
+    assert _shown(again) == _shown(found)
+    assert [m["content"] for m in json.loads(to_json([again]))["conversations"][0]["messages"]] == ["q", "a", "r", "b"]
+
+
+def test_an_answer_that_is_replaced_while_it_is_written_is_a_version(store: ConversationStore) -> None:
+    """It keeps what it writes, and does not get into the place of the new one."""
     old = store.begin("ann", None, _ask("q"))
+    store.save_answer(old.answer_id, "o", "interrupted")
     new = store.begin("ann", old.place, _ask("q"))
+    assert new.versions == ((1, 1), (2, 2))
     store.save_answer(new.answer_id, "new", "complete")
-    assert not store.save_answer(old.answer_id, "old", "complete")
-    assert [m.content for m in store.read("ann", new.place.conversation_id).messages] == ["q", "new"]
+    store.save_answer(old.answer_id, "old", "complete")
+    assert _shown(store.read("ann", new.place.conversation_id)) == [("q", 1, 1), ("new", 2, 2)]
+
+
+def test_an_answer_is_gone_on_with_in_its_place_and_an_edited_one_is_a_version(store: ConversationStore) -> None:
+    """Words are added to the one that was cut; an edited beginning stands beside the answer that it came from."""
+    opened = store.begin("ann", None, _ask("q"))
+    store.save_answer(opened.answer_id, "half", "interrupted")
+    more = store.begin("ann", opened.place, (*_ask("q"), Message("assistant", "half")))
+    assert more.answer_id == opened.answer_id
+    other = store.begin("ann", more.place, (*_ask("q"), Message("assistant", "ha")))
+    assert _shown(store.read("ann", other.place.conversation_id)) == [("q", 1, 1), ("ha", 2, 2)]
+
+
+@pytest.mark.parametrize("turns", ["q a refused", "Q", "q"])
+def test_what_is_refused_leaves_nothing(store: ConversationStore, turns: str) -> None:
+    """A next question, another version of the first, another answer: all is as it was before."""
+    place = _answered(store, None, "q", "a")
+    before = store.read("ann", _answered(store, place, "q", "b").conversation_id)
+    roles = ("user", "assistant", "user")
+    asked = [Message(role, word) for role, word in zip(roles, turns.replace(" a ", " b ").split(), strict=False)]  # type: ignore[arg-type]
+    found = store.withdraw("ann", store.begin("ann", before.place, asked))
+    assert found is not None
+    assert (_shown(found), found.place) == (_shown(before), Place(before.id, before.revision + 1))
+    assert store.withdraw("ann", store.begin("ann", None, _ask("new"))) is None
+    assert [s.id for s in store.list("ann")] == [before.id]
+
+
+def test_going_back_shows_the_version_before(store: ConversationStore) -> None:
+    """Taking a question back deletes it with all answers to it; one without a version leaves a shorter branch."""
+    place = _answered(store, None, "q", "a")
+    place = _answered(store, place, "Q", "A")
+    found = store.cut("ann", place, 0)
+    assert _shown(found) == [("q", 1, 1), ("a", 1, 1)]
+    assert store.cut("ann", found.place, 1).messages == found.messages[:1]
+
+
+def test_a_long_conversation_is_no_deep_matter(store: ConversationStore) -> None:
+    """Thousands of messages behind each other are read, cut and deleted."""
+    messages = tuple(StoredMessage("user" if i % 2 == 0 else "assistant", str(i)) for i in range(4000))
+    store.add_all("ann", [Conversation("", "long", 1, 1, 0, messages)])
+    found = store.last_open("ann")
+    assert found is not None
+    assert len(found.messages) == 4000
+    assert len(store.cut("ann", found.place, 2).messages) == 2
+    assert store.delete_all("ann") == 1
 
 
 def test_many_threads_lose_nothing(tmp_path: Path) -> None:

@@ -57,7 +57,39 @@ def test_an_older_file_is_brought_up_to_date(tmp_path: Path) -> None:
     assert ([m.content for m in found.messages], found.adapter) == (["hello"], "")
     store.close()
     connection = sqlite3.connect(_path(tmp_path))
-    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == [1, 2, 3, 4, 5]
+    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_messages_in_a_row_become_a_branch(tmp_path: Path) -> None:
+    """Conversations from before there were versions are whole, in order, under their old numbers, and go on."""
+    connection = sqlite3.connect(_path(tmp_path), isolation_level=None)
+    migrate(connection, MIGRATIONS[:5])
+    for name in ("c1", "c2"):
+        connection.execute("INSERT INTO conversations VALUES (?, 'ann', 'before', 1, 2, 7, '')", (name,))
+    for position, role in enumerate(("user", "assistant", "user", "assistant")):
+        for name in ("c1", "c2"):
+            connection.execute(
+                "INSERT INTO messages (conversation, position, role, content, state, timing, created, calls, sources) "
+                f"""VALUES (?, ?, ?, ?, 'interrupted', '{{"ttft_s": 0.5}}', ?, '[["f", "{{}}"]]', '')""",
+                (name, position, role, f"{name}.{position}", position),
+            )
+    connection.execute("INSERT INTO documents VALUES ('c2', 'd', 'a.txt', 0, 3, '[\"text\"]')")
+    connection.execute("""UPDATE messages SET documents = '["d"]' WHERE content = 'c2.0'""")
+    before = connection.execute("SELECT id, content FROM messages ORDER BY id").fetchall()
+    connection.close()
+    store = ConversationStore(_path(tmp_path))
+    found = store.read("ann", "c2")
+    assert [(m.content, m.state, m.timing, m.created, m.calls) for m in found.messages] == [
+        (f"c2.{i}", "interrupted", {"ttft_s": 0.5}, float(i), (ToolCall("f", "{}"),)) for i in range(4)
+    ]
+    assert (found.versions, found.revision) == (((1, 1),) * 4, 7)
+    assert [one.pages for one in found.messages[0].documents] == [("text",)]
+    opened = store.begin("ann", found.place, tuple(m.message for m in found.messages[:3]))
+    assert opened.versions[-1] == (2, 2)
+    assert [m.content for m in store.read("ann", "c1").messages] == [f"c1.{i}" for i in range(4)]
+    store.close()
+    connection = sqlite3.connect(_path(tmp_path))
+    assert connection.execute("SELECT id, content FROM messages WHERE content <> '' ORDER BY id").fetchall() == before
 
 
 def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:

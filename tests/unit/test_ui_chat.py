@@ -199,6 +199,8 @@ def test_a_stopped_answer_is_marked_and_can_be_gone_on_with() -> None:
     whole = _send(presenter, (), "What is AI?")[-1]
     assert (type(whole.turns[-1]), whole.resumable) == (Message, False)
 
+    begun: list[str] = []
+
     def stop(view: ChatView) -> None:
         if len(view.turns) == 2:
             presenter.answers.stop("ann", view.id)
@@ -206,9 +208,23 @@ def test_a_stopped_answer_is_marked_and_can_be_gone_on_with() -> None:
     views = _send(presenter, (), "slow", tokens=5000, act=stop)
     assert [view.resumable for view in views[:-1]] == [False] * (len(views) - 1)
     assert (type(views[-1].turns[-1]), views[-1].resumable) == (Interrupted, True)
-    after = _ask(presenter, "go_on", views[-1].turns)[-1]
-    assert model.requests[-1].messages[-1] == Message("user", "Please go on from where you stopped.")
-    assert len(after.turns) == 4
+    half = views[-1].turns
+    after = _ask(presenter, "go_on", half, act=lambda view: begun.append(view.turns[-1].content), tokens=2)
+    assert model.requests[-1].messages[-1].content == half[1].content
+    assert after[-1].turns == (half[0], Interrupted("assistant", half[1].content + "An answer"))
+    assert all(words.startswith(half[1].content) for words in begun)
+    assert after[-1].resumable  # two tokens were all that were allowed
+
+
+def test_an_answer_goes_on_from_another_beginning() -> None:
+    """The model is given the edited text as its own and goes on behind it; what followed is not sent."""
+    model, presenter = _chat()
+    last = _ask(presenter, "edit_answer", _TALK, 1, "Well, ")[-1]
+    assert [message.content for message in model.requests[0].messages] == ["one", "Well, "]
+    assert model.requests[0].predicted == "1"
+    assert last.turns == (_TALK[0], Message("assistant", "Well, An answer from the script."))
+    assert presenter.asked("edit_answer", _TALK, 0, "no answer") == ()
+    assert presenter.asked("edit_answer", _TALK, 9, "no turn") == ()
 
 
 def test_a_question_without_an_answer_is_asked_again() -> None:

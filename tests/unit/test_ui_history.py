@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.testclient import TestClient
 
 from chatglm_backend.core import GenerationParams, KeptAs, Message
-from chatglm_backend.errors import ConversationGone
+from chatglm_backend.errors import ConversationGone, QueueFull
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.records import Place, StoredMessage
@@ -91,15 +91,36 @@ def test_rounds_go_to_one_conversation(tmp_path: Path) -> None:
     assert [one.title for one in history.store.list("ann")] == ["What is AI?"]
 
 
-def test_a_tab_that_fell_behind_goes_on_by_itself(tmp_path: Path) -> None:
-    """Two tabs answer the same conversation: both rounds are kept, in two conversations."""
-    history = _history(tmp_path)
-    start = _ask(history, None, (), "What is AI?")[-1]
-    _ask(history, start.place, start.turns, "tab one")
-    _ask(history, start.place, start.turns, "tab two")
-    kept = _contents(history)
-    assert sorted(len(one) for one in kept) == [4, 4]
-    assert sorted(one[2] for one in kept) == ["tab one", "tab two"]
+def test_a_tab_that_fell_behind_is_told_and_keeps_what_was_typed(tmp_path: Path) -> None:
+    """Nothing is sent or kept; the page stays as it is, with a button that shows what the other tab wrote."""
+    site = Site(_history(tmp_path))
+    start = shown(lambda: site.answer(None, (), "What is AI?"))[-1]
+    _ask(site.history, start.place, start.turns, "tab one")
+    views = shown(lambda: site.answer(start.place, start.turns, "tab two"))
+    assert [(view.turns, view.box, view.running) for view in views] == [(start.turns, "tab two", False)]
+    assert "went on in another tab" in views[0].status
+    assert start.place is not None
+    assert f'data-history="reload" data-id="{start.place.conversation_id}"' in views[0].status
+    assert len(site.model.requests) == 1
+    assert [one[2] for one in _contents(site.history)] == ["tab one"]
+    moved = site.history.carry_out("ann", Command("reload", start.place.conversation_id), start.place)
+    assert moved is not None
+    assert (len(moved.turns), moved.box) == (4, None)
+
+
+def test_a_refused_message_is_not_kept_and_goes_back_into_the_box(tmp_path: Path) -> None:
+    """The conversation is as it was, in the store and on the page, and there is nothing to continue."""
+    site = Site(_history(tmp_path), forbidden=Script((), refuse=QueueFull(waiting=9)))
+    new = shown(lambda: site.answer(None, (), "forbidden"))[-1]
+    assert (new.turns, new.place, new.box, new.resumable) == ((), None, "forbidden", False)
+    assert "alert" in new.status
+    assert site.history.store.list("ann") == ()
+    start = shown(lambda: site.answer(None, (), "What is AI?"))[-1]
+    last = shown(lambda: site.answer(start.place, start.turns, "forbidden"))[-1]
+    assert (last.turns, last.box, last.resumable) == (start.turns, "forbidden", False)
+    again = shown(lambda: site.answer(last.place, last.turns, "and then"))[-1]
+    assert len(again.turns) == 4
+    assert _contents(site.history) == [[turn.content for turn in again.turns]]
 
 
 WORDS = Script(tuple(f"w{n} " for n in range(400)), delay_s=0.02)
@@ -186,10 +207,11 @@ def test_undo_is_kept_and_an_emptied_conversation_goes(tmp_path: Path) -> None:
     first = _ask(history, None, (), "What is AI?")[-1]
     second = _ask(history, first.place, first.turns, "two")[-1]
     assert second.place is not None
-    place = history.cut("ann", second.place, 2)
-    assert place is not None
+    moved = history.cut("ann", second.place, 2)
+    assert moved.place is not None
+    assert moved.turns == first.turns
     assert [len(one) for one in _contents(history)] == [2]
-    assert history.cut("ann", place, 0) is None
+    assert history.cut("ann", moved.place, 0) == Moved()
     assert history.store.list("ann") == ()
 
 

@@ -19,19 +19,22 @@
 
   // Resolves to the text typed ("" where none is asked for), or null where the answer is no. The browser keeps
   // the focus inside, closes on Esc, and gives the focus back.
-  const ask = (question, yes, was) => new Promise((resolve) => {
+  const ask = (question, yes, was, lines = false) => new Promise((resolve) => {
     const title = element("h2", { id: "cg-dialog-title", textContent: question });
-    const input = was === undefined ? null : element("input", { type: "text", value: was, maxLength: 200 });
+    let input = null;
+    if (was !== undefined) {
+      input = lines ? element("textarea", { value: was, rows: 12 }) : element("input", { type: "text", value: was, maxLength: 200 });
+    }
     if (input) input.setAttribute("aria-labelledby", title.id);
     const no = element("button", { type: "button", className: "cg-tool", textContent: words().no });
     const ok = element("button", { type: "submit", className: "cg-tool cg-yes", textContent: yes });
     const form = element("form", { method: "dialog" }, title, ...(input ? [input] : []),
       element("div", { className: "cg-dialog-actions" }, no, ok));
-    const dialog = element("dialog", { className: "cg-dialog" }, form);
+    const dialog = element("dialog", { className: lines ? "cg-dialog cg-wide" : "cg-dialog" }, form);
     dialog.setAttribute("aria-labelledby", title.id);
     let said = null;
     no.addEventListener("click", () => dialog.close());
-    form.addEventListener("submit", () => { said = input ? input.value.trim() : ""; });
+    form.addEventListener("submit", () => { said = !input ? "" : lines ? input.value : input.value.trim(); });
     dialog.addEventListener("keydown", (event) => { if (event.isComposing) event.stopPropagation(); });
     dialog.addEventListener("close", () => {
       dialog.remove();
@@ -39,8 +42,10 @@
     });
     (document.querySelector(".gradio-container") || document.body).append(dialog);
     dialog.showModal();
-    if (input) { input.focus(); input.select(); } else { no.focus(); }
+    (input || no).focus();
+    if (lines) input.setSelectionRange(was.length, was.length); else if (input) input.select();
   });
+  globalThis.chatglm = { ask, element };
 
   const button = (action, id) => document.querySelector(`#cg-history [data-history=${action}][data-id="${id}"]`);
   const search = () => document.querySelector("#cg-history-search :is(textarea, input)");

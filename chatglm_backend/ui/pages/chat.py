@@ -14,9 +14,10 @@ import gradio as gr
 
 from chatglm_backend.core import Message
 from chatglm_backend.documents.reading import Document
-from chatglm_backend.errors import HistoryError
+from chatglm_backend.errors import ConversationChanged, HistoryError
 from chatglm_backend.settings import CHAT_TOKENS, Settings
 from chatglm_backend.store.records import Place
+from chatglm_backend.ui import writing
 from chatglm_backend.ui.adapters import as_choice
 from chatglm_backend.ui.answers import Caller
 from chatglm_backend.ui.attached import attached_to, document_cards, waiting_cards
@@ -34,6 +35,7 @@ from chatglm_backend.ui.pages.adapters import build_adapter_choice, choice_updat
 from chatglm_backend.ui.pages.documents import build_documents
 from chatglm_backend.ui.pages.history import build_history
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
+from chatglm_backend.ui.render import newer_state
 from chatglm_backend.ui.sampling import SamplingControls
 from chatglm_backend.ui.tools import cards
 
@@ -58,6 +60,7 @@ class _Inputs:
     tools: str
     box: str
     command: str
+    edited: str
     adapter: str | None
     documents: tuple[Document, ...]
 
@@ -81,6 +84,7 @@ class _Outputs(Outputs):
     adapter: Any = KEPT
     documents: Any = KEPT
     cards: Any = KEPT
+    rows: Any = KEPT
 
 
 def build_chat_page(
@@ -109,6 +113,8 @@ def build_chat_page(
                 editable="user", latex_delimiters=_LATEX, autoscroll=False, allow_tags=False,
                 placeholder=escape(t("chat.placeholder")), feedback_options=None, layout="bubble",
             )  # fmt: skip
+            rows = gr.HTML(writing.rows(t, (), ()), elem_id="cg-chat-rows")
+            edited = gr.Textbox(label=t("chat.version.edit"), elem_id="cg-chat-edited", elem_classes="cg-unseen")
             with gr.Row(elem_id="cg-chat-below"):
                 status = gr.HTML(blank.status, elem_id="cg-chat-status")
                 context = gr.HTML(blank.context, elem_id="cg-context")
@@ -144,16 +150,19 @@ def build_chat_page(
             with gr.Accordion(t("chat.figures"), open=False, elem_id="cg-chat-figures"):
                 timing = gr.HTML(blank.timing, elem_id="cg-chat-timing")
 
-    components = _Inputs(turns, place, name, panel.search, system, tools, box, panel.command, adapter, files.documents)
+    components = _Inputs(
+        turns, place, name, panel.search, system, tools, box, panel.command, edited, adapter, files.documents
+    )
     inputs = [*(getattr(components, one.name) for one in fields(components)), *sampling.components]
     outputs = _Outputs(
         turns, chat, box, status, context, timing, send, stop, more, place, panel.listing, name, adapter,
-        files.documents, files.cards,
+        files.documents, files.cards, rows,
     ).all()  # fmt: skip
     handlers = _Handlers(presenter, history, desk, sampling)
     answered = {"send": send.click, "go_on": more.click, "regenerate": chat.retry, "edit": chat.edit}
     for action, event in answered.items():
         event(handlers.answering(action), inputs, outputs, **QUIET)
+    edited.change(handlers.answering("edit_answer"), inputs, outputs, trigger_mode="multiple", **QUIET)
     chat.undo(handlers.turning("undo"), inputs, outputs, **QUIET)
     clear.click(handlers.turning("clear"), inputs, outputs, **QUIET)
     stop.click(handlers.stop, name, **AT_ONCE)
@@ -177,7 +186,7 @@ class _Handlers:
         self._sampling = sampling
 
     def answering(self, action: str) -> Any:  # noqa: ANN401  a handler, in Gradio's eyes any function
-        """``send``, ``go_on``, ``regenerate`` and ``edit``."""
+        """``send``, ``go_on``, ``regenerate``, ``edit`` and ``edit_answer``."""
 
         async def answer(
             request: gr.Request,
@@ -187,6 +196,8 @@ class _Handlers:
             given, numbers = self._given(values)
             index, typed = event_about(event)
             text = as_typed(typed) if action == "edit" else given.box or ""
+            if action == "edit_answer":
+                index, text = writing.read_edit(given.edited)
             adapter = self._presenter.answers.adapter(given.adapter, lasting=True)
             caller = self._caller(request)
             asked = self._presenter.asked(action, given.turns, index, text, given.documents)
@@ -215,11 +226,14 @@ class _Handlers:
             given, caller = self._given(values)[0], self._caller(request)
             moved, problem = await asyncio.to_thread(self._moved, action, caller, given, event_about(event)[0])
             if moved is None:
-                if action in ("command", "restore"):
+                found = _Outputs()
+                if isinstance(problem, ConversationChanged) and given.place is not None:
+                    found = _Outputs(status=newer_state(self._presenter.texts, problem, given.place))
+                elif action in ("command", "restore"):
                     found = _Outputs(listing=self._list(caller, given.search, given.place, problem))
-                    if action == "restore":
-                        found = replace(found, adapter=choice_update(self._presenter.choice(None)))
-                    yield tuple(found.all())
+                if action == "restore":
+                    found = replace(found, adapter=choice_update(self._presenter.choice(None)))
+                yield tuple(found.all())
                 return
             views = self._presenter.show(caller, moved, problem, fresh=action == "restore")
             async with aclosing(shown(views, partial(self._show, caller, given.search))) as updates:
@@ -245,6 +259,8 @@ class _Handlers:
             moved = self._presenter.undo(given.turns, index)
         try:
             return (moved if caller.keeper is None else self._kept(action, caller.keeper, given, moved)), None
+        except ConversationChanged as error:
+            return None, error
         except HistoryError as error:
             return moved, error
 
@@ -256,7 +272,7 @@ class _Handlers:
             found = self._history.last_open(keeper)
             return None if found is None else replace(found, box=None)
         elif moved is not None and given.place is not None:
-            return replace(moved, place=self._history.cut(keeper, given.place, len(moved.turns)))
+            return replace(self._history.cut(keeper, given.place, len(moved.turns)), box=moved.box)
         elif action == "command":
             return self._history.carry_out(keeper, read_command(given.command), given.place)
         return moved
@@ -282,6 +298,7 @@ class _Handlers:
             stop=stop,
             more=gr.skip() if sent else gr.Button(t("chat.go_on"), visible=view.resumable),
             id=view.id,
+            rows=KEPT if sent else writing.rows(t, view.turns, view.versions),
         )
         if view.box is not None:
             found = replace(found, box=view.box)

@@ -1,0 +1,80 @@
+// Versions of a message, and answers to edit. What can be done with each row of the conversation stands beside it, unseen.
+(() => {
+  const { ask, element } = globalThis.chatglm;
+  const told = () => document.querySelector("#cg-chat-rows [data-rows]");
+  let source = "";
+  let rows = [];
+  const read = () => {
+    const now = told() ? told().dataset.rows : "[]";
+    if (now !== source) { source = now; rows = JSON.parse(now); }
+    return told() ? told().dataset : {};
+  };
+
+  const pager = (words, row) => {
+    const step = (action, sign, end) => element("button", {
+      type: "button", className: "cg-mini", textContent: sign, disabled: row.which === end, title: words[action],
+    });
+    const made = element("div", { className: "cg-versions" }, step("before", "‹", 1),
+      element("span", { textContent: `${row.which}/${row.of}` }), step("after", "›", row.of));
+    made.setAttribute("role", "group");
+    made.setAttribute("aria-label", words.which);
+    ["before", "after"].forEach((action, i) => {
+      const button = made.querySelectorAll("button")[i];
+      button.setAttribute("aria-label", words[action]);
+      Object.assign(button.dataset, { history: action, id: row.at });
+    });
+    return made;
+  };
+
+  // Gradio's own parts stay as they are: ours are put behind them, and made anew where they are to say something else.
+  const put = (parent, name, key, make) => {
+    const old = parent && parent.querySelector(`:scope > .${name}`);
+    if (!parent || (old ? old.dataset.key : "") === key) return;
+    const held = old && old.contains(document.activeElement) ? document.activeElement.dataset.history : "";
+    if (old) old.remove();
+    if (!key) return;
+    const made = make();
+    made.dataset.key = key;
+    parent.append(made);
+    if (held) (made.querySelector(`[data-history=${held}]:enabled`) || made.querySelector(":enabled")).focus();
+  };
+  const arrange = () => {
+    const words = read();
+    document.querySelectorAll("#cg-chat .message-row").forEach((place, i) => {
+      const row = rows[i] || {};
+      const key = row.of > 1 ? `${row.at} ${row.which}/${row.of}` : "";
+      put(place.querySelector(".flex-wrap"), "cg-versions", key, () => pager(words, row));
+      const buttons = place.nextElementSibling;
+      if (!buttons || !/message-buttons/.test(buttons.className)) return;
+      put(buttons.firstElementChild, "cg-edit-answer", row.answer === undefined ? "" : String(i), () => {
+        const made = element("button", { type: "button", className: "cg-edit-answer", textContent: "✎", title: words.edit });
+        made.setAttribute("aria-label", words.edit);
+        return made;
+      });
+    });
+  };
+  let waiting = 0;
+  const watch = new MutationObserver(() => {
+    waiting = waiting || requestAnimationFrame(() => { waiting = 0; arrange(); });
+  });
+  const begin = setInterval(() => {
+    if (!document.getElementById("cg-chat") || !told()) return;
+    clearInterval(begin);
+    for (const id of ["cg-chat", "cg-chat-rows"]) {
+      watch.observe(document.getElementById(id), { childList: true, subtree: true, attributes: true, attributeFilter: ["data-rows"] });
+    }
+    arrange();
+  }, 200);
+
+  document.addEventListener("click", async (event) => {
+    const pressed = event.target.closest && event.target.closest(".cg-edit-answer");
+    if (!pressed) return;
+    const words = read();
+    const row = rows[Number(pressed.dataset.key)];
+    const text = row && await ask(words.edit, words.continue, row.text, true);
+    const channel = document.querySelector("#cg-chat-edited :is(textarea, input)");
+    if (!text || !channel) return;
+    channel.value = JSON.stringify({ answer: row.answer, text, number: Date.now() });
+    channel.dispatchEvent(new Event("input", { bubbles: true }));
+  });
+})();
