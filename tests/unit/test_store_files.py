@@ -70,7 +70,7 @@ def test_messages_in_a_row_become_a_branch(tmp_path: Path) -> None:
         for name in ("c1", "c2"):
             connection.execute(
                 "INSERT INTO messages (conversation, position, role, content, state, timing, created, calls, sources) "
-                f"""VALUES (?, ?, ?, ?, 'interrupted', '{{"ttft_s": 0.5}}', ?, '[["f", "{{}}"]]', '')""",
+                """VALUES (?, ?, ?, ?, 'interrupted', '{"ttft_s": 0.5}', ?, '[["f", "{}"]]', '')""",
                 (name, position, role, f"{name}.{position}", position),
             )
     connection.execute("INSERT INTO documents VALUES ('c2', 'd', 'a.txt', 0, 3, '[\"text\"]')")
