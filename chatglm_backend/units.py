@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable, Sequence
+
 
 def digits(value: float) -> str:
     """Three significant digits, all of them where the number is larger; ``"0"`` for nothing, ``"<0.001"`` below."""
@@ -49,3 +52,9 @@ def clock_time(value: float) -> str:
     minutes, rest = divmod(int(value), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def spread(form: Callable[[float], str], values: Sequence[float]) -> str:
+    """The middle of several values, and in brackets how far they go."""
+    low, middle, high = map(form, (min(values), statistics.median(values), max(values)))
+    return middle if low == high else f"{middle} ({low} – {high})"

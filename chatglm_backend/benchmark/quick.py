@@ -27,6 +27,7 @@ class QuickItem:
     new_tokens: int = 24
 
 
+QUICK_RUNS = 3
 QUICK_PLAN = (QuickItem(32, 1), QuickItem(128, 1), QuickItem(384, 1), QuickItem(32, 2), QuickItem(32, 4))
 
 

@@ -1,4 +1,4 @@
-"""Small plots as SVG, without a library: bars, a line, a sparkline. Colours come from the style sheet.
+"""Small plots as SVG, without a library: bars, a sparkline. Colours come from the style sheet.
 
 Attributes carry the light colours too, so that a plot saved on its own is readable. It knows no components.
 """
@@ -9,39 +9,35 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from chatglm_backend import units
 from chatglm_backend.units import digits
 
 _W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 460, 260, 66, 18, 34, 44
-_INK, _ACCENT, _GRID = "#445150", "#0f6e64", "#d0cfc6"
+Spread = tuple[float, float, float]
+"""The lowest, the middle and the highest of several."""
+
+_INK, _ACCENT, _GRID = "#445150", "#1f8a7c", "#d0cfc6"
 
 
-def bar_plot(title: str, bars: Sequence[tuple[str, float]], x_label: str, y_label: str) -> str:
-    """One bar for each ``(label, value)``."""
-    top = _ceiling([value for _, value in bars])
+def bar_plot(title: str, bars: Sequence[tuple[str, Spread]], x_label: str, y_label: str) -> str:
+    """One bar for each label, as high as the middle of its spread; a line over it from the lowest to the highest."""
+    top = _ceiling([spread[2] for _, spread in bars])
     width = (_W - _LEFT - _RIGHT) / max(len(bars), 1)
     body = ""
-    for index, (label, value) in enumerate(bars):
-        x, y = _LEFT + width * index, _y(value, top)
+    for index, (label, spread) in enumerate(bars):
+        x, middle = _LEFT + width * index, _LEFT + width * (index + 0.5)
+        low, y, high = (_y(value, top) for value in spread)
         body += (
             f'<rect class="cg-mark" fill="{_ACCENT}" x="{x + width * 0.22:.1f}" y="{y:.1f}" width="{width * 0.56:.1f}" '
-            f'height="{_H - _BOTTOM - y:.1f}" rx="4"/>{_text(x + width / 2, y - 6, _tick(value), strong=True)}'
-            f"{_text(x + width / 2, _H - _BOTTOM + 17, label)}"
+            f'height="{_H - _BOTTOM - y:.1f}" rx="4"/>{_text(middle, high - 6, digits(spread[1]), strong=True)}'
+            f"{_text(middle, _H - _BOTTOM + 17, label)}"
         )
-    return _frame(title, _grid(top) + body, x_label, y_label, [f"{label}: {digits(value)}" for label, value in bars])
-
-
-def line_plot(title: str, points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
-    """A line through points in ascending order of x."""
-    top = _ceiling([y for _, y in points])
-    right = max((x for x, _ in points), default=1.0) * 1.06 or 1.0
-    span = _W - _LEFT - _RIGHT
-    placed = [(_LEFT + span * x / right, _y(y, top), x, y) for x, y in points]
-    path = " ".join(f"{px:.1f},{py:.1f}" for px, py, _, _ in placed)
-    body = f'<polyline class="cg-line" fill="none" stroke="{_ACCENT}" stroke-width="2.5" points="{path}"/>'
-    for px, py, x, y in placed:
-        body += f'<circle class="cg-mark" fill="{_ACCENT}" cx="{px:.1f}" cy="{py:.1f}" r="4"/>'
-        body += _text(px, py - 10, digits(y), strong=True) + _text(px, _H - _BOTTOM + 17, f"{x:.0f}")
-    return _frame(title, _grid(top) + body, x_label, y_label, [f"{x:.0f}: {digits(y)}" for x, y in points])
+        if spread[0] < spread[2]:
+            ends = "".join(f"M{middle - 7:.1f} {end:.1f}h14" for end in (low, high))
+            path = f"M{middle:.1f} {low:.1f}V{high:.1f}{ends}"
+            body += f'<path class="cg-spread" fill="none" stroke="{_INK}" stroke-width="1.5" d="{path}"/>'
+    figures = [f"{label}: {units.spread(digits, spread)}" for label, spread in bars]
+    return _frame(title, _grid(top) + body, x_label, y_label, figures)
 
 
 def sparkline(values: Sequence[float], label: str) -> str:

@@ -8,19 +8,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import statistics
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 
-from chatglm_backend.benchmark.quick import QUICK_PLAN, QuickItem, QuickResult, measure, wait_until_idle
+from chatglm_backend.benchmark.quick import QUICK_PLAN, QUICK_RUNS, QuickItem, QuickResult, measure, wait_until_idle
 from chatglm_backend.core import CancelToken, ModelInfo
 from chatglm_backend.errors import ChatGLMError, ModelNotReady
 from chatglm_backend.sentences import Texts, plain
 from chatglm_backend.service import Service
 from chatglm_backend.ui.html import alert, bar, paragraph, status_line, table
-from chatglm_backend.ui.plots import bar_plot, line_plot
-from chatglm_backend.units import digits, seconds
+from chatglm_backend.ui.plots import Spread, bar_plot
+from chatglm_backend.units import digits, seconds, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,19 @@ class SpeedPresenter:
         texts: Texts,
         plan: Sequence[QuickItem] = QUICK_PLAN,
         *,
+        runs: int = QUICK_RUNS,
         patience_s: float = 120.0,
     ) -> None:
-        """``patience_s``: how long others' answers are waited for before each measurement."""
+        """The plan is gone through ``runs`` times, so that a slow moment of the machine does not strike one item alone.
+
+        ``patience_s``: how long others' answers are waited for before each measurement.
+        """
         self.texts = texts
         self._patience_s = patience_s
         self._service = service
         self._desk = desk
-        self._plan = tuple(plan)
+        self._items = len(plan)
+        self._plan = tuple(plan) * runs
 
     def blank(self) -> SpeedView:
         """The page before a test."""
@@ -145,23 +151,40 @@ class SpeedPresenter:
         t = self.texts
         names = ("prompt", "batch", "ttft", "prefill", "decode")
         rows = [
-            (str(run.prompt_tokens), str(run.batch), seconds(run.ttft_s), digits(run.prefill_tok_s),
-             digits(run.decode_tok_s) + (" *" if run.disturbed else ""))
-            for run in results
+            (str(runs[0].prompt_tokens), str(runs[0].batch), spread(seconds, [run.ttft_s for run in runs]),
+             spread(digits, [run.prefill_tok_s for run in runs]),
+             spread(digits, [run.decode_tok_s for run in runs]) + (" *" if any(run.disturbed for run in runs) else ""))
+            for runs in self._groups(results)
         ]  # fmt: skip
         note = paragraph(t("speed.disturbed"), "cg-keys") if any(run.disturbed for run in results) else ""
         return table(t("speed.table"), [t(f"speed.column.{name}") for name in names], rows, " cg-measured") + note
 
+    def _groups(self, results: Sequence[QuickResult]) -> list[Sequence[QuickResult]]:
+        """The runs of each item that was measured."""
+        return [results[place :: self._items] for place in range(min(self._items, len(results)))]
+
     def _plots(self, results: Sequence[QuickResult]) -> str:
-        t = self.texts
-        alone = sorted((run.prompt_tokens, run.ttft_s) for run in results if run.batch == 1)
-        shortest = min(run.prompt_tokens for run in results if run.batch == 1)
-        batches = [
-            (str(run.batch), run.decode_tok_s) for run in results if run.batch > 1 or run.prompt_tokens == shortest
+        t, groups = self.texts, self._groups(results)
+        alone = sorted((runs for runs in groups if runs[0].batch == 1), key=lambda runs: runs[0].prompt_tokens)
+        unit, axis = (
+            (1, "seconds") if max(run.ttft_s for runs in alone for run in runs) >= 1 else (1000, "milliseconds")
+        )
+        waits = [(str(runs[0].prompt_tokens), _spread([run.ttft_s * unit for run in runs])) for runs in alone]
+        rates = [
+            (str(runs[0].batch), _spread([run.decode_tok_s for run in runs]))
+            for runs in groups
+            if runs[0].batch > 1 or runs is alone[0]
         ]
-        first = line_plot(t("speed.plot.ttft"), alone, t("speed.axis.prompt"), t("speed.axis.seconds"))
-        second = bar_plot(t("speed.plot.decode"), batches, t("speed.axis.batch"), t("speed.axis.rate"))
-        return f'<div class="cg-plots" id="cg-speed-figures">{first}{second}</div>'
+        plots = {
+            "ttft": bar_plot(t("speed.plot.ttft"), waits, t("speed.axis.prompt"), t(f"speed.axis.{axis}")),
+            "decode": bar_plot(t("speed.plot.decode"), rates, t("speed.axis.batch"), t("speed.axis.rate")),
+        }
+        body = "".join(
+            f"<figure>{plot}<figcaption>{escape(t(f'speed.meaning.{name}'))}</figcaption></figure>"
+            for name, plot in plots.items()
+        )
+        meaning = paragraph(t("speed.spread", runs=len(groups[0])), "cg-note")
+        return f'{meaning}<div class="cg-plots" id="cg-speed-figures">{body}</div>'
 
     def _download(self, info: ModelInfo, results: Sequence[QuickResult]) -> str:
         document = {"model": plain(info), "runs": [asdict(run) for run in results]}
@@ -172,3 +195,7 @@ class SpeedPresenter:
             f'<button type="button" class="cg-tool" data-action="png" data-from="cg-speed-figures">'
             f"{escape(self.texts('speed.png'))}</button></div>"
         )
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return min(values), statistics.median(values), max(values)

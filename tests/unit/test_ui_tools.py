@@ -30,10 +30,11 @@ from chatglm_backend.ui.answers import Caller, PageAnswers
 from chatglm_backend.ui.compare import CompareView, compare, settings_line
 from chatglm_backend.ui.models import ModelsPresenter
 from chatglm_backend.ui.permission import may_manage
-from chatglm_backend.ui.plots import bar_plot, line_plot, sparkline
+from chatglm_backend.ui.plots import bar_plot, sparkline
 from chatglm_backend.ui.presenter import Presenter, PromptForm
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.speed import SpeedDesk, SpeedPresenter, SpeedView
+from chatglm_backend.units import digits, spread
 from tests.unit.page_views import shown
 
 TEXTS = load_texts("en")
@@ -55,7 +56,7 @@ def _compare(
 
 
 def _measure(service: Service, act: Callable[[SpeedPresenter], object] = lambda _: None, **how: Any) -> list[SpeedView]:
-    presenter = SpeedPresenter(service, SpeedDesk(), TEXTS, PLAN, **how)
+    presenter = SpeedPresenter(service, SpeedDesk(), TEXTS, PLAN, **{"runs": 1, **how})
     return shown(lambda: presenter.run("me"), lambda _: act(presenter))
 
 
@@ -109,18 +110,20 @@ def test_comparing_nothing_sends_nothing() -> None:
 
 
 def test_a_speed_test_fills_table_plots_and_download() -> None:
-    """One request for each answer of the plan, stop ids ignored, nothing repeated."""
+    """One request for each answer of the plan, stop ids ignored, nothing repeated; a row and a bar for all its runs."""
     model = ScriptedModel()
-    last = _measure(scripted_service(model))[-1]
-    assert [request.ignore_stop_ids for request in model.requests] == [True] * 4
+    last = _measure(scripted_service(model), runs=3)[-1]
+    assert [request.ignore_stop_ids for request in model.requests] == [True] * 12
     assert not any(request.params.greedy for request in model.requests)  # greedy answers get draft tokens
-    assert len({request.prompt for request in model.requests}) == 4
+    assert len({request.prompt for request in model.requests}) == 12
     assert last.table.count("<tr>") == 1 + len(PLAN)
     assert last.plots.count("<svg") == 2
     found = re.search(r"base64,([^\"]+)", last.download)
     assert found is not None
     document = json.loads(base64.b64decode(found.group(1)))
-    assert [run["batch"] for run in document["runs"]] == [1, 1, 2]
+    assert [run["batch"] for run in document["runs"]] == [1, 1, 2] * 3
+    assert f"<td>{spread(digits, [run['decode_tok_s'] for run in document['runs'][2::3]])}</td>" in last.table
+    assert "the middle of 3 runs" in last.plots
     assert document["model"]["name"] == model.info.name
 
 
@@ -361,9 +364,9 @@ def test_times_between_tokens_are_those_of_their_arrival() -> None:
 
 def test_plots_escape_and_name_their_figures() -> None:
     """Screen readers get the numbers, and text never becomes markup."""
-    line = line_plot("<x>", [(1, 0.5), (2, 1.0)], "tokens", "s")
-    assert "<x>" not in line
-    assert "1: 0.500, 2: 1.00" in line
-    assert bar_plot("t", [("1", 3.0), ("2", 5.0)], "x", "y").count("<rect") == 2
+    plot = bar_plot("<x>", [("1", (0.25, 0.5, 0.75)), ("2", (1.0, 1.0, 1.0))], "tokens", "s")
+    assert "<x>" not in plot
+    assert "1: 0.500 (0.250 – 0.750), 2: 1.00" in plot
+    assert (plot.count("<rect"), plot.count("cg-spread")) == (2, 1)
     assert sparkline([1.0], "one") == ""
     assert sparkline([1.0, 2.0, 1.0], "three").count(",") == 3

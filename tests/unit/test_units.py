@@ -63,6 +63,12 @@ def test_what_is_said_is_what_was_measured(
     assert not any(float(number) == 0 for number, _ in parts)
 
 
+def test_of_several_the_middle_is_said_and_how_far_they_go() -> None:
+    """Where all of them read alike, one is enough."""
+    assert units.spread(units.seconds, [0.5, 0.02, 1.0]) == "500 ms (20.0 ms – 1.00 s)"
+    assert units.spread(units.digits, [3.0001, 3.0, 3.0]) == "3.00"
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_sentence_chooses_digits_of_its_own(language: str) -> None:
     """A figure comes into a sentence in words: no template rounds, which would make 0.0 of what is small."""
