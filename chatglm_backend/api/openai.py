@@ -85,7 +85,7 @@ class _Routes:
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """Answer the last message of a conversation, or go on with it where it is the assistant's."""
-        files = sum(file.coded_bytes for message in body.messages for file in message.files)
+        files = sum(len(file.coded) for message in body.messages for file in message.files)
         if len(await request.body()) - files > self._max_body:
             raise Problem(413, "The request is too large.", "body_too_large")
         return await self._answer(request, body)

@@ -191,14 +191,24 @@ def test_a_file_part_is_read_as_openai_has_it() -> None:
     """Beside text parts, whatever their order."""
     data = "data:text/plain;base64," + base64.b64encode(b"hello").decode()
     message = _asked({"type": "text", "text": "What?"}, _file(file_data=data)).messages[0]
-    assert (message.content, message.files) == ("What?", (File("a.txt", b"hello"),))
+    assert (message.content, message.files) == ("What?", (File("a.txt", data),))
+    assert message.files[0].data() == b"hello"
+
+
+def test_base64_is_decoded_in_pieces_and_only_when_it_is_read() -> None:
+    """A request is checked before; whatever is no base64 is refused like a file that cannot be read."""
+    content = bytes(range(256)) * 8192
+    assert File("a", base64.b64encode(content).decode()).data() == content
+    for coded in ("?", "QQ==QUJD", "QUJ", "é", "Q" * (1 << 20) + "Q"):
+        message = _asked(_file(file_data=f"data:text/plain;base64,{coded}")).messages[0]
+        with refused(DocumentRefused, "document.not_base64"):
+            message.files[0].data()
 
 
 @pytest.mark.parametrize(
     ("part", "role", "said"),
     [
         (_file(file_id="file-1"), "user", "file_id is not offered"),
-        (_file(file_data="data:text/plain;base64,?"), "user", "must be base64"),
         (_file(), "user", "must be texts"),
         (_file(file_data="aGk="), "assistant", "only messages of the user"),
     ],
