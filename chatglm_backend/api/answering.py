@@ -172,7 +172,7 @@ class Answering:
         """Refuse what ``field`` asks of a model that was not trained for tools."""
         info = self.service.status().info
         if info is not None and not info.tools:
-            raise Problem(400, str(Sentence("request.no_tools", model=info.name)), "tools_not_supported", field)
+            raise Problem(400, Sentence("request.no_tools", model=info.name), "tools_not_supported", field)
 
     def _adapter(self, model: str | None) -> str:
         """Which fine-tune a request's ``model`` names: none by the model's own name, the first by a foreign one."""

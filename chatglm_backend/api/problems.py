@@ -29,6 +29,7 @@ from chatglm_backend.errors import (
     UnknownAdapter,
     UnusableSchema,
 )
+from chatglm_backend.sentences import Sentence
 
 _log = logging.getLogger(__name__)
 
@@ -54,16 +55,16 @@ class Problem(Exception):
     """One error as a client sees it; a route may raise it. ``param`` names the field at fault."""
 
     status: int
-    message: str
+    message: str | Sentence
     code: str | None = None
     param: str | None = None
 
-    def body(self) -> dict[str, object]:
-        """The JSON body."""
+    def body(self, say: Callable[[object], str] = str) -> dict[str, object]:
+        """The JSON body; ``say`` words a sentence."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         if self.status == 429:
             kind = "rate_limit_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        return {"error": {"message": say(self.message), "type": kind, "param": self.param, "code": self.code}}
 
 
 def problem_of(error: BaseException) -> Problem:
@@ -71,14 +72,14 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, ContextLimitExceeded):
-        return Problem(400, str(error), "context_length_exceeded", "messages")
+        return Problem(400, error.sentence, "context_length_exceeded", "messages")
     if isinstance(error, ChatGLMError):
         field = error.fields.get("field") if isinstance(error, InvalidRequest) else None
         if isinstance(error, UnusableSchema):
             field = "response_format"
         elif isinstance(error, DocumentRefused):
             field = "messages"
-        return Problem(_STATUS.get(type(error), 500), str(error), error.code, str(field) if field else None)
+        return Problem(_STATUS.get(type(error), 500), error.sentence, error.code, str(field) if field else None)
     if isinstance(error, (RequestValidationError, ValidationError)):
         return _of_validation(error.errors())
     if isinstance(error, HTTPException):

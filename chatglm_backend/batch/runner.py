@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +82,18 @@ class BatchRun:
     """One batch at work. ``error`` is why it ended early, for a reason that is none of a line's own."""
 
     def __init__(
-        self, answering: Answering, lines: Sequence[Line], journal: Journal, *, visitor: str, at_once: int
+        self,
+        answering: Answering,
+        lines: Sequence[Line],
+        journal: Journal,
+        *,
+        visitor: str,
+        at_once: int,
+        say: Callable[[object], str] = str,
     ) -> None:
-        """``at_once``: lines that are asked for at the same time. It closes the journal at its end.
+        """``at_once``: lines that are asked for at the same time; ``say`` words what is wrong with one.
+
+        It closes the journal at its end.
 
         Raises what ``Journal.left`` does.
         """
@@ -95,11 +104,13 @@ class BatchRun:
         self._total, self._skipped = len(lines), len(journal.entries)
         self._visitor = visitor
         self._at_once = at_once
+        self._say = say
         self._began = monotonic_clock()
-        self._ended: float | None = None
+        self._seconds: float | None = None
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="batch", daemon=True)
-        self._thread.start()
+        # Not the thread's own end: until Python 3.13 a join that Ctrl-C interrupts takes a running thread for ended.
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, name="batch", daemon=True).start()
 
     def stop(self) -> None:
         """End soon; what is not whole is given up, and answered by the next run."""
@@ -107,17 +118,16 @@ class BatchRun:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end; whether it has come."""
-        self._thread.join(timeout_s)
-        return self.ended
+        return self._ended.wait(timeout_s)
 
     @property
     def ended(self) -> bool:
         """Whether nothing happens any more."""
-        return not self._thread.is_alive()
+        return self._ended.is_set()
 
     def progress(self) -> Progress:
         """Where it is now. From any thread."""
-        seconds = (self._ended or monotonic_clock()) - self._began
+        seconds = monotonic_clock() - self._began if self._seconds is None else self._seconds
         return progress_of(self._total, self._journal.entries[:], self._skipped, seconds)
 
     def _run(self) -> None:
@@ -127,7 +137,8 @@ class BatchRun:
             self.error = error
         finally:
             self._journal.close()
-        self._ended = monotonic_clock()
+            self._seconds = monotonic_clock() - self._began
+            self._ended.set()
 
     async def _work(self) -> None:
         """Each of so many tasks takes the next line when it is done with one; the first error ends all."""
@@ -146,7 +157,7 @@ class BatchRun:
 
     async def _row(self, lines: Iterator[Line]) -> None:
         for line in lines:
-            value = _told(line, line.problem) if line.problem else await self._answered(line)
+            value = _told(line, line.problem, self._say) if line.problem else await self._answered(line)
             self._journal.add(value)
 
     async def _answered(self, line: Line) -> dict[str, Any]:
@@ -161,7 +172,7 @@ class BatchRun:
                     await asyncio.sleep(_AGAIN_S)
                     continue
                 self._check_model(problem)
-                status, body = problem.status, problem.body()
+                status, body = problem.status, problem.body(self._say)
             response = {"status_code": int(status), "request_id": f"req-{number}", "body": body}
             return {"id": line.id, "custom_id": line.custom_id, "response": response, "error": None}
 
@@ -176,10 +187,10 @@ def _request(line: Line) -> ChatRequest | CompletionRequest:
     kind = ChatRequest if line.url == CHAT else CompletionRequest
     body: ChatRequest | CompletionRequest = kind.model_validate(line.body)
     if body.stream:
-        raise Problem(400, "stream: a batch has whole answers only; leave it out.", "unsupported_value", "stream")
+        raise Problem(400, Sentence("batch.no_stream"), "unsupported_value", "stream")
     return body
 
 
-def _told(line: Line, problem: Sentence) -> dict[str, Any]:
-    error = {"code": problem.code.removeprefix("batch."), "message": str(problem), "line": line.number}
+def _told(line: Line, problem: Sentence, say: Callable[[object], str]) -> dict[str, Any]:
+    error = {"code": problem.code.removeprefix("batch."), "message": say(problem), "line": line.number}
     return {"id": line.id, "custom_id": line.custom_id, "response": None, "error": error}

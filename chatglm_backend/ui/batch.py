@@ -92,8 +92,8 @@ class BatchDesk:
         template = self.about(visitor)["template"]
         return self._folder(visitor) / f"{hashlib.sha256(template.encode('utf-8', 'replace')).hexdigest()[:12]}.jsonl"
 
-    def start(self, visitor: str, template: str) -> None:
-        """Go on with the visitor's file. Raises BatchRefused, OSError."""
+    def start(self, visitor: str, template: str, texts: Texts) -> None:
+        """Go on with the visitor's file; its errors are told in the page's words. Raises BatchRefused, OSError."""
         with self._lock:
             if self.running(visitor):
                 return
@@ -101,7 +101,9 @@ class BatchDesk:
             self.choose(visitor, template)
             journal = Journal(self.target(visitor))
             try:
-                self._runs[visitor] = BatchRun(self._answering, lines, journal, visitor=visitor, at_once=self._at_once)
+                self._runs[visitor] = BatchRun(
+                    self._answering, lines, journal, visitor=visitor, at_once=self._at_once, say=texts.say
+                )
             except BaseException:
                 journal.close()
                 raise
@@ -196,7 +198,7 @@ class BatchPresenter:
     async def start(self, visitor: str, template: str) -> AsyncGenerator[BatchView, None]:
         """Views from the click to the end. Leaving does not stop it."""
         try:
-            await asyncio.to_thread(self.desk.start, visitor, template)
+            await asyncio.to_thread(self.desk.start, visitor, template, self.texts)
         except (ChatGLMError, OSError) as error:
             yield self.view(visitor, error)
             return

@@ -434,6 +434,29 @@ def test_interrupting_generate_keeps_the_text(folders: dict[tiny.Family, Path]) 
 
 
 @interrupts
+def test_interrupting_a_batch_loses_nothing(folders: dict[tiny.Family, Path], tmp_path: Path) -> None:
+    """Ctrl-C: exit code 130 and one sentence; the same command goes on, and every line is there once."""
+    (tmp_path / "in.txt").write_text("".join(f"hello {n}\n" for n in range(40)), encoding="utf-8")
+    target = tmp_path / "out.jsonl"
+    files = str(tmp_path / "in.txt"), str(target)
+    ask = ("batch", *files, "--model", str(folders["chatglm3"]), "--n-predict=24", "--kernel=exact", "--temperature=0")
+    process = started(*ask)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not (target.exists() and target.read_bytes().count(b"\n") > 1):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    done = ended(process)
+    kept = target.read_bytes().splitlines()
+    said = without_progress(done.stderr)
+    assert (done.returncode, 1 < len(kept) < 40) == (130, True), done.stderr
+    assert said == f"Stopped after {len(kept)} of 40 lines. The same command goes on from there.\n"
+    again = run(*ask)
+    assert (again.returncode, f"40 lines answered, 0 failed, {len(kept)} of them" in again.stdout) == (0, True)
+    lines = target.read_bytes().splitlines()
+    assert (lines[: len(kept)], len({json.loads(line)["custom_id"] for line in lines}), len(lines)) == (kept, 40, 40)
+
+
+@interrupts
 def test_interrupting_a_chat_that_reads_a_pipe_ends_it(folders: dict[tiny.Family, Path]) -> None:
     """Ctrl-C while a chat waits for its pipe ends it, with the document of what was said until then."""
     options = ("--n-predict=2", "--kernel=exact", "--json", "--log-level=info")

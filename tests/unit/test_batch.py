@@ -18,6 +18,7 @@ from chatglm_backend.batch.inputs import read_lines
 from chatglm_backend.batch.journal import Journal
 from chatglm_backend.batch.runner import BatchRun, Progress
 from chatglm_backend.errors import BatchRefused, RequestError
+from chatglm_backend.sentences import load_texts
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import SCENES, ScriptedModel, scripted_service
 
@@ -125,9 +126,11 @@ def test_what_is_wrong_with_a_line_is_told_of_it_alone(tmp_path: Path) -> None:
         request(7),
         request("none", [1]),
     )
-    _, progress = answer(source, tmp_path / "out.jsonl")
+    _, progress = answer(source, tmp_path / "out.jsonl", say=load_texts("zh").say)
     found = output(tmp_path / "out.jsonl")
     assert (progress.total, progress.answered, progress.failed) == (10, 1, 9)
+    assert found["5"]["error"]["message"] == "这一行不是 JSON 对象"
+    assert "没有学过调用工具" in found["tools"]["response"]["body"]["error"]["message"]
     codes = {
         name: line["error"]["code"] if line["error"] else line["response"]["body"].get("error", {}).get("code")
         for name, line in found.items()
