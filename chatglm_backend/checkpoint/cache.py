@@ -5,6 +5,7 @@ Covers our converted checkpoints and the hub's downloads of our families, fine-t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,9 +21,9 @@ from chatglm_backend.checkpoint.adapters import (
     holds_lone_prefix,
 )
 from chatglm_backend.checkpoint.lock import writer_lock
-from chatglm_backend.checkpoint.manifest import MANIFEST, manifest_in
+from chatglm_backend.checkpoint.manifest import LOCAL, MANIFEST, manifest_in, read_noted
 from chatglm_backend.checkpoint.places import cache_root, canonical, hub_cache, hub_id, kv_root, low_bit_root, slug
-from chatglm_backend.checkpoint.source import check_config, has_complete_weights
+from chatglm_backend.checkpoint.source import CheckpointFolder, check_config, has_complete_weights
 from chatglm_backend.errors import CacheLocked, CheckpointError, ModelNotFound
 from chatglm_backend.models.config import Family, family_named_in
 
@@ -46,6 +47,17 @@ class CacheEntry:
 def low_bit_folder(root: Path, name: str, fingerprint: str) -> Path:
     """Where the conversion of a source lies: one folder for each model name and content."""
     return low_bit_root(root) / f"{slug(canonical(name))}-{fingerprint[:8]}"
+
+
+def drop_outdated(root: Path, source: CheckpointFolder, current: Path) -> None:
+    """Delete what ``source`` was converted to before it changed; what somebody writes or uses is left for later."""
+    for folder in _folders(low_bit_root(root)):
+        if folder == current or not folder.name.startswith(f"{slug(canonical(source.name))}-"):
+            continue
+        place = read_noted(folder / LOCAL).get("source")
+        if place == str(source.path.resolve()) or not (folder / MANIFEST).is_file():
+            with contextlib.suppress(CheckpointError, OSError):
+                _delete_low_bit(folder)
 
 
 def find_low_bit(root: Path, name: str, *, family: Family | None = None) -> Path | None:
@@ -75,14 +87,24 @@ def delete_cached(name: str, env: Mapping[str, str] = os.environ) -> CacheEntry:
     if entry is None:
         raise ModelNotFound(path=name)
     if entry.kind == "low-bit":
-        with writer_lock(entry.path, wait_s=0):
-            # The manifest goes first: a deletion cut short leaves nothing that looks whole.
-            (entry.path / MANIFEST).unlink(missing_ok=True)
+        _delete_low_bit(entry.path)
+        return entry
     try:
         shutil.rmtree(entry.path)
     except PermissionError as error:
         raise CacheLocked(path=entry.path) from error
     return entry
+
+
+def _delete_low_bit(folder: Path) -> None:
+    """Raises CacheLocked, also where a system does not delete what is mapped."""
+    with writer_lock(folder, wait_s=0):
+        # The manifest goes first: a deletion cut short leaves nothing that looks whole.
+        (folder / MANIFEST).unlink(missing_ok=True)
+    try:
+        shutil.rmtree(folder)
+    except PermissionError as error:
+        raise CacheLocked(path=folder) from error
 
 
 def _low_bit_entries(root: Path) -> list[CacheEntry]:

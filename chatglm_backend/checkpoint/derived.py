@@ -17,6 +17,7 @@ from chatglm_backend.checkpoint.manifest import read_noted, write_json_atomic
 from chatglm_backend.checkpoint.mapping import MappedTensors
 from chatglm_backend.checkpoint.places import slug
 from chatglm_backend.checkpoint.progress import check_cancel
+from chatglm_backend.checkpoint.sums import tensor_sums
 from chatglm_backend.checkpoint.writer import Opener, StreamWriter, TensorLayout, open_for_writing
 from chatglm_backend.core import CancelToken
 from chatglm_backend.errors import CheckpointError
@@ -35,14 +36,15 @@ class DerivedLayouts:
         self.opener: Opener = open_for_writing
 
     def find(self, tag: str) -> MappedTensors | None:
-        """The layout published under ``tag`` for these weights, mapped; ``None`` where there is none or it changed."""
+        """The layout published under ``tag`` for these weights, mapped; ``None`` for none, or a changed byte."""
         try:
             entry = read_noted(self._folder / f"{slug(tag)}.json")
             if entry.get("weights") != self._weights or entry.get("tag") != tag:
                 return None
             path = self._folder / Path(str(entry.get("file"))).name
             # A layout is quickly made again, so one that was touched since is not worth hashing.
-            return MappedTensors.open(path) if _stamp(path) == entry.get("stamp") else None
+            found = MappedTensors.open(path) if _stamp(path) == entry.get("stamp") else None
+            return found if found and tensor_sums(found) == entry.get("sums") else None
         except (CheckpointError, OSError):
             return None
 
@@ -81,9 +83,10 @@ class DerivedLayouts:
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
+            made = MappedTensors.open(path)
             entry = {"tag": tag, "weights": self._weights, "file": path.name, "stamp": _stamp(path)}
-            write_json_atomic(self._folder / f"{slug(tag)}.json", entry)
-        return MappedTensors.open(path)
+            write_json_atomic(self._folder / f"{slug(tag)}.json", {**entry, "sums": tensor_sums(made)})
+        return made
 
     def _clean(self, tag: str, readable: Callable[[str], bool]) -> None:
         """Remove unfinished and outdated files of this tag, and all of other weights or for no kernel of today."""

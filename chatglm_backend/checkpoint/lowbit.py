@@ -7,9 +7,10 @@ reads nothing more. Converting is ``convert``'s business, a kernel's own layouts
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from chatglm_backend.checkpoint.adapters import PREFIX_ROWS
@@ -17,6 +18,7 @@ from chatglm_backend.checkpoint.derived import DERIVED, DerivedLayouts
 from chatglm_backend.checkpoint.manifest import Manifest, read_manifest, verify_files
 from chatglm_backend.checkpoint.mapping import HeldTensors, MappedTensors
 from chatglm_backend.checkpoint.places import cache_root, slug
+from chatglm_backend.checkpoint.sums import CheckedTensors
 from chatglm_backend.errors import CheckpointError
 from chatglm_backend.models.config import ModelConfig
 
@@ -36,6 +38,9 @@ class Checkpoint:
         self.release = tensors.release
         self._tensors = tensors
 
+    def check(self, names: Iterable[str]) -> None:
+        """See that these tensors are as they were written, before they are used. Raises DamagedLowBit."""
+
     @property
     def prefix(self) -> Tensor | None:
         """The finished rows of a prefix inside the model: fp32 [2 * layers, kv_heads, rows, head_dim]."""
@@ -50,17 +55,21 @@ class Checkpoint:
 class LowBitCheckpoint(Checkpoint):
     """A mapped low-bit folder, with the layouts that kernels keep beside it."""
 
-    def __init__(self, folder: Path, manifest: Manifest, tensors: MappedTensors, layouts: DerivedLayouts) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, tensors: MappedTensors, layouts: DerivedLayouts, checked: CheckedTensors
+    ) -> None:
         config = ModelConfig.from_json(manifest.config, family=manifest.family, path=str(folder))
         super().__init__(manifest.name, config, folder / manifest.data, tensors)
         self.folder = folder
         self.manifest = manifest
         self.layouts = layouts
+        self.check = checked.check  # type: ignore[method-assign]
 
 
 def open_low_bit(path: Path, *, env: Mapping[str, str] = os.environ) -> LowBitCheckpoint:
     """Open a low-bit folder: check manifest and files (those changed since the last check are hashed), map them.
 
+    Of the matrices nothing is read: whoever uses them calls ``check`` first.
     Raises DamagedLowBit naming the file, CheckpointError for another format, MissingFile for no manifest.
     """
     manifest = read_manifest(path)
@@ -75,7 +84,7 @@ def open_low_bit(path: Path, *, env: Mapping[str, str] = os.environ) -> LowBitCh
 
 
 def _open(path: Path, manifest: Manifest, env: Mapping[str, str]) -> LowBitCheckpoint:
-    verify_files(path, manifest)
+    hashed = verify_files(path, manifest)
     names = sorted(name for name in manifest.files if name.endswith(".safetensors"))
     tensors = MappedTensors.open(*(path / manifest.data / name for name in names))
     # Beside the checkpoint; below the cache folder where the checkpoint cannot be written (a bundled model).
@@ -83,4 +92,6 @@ def _open(path: Path, manifest: Manifest, env: Mapping[str, str]) -> LowBitCheck
     if not beside.is_dir() and not os.access(path, os.W_OK):
         beside = cache_root(env) / DERIVED / f"{slug(manifest.name)}-{manifest.source_fingerprint[:8]}"
     layouts = DerivedLayouts(beside, manifest.name, manifest.data + manifest.source_fingerprint, tensors)
-    return LowBitCheckpoint(path, manifest, tensors, layouts)
+    checked = CheckedTensors(path, manifest, tensors, hashed=hashed)
+    checked.check(name for name in sorted(tensors.names()) if tensors.get(name).dtype is not torch.uint8)
+    return LowBitCheckpoint(path, manifest, tensors, layouts, checked)

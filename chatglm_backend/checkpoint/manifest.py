@@ -19,6 +19,7 @@ from typing import get_args
 
 from chatglm_backend.checkpoint.weight_files import hash_file
 from chatglm_backend.errors import CheckpointError, DamagedFile, DamagedLowBit
+from chatglm_backend.leftovers import remove_leftovers
 from chatglm_backend.models.config import Family
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.textfile import read_json
@@ -27,6 +28,8 @@ MANIFEST = "manifest.json"
 LOCAL = "local.json"
 FORMAT = "chatglm-low-bit"
 FORMAT_VERSION = 1
+_SMALL = 4 << 20
+"""Files of so many bytes are hashed at every start: that takes milliseconds."""
 _FAMILIES: Mapping[str, Family] = {family: family for family in get_args(Family)}
 
 
@@ -108,10 +111,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json_atomic(folder / MANIFEST, {**raw, "checksum": _checksum(raw)})
 
 
-def verify_files(folder: Path, manifest: Manifest, *, full: bool = False) -> None:
-    """Check the data files: sizes always; hashes of all when ``full``, else of those changed since the last full check.
+def verify_files(folder: Path, manifest: Manifest, *, full: bool = False) -> bool:
+    """Check the data files: sizes always; hashes of all when ``full``, else of small ones and those that have changed.
 
-    Raises DamagedLowBit, naming the file.
+    Returns whether all were hashed. Raises DamagedLowBit, naming the file; what was noted as right is forgotten then.
     """
     stamps = {} if full else read_noted(folder / LOCAL).get("verified")
     stamps = stamps if isinstance(stamps, dict) else {}
@@ -123,16 +126,17 @@ def verify_files(folder: Path, manifest: Manifest, *, full: bool = False) -> Non
         size = path.stat().st_size
         if size != record.size:
             raise DamagedLowBit(path=path, reason=Sentence("file.size", found=size, expected=record.size))
-        if stamps.get(f"{manifest.data}/{name}") != _stamp(path, record):
+        if size <= _SMALL or stamps.get(f"{manifest.data}/{name}") != _stamp(path, record):
             suspects.append((path, record))
-    if not suspects:
-        return
-    with ThreadPoolExecutor(max_workers=min(4, len(suspects))) as pool:
+    with ThreadPoolExecutor(max_workers=min(4, max(1, len(suspects)))) as pool:
         digests = list(pool.map(hash_file, (path for path, _ in suspects)))
     for (path, record), digest in zip(suspects, digests, strict=True):
         if digest != record.sha256:
+            _forget_verified(folder)
             raise DamagedLowBit(path=path, reason=Sentence("file.changed"))
-    remember_verified(folder, manifest)
+    if any(record.size > _SMALL for _, record in suspects):
+        remember_verified(folder, manifest)
+    return len(suspects) == len(manifest.files)
 
 
 def remember_verified(folder: Path, manifest: Manifest, *, source: Path | None = None) -> None:
@@ -144,6 +148,13 @@ def remember_verified(folder: Path, manifest: Manifest, *, source: Path | None =
     }
     if source is not None:
         local["source"] = str(source)
+    with contextlib.suppress(OSError):
+        write_json_atomic(folder / LOCAL, local)
+
+
+def _forget_verified(folder: Path) -> None:
+    local = read_noted(folder / LOCAL)
+    local.pop("verified", None)
     with contextlib.suppress(OSError):
         write_json_atomic(folder / LOCAL, local)
 
@@ -164,6 +175,7 @@ def write_json_atomic(path: Path, value: Mapping[str, object]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    remove_leftovers(path.parent, f"{path.name}.*.tmp")
     fsync_folder(path.parent)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chatglm_backend.checkpoint.cache import low_bit_folder
+from chatglm_backend.checkpoint.cache import drop_outdated, low_bit_folder
 from chatglm_backend.checkpoint.convert import convert, convert_in_memory
 from chatglm_backend.checkpoint.encode import Quantize
 from chatglm_backend.checkpoint.lowbit import Checkpoint, LowBitCheckpoint, open_low_bit
@@ -79,7 +79,9 @@ class Preparation:
     def _make(self, source: CheckpointFolder, target: Path) -> Checkpoint:
         self._say_loss(source)
         convert(source, target, quantize=self.quantize, progress=self.progress, cancel=self.cancel)
-        return self._open(target)
+        made = self._open(target)
+        drop_outdated(cache_root(self.env), source, target)
+        return made
 
     def _say_loss(self, source: CheckpointFolder) -> None:
         if source.thudm_bits == 8:

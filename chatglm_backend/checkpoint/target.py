@@ -14,12 +14,13 @@ from pathlib import Path
 from chatglm_backend.checkpoint.derived import DERIVED
 from chatglm_backend.checkpoint.lock import LOCK
 from chatglm_backend.checkpoint.manifest import LOCAL, MANIFEST, manifest_in, verify_files
+from chatglm_backend.checkpoint.sums import SUMS
 from chatglm_backend.errors import CheckpointError, ConfigError
 from chatglm_backend.sentences import Sentence
 
 _DATA = re.compile(r"data-[0-9a-f]{8}")
-_TEMPORARY = re.compile(r"(manifest|local)\.json\.\d+\.tmp")
-_OWN_NAMES = (LOCK, MANIFEST, LOCAL, DERIVED)
+_TEMPORARY = re.compile(r"(manifest|local|sums)\.json\.\d+\.tmp")
+_OWN_NAMES = (LOCK, MANIFEST, LOCAL, SUMS, DERIVED)
 
 
 def check_target(target: Path) -> None:

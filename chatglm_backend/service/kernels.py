@@ -5,6 +5,8 @@ Imports no torch until a kernel is wanted.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,9 +30,26 @@ if TYPE_CHECKING:
     from chatglm_backend.tokenizers.base import Tokenizer
 
 
+_log = logging.getLogger(__name__)
+
+
 def kernel_cache(settings: Settings, env: Mapping[str, str] = os.environ) -> Path | None:
-    """The folder for compiled kernels and the choice between them; ``None`` where nothing is to be kept."""
-    return None if settings.no_cache else kernels_root(cache_root(with_cache(settings, env)))
+    """The folder for compiled kernels and the choice between them; ``None`` where nothing is to be kept.
+
+    It is its owner's alone, as what lies in it is run; one that others may write is not used.
+    """
+    if settings.no_cache:
+        return None
+    folder = kernels_root(cache_root(with_cache(settings, env)))
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.name == "nt" or not folder.is_dir():
+        return folder
+    found = folder.stat()
+    if found.st_uid == os.getuid() and not found.st_mode & 0o022:
+        return folder
+    _log.warning("compiled kernels are not kept in %s: others may write there (chmod go-w)", folder)
+    return None
 
 
 def other_kernels(
@@ -49,7 +68,12 @@ def other_kernels(
         return {"bigdl": lambda: network}
     if not isinstance(checkpoint, LowBitCheckpoint):
         return {}
-    return {"bigdl": lambda: build_model(network.config, Int4Weights(checkpoint, "bigdl"), kv_dtype=kv_dtype)}
+
+    def make() -> ChatModel:
+        checkpoint.check(checkpoint.names())
+        return build_model(network.config, Int4Weights(checkpoint, "bigdl"), kv_dtype=kv_dtype)
+
+    return {"bigdl": make}
 
 
 class ComparisonEngine:

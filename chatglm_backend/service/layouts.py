@@ -39,20 +39,26 @@ def map_weights(
 ) -> Int4Weights:
     """Return weights that multiply with ``kernel``, from its kept layout where it has one of its own.
 
-    ``keep`` False writes nothing. Without room on disk the layout is made in memory. Raises LoadCancelled.
+    ``keep`` False writes nothing. Without room on disk the layout is made in memory. Raises LoadCancelled, and
+    DamagedLowBit where the bytes that are to be used are not as they were written.
     """
     from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint
     from chatglm_backend.int4.kernels.product import CompiledKernel
     from chatglm_backend.int4.weights import Int4Weights
 
-    if not isinstance(kernel, CompiledKernel):
-        return Int4Weights(checkpoint, kernel)
-    if keep and isinstance(checkpoint, LowBitCheckpoint) and checkpoint.nbytes >= worth_keeping:
+    if (
+        isinstance(kernel, CompiledKernel)
+        and keep
+        and isinstance(checkpoint, LowBitCheckpoint)
+        and checkpoint.nbytes >= worth_keeping
+    ):
         try:
             return Int4Weights(checkpoint, kernel, layouts=_layouts(checkpoint, kernel, progress, cancel))
         except (NotEnoughDisk, OSError) as error:
             _log.warning("the kernel's layout is made in memory: %s", error)
-    return Int4Weights(checkpoint, kernel, release=checkpoint.release)
+    checkpoint.check(checkpoint.names())
+    release = checkpoint.release if isinstance(kernel, CompiledKernel) else None
+    return Int4Weights(checkpoint, kernel, release=release)
 
 
 def _layouts(
@@ -77,6 +83,7 @@ def _layouts(
         def produce(name: str) -> Iterator[Tensor]:
             nonlocal done
             progress(LoadProgress("map", done, total))
+            checkpoint.check([name])
             out, in_ = shapes[name]
             laid_out = torch.empty(sizes[name], dtype=torch.uint8)
             repack(checkpoint.get(name).contiguous().numpy(), out, in_, laid_out.numpy(), threads=kernel.team.threads)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from chatglm_backend.checkpoint.known import known_model
 from chatglm_backend.checkpoint.places import expanded
 from chatglm_backend.checkpoint.preflight import available_memory
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, LoadProgress, ModelInfo
-from chatglm_backend.errors import LoadCancelled
+from chatglm_backend.errors import DamagedLowBit, LoadCancelled
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.service.adapters import Adapters, BaseParts, named_source
 from chatglm_backend.service.kernels import ComparisonEngine, kernel_cache, other_kernels
@@ -96,6 +97,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
 
     from chatglm_backend.adapters.load import own_prefix
     from chatglm_backend.checkpoint.default import bundled_folder, default_model
+    from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint
     from chatglm_backend.checkpoint.prepare import Preparation, prepare
     from chatglm_backend.hardware import Wishes, plan_threads, read_machine
     from chatglm_backend.int4.kernel import KernelName
@@ -123,16 +125,17 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
     if row is not None:
         context_for(row.name, row.config, settings, free)  # or fetched
     torch.set_num_threads(plan.threads)
+    preparation = Preparation(
+        use_cache=not settings.no_cache,
+        progress=how.progress,
+        cancel=how.cancel,
+        note=how.note,
+        found=take,
+        env=env,
+    )
     checkpoint = prepare(
         model,
-        Preparation(
-            use_cache=not settings.no_cache,
-            progress=how.progress,
-            cancel=how.cancel,
-            note=how.note,
-            found=take,
-            env=env,
-        ),
+        preparation,
         allow_download=named,
         family=settings.fixed("family"),
         revision=settings.revision,
@@ -144,8 +147,16 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
         cache=kernel_cache(settings, env),
         notify=_log.info,
     )
-    keep = not settings.no_cache
-    weights = map_weights(checkpoint, choice.kernel, progress=how.progress, cancel=how.cancel, keep=keep)
+    map_for = partial(
+        map_weights, kernel=choice.kernel, progress=how.progress, cancel=how.cancel, keep=not settings.no_cache
+    )
+    try:
+        weights = map_for(checkpoint)
+    except DamagedLowBit as error:
+        if not isinstance(checkpoint, LowBitCheckpoint):
+            raise
+        checkpoint = preparation.rebuild(checkpoint.folder, checkpoint.config.family, error)
+        weights = map_for(checkpoint)
     most, tokens = checkpoint.config.context_limit, context_for(checkpoint.name, checkpoint.config, settings, free)
     if settings.context == AUTO and tokens < min(most, USUAL_TOKENS):
         how.note(Sentence("note.context_less", tokens=tokens, most=most))

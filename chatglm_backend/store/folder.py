@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 from chatglm_backend.errors import HistoryUnavailable
+from chatglm_backend.leftovers import remove_leftovers
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings
 
@@ -66,6 +67,7 @@ def _publish(path: Path, key: bytes) -> None:
     """Put a whole key in place; where another process was faster, its key stays."""
     part = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    remove_leftovers(path.parent, f"{path.name}.*")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(key)

@@ -20,6 +20,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from chatglm_backend.core import KeptAs
+from chatglm_backend.leftovers import remove_leftovers
 
 BLOCK = 64
 """Tokens in a block; the last one of a conversation may have fewer."""
@@ -112,6 +113,7 @@ class KVBlocks:
     def _make_room(self, nbytes: int, mine: Path) -> bool:
         """Whether so many bytes more fit, after the conversations that were left alone longest are gone."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove_leftovers(self.root, "*/*/*/*.part")
         kept = sorted((folder.stat().st_mtime, folder) for folder in self.root.glob("*/*") if folder.is_dir())
         sizes = {folder: _size(folder) for _, folder in kept}
         used = sum(sizes.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,11 +35,13 @@ def largest_weights(folder: Path) -> Path:
     return max(folder.rglob("*.safetensors"), key=lambda p: p.stat().st_size)
 
 
-def flip_byte(path: Path, position: int = -100) -> None:
-    """Change one byte of a file, in place."""
-    data = bytearray(path.read_bytes())
+def flip_byte(path: Path, position: int = -100, *, silently: bool = False) -> None:
+    """Change one byte of a file, in place; ``silently`` as a failing disk does, with the same date."""
+    stat, data = path.stat(), bytearray(path.read_bytes())
     data[position] ^= 0xFF
     path.write_bytes(data)
+    if silently:
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 class FakeHub:

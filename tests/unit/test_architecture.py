@@ -22,6 +22,7 @@ FLOORS: dict[str, int] = {
     "installed": 0,
     "sampling": 0,
     "units": 0,
+    "leftovers": 0,
     "core": 1,
     "network": 1,
     "textfile": 1,

@@ -14,6 +14,7 @@ import torch
 from refusals import refused
 from torch import Tensor
 
+from chatglm_backend.checkpoint import manifest as manifest_module
 from chatglm_backend.checkpoint.convert import ConvertOptions, convert, convert_in_memory
 from chatglm_backend.checkpoint.encode import SLICE_BYTES, workers
 from chatglm_backend.checkpoint.known import low_bit_bytes
@@ -24,6 +25,7 @@ from chatglm_backend.checkpoint.preflight import Room
 from chatglm_backend.checkpoint.prepare import Preparation, prepare
 from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
 from chatglm_backend.checkpoint.thudm import dequantize_rows, reencode_rows
+from chatglm_backend.checkpoint.weight_files import read_safetensors_header
 from chatglm_backend.checkpoint.writer import open_for_writing
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import (
@@ -90,8 +92,9 @@ def test_folder_is_self_contained(source: CheckpointFolder, target: Path, tmp_pa
 
 def test_memory_gives_the_same_tensors(source: CheckpointFolder, target: Path) -> None:
     """Converting without a cache gives the same bytes and writes nothing beside the source."""
+    mapped = open_low_bit(target)
     before = sorted(source.path.parent.rglob("*"))
-    made, mapped = convert_in_memory(source, quantize=quantize, options=SMALL), open_low_bit(target)
+    made = convert_in_memory(source, quantize=quantize, options=SMALL)
     assert mapped.names() == made.names()
     assert all(torch.equal(mapped.get(name), made.get(name)) for name in made.names())
     assert before == sorted(source.path.parent.rglob("*"))
@@ -277,16 +280,42 @@ def test_damage_is_named_and_never_loaded(target: Path, damage: str, tmp_path: P
         open_low_bit(target)
 
 
-def test_damage_with_an_old_date_is_found_by_the_full_check(target: Path) -> None:
-    """Hashing all files finds damage that kept size and date, as a failing disk does."""
-    import os
+@pytest.mark.parametrize("what", ["word_embeddings.weight", "dense.weight", "layernorm.weight", "tokenizer.model"])
+def test_damage_with_an_old_date_is_found_before_it_is_used(
+    source: CheckpointFolder, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Size and date are as before, as on a failing disk: what is used is compared, and made again from its source."""
+    monkeypatch.setattr(manifest_module, "_SMALL", 0 if "weight" in what else 4 << 20)  # these files are small, too
+    first = prepare(str(source.path), Preparation(quantize=quantize))
+    assert isinstance(first, LowBitCheckpoint)
+    data, place = first.folder / first.manifest.data, 10
+    damaged = data / what
+    for file in data.glob("*.safetensors"):
+        for name, entry in read_safetensors_header(file).items():
+            if name.endswith(what):
+                damaged, place = file, (entry.start + entry.end) // 2
+    flip_byte(damaged, place, silently=True)
+    notes: list[Sentence] = []
+    if what == "dense.weight":  # read by nobody until it is used
+        opened = open_low_bit(first.folder)
+        with pytest.raises(DamagedLowBit, match=damaged.name):
+            opened.check(opened.names())
+    again = prepare(str(source.path), Preparation(quantize=quantize, note=notes.append))
+    again.check(again.names())
+    assert isinstance(notes[-1].fields["problem"], DamagedLowBit)
+    assert not damaged.exists()
 
-    file = largest_weights(target)
-    stat = file.stat()
-    flip_byte(file)
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    with pytest.raises(DamagedLowBit, match=file.name):
-        verify_files(target, read_manifest(target), full=True)
+
+def test_wrong_sums_of_right_files_are_made_again(target: Path) -> None:
+    """The sums lie on the same disk: where they say otherwise, the files' own hashes decide."""
+    open_low_bit(target)
+    sums = target / "sums.json"
+    right = sums.read_text()
+    for wrong in (right.replace("a", "b"), right[:50], "{}", right.replace("dense", "dance")):
+        sums.write_text(wrong)
+        opened = open_low_bit(target)
+        opened.check(opened.names())
+        assert sums.read_text() == right
 
 
 def test_damaged_cache_is_rebuilt_from_its_source(source: CheckpointFolder) -> None:
@@ -313,6 +342,20 @@ def test_damaged_folder_is_rebuilt_while_its_source_is_there(source: CheckpointF
     shutil.rmtree(source.path)
     with pytest.raises(DamagedLowBit, match="Convert the original model again"):
         prepare(str(target), Preparation(quantize=quantize))
+
+
+def test_a_changed_source_leaves_one_conversion(source: CheckpointFolder) -> None:
+    """What it was before goes when the new one stands; another folder's of the same name and a running one's stay."""
+    other = inspect_folder(build_checkpoint(source.path.parent / "elsewhere" / "chatglm2-6b", "chatglm2", seed=7))
+    kept, first = (prepare(str(one.path), Preparation(quantize=quantize)) for one in (other, source))
+    assert isinstance(first, LowBitCheckpoint)
+    assert isinstance(kept, LowBitCheckpoint)
+    killed = first.folder.with_name(first.folder.name[:-8] + "0badcafe")
+    (killed / "data-00000000").mkdir(parents=True)
+    build_checkpoint(source.path, "chatglm2", seed=8)
+    second = prepare(str(source.path), Preparation(quantize=quantize))
+    assert isinstance(second, LowBitCheckpoint)
+    assert set(first.folder.parent.iterdir()) == {kept.folder, second.folder}
 
 
 @pytest.mark.parametrize("name", ["data-2023", "thesis.txt", "manifest.json"])
@@ -382,6 +425,10 @@ def test_derived_layout_of_old_weights_does_not_count(source: CheckpointFolder, 
     assert new.layouts.find("t") is None
     new.layouts.publish("t", specs, lambda n: [new.get(n)])
     file = next((target / "derived").glob("*.safetensors"))
+    flip_byte(file, silently=True)
+    assert new.layouts.find("t") is None
+    flip_byte(file, silently=True)
+    assert new.layouts.find("t") is not None
     flip_byte(file)
     assert new.layouts.find("t") is None
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numba
 import pytest
 import torch
 
+from chatglm_backend.int4.kernels import team
 from chatglm_backend.int4.kernels.choose import build_kernel, fastest
+from chatglm_backend.int4.kernels.driver import Driver, build_driver
 from chatglm_backend.int4.kernels.layout import layout_nbytes
 from chatglm_backend.int4.kernels.product import ROW_CLASSES, CompiledKernel
 from chatglm_backend.int4.kernels.variants import VARIANTS, host_cpu, usable_variants
@@ -71,17 +75,29 @@ def test_unknown_variants_in_the_file_are_not_believed(cache: Path) -> None:
     assert set(build(cache, []).from_layout(LAYOUT, 16, 64).variants.values()) <= {v.name for v in VARIANTS}
 
 
-def test_a_damaged_driver_is_rebuilt(tmp_path: Path) -> None:
-    """The driver that numba keeps is found on disk again, and rubbish in its place is replaced."""
+def test_a_damaged_driver_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver that numba keeps is found on disk again; where one bit of it has changed, numba never sees it."""
     if not usable_variants(host_cpu()):
         pytest.skip("this CPU has no AVX2")
     build(tmp_path, [])
     files = [p for p in (tmp_path / "numba").rglob("*.nb*") if p.is_file()]
     assert files
-    for path in files:
-        path.write_bytes(b"rubbish")
-    kernel = build(tmp_path, [])
-    assert tuple(kernel.from_layout(LAYOUT, 16, 64)(torch.ones(1, 64)).shape) == (1, 16)
+    code = next(path for path in files if path.suffix == ".nbc")
+    whole = code.read_bytes()
+    asked: list[Path] = []
+
+    def counted(**how: Any) -> Driver:
+        asked.append(Path(numba.config.CACHE_DIR))
+        return build_driver(**how)
+
+    monkeypatch.setattr(team, "build_driver", counted)
+    for damaged in (True, False):
+        if damaged:
+            code.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        kernel = build(tmp_path, [])
+        assert tuple(kernel.from_layout(LAYOUT, 16, 64)(torch.ones(1, 64)).shape) == (1, 16)
+        assert [path.name for path in tmp_path.glob("numba*")] == ["numba"]
+    assert [place.suffix for place in asked] == [".part", ""]
 
 
 @pytest.mark.parametrize(

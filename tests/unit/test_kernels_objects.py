@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 
 from chatglm_backend.int4.kernels.emit_ops import build_gates
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
-from chatglm_backend.int4.kernels.objects import ObjectCode, keep_object, kept_object
+from chatglm_backend.int4.kernels.objects import ObjectCode, keep_object, kept_object, seal, sealed
 from chatglm_backend.int4.kernels.ops import CompiledOps
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import VARIANTS, Variant, host_cpu, usable_variants
@@ -82,6 +84,32 @@ def test_a_file_that_cannot_take_its_place_leaves_nothing_behind(kept: Path) -> 
     (kept / "in the way").touch()
     keep_object(kept.parent, "gates", "key", CODE)
     assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    """What is younger may be somebody's who is writing now."""
+    for name, age in (("old.1.part", 7200), ("young.2.part", 0)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    keep_object(tmp_path, "gates", "key", CODE)
+    assert [path.name for path in tmp_path.glob("*.part")] == ["young.2.part"]
+
+
+def test_a_sealed_folder_is_what_it_was(tmp_path: Path) -> None:
+    """Every byte, every name."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "code").write_bytes(b"code")
+    assert not sealed(tmp_path)
+    seal(tmp_path)
+    assert sealed(tmp_path)
+    for change in (
+        lambda: (tmp_path / "deep" / "code").write_bytes(b"coda"),
+        lambda: (tmp_path / "more").touch(),
+        lambda: (tmp_path / "checksums.json").write_bytes(b"["),
+    ):
+        seal(tmp_path)
+        change()
+        assert not sealed(tmp_path)
 
 
 @needs_avx2

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from chatglm_backend.checkpoint.known import MODELS, low_bit_bytes
 from chatglm_backend.errors import ModelTooLarge
+from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.service.needs import context_for
 from chatglm_backend.service.speed import measured, recall, remember
 from chatglm_backend.settings import Settings
@@ -56,3 +58,19 @@ def test_long_prompts_are_estimated_from_a_measurement(tmp_path: Path) -> None:
     assert (recall(tmp_path / "kernels", 2), recall(tmp_path / "kernels", 4), recall(None, 2)) == (speed, None, None)
     (tmp_path / "kernels" / "speed.json").write_text("{")
     assert recall(tmp_path / "kernels", 2) is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a user's folders apart by itself")
+def test_compiled_code_is_only_taken_from_a_folder_of_ones_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is made for its owner alone; one that others may write is not used, and the log says what to do."""
+    settings = Settings(cache=str(tmp_path / "cache"))
+    folder = kernel_cache(settings, {})
+    assert folder is not None
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o755)
+    assert kernel_cache(settings, {}) == folder
+    folder.chmod(0o777)
+    assert kernel_cache(settings, {}) is None
+    assert "chmod go-w" in caplog.text

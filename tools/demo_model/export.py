@@ -74,7 +74,7 @@ def main() -> None:
     dense = OUT / "dense"
     write_dense(state, dense)
     convert(inspect_folder(dense, name="demo-model"), args.target)
-    for private in (".lock", "local.json"):
+    for private in (".lock", "local.json", "sums.json"):
         (args.target / private).unlink(missing_ok=True)
     total = sum(file.stat().st_size for file in args.target.rglob("*") if file.is_file())
     print(f"step {state['step']}, {total / 1e6:.1f} MB in {args.target}")

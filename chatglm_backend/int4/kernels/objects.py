@@ -1,7 +1,8 @@
 """Machine code of compiled kernels, kept on disk as object files, so that a later start need not compile.
 
 A file counts only if its name tells of the same sources and compiler and its checksum is right;
-whatever is wrong with it, the kernels are compiled again. Knows bytes and names; knows nothing of LLVM.
+whatever is wrong with it, the kernels are compiled again. The same holds for a folder that another package fills.
+Knows bytes and names; knows nothing of LLVM.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from chatglm_backend.leftovers import remove_leftovers
+
 _SUFFIX = ".kernels"
+_SEAL = "checksums.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,30 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file that other processes see whole or not at all, and its folder. Raises OSError; leaves no half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
+    remove_leftovers(path.parent, "*.part")
     try:
         part.write_bytes(content)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def seal(folder: Path) -> None:
+    """Note the checksums of all files in a folder that another package keeps. Raises OSError."""
+    write_whole(folder / _SEAL, json.dumps(_checksums(folder)).encode())
+
+
+def sealed(folder: Path) -> bool:
+    """Whether a folder holds exactly what it held when it was sealed."""
+    try:
+        return bool(json.loads((folder / _SEAL).read_bytes()) == _checksums(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL)
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _path(folder: Path, name: str, key: str) -> Path:

@@ -9,6 +9,7 @@ Knows addresses and counts; knows nothing of tensors' meaning.
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from torch import Tensor
 from chatglm_backend.int4.kernels.driver import Driver, Word, build_driver
 from chatglm_backend.int4.kernels.emit_blocks import Arg
 from chatglm_backend.int4.kernels.layout import BLOCK, GROUP
+from chatglm_backend.int4.kernels.objects import seal, sealed
+from chatglm_backend.leftovers import remove_leftovers
 
 Words = np.ndarray[Any, np.dtype[np.int64]]
 """int64 words that compiled code reads."""
@@ -186,21 +189,39 @@ class Team:
 
 
 def _load_driver(cache: Path | None) -> Driver:
-    """From ``cache`` where it is there and sound; else compiled, and kept there where it can be written."""
-    import numba
+    """From ``cache`` where it is there and every byte is right; else compiled, and kept there where that is possible.
 
+    numba reads what it finds without a check: one changed bit in it can end the process.
+    """
     if cache is None:
         return build_driver(cached=False)
-    folder, before = cache / "numba", numba.config.CACHE_DIR
+    folder, part = cache / "numba", cache / f"numba.{os.getpid()}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        numba.config.CACHE_DIR = str(folder)
-        try:
-            return build_driver(cached=True)
-        except Exception:  # noqa: BLE001 - a damaged cache can fail in any way; it is only a cache
-            shutil.rmtree(folder, ignore_errors=True)
-            return build_driver(cached=False)
-    except OSError:
+        if sealed(folder):
+            driver = _build_in(folder)
+            if not sealed(folder):  # by an older version of the driver
+                seal(folder)
+            return driver
+        remove_leftovers(cache, "numba.*.part")
+        driver = _build_in(part)
+        seal(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+        return driver
+    except Exception:  # noqa: BLE001 - a cache can fail in any way; it is only a cache
         return build_driver(cached=False)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _build_in(folder: Path) -> Driver:
+    """With numba's cache in a folder. Raises OSError where it takes no files."""
+    import numba
+
+    before = numba.config.CACHE_DIR
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        numba.config.CACHE_DIR = str(folder)
+        return build_driver(cached=True)
     finally:
         numba.config.CACHE_DIR = before
