@@ -224,7 +224,8 @@ class Guard:
             if path in _OPEN
             else max([usual, *(size for end, size in self._body_limits.items() if path.endswith(end))])
         )
-        async with self._large if limit > usual else contextlib.nullcontext():
+        few = limit > usual and not _declares_at_most(usual, headers)
+        async with self._large if few else contextlib.nullcontext():
             try:
                 body = await read_body(scope, receive, headers, limit=limit, timeout_s=timeout_s)
             except BodyRefused as refused:
@@ -271,3 +272,9 @@ def _client(scope: Scope) -> dict[str, dict[str, str]]:
 def _without_compression(scope: Scope) -> Scope:
     headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"accept-encoding"]
     return {**scope, "headers": headers}
+
+
+def _declares_at_most(size: int, headers: Headers) -> bool:
+    """Whether a body says of itself that it is no larger; it is held to that."""
+    declared = headers.get("content-length", "")
+    return declared.isascii() and declared.isdigit() and len(declared) <= 12 and int(declared) <= size

@@ -56,7 +56,12 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def ask(
+def ask(guard: Guard | AccessPolicy, path: str = "/config", **how: Any) -> Reply:
+    """Send one request through a guard."""
+    return asyncio.run(sent_through(guard, path, **how))
+
+
+async def sent_through(
     guard: Guard | AccessPolicy,
     path: str = "/config",
     *,
@@ -67,7 +72,7 @@ def ask(
     client: str = "192.168.1.9",
     root: str = "",
 ) -> Reply:
-    """Send one request through a guard."""
+    """The reply to one request."""
     guard = guard if isinstance(guard, Guard) else Guard(application, guard)
     given = {"host": "127.0.0.1:7860", **(headers or {})}
     if parts and "content-length" not in given:
@@ -97,7 +102,7 @@ def ask(
         "client": (client, 1),
         "scheme": "http",
     }
-    asyncio.run(guard(scope, receive, send))
+    await guard(scope, receive, send)
     if not sent:
         return Reply(0, {}, b"")
     found = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
@@ -350,6 +355,30 @@ def test_a_route_may_take_more_than_the_others() -> None:
     sizes = [("/zh/history/import", 2), ("/zh/history/import", 4), ("/history/importx", 2), ("/v1/completions", 2)]
     statuses = [ask(guard, path, method="POST", parts=(b"x" * 1_000_000,) * size).status for path, size in sizes]
     assert statuses == [200, 413, 413, 413]
+
+
+def test_small_bodies_wait_for_no_large_ones() -> None:
+    """Where large ones go through a few at a time, any number of small ones is inside at once."""
+    inside, all_inside = 0, asyncio.Event()
+
+    async def busy(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal inside
+        inside += 1
+        if inside == 9:
+            all_inside.set()
+        await asyncio.wait_for(all_inside.wait(), 20)
+        await application(scope, receive, send)
+
+    async def scene() -> list[Reply]:
+        guard, asked = Guard(busy, LOCAL, body_limits={"/chat/completions": 3_000_000}), {"content-length": "2"}
+        return await asyncio.gather(
+            *(
+                sent_through(guard, "/v1/chat/completions", method="POST", headers=asked, parts=(b"{}",))
+                for _ in range(9)
+            )
+        )
+
+    assert [reply.status for reply in asyncio.run(scene())] == [200] * 9
 
 
 def test_a_body_that_never_comes_is_408() -> None:
