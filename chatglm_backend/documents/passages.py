@@ -38,9 +38,9 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What an answer was given of documents: ``passages`` of ``count``, or all of them where that is 0.
+    """What an answer was given of documents: ``passages`` of ``count``, those nearest to the question first.
 
-    Then the passages are those that have most to do with the question.
+    With a ``count`` of 0 it was given all, and the passages are only some of the nearest.
     """
 
     passages: tuple[Passage, ...] = ()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from html import escape
 
 from chatglm_backend.core import Message
-from chatglm_backend.documents.passages import Passage, Sources, nearest
+from chatglm_backend.documents.passages import Passage, Sources, nearest, ranked
 from chatglm_backend.documents.prompt import CHARACTERS_PER_TOKEN, Asked, place, whole
 from chatglm_backend.documents.reading import Document
 from chatglm_backend.sentences import Texts
@@ -41,7 +41,8 @@ def fit_with_documents(turns: Turns, count: Callable[[Turns], int], limit: int, 
             return replace(full, messages=whole(_asked(turns, full.messages)), sources=sources)
     bare = fit(turns, count, (limit - reserve) // 2, 0)
     placed = place(_asked(turns, bare.messages), count, limit, reserve)
-    sources = Sources(placed.passages, placed.count)
+    best = ranked(placed.passages, question)
+    sources = Sources(tuple(placed.passages[i] for i in best), placed.count)
     return Fitted(placed.messages, count(placed.messages), bare.dropped, sources)
 
 
@@ -52,8 +53,11 @@ def _asked(turns: Turns, some: Turns) -> list[Asked]:
     return [Asked(found[0].message, (*left_out, *found[0].documents)), *found[1:]]
 
 
-def waiting_cards(t: Texts, documents: Sequence[Document]) -> str:
-    """The documents that go with the next question, each with a button that takes it away."""
+def waiting_cards(t: Texts, documents: Sequence[Document], room: int = 0) -> str:
+    """The documents that go with the next question, each with a button that takes it away.
+
+    Of more than ``room`` tokens, where that is known, the model will not be given all, and they say so.
+    """
     cards = ""
     for one in documents:
         remove = escape(t("document.remove", name=one.name))
@@ -61,6 +65,8 @@ def waiting_cards(t: Texts, documents: Sequence[Document]) -> str:
             f'<li class="cg-doc">{_label(t, one)}<button type="button" class="cg-mini" data-document="{one.id}" '
             f'aria-label="{remove}" title="{remove}">✕</button></li>'
         )
+    if room and sum(one.tokens for one in documents) > room:
+        cards += f'<li class="cg-note">{escape(t("document.in_part"))}</li>'
     return f'<ul class="cg-docs" aria-label="{escape(t("document.attached"))}">{cards}</ul>' if cards else ""
 
 

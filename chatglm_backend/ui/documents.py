@@ -18,6 +18,7 @@ from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
 
 _READERS, _MOST_HELD, _HELD_S = 2, 16, 3600.0
+_MOST_CHARACTERS = 64_000_000
 _LOOK_S = 0.3
 _COUNTED = 400_000  # of a longer text, the rest is taken to be like the beginning: counting it would take seconds
 
@@ -61,6 +62,8 @@ class DocumentDesk:
                     del self._reading[visitor]
         with self._lock:
             self._held[visitor, document.id] = (time.monotonic(), document)
+            while len(self._held) > 1 and sum(_size(one) for _, one in self._held.values()) > _MOST_CHARACTERS:
+                del self._held[next(iter(self._held))]  # its page has it; only after a reload it is gone
         return document
 
     def held(self, visitor: str, ids: Iterable[str]) -> tuple[Document, ...]:
@@ -68,6 +71,11 @@ class DocumentDesk:
         with self._lock:
             found = (self._held.get((visitor, key)) for key in dict.fromkeys(ids))
             return tuple(one[1] for one in found if one is not None)
+
+    def room(self) -> int:
+        """How many tokens of documents the model in use can be given whole; 0 without one."""
+        info = self._service.status().info
+        return 0 if info is None else info.context_limit - info.context_limit // 4
 
     def keep_only(self, visitor: str, documents: Iterable[Document], before: Iterable[Document]) -> None:
         """Forget those that a page held ``before`` and holds no longer."""
@@ -93,3 +101,7 @@ class DocumentDesk:
     def _tidy(self) -> None:
         old = time.monotonic() - _HELD_S
         self._held = {key: one for key, one in self._held.items() if one[0] > old}
+
+
+def _size(document: Document) -> int:
+    return sum(map(len, document.pages))

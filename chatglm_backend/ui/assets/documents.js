@@ -89,6 +89,13 @@
     attach([...event.dataTransfer.files]);
   }, true);
 
+  document.addEventListener("paste", (event) => {
+    const files = event.clipboardData ? [...event.clipboardData.files] : [];
+    if (!files.length || !event.target.closest || !event.target.closest("#cg-chat-box")) return;
+    event.preventDefault();
+    attach(files);
+  });
+
   // What is not sent yet survives a reload and a change of language, as what was typed does. A page that is still being
   // built may not hear, so it is told until the cards are there.
   const KEY = "chatglm_documents";

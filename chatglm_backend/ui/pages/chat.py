@@ -303,7 +303,7 @@ class _Handlers:
         if view.box is not None:
             found = replace(found, box=view.box)
         if view.attached is not None:
-            found = replace(found, documents=view.attached, cards=waiting_cards(t, view.attached))
+            found = replace(found, documents=view.attached, cards=waiting_cards(t, view.attached, self._desk.room()))
         if view.adapter is not None:
             found = replace(found, adapter=choice_update(self._presenter.choice(as_choice(view.adapter))))
         if view.changed:

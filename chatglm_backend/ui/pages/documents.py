@@ -58,7 +58,7 @@ def build_documents(desk: DocumentDesk, history: History, t: Texts) -> Documents
         here |= {one.id: one for one in desk.held(visitor, ids)}
         now = tuple(here[key] for key in ids if key in here)
         desk.keep_only(visitor, now, before)
-        return now, waiting_cards(t, now)
+        return now, waiting_cards(t, now, desk.room())
 
     wanted.change(choose, [wanted, documents], [documents, cards], trigger_mode="multiple", **AT_ONCE)
     return DocumentsRow(documents, cards)
