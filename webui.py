@@ -108,6 +108,7 @@ def create_app(
     from chatglm_backend.ui.batch import BatchDesk, BatchPresenter
     from chatglm_backend.ui.batch_routes import batch_router
     from chatglm_backend.ui.chat import ChatPresenter
+    from chatglm_backend.ui.counting_routes import count_router
     from chatglm_backend.ui.document_routes import document_router
     from chatglm_backend.ui.documents import DocumentDesk
     from chatglm_backend.ui.gradio_insides.mounting import mount_pages
@@ -142,6 +143,7 @@ def create_app(
     app.include_router(openai_router(service, settings, policy.max_body))
     app.include_router(operations_router(service))
     app.include_router(history_router(history, catalogues))
+    app.include_router(count_router(service, catalogues))
     app.include_router(batch_router(batches, history, catalogues))
     app.include_router(document_router(documents, history, catalogues))
     app.add_middleware(SessionOwner, visitor=history.name_of)

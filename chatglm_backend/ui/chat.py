@@ -20,7 +20,6 @@ from chatglm_backend.ui.adapters import AdapterChoice, adapter_choice
 from chatglm_backend.ui.answers import Caller, PageAnswer, PageAnswers, Watch
 from chatglm_backend.ui.attached import attached_to, fit_with_documents, without_cards
 from chatglm_backend.ui.conversation import (
-    SYSTEM_FAMILIES,
     Fitted,
     Interrupted,
     Turns,
@@ -215,10 +214,9 @@ class ChatPresenter:
         self, turns: Turns, system: str, max_new_tokens: int, functions: Sequence[Mapping[str, Any]] = ()
     ) -> Fitted:
         info = self._service.status().info
-        takes_system = info is not None and info.family in SYSTEM_FAMILIES
 
         def sent(turns: Turns) -> Turns:
-            return to_send(turns, system.strip() if takes_system else "", functions)
+            return to_send(turns, system.strip(), functions)
 
         if info is None:
             return Fitted(sent(turns), 0, 0)

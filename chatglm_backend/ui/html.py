@@ -27,6 +27,14 @@ def paragraph(text: str, style: str = "cg-facts", role: str = "") -> str:
     return f'<p class="{style}"{spoken}>{escape(text)}</p>'
 
 
+def typing_line(keys: str, box: str) -> str:
+    """Below a box: its keys, and how many tokens are in it, which the page's script asks for."""
+    return (
+        f'<div class="cg-typing"><p class="cg-keys">{escape(keys)}</p>'
+        f'<p class="cg-count" data-box="{box}" role="status"></p></div>'
+    )
+
+
 def status_line(phase: str, text: str, *, busy: bool = False, spoken: bool = False) -> str:
     """What is happening; ``spoken``: screen readers say it by themselves, without the page's script."""
     dot = '<span class="cg-spinner" aria-hidden="true"></span>' if busy else ""

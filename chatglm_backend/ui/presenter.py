@@ -82,15 +82,15 @@ class PromptView:
 class HeaderView:
     """The model's card and what suits it. ``settled`` says that nothing will change by itself.
 
-    ``takes_system`` says whether the family reads a system prompt; ``prompt_format`` is the one to begin with. A model
-    that ``completes_code`` does not chat, and is told a language.
+    ``system`` says how the model is given a system prompt, empty where it cannot be; ``prompt_format`` is the one to
+    begin with. A model that ``completes_code`` does not chat, and is told a language.
     """
 
     card: str
     examples: str
     facts: str
     settled: bool
-    takes_system: bool = False
+    system: str = ""
     prompt_format: PromptFormat = "recipe"
     completes_code: bool = False
     takes_tools: bool = False
@@ -118,11 +118,15 @@ class Presenter:
             examples=example_chips(self.texts, prompts),
             facts=model_facts(self.texts, status.info),
             settled=status.state is not ModelState.LOADING,
-            takes_system=not code and status.info is not None and status.info.family in SYSTEM_FAMILIES,
+            system="" if code or status.info is None else self._system(status.info.family),
             prompt_format="raw" if code else "recipe",
             completes_code=code,
             takes_tools=status.info is not None and status.info.tools,
         )
+
+    def _system(self, family: str) -> str:
+        role = "role" if family in SYSTEM_FAMILIES else "front"
+        return f"{self.texts('chat.system_info')} {self.texts(f'chat.system_{role}')}"
 
     def language(self, chosen: str | None) -> str:
         """The language that a prompt is to begin with: none where the model does not complete code."""

@@ -119,15 +119,14 @@ def test_the_whole_conversation_is_sent() -> None:
     assert model.requests[0].messages == (*_TALK, Message("user", "three"))
 
 
-def test_a_system_prompt_goes_only_to_the_family_that_reads_it() -> None:
-    """ChatGLM3 gets it first, and its box is shown; ChatGLM does not get it at all."""
-    for family, expected in (("chatglm3", "system"), ("chatglm", "user")):
+def test_a_system_prompt_goes_to_every_family_and_the_page_says_how() -> None:
+    """ChatGLM3 has a role for it, ChatGLM reads it in front of the first question; nothing else is sent of it."""
+    for family, words in (("chatglm3", "role of its own"), ("chatglm", "in front of the first question")):
         model, presenter = _chat(family=family)
-        _send(presenter, (), "hello", system="Be brief.")
+        _send(presenter, _TALK, "hello", system=" Be brief. ")
+        assert model.requests[0].messages == (Message("system", "Be brief."), *_TALK, Message("user", "hello"))
         service = scripted_service(model)
-        assert model.requests[0].messages[0].role == expected
-        header = Presenter(service, PageAnswers(service), load_texts("en")).header()
-        assert header.takes_system is (family == "chatglm3")
+        assert words in Presenter(service, PageAnswers(service), load_texts("en")).header().system
 
 
 def test_a_model_that_completes_code_begins_as_typed() -> None:

@@ -78,3 +78,36 @@
     channel.dispatchEvent(new Event("input", { bubbles: true }));
   });
 })();
+// How many tokens are in a box, told by the server once nothing was typed for a moment.
+(() => {
+  const MOST = 100000;
+  const told = new Map();
+  const look = async (line) => {
+    const box = document.querySelector(`#${line.dataset.box} textarea`);
+    if (!box) return;
+    const now = box.value;
+    const before = told.get(line.dataset.box) || { seen: "", counted: "", stop: null };
+    told.set(line.dataset.box, before);
+    const still = now === before.seen;
+    before.seen = now;
+    if (!still || now === before.counted) return;
+    before.counted = now;
+    if (before.stop) before.stop.abort();
+    before.stop = new AbortController();
+    let reply = { said: "", over: false };
+    if (now.trim()) {
+      try {
+        const body = { text: now.slice(0, MOST), length: now.length, language: document.documentElement.lang.slice(0, 2) };
+        const answer = await fetch("./chat/count", {
+          method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal: before.stop.signal,
+        });
+        if (!answer.ok) return;
+        reply = await answer.json();
+      } catch { return; }
+    }
+    if (box.value !== now) return;
+    line.textContent = reply.said;
+    line.classList.toggle("cg-over", reply.over);
+  };
+  setInterval(() => document.querySelectorAll(".cg-count").forEach(look), 300);
+})();

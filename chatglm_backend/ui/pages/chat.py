@@ -29,7 +29,7 @@ from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.gradio_insides.handlers import event_about
 from chatglm_backend.ui.history import History, Moved
 from chatglm_backend.ui.history_list import conversation_list, read_command
-from chatglm_backend.ui.html import chips
+from chatglm_backend.ui.html import chips, typing_line
 from chatglm_backend.ui.markdown import as_typed
 from chatglm_backend.ui.pages.adapters import build_adapter_choice, choice_update
 from chatglm_backend.ui.pages.documents import build_documents
@@ -130,7 +130,7 @@ def build_chat_page(
                 with gr.Row(elem_classes="cg-actions"):
                     send = gr.Button(t("chat.send"), variant="primary", elem_id="cg-chat-send", scale=2)
                     stop = gr.Button(t("prompt.stop"), elem_id="cg-chat-stop", interactive=False, scale=1)
-            gr.HTML(f'<p class="cg-keys">{escape(t("chat.keys"))}</p>')
+            gr.HTML(typing_line(t("chat.keys"), "cg-chat-box"))
             adapter = build_adapter_choice(t, "cg-chat-adapter")
             with gr.Accordion(t("chat.settings"), open=False, elem_id="cg-chat-settings"):
                 system = gr.Textbox(

@@ -79,7 +79,10 @@ def follow_model(
         form = gr.Radio(value=view.prompt_format)
         if (before or "recipe").startswith(view.prompt_format):
             form = gr.skip()
-        boxes = gr.Textbox(visible=view.takes_system), gr.Textbox(visible=view.takes_tools)
+        boxes = (
+            gr.Textbox(visible=bool(view.system), info=view.system or t("chat.system_info")),
+            gr.Textbox(visible=view.takes_tools),
+        )
         follow = choice_update(presenter.choice(chat, lasting=True), value=bool(before) or not restored)
         offered = (follow, *(choice_update(presenter.choice(one)) for one in chosen))
         code = gr.Dropdown(visible=view.completes_code), presenter.code_note()

@@ -15,6 +15,7 @@ from chatglm_backend.settings import PROMPT_TOKENS, Settings
 from chatglm_backend.tokenizers.code import LANGUAGES
 from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.history import History
+from chatglm_backend.ui.html import typing_line
 from chatglm_backend.ui.pages.adapters import build_adapter_choice
 from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
@@ -57,7 +58,7 @@ def build_prompt_page(
                 generate = gr.Button(t("prompt.generate"), variant="primary", elem_id="cg-generate", scale=2)
                 stop = gr.Button(t("prompt.stop"), elem_id="cg-stop", interactive=False, scale=1)
                 clear = gr.Button(t("prompt.clear"), elem_id="cg-clear", scale=1)
-            gr.HTML(f'<p class="cg-keys">{t("prompt.keys")}</p>')
+            gr.HTML(typing_line(t("prompt.keys"), "cg-prompt"))
             examples = gr.HTML(presenter.header().examples, elem_id="cg-examples")
         with gr.Column(elem_id="cg-prompt-answer"):
             output = gr.Textbox(

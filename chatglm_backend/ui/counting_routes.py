@@ -1,0 +1,57 @@
+"""How many tokens a text has that is being typed, counted by the loaded model's own tokenizer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from chatglm_backend.core import GenerationRequest, Message
+from chatglm_backend.errors import ChatGLMError
+from chatglm_backend.sentences import Language, Texts
+from chatglm_backend.service import Service
+
+_MOST = 100_000
+
+
+class _Typed(BaseModel):
+    """The beginning of a text, as much as is sent, and how many characters all of it has."""
+
+    text: str = Field(max_length=_MOST)
+    length: int = Field(ge=0)
+    language: str = "en"
+
+
+def count_router(service: Service, catalogues: Mapping[Language, Texts]) -> APIRouter:
+    """``chat/count``, under each language's path and at the top; the page says its language by itself."""
+    router = APIRouter(include_in_schema=False)
+    # Of their own: long texts must not hold the threads that everybody's requests go through.
+    pool = ThreadPoolExecutor(1, "counting")
+
+    def tokens(typed: _Typed) -> tuple[int, int]:
+        """Of the text, and of the prompt that it makes. Raises ModelNotReady."""
+        raw = service.preview_prompt(GenerationRequest("count", prompt=typed.text, prompt_format="raw"))
+        chat = service.preview_prompt(GenerationRequest("count", messages=(Message("user", typed.text),)))
+        more = max(0, typed.length - len(typed.text)) * len(raw.ids) // max(1, len(typed.text))
+        return len(raw.ids) + more, len(chat.ids) + more
+
+    async def count(typed: _Typed) -> JSONResponse:
+        texts = catalogues.get(typed.language, catalogues["en"])
+        info = service.status().info
+        if info is None or not typed.text:
+            return JSONResponse({"said": "", "over": False})
+        try:
+            text, prompt = await asyncio.get_running_loop().run_in_executor(pool, tokens, typed)
+        except ChatGLMError:
+            return JSONResponse({"said": "", "over": False})
+        over = prompt >= info.context_limit
+        code = "count.over" if over else "count.about" if typed.length > len(typed.text) else "count.tokens"
+        return JSONResponse({"said": texts(code, tokens=f"{text:,}", limit=f"{info.context_limit:,}"), "over": over})
+
+    for path in ("", *(f"/{name}" for name in catalogues)):
+        router.add_api_route(f"{path}/chat/count", count, methods=["POST"])
+    return router
