@@ -28,8 +28,11 @@ def _version(name: str) -> str:
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of compiled kernels for all tests: each would take seconds to make and to choose its own."""
-    return tmp_path_factory.mktemp("kernels")
+    """A folder of compiled kernels for all tests: each would take seconds to make and to choose its own.
+
+    ``CHATGLM_TEST_KERNELS`` is one that the processes and the steps of a whole run share.
+    """
+    return Path(os.environ.get("CHATGLM_TEST_KERNELS") or tmp_path_factory.mktemp("kernels"))
 
 
 @pytest.fixture(autouse=True)

@@ -64,6 +64,11 @@ note 'environment'
 limit 500 "$root/launch.sh" --setup-only --dev || exit 1
 python=${CHATGLM_VENV:-$root/.venv}/bin/python
 
+# Compiled once for all steps.
+CHATGLM_TEST_KERNELS=$(mktemp -d) || exit 1
+export CHATGLM_TEST_KERNELS
+trap 'rm -rf "$CHATGLM_TEST_KERNELS"' EXIT
+
 # Few threads that do not spin: two test processes run beside each other, also on machines of two cores.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 
@@ -73,7 +78,8 @@ step types 300 "$python" -m mypy
 step unit 400 "$python" -m pytest -q -n 2 --dist loadfile tests/unit "$@"
 step integration 900 "$python" -m pytest -q -n 2 --dist loadfile tests/integration "$@"
 if [ -n "${CHROMIUM:-}" ]; then
-    step browser 600 "$python" -m pytest -q -n 2 --dist loadfile tests/browser "$@"
+    # these wait more than they compute
+    step browser 600 "$python" -m pytest -q -n 4 --dist loadfile tests/browser "$@"
 else
     note "browser: skipped, there is no Chromium (sudo apt install $packages, or set CHROMIUM)"
 fi

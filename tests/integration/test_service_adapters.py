@@ -69,7 +69,7 @@ def test_fine_tunes_come_and_go_while_the_base_answers(folder: Path, tmp_path: P
     """
     out, hidden = qkv_shape(folder)
     lora = lora_folder(tmp_path / "lora", hidden=hidden, out=out)
-    settings = Settings(threads=1, model=str(folder), cache=str(tmp_path / "cache"), adapter=(f"first={lora}",))
+    settings = Settings(threads=1, model=str(folder), adapter=(f"first={lora}",))
     service = Service(settings)
     service.load(str(folder))
     info = service.wait_ready(100)
@@ -101,7 +101,7 @@ def test_fine_tunes_come_and_go_while_the_base_answers(folder: Path, tmp_path: P
 def test_a_fine_tune_that_does_not_fit_keeps_the_model_from_loading(folder: Path, tmp_path: Path) -> None:
     """Whoever named it wants its answers, not the base's."""
     wrong = lora_folder(tmp_path / "wrong", hidden=32)
-    service = Service(Settings(threads=1, model=str(folder), cache=str(tmp_path / "cache"), adapter=(str(wrong),)))
+    service = Service(Settings(threads=1, model=str(folder), adapter=(str(wrong),)))
     service.load(str(folder))
     with pytest.raises(AdapterMismatch):
         service.wait_ready(100)
@@ -114,7 +114,7 @@ def test_the_base_that_a_fine_tune_names_is_offered_where_it_is(folder: Path, tm
     config = json.loads((wrong / "adapter_config.json").read_text()) | {"base_model_name_or_path": "/root/chatglm2-6b"}
     (wrong / "adapter_config.json").write_text(json.dumps(config))
     (tmp_path / "hub" / "models--THUDM--chatglm2-6b" / "snapshots" / "x").mkdir(parents=True)
-    settings = Settings(threads=1, cache=str(tmp_path / "cache"), model=str(folder), adapter=(str(wrong),))
+    settings = Settings(threads=1, model=str(folder), adapter=(str(wrong),))
     service = Service(settings, env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub")})
     service.load()
     with pytest.raises(AdapterError, match=r"lora_A.*--model THUDM/chatglm2-6b"):
@@ -122,7 +122,9 @@ def test_the_base_that_a_fine_tune_names_is_offered_where_it_is(folder: Path, tm
     service.close()
 
 
-def test_a_model_with_its_own_prefix_answers_with_it_and_takes_no_other(folder: Path, tmp_path: Path) -> None:
+def test_a_model_with_its_own_prefix_answers_with_it_and_takes_no_other(
+    folder: Path, tmp_path: Path, compiled: Path
+) -> None:
     """Also after it was converted; what is beside it would be trained on another base."""
     before, after = tiny.config_of("chatglm3"), json.loads((folder / "config.json").read_text()) | {"pre_seq_len": 5}
     width = 2 * before["num_layers"] * before["multi_query_group_num"] * before["kv_channels"]
@@ -134,6 +136,9 @@ def test_a_model_with_its_own_prefix_answers_with_it_and_takes_no_other(folder: 
         file.unlink()
     torch.save(whole, folder / "pytorch_model.bin")
     answers = []
+    for cache in ("first", "second"):
+        (tmp_path / cache).mkdir()
+        (tmp_path / cache / "kernels").symlink_to(compiled)
     for cache in ("first", "second", "second"):
         service = Service(Settings(threads=1, cache=str(tmp_path / cache), max_running=1))
         service.load(str(folder))
@@ -156,7 +161,7 @@ def test_the_endpoint_lists_and_chooses_them(folder: Path, tmp_path: Path) -> No
     """``base`` and ``base:name``; a foreign model's name means what the server was started with."""
     out, hidden = qkv_shape(folder)
     lora = lora_folder(tmp_path / "lora", hidden=hidden, out=out)
-    settings = Settings(threads=1, model=str(folder), cache=str(tmp_path / "cache"), adapter=(str(lora),))
+    settings = Settings(threads=1, model=str(folder), adapter=(str(lora),))
     service = Service(settings)
     service.load(str(folder))
     service.wait_ready(100)

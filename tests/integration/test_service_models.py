@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +60,6 @@ def test_the_same_prompt_runs_on_both_kernels(tmp_path: Path, caplog: pytest.Log
 def test_a_conversation_goes_on_after_a_restart(tmp_path: Path) -> None:
     """Without reading it again, until it is deleted; where history or the room for it is off, nothing is kept."""
     folder = tiny.build_checkpoint(tmp_path / "chatglm3-6b", "chatglm3")
-    settings = replace(SETTINGS, cache=str(tmp_path / "cache"))
     place = KeptAs("ann", "first")
     prompt = "".join(chr(97 + i * i % 26) for i in range(300))
 
@@ -76,14 +76,14 @@ def test_a_conversation_goes_on_after_a_restart(tmp_path: Path) -> None:
         assert isinstance(last, Completed)
         return last.usage.cached_tokens
 
-    for off in (replace(settings, history=False), replace(settings, kv_disk_mb=0)):
+    for off in (replace(SETTINGS, history=False), replace(SETTINGS, kv_disk_mb=0)):
         assert (reused(off), reused(off)) == (0, 0)
-    env = with_cache(settings, {})
+    env = with_cache(SETTINGS, os.environ)
     assert all(entry.kind != "kv" for entry in list_cache(env))
-    assert reused(settings) == 0
-    assert reused(settings) > 200
+    assert reused(SETTINGS) == 0
+    assert reused(SETTINGS) > 200
     (entry,) = (entry for entry in list_cache(env) if entry.kind == "kv")
     assert entry.nbytes > 0
-    assert reused(settings, forget=True) == 0
+    assert reused(SETTINGS, forget=True) == 0
     delete_cached(entry.name, env)
-    assert reused(settings) == 0
+    assert reused(SETTINGS) == 0

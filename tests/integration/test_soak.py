@@ -25,18 +25,18 @@ def test_sixteen_rude_clients_leave_nothing_behind(tmp_path: Path) -> None:
     folder = build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2", shards=1)
     data = tmp_path / "data"
     data.mkdir()
-    with Server(data, TOKEN, ["--model", str(folder), "--no-cache", "--threads", "1"]) as server:
+    with Server(data, TOKEN, ["--model", str(folder), "--threads", "1"]) as server:
         server.wait_ready()
         soak = Soak(server, clients=16, context=CONTEXT)
         soak.ask_alone(turns=2)
-        seconds = soak.run(60, most=40)
+        seconds = soak.run(60, most=24)
         account = soak.account(seconds, None)
     assert account.failures == []
     assert {check: problems for check, problems in account.checks.items() if problems} == {}
     kinds = {record.kind.split()[0] for record in account.records}
     assert "page" in kinds
     assert len(kinds) >= 4
-    assert len(account.records) >= 32
+    assert len(account.records) > 20
     assert any(record.end in ("stop", "length") and len(record.text) > 20 for record in account.records)
 
 

@@ -51,7 +51,7 @@ def test_a_log_in_json_says_what_happened_and_never_what_was_written(tmp_path: P
     Gradio prints exceptions with the values in them; they are logged by type and place like all others.
     """
     folder = build_checkpoint(tmp_path / "chatglm2-6b", "chatglm2", shards=1)
-    flags = ["--no-cache", "--threads", "1", "--kernel", "exact", "--log-level", "debug", "--log-format", "json"]
+    flags = ["--threads", "1", "--kernel", "exact", "--log-level", "debug", "--log-format", "json"]
     with running_page(tmp_path, "--model", str(folder), *flags, real=True) as page:
         visit(page)
         visited = page.log
