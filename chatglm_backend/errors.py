@@ -17,7 +17,7 @@ Standard library only, so that any room may raise these.
     │   │                          AdapterUnsupported, AdapterMismatch, AdapterDamaged
     │   └── NotEnoughDisk, NotEnoughMemory, CacheLocked, ModelInUse
     ├── HistoryError           conversations cannot be kept or found: HistoryUnavailable, HistoryDamaged,
-    │                          ConversationGone, ConversationChanged, ImportRefused
+    │                          ConversationGone, ConversationDamaged, ConversationChanged, ImportRefused
     ├── BatchRefused           a file cannot be a batch's input or output
     └── PlatformError          this machine cannot run it: UnsupportedPlatform, NativeLibraryError, PortInUse
 """
@@ -237,6 +237,10 @@ class HistoryDamaged(HistoryError, code="history_damaged"):
 
 class ConversationGone(HistoryError, code="conversation_gone"):
     """Deleted, perhaps in another tab, or never this visitor's."""
+
+
+class ConversationDamaged(HistoryError, code="conversation_damaged"):
+    """A byte of it has changed on disk; the others are as they were."""
 
 
 class ConversationChanged(HistoryError, code="conversation_changed"):

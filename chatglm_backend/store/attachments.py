@@ -40,7 +40,7 @@ def written(sources: Sources | None) -> str:
 
 
 class Reader:
-    """Reads the rows of a conversation, in their order."""
+    """Reads the rows of a conversation, in their order. Raises ValueError or LookupError where they are damaged."""
 
     def __init__(self, db: sqlite3.Connection, conversation: str) -> None:
         rows = db.execute(
@@ -50,6 +50,8 @@ class Reader:
             key: Document(name, tuple(json.loads(pages)), bool(numbered), tokens)
             for key, name, numbered, tokens, pages in rows
         }
+        if any(one.id != key for key, one in self._known.items()):
+            raise ValueError("a document's text has changed on disk")
         self._passed: list[Document] = []
 
     def documents(self, row: str) -> tuple[Document, ...]:

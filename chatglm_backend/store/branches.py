@@ -11,9 +11,14 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from chatglm_backend.errors import ConversationDamaged
 from chatglm_backend.store import attachments
 from chatglm_backend.store.records import StoredMessage, Versions
+from chatglm_backend.store.schema import digest_of
 from chatglm_backend.tokenizers.tools import ToolCall
+
+_DAMAGED = f"""SELECT 1 FROM messages LEFT JOIN checks ON message = messages.id
+    WHERE conversation = ? AND digest IS NOT {digest_of("messages")} LIMIT 1"""  # noqa: S608  names, no values
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,21 @@ class Node:
 
 
 def branch(db: sqlite3.Connection, conversation: str) -> tuple[Node, ...]:
-    """The chosen messages from the first to the last. An answer without a word was never shown."""
+    """The chosen messages from the first to the last. An answer without a word was never shown.
+
+    Raises :class:`ConversationDamaged`.
+    """
+    try:
+        wrong = db.execute(_DAMAGED, (conversation,)).fetchone()
+        path = () if wrong else _branch(db, conversation)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ConversationDamaged(path=_file(db)) from error
+    if wrong:
+        raise ConversationDamaged(path=_file(db))
+    return path
+
+
+def _branch(db: sqlite3.Connection, conversation: str) -> tuple[Node, ...]:
     found = db.execute(
         "WITH RECURSIVE chosen (number, depth) AS ("
         "SELECT id, 0 FROM messages WHERE conversation = :name AND parent = 0 AND chosen UNION ALL "
@@ -47,6 +66,10 @@ def branch(db: sqlite3.Connection, conversation: str) -> tuple[Node, ...]:
         )
         for number, role, content, state, timing, when, calls, documents, sources in found
     )  # fmt: skip
+
+
+def _file(db: sqlite3.Connection) -> str:
+    return str(db.execute("PRAGMA database_list").fetchone()[2])
 
 
 def ask(

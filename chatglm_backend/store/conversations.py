@@ -80,7 +80,7 @@ class ConversationStore:
         return tuple(Summary(*row) for row in rows)
 
     def read(self, visitor: str, conversation_id: str) -> Conversation:
-        """A whole conversation. Raises :class:`ConversationGone`, also for another visitor's."""
+        """A whole conversation. Raises :class:`ConversationGone`, also for another's, and ConversationDamaged."""
         with self._database.transaction() as db:
             return _read(db, visitor, conversation_id)
 

@@ -20,6 +20,7 @@ from chatglm_backend.store.schema import NewerSchema, migrate
 
 _PAGE = 4096
 _WAIT_S = 3.0
+_OF_ONE_ROW = ("CHECK constraint", "NULL value")  # found again by its digest, when it is read
 
 
 class Database:
@@ -96,10 +97,13 @@ class Database:
         except OSError as error:
             raise HistoryUnavailable(path=self.path, reason=error.strerror or type(error).__name__) from error
         connection = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+        # A damaged text must not take the others' along: whoever reads it sees by its digest that it is one.
+        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         try:
             for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "secure_delete=ON"):
                 connection.execute(f"PRAGMA {pragma}")
-            if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            problems = [row[0] for row in connection.execute("PRAGMA quick_check")]
+            if not all(problem == "ok" or problem.startswith(_OF_ONE_ROW) for problem in problems):
                 raise sqlite3.DatabaseError("database disk image is malformed")
             migrate(connection)
             connection.execute(f"PRAGMA max_page_count={max(1, self._max_bytes // _PAGE)}")

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import time
 from collections.abc import Sequence
+
+_CHECKED = (
+    "conversation", "parent", "role", "content", "state", "timing", "created", "calls", "documents", "sources",
+)  # fmt: skip
+
+
+def digest_of(row: str) -> str:
+    """The digest of a row of ``messages``, as SQL."""
+    return f"digest({', '.join(f'CAST({row}.{name} AS BLOB)' for name in _CHECKED)})"
+
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -56,6 +67,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             role, content, state, timing, created, calls, documents, sources FROM messages_in_a_row""",
         "DROP TABLE messages_in_a_row",
     ),
+    (
+        # What each message was when it was written: sqlite itself does not see that a byte of a text has changed.
+        "CREATE TABLE checks (message INTEGER PRIMARY KEY REFERENCES messages (id) ON DELETE CASCADE, digest TEXT)",
+        f"INSERT INTO checks SELECT id, {digest_of('messages')} FROM messages",  # noqa: S608  names, no values
+        f"""CREATE TRIGGER check_new AFTER INSERT ON messages BEGIN
+            INSERT INTO checks VALUES (NEW.id, {digest_of("NEW")}); END""",  # noqa: S608
+        f"""CREATE TRIGGER check_changed AFTER UPDATE OF {", ".join(_CHECKED)} ON messages BEGIN
+            UPDATE checks SET digest = {digest_of("NEW")} WHERE message = NEW.id; END""",  # noqa: S608
+    ),
 )
 """Only ever appended to: a released migration stays as it is."""
 
@@ -69,6 +89,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] 
 
     Raises :class:`NewerSchema` and ``sqlite3.Error``.
     """
+    connection.create_function("digest", len(_CHECKED), _digest, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute("CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, applied REAL NOT NULL)")
@@ -85,3 +106,8 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] 
         raise
     connection.execute("COMMIT")
     return len(migrations)
+
+
+def _digest(*values: bytes | None) -> str:
+    parts = (b"-" if value is None else b"%d:%b" % (len(value), value) for value in values)
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:32]

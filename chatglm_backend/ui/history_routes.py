@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Mapping
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from chatglm_backend.errors import HistoryError, ImportRefused
+from chatglm_backend.errors import ConversationDamaged, HistoryError, ImportRefused
 from chatglm_backend.sentences import Language, Texts
 from chatglm_backend.store.records import Conversation
 from chatglm_backend.store.transfer import MAX_IMPORT_BYTES, from_json, to_json, to_markdown
@@ -66,7 +67,11 @@ def _add(router: APIRouter, path: str, history: History, texts: Texts) -> None:
 def _found(history: History, visitor: str, name: str) -> tuple[Conversation, ...]:
     if name:
         return (history.store.read(visitor, name),)
-    return tuple(history.store.read(visitor, one.id) for one in history.store.list(visitor, limit=_MOST))
+    whole = []
+    for one in history.store.list(visitor, limit=_MOST):
+        with contextlib.suppress(ConversationDamaged):  # it is said where it is opened
+            whole.append(history.store.read(visitor, one.id))
+    return tuple(whole)
 
 
 def _download(text: str, found: tuple[Conversation, ...], single: bool, ending: str, kind: str) -> Response:  # noqa: FBT001

@@ -13,7 +13,8 @@ import pytest
 from refusals import refused
 
 from chatglm_backend.core import Message
-from chatglm_backend.errors import HistoryUnavailable, ImportRefused
+from chatglm_backend.documents.reading import Document
+from chatglm_backend.errors import ConversationDamaged, HistoryUnavailable, ImportRefused
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.conversations import ConversationStore
 from chatglm_backend.store.folder import data_folder, visitor_key
@@ -57,7 +58,7 @@ def test_an_older_file_is_brought_up_to_date(tmp_path: Path) -> None:
     assert ([m.content for m in found.messages], found.adapter) == (["hello"], "")
     store.close()
     connection = sqlite3.connect(_path(tmp_path))
-    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == [1, 2, 3, 4, 5, 6]
+    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_messages_in_a_row_become_a_branch(tmp_path: Path) -> None:
@@ -73,8 +74,9 @@ def test_messages_in_a_row_become_a_branch(tmp_path: Path) -> None:
                 """VALUES (?, ?, ?, ?, 'interrupted', '{"ttft_s": 0.5}', ?, '[["f", "{}"]]', '')""",
                 (name, position, role, f"{name}.{position}", position),
             )
-    connection.execute("INSERT INTO documents VALUES ('c2', 'd', 'a.txt', 0, 3, '[\"text\"]')")
-    connection.execute("""UPDATE messages SET documents = '["d"]' WHERE content = 'c2.0'""")
+    document = Document("a.txt", ("text",)).id
+    connection.execute("INSERT INTO documents VALUES ('c2', ?, 'a.txt', 0, 3, '[\"text\"]')", (document,))
+    connection.execute("UPDATE messages SET documents = ? WHERE content = 'c2.0'", (json.dumps([document]),))
     before = connection.execute("SELECT id, content FROM messages ORDER BY id").fetchall()
     connection.close()
     store = ConversationStore(_path(tmp_path))
@@ -131,6 +133,42 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: bytes | None) -> No
     assert store.take_notice() is None
     store.begin("ann", None, (Message("user", "again"),))
     assert [s.title for s in store.list("ann")] == ["again"]
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ("答案".encode(), "答茉".encode()),
+        ("答案".encode(), b"\xff" * 6),
+        (b'"ttft_s"', b'"ttft_s['),
+        (b"0.25", b"0.75"),
+        (b"interrupted", b"interruptex"),
+        (b"userq", b"uszrq"),
+    ],
+)
+def test_a_changed_byte_costs_one_conversation(tmp_path: Path, text: bytes, changed: bytes) -> None:
+    """Sqlite does not see it: the message's own digest does. The others are read, the damaged one can be deleted."""
+    store = ConversationStore(_path(tmp_path))
+    opened = store.begin("ann", None, (Message("user", "question"),))
+    store.save_answer(opened.answer_id, "答案", "interrupted", {"ttft_s": 0.25})
+    other = store.begin("ann", None, (Message("user", "other"),)).place.conversation_id
+    store.delete_all("nobody")  # empties the log, so that the damage below counts
+    store.close()
+    whole = _path(tmp_path).read_bytes()
+    place = whole.index("答案".encode()) - 40  # in this row, not in the tables' own texts
+    assert whole.find(text, place) > 0
+    _path(tmp_path).write_bytes(whole[:place] + whole[place:].replace(text, changed, 1))
+    store = ConversationStore(_path(tmp_path))
+    assert len(store.list("ann")) == 2
+    damaged = opened.place.conversation_id
+    for read in (store.read, store.open):
+        with pytest.raises(ConversationDamaged, match="Delete it"):
+            read("ann", damaged)
+    with pytest.raises(ConversationDamaged):
+        store.begin("ann", opened.place, (Message("user", "question"), Message("assistant", "x"), Message("user", "y")))
+    assert [one.content for one in store.open("ann", other).messages] == ["other"]
+    store.delete("ann", damaged)
+    assert [one.id for one in store.list("ann")] == [other]
 
 
 def test_a_full_disk_is_one_sentence_and_what_was_kept_stays(tmp_path: Path) -> None:
