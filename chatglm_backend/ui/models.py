@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 
 from chatglm_backend.checkpoint.cache import CacheEntry
@@ -13,7 +14,7 @@ from chatglm_backend.service import Service
 from chatglm_backend.service.keeping import Keeper
 from chatglm_backend.service.needs import Offer
 from chatglm_backend.store.folder import shown_path
-from chatglm_backend.ui.html import ListView, alert, paragraph, table, terms
+from chatglm_backend.ui.html import alert, paragraph, terms
 from chatglm_backend.units import size
 
 
@@ -26,35 +27,26 @@ class ModelsPresenter:
         self._service = service
         self._keeper = keeper
 
-    def kept(self, said: str = "") -> ListView:
-        """The list as it is now."""
+    def kept(self, *, allowed: bool) -> str:
+        """What is kept on the disk, each with its button and the question that it asks first."""
         try:
             entries = self._keeper.entries()
         except OSError as error:
-            return ListView(alert(self.texts.say(error)), ())
+            return alert(self.texts.say(error))
         if not entries:
-            return ListView(paragraph(self.texts("kept.nothing")), (), said)
-        return ListView(self._table(entries), tuple(entry.name for entry in entries), said)
+            return paragraph(self.texts("kept.nothing"))
+        return _listed(self.texts("kept.title"), "", [self._entry(entry, allowed) for entry in entries])
 
-    def ask(self, name: str | None) -> str:
-        """The question before a deletion; empty where nothing was chosen."""
-        entry = next((entry for entry in self._keeper.entries() if entry.name == name), None)
-        if entry is None:
-            return ""
-        question = "kept.ask_kv" if entry.kind == "kv" else "kept.ask"
-        return paragraph(self.texts(question, name=entry.name, size=size(entry.nbytes)), "cg-demo", "alert")
-
-    def delete(self, name: str, *, allowed: bool) -> ListView:
-        """Delete one entry, if this visitor may."""
+    def delete(self, name: str, *, allowed: bool) -> str:
+        """Delete one entry, if this visitor may; says what became of it."""
         if not allowed:
-            return self.kept(self.refusal())
+            return self.refusal()
         info = self._service.status().info
         try:
             entry = self._keeper.delete(name, None if info is None else info.name)
         except (ChatGLMError, OSError) as error:
-            return self.kept(alert(self.texts.say(error)))
-        said = self.texts("kept.deleted", name=entry.name, size=size(entry.nbytes))
-        return self.kept(paragraph(said, "cg-status", "status"))
+            return alert(self.texts.say(error))
+        return paragraph(self.texts("kept.deleted", name=entry.name, size=size(entry.nbytes)), "cg-status", "status")
 
     def needs(self, model: str, *, allowed: bool = True) -> str:
         """What a folder or hub id takes, beside what there is; empty where that cannot be told.
@@ -84,9 +76,20 @@ class ModelsPresenter:
         except OSError as error:
             return alert(self.texts.say(error))
         ready = allowed and self._service.status().state is not ModelState.LOADING
-        rows = "".join(self._offer(offer, ready) for offer in offers)
-        note = paragraph(self.texts("known.note"))
-        return f'<h2 class="cg-heading">{escape(self.texts("known.title"))}</h2>{note}<ul class="cg-models">{rows}</ul>'
+        rows = [self._offer(offer, ready) for offer in offers]
+        return _listed(self.texts("known.title"), self.texts("known.note"), rows)
+
+    def _entry(self, entry: CacheEntry, allowed: bool) -> str:  # noqa: FBT001
+        t, taken = self.texts, size(entry.nbytes)
+        kind = t(f"kept.kind.{entry.kind}") + ("" if entry.complete else f" ({t('kept.incomplete')})")
+        asked = "kept.ask_kv" if entry.kind == "kv" else "kept.ask"
+        question = t(asked, name=entry.name, size=taken)
+        return (
+            f"<li><div><b>{escape(entry.name)}</b><br><small>{escape(kind)} · {taken}</small></div>"
+            f'<button type="button" class="cg-chip" data-kept="{escape(entry.name)}" data-confirm="{escape(question)}" '
+            f'aria-label="{escape(t("kept.delete_of", name=entry.name))}"{"" if allowed else " disabled"}>'
+            f"{escape(t('kept.delete'))}</button></li>"
+        )
 
     def _offer(self, offer: Offer, ready: bool) -> str:  # noqa: FBT001
         t, model, needs = self.texts, offer.model, offer.needs
@@ -129,10 +132,8 @@ class ModelsPresenter:
         """Why this visitor may look but not change."""
         return paragraph(self.texts("model.only_here"), "cg-demo", "note")
 
-    def _table(self, entries: tuple[CacheEntry, ...]) -> str:
-        t = self.texts
-        rows = []
-        for entry in entries:
-            kind = t(f"kept.kind.{entry.kind}") + ("" if entry.complete else f" ({t('kept.incomplete')})")
-            rows.append((entry.name, kind, size(entry.nbytes)))
-        return table(t("kept.title"), [t(f"kept.{name}") for name in ("name", "kind", "size")], rows)
+
+def _listed(title: str, note: str, rows: Iterable[str]) -> str:
+    """A heading, a remark, and what there is."""
+    below = paragraph(note) if note else ""
+    return f'<h2 class="cg-heading">{escape(title)}</h2>{below}<ul class="cg-models">{"".join(rows)}</ul>'

@@ -30,7 +30,7 @@ _SHOWN = {
         "status.idle",
     ),
     "speed": ("speed.start", "prompt.stop", "speed.idle"),
-    "model": ("model.source", "model.load", "model.cancel", "doctor.run", "model.fact.name", "model.fact.threads"),
+    "model": ("model.source", "model.load", "doctor.run", "model.fact.name", "model.fact.threads"),
     "batch": ("batch.choose", "batch.template", "batch.start", "prompt.stop", "batch.idle"),
 }  # fmt: skip
 _LOOK = """() => {

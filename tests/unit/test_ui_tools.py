@@ -251,22 +251,23 @@ class _Keeper(Keeper):
 
 
 def test_what_is_kept_is_listed_and_deleted() -> None:
-    """The list shows the size; deleting names the model in use to the keeper and empties the list."""
+    """The list shows the size and the question; deleting names the model in use to the keeper and empties the list."""
     keeper, service = _Keeper(), scripted_service()
     presenter = ModelsPresenter(service, keeper, TEXTS, shared=False)
-    assert "3.90 GB" in presenter.kept().table
-    assert "a-1234" in presenter.ask("a-1234")
-    after = presenter.delete("a-1234", allowed=True)
-    assert (after.names, keeper.in_use) == ((), [ScriptedModel().info.name])
-    assert "3.90 GB are free again" in after.said
+    assert 'data-confirm="Delete a-1234 (3.90 GB)?' in presenter.kept(allowed=True)
+    said = presenter.delete("a-1234", allowed=True)
+    assert keeper.in_use == [ScriptedModel().info.name]
+    assert "3.90 GB are free again" in said
+    assert "No converted" in presenter.kept(allowed=True)
 
 
 def test_a_visitor_who_may_not_delete_reads_why() -> None:
     """The check is made where the deletion is, not only on the button."""
     keeper = _Keeper()
-    view = ModelsPresenter(scripted_service(), keeper, TEXTS, shared=True).delete("a-1234", allowed=False)
+    presenter = ModelsPresenter(scripted_service(), keeper, TEXTS, shared=True)
+    assert "disabled" in presenter.kept(allowed=False)
+    assert "shared" in presenter.delete("a-1234", allowed=False)
     assert keeper.in_use == []
-    assert "shared" in view.said
 
 
 def test_needs_and_the_report_are_sentences() -> None:

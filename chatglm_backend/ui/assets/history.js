@@ -3,12 +3,15 @@
   const words = () => (document.getElementById("cg-words") || document.body).dataset;
   const coarse = matchMedia("(pointer: coarse)");
 
-  // The list speaks through a box of its own; a number makes each command a change.
-  const command = (action, id, text) => {
-    const channel = document.querySelector("#cg-history-command :is(textarea, input)");
+  // Lists speak through boxes of their own; a number makes each command a change.
+  const tell = (box, text) => {
+    const channel = document.querySelector(`#${box} :is(textarea, input)`);
     if (!channel) return;
-    channel.value = JSON.stringify({ action, id, text, number: Date.now() });
+    channel.value = text;
     channel.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  const command = (action, id, text) => {
+    tell("cg-history-command", JSON.stringify({ action, id, text, number: Date.now() }));
   };
 
   const element = (name, properties, ...children) => {
@@ -98,6 +101,17 @@
   document.addEventListener("click", (event) => {
     const target = event.target.closest && event.target.closest("[data-history]");
     if (target) carryOut(target);
+  });
+
+  // Models: one to load, one to delete from the disk.
+  document.addEventListener("click", async (event) => {
+    const target = event.target.closest && event.target.closest("[data-load], [data-kept]");
+    if (!target) return;
+    const { load, kept, confirm: doubt } = target.dataset;
+    if (load) {
+      tell("cg-model-wanted", `${load} ${Date.now()}`);
+      document.getElementById("cg-model-card").scrollIntoView({ block: "nearest" });
+    } else if ((await ask(doubt, words().delete)) !== null) tell("cg-kept-name", `${kept} ${Date.now()}`);
   });
 
   document.addEventListener("change", async (event) => {

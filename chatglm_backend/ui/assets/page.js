@@ -117,15 +117,9 @@
   }, true));
 
   document.addEventListener("click", (event) => {
-    const target = event.target.closest && event.target.closest("[data-fill], [data-action], [data-load]");
+    const target = event.target.closest && event.target.closest("[data-fill], [data-action]");
     if (!target) return;
     if (target.dataset.fill !== undefined) fill(box(target.dataset.into || "cg-prompt"), target.dataset.fill);
-    if (target.dataset.load !== undefined) {
-      const wanted = document.querySelector("#cg-model-wanted :is(textarea, input)");
-      wanted.value = `${target.dataset.load} ${Date.now()}`; // the same model again is a change, too
-      wanted.dispatchEvent(new Event("input", { bubbles: true }));
-      document.getElementById("cg-model-card").scrollIntoView({ block: "nearest" });
-    }
     if (target.dataset.action === "theme") {
       const dark = !document.body.classList.contains("dark");
       document.body.classList.toggle("dark", dark);
