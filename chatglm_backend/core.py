@@ -95,7 +95,8 @@ class GenerationRequest:
     of ``openings`` where there are any, and be JSON that fits ``json_schema``, a schema as text, where there is one.
     What was read for a conversation that is kept, ``kept_as``, may be kept too.
     ``predicted`` is much of what the answer may say, such as the one that it replaces: where it does, it comes sooner.
-    ``prompt_chances``: the prompt's own tokens are told like an answer's; ``prompt_only``: there is no answer.
+    ``prompt_chances``: the prompt's own tokens are told like an answer's, and so is the id that ends the answer, as
+    evaluation harnesses take the last token for the answer's; ``prompt_only``: there is no answer.
     """
 
     request_id: str

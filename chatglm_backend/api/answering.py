@@ -9,19 +9,19 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, Literal
 
 from chatglm_backend.api.choices import Choices, Reader
 from chatglm_backend.api.files import with_files
-from chatglm_backend.api.problems import Problem
+from chatglm_backend.api.problems import Problem, problem_of
 from chatglm_backend.api.replies import Shape, finish_word
 from chatglm_backend.api.schemas import ChatRequest, CompletionRequest
 from chatglm_backend.api.tools import conversation, offered
 from chatglm_backend.core import GenerationRequest, Message, Usage
 from chatglm_backend.documents.reading import DocumentReader
-from chatglm_backend.errors import InvalidRequest, ModelNotReady
+from chatglm_backend.errors import ContextLimitExceeded, InvalidRequest, ModelNotReady
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import Service
 from chatglm_backend.serving.ticket import Ticket
@@ -151,6 +151,8 @@ class Answering:
         submitting = asyncio.ensure_future(asyncio.to_thread(self.service.submit, wanted, timeout_s=timeout_s))
         try:
             return await asyncio.shield(submitting)
+        except ContextLimitExceeded as error:
+            raise replace(problem_of(error), param="messages" if wanted.prompt is None else "prompt") from error
         except asyncio.CancelledError:
             submitting.add_done_callback(_cancel_result)
             raise

@@ -106,7 +106,9 @@ class Engine:
         that cannot be kept to, or chances of tokens that ChatGLM-6B reads with what follows them.
         """
         if request.prompt_chances and self._model.config.family == "chatglm":
-            raise InvalidRequest(field="logprobs", value="echo", reason=Sentence("request.read_both_ways"))
+            raise InvalidRequest(
+                field="logprobs", value=Sentence("value.with_echo"), reason=Sentence("request.read_both_ways")
+            )
         adapter = self._adapters.get(request.adapter)
         if request.adapter and adapter is None:
             raise UnknownAdapter(name=request.adapter, names=", ".join(filter(None, self._adapters)) or "-")

@@ -203,6 +203,8 @@ class Sequence:
 
     def _accept(self, token: int, logits: Tensor) -> None:
         if token in self._stop_ids:
+            if self.request.prompt_chances:
+                self._results.append(TokenEvent(len(self.generated), token, "", self._chances(token, logits)))
             self.finish(FinishReason.STOP)
             return
         self._timer.token()

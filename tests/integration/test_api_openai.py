@@ -155,6 +155,13 @@ def test_what_goes_wrong_has_its_own_exception(
     assert len(str(caught.value)) > 20
 
 
+def test_a_prompt_that_is_too_long_is_named_by_its_field(client: openai.OpenAI) -> None:
+    """Also where it is the second of several."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="x", prompt=["What is AI", "oversized"])
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [

@@ -29,6 +29,7 @@ from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.errors import ContextLimitExceeded, EngineFailure, InvalidRequest
 from chatglm_backend.tokenizers.base import EncodedPrompt
 from tests.engine_fakes import (
+    STOP_ID,
     VOCAB,
     ByteDecoder,
     ByteTokenizer,
@@ -484,5 +485,11 @@ def test_a_prompts_chances_are_told_with_few_rows_at_a_time() -> None:
     end = events[sequences[1]][-1]
     assert (end.finish_reason, end.usage.completion_tokens) == (FinishReason.LENGTH, 0)
     assert text_of(events[sequences[0]]) == text_of(engine.generate(ask(prompt)))
-    with pytest.raises(InvalidRequest, match="ChatGLM-6B reads"):
+    silent = engine_of(FakeModel(row=lambda _: torch.eye(VOCAB)[STOP_ID])).generate(replace(wanted[0], request_id="d"))
+    (last,) = [event for event in silent if isinstance(event, TokenEvent)]
+    assert (last.chances[0].token_id, last.text) == (
+        STOP_ID,
+        "",
+    )  # the last of the list is the answer's, as OpenAI has it
+    with pytest.raises(InvalidRequest, match="ChatGLM-6B's kind"):
         engine_of(FakeModel(family="chatglm")).prepare(wanted[0])
