@@ -13,10 +13,23 @@ from chatglm_backend.access.asgi import Headers
 from chatglm_backend.access.policy import AccessPolicy
 from chatglm_backend.sentences import choose_language, load_texts
 
+# The page's own colours, light and dark.
 _STYLE = (
-    "body{font:1rem system-ui,sans-serif;max-width:22rem;margin:15vh auto;padding:0 1rem;color-scheme:light dark}"
-    "label{display:block;margin:1rem 0 .3rem}input,button{font:inherit;width:100%;box-sizing:border-box;padding:.6rem}"
-    "button{margin-top:1.2rem}[role=alert]{color:#c0392b}"
+    ":root{color-scheme:light dark}"
+    ":root{--back:#f3f2ed;--box:#fff;--ink:#1b2526;--quiet:#566160;--edge:#e6e4dc;--field:#8c9492;"
+    "--go:#0f6e64;--on:#fff;--wrong:#84231a;--wrong-box:#fdf0ee}"
+    "@media(prefers-color-scheme:dark){:root{--back:#10171a;--box:#182022;--ink:#e7ecea;--quiet:#a3b0ad;--edge:#2c383a;"
+    "--field:#5d6b6d;--go:#79cabb;--on:#06211d;--wrong:#f7bdb4;--wrong-box:#331a17}}"
+    "body{font:1rem/1.5 system-ui,-apple-system,'Segoe UI','PingFang SC','Microsoft YaHei',sans-serif;margin:0;"
+    "padding:min(15vh,8rem) 1rem;background:var(--back);color:var(--ink)}"
+    "main{max-width:22rem;margin:auto;padding:1.5rem;background:var(--box);border:1px solid var(--edge);"
+    "border-radius:14px}h1{margin:0;font-size:1.3rem}p{color:var(--quiet);font-size:.9rem}"
+    "label{display:block;margin:1rem 0 .3rem;font-weight:600}"
+    "input,button{font:inherit;width:100%;box-sizing:border-box;min-height:44px;padding:.5rem .7rem;border-radius:10px}"
+    "input{border:1px solid var(--field);background:var(--box);color:var(--ink)}"
+    "button{margin-top:1.2rem;border:0;background:var(--go);color:var(--on);font-weight:600;cursor:pointer}"
+    ":focus-visible{outline:2px solid var(--go);outline-offset:2px}"
+    "[role=alert]{padding:.6rem .8rem;border-radius:10px;background:var(--wrong-box);color:var(--wrong)}"
 )
 
 
