@@ -6,6 +6,7 @@ than all else here and knows no names.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def ranked(found: Sequence[Passage], question: str) -> list[int]:
     asked = [word for word in asked if word in known]
     if not asked:
         return list(range(len(found)))
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import asks for every word of debugging
     index = bm25s.BM25()
     index.index(tokens, show_progress=False)
     return [int(place) for place in np.argsort(-index.get_scores(asked), kind="stable")]

@@ -136,13 +136,15 @@ def test_words_are_english_words_and_chinese_pairs() -> None:
     assert words("AI大模型, v2 Café") == ["ai", "大模", "模型", "v2", "café"]
 
 
-def test_passages_that_have_to_do_with_the_question_come_first() -> None:
-    """In Chinese and in English; words that are in no passage do not matter."""
+def test_passages_that_have_to_do_with_the_question_come_first(caplog: pytest.LogCaptureFixture) -> None:
+    """In Chinese and in English; words that are in no passage do not matter. Nothing is logged of it."""
+    caplog.set_level("DEBUG")
     parts = passages([Document("a", ("昨天下了一场大雨。", "The price is five.", "今天天气很好。"), numbered=True)])
     assert [part.page for part in parts] == [1, 2, 3]
     assert ranked(parts, "今天的天气怎么样？")[0] == 2
     assert ranked(parts, "What is the price of zebras?")[0] == 1
     assert ranked(parts, "zebra") == [0, 1, 2]
+    assert caplog.records == []
 
 
 def _characters(turns: tuple[Message, ...]) -> int:
