@@ -288,7 +288,7 @@ class ModelInfo:
 
     ``context_limit`` is the one in use, ``model_context`` the model's own, 0 where it is the same. ``prefix_rows`` of a
     P-Tuning prefix are inside the model itself; ``tools`` if it was trained to call them, ``completes_code`` if it was
-    trained to go on with code and not to chat.
+    trained to go on with code and not to chat, ``is_base`` if with texts.
     """
 
     name: str
@@ -309,11 +309,17 @@ class ModelInfo:
     tools: bool = False
     model_context: int = 0
     completes_code: bool = False
+    is_base: bool = False
 
     @property
     def first_adapter(self) -> str:
         """The fine-tune that answers where nobody chose: the first that was named; empty without one."""
         return self.adapters[0].name if self.adapters else ""
+
+    @property
+    def completes(self) -> bool:
+        """Whether it goes on with what was typed: it was not trained to chat, nor was a fine-tune that it has."""
+        return self.completes_code or (self.is_base and not self.adapters)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,8 +51,8 @@ def chat(
         conversation = _Conversation(
             service, settings.sampling(), system, adapter=info.first_adapter, quiet=json_output
         )
-        if info.completes_code:
-            note(Sentence("note.code_only", name=info.name))
+        if info.completes:
+            note(Sentence(f"note.{'code' if info.completes_code else 'text'}_only", name=info.name))
         if sys.stdin.isatty():
             note(f"{info.name}. {_COMMANDS}")
         turns = _talk(conversation)

@@ -123,7 +123,7 @@ def generate(
     documents = _read(file or (), settings)
     with open_service(settings) as (service, info):
         request = replace(request, adapter=info.first_adapter)
-        if info.completes_code and prompt_format is None:
+        if info.completes and prompt_format is None:
             request = replace(request, prompt_format="raw")
         if documents:
             request = _with_documents(service, info, request, documents)

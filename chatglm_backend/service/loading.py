@@ -104,7 +104,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
     from chatglm_backend.int4.select import select_kernel
     from chatglm_backend.models.base import build_model
     from chatglm_backend.models.layout import parameter_count
-    from chatglm_backend.tokenizers.code import completes_code
+    from chatglm_backend.tokenizers.code import completes_code, is_base
     from chatglm_backend.tokenizers.tools import calls_tools
 
     named = model is not None
@@ -182,6 +182,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
         prefix_rows=0 if rows is None else rows.shape[2],
         tools=calls_tools(checkpoint.config.family, checkpoint.name, most, checkpoint.tokenizer_folder),
         completes_code=completes_code(checkpoint.name),
+        is_base=is_base(checkpoint.name),
     )
     kv_dtype = network.new_cache(1).dtype
     own = None if rows is None else own_prefix(rows, kv_dtype, checkpoint.tokenizer_folder)

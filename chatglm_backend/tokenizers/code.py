@@ -1,6 +1,8 @@
-"""CodeGeeX2's prompts: a comment that names the language, then the code so far. It completes code and does not chat."""
+"""Models that complete and do not chat. CodeGeeX2's prompts: a comment naming the language, then the code so far."""
 
 from __future__ import annotations
+
+import re
 
 _MARKS = {
     "// {}": ("C", "C++", "C#", "Go", "Java", "JavaScript", "Kotlin", "PHP", "Rust", "TypeScript"),
@@ -18,6 +20,11 @@ LANGUAGES = tuple(sorted(_FIRST_LINES))
 def completes_code(model: str) -> bool:
     """Whether a model of that name was trained to go on with code, not to chat."""
     return "codegeex2" in model.lower()
+
+
+def is_base(model: str) -> bool:
+    """Whether a model of that name was trained to go on with texts, not to chat."""
+    return re.search("(6b|9b|4b)[-_]?base", model.lower()) is not None
 
 
 def code_prompt(language: str, code: str) -> str:

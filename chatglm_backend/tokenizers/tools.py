@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from chatglm_backend.tokenizers.code import is_base
 from chatglm_backend.tokenizers.template import read_template
 
 _OFFER: Final = (
@@ -48,7 +49,7 @@ def calls_tools(family: str, name: str, context_limit: int, folder: Path) -> boo
     if family == "glm4":
         template = read_template(folder)
         return template is not None and template.takes_tools
-    return family == "chatglm3" and context_limit <= _USUAL_CONTEXT and not re.search("6b[-_]?base", name.lower())
+    return family == "chatglm3" and context_limit <= _USUAL_CONTEXT and not is_base(name)
 
 
 def offer_text(tools: Sequence[Mapping[str, object]]) -> str:

@@ -110,6 +110,7 @@ class Presenter:
         demo = status.info is not None and status.info.is_demo
         prompts = _demo_examples(self.texts.language) if demo else ()
         code = status.info is not None and status.info.completes_code
+        completes = status.info is not None and status.info.completes
         if code:
             prompts = (self.texts("examples.code.1"), self.texts("examples.code.2"))
         prompts = prompts or (self.texts("examples.1"), self.texts("examples.2"), self.texts("examples.3"))
@@ -119,7 +120,7 @@ class Presenter:
             facts=model_facts(self.texts, status.info),
             settled=status.state is not ModelState.LOADING,
             system="" if code or status.info is None else self._system(status.info.family),
-            prompt_format="raw" if code else "recipe",
+            prompt_format="raw" if completes else "recipe",
             completes_code=code,
             takes_tools=status.info is not None and status.info.tools,
         )
@@ -132,9 +133,12 @@ class Presenter:
         """The language that a prompt is to begin with: none where the model does not complete code."""
         return (chosen or "") if self.header().completes_code else ""
 
-    def code_note(self) -> str:
-        """What the Chat page says of a model that only completes code; empty for any other."""
-        return paragraph(self.texts("chat.code_only"), "cg-demo", "note") if self.header().completes_code else ""
+    def completion_note(self) -> str:
+        """What the Chat page says of a model that only completes code or texts; empty for any other."""
+        info = self.service.status().info
+        if info is None or not info.completes:
+            return ""
+        return paragraph(self.texts("chat.code_only" if info.completes_code else "chat.text_only"), "cg-demo", "note")
 
     def choice(self, chosen: str | None, *, lasting: bool = False) -> AdapterChoice:
         """Which fine-tunes a page offers now."""

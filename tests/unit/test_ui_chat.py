@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chatglm_backend.core import GenerationParams, Message
+from chatglm_backend.core import AdapterInfo, GenerationParams, Message
 from chatglm_backend.models.config import family_named_in
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.records import Calling
 from chatglm_backend.testing import PART, Script, ScriptedModel, scripted_info, scripted_service
-from chatglm_backend.tokenizers.code import completes_code
+from chatglm_backend.tokenizers.code import completes_code, is_base
 from chatglm_backend.tokenizers.tools import ToolCall, offer_text
 from chatglm_backend.ui.answers import Caller, PageAnswers
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
@@ -137,11 +137,27 @@ def test_a_model_that_completes_code_begins_as_typed() -> None:
         header = presenter.header()
         assert (header.prompt_format, header.completes_code) == ("raw" if code else "recipe", code)
         assert ("# language: Python" in header.examples) is code
-        assert bool(presenter.code_note()) is code
+        assert bool(presenter.completion_note()) is code
         assert presenter.language("Go") == ("Go" if code else "")
     assert completes_code("THUDM/codegeex2-6b-int4")
     assert not completes_code("THUDM/chatglm2-6b")
     assert family_named_in("THUDM/codegeex2-6b-int4") == "chatglm2"
+
+
+def test_a_base_model_goes_on_with_what_was_typed_until_it_has_a_fine_tune() -> None:
+    """The Chat page says so; nothing else changes."""
+    tuned = (AdapterInfo("chatty", "lora", 8, 1000, "", "chatty", "chatty"),)
+    for name, adapters, told in (
+        ("THUDM/chatglm3-6b-base", (), True),
+        ("chatglm3-6b-base", tuned, False),
+        ("my-base", (), False),
+    ):
+        info = replace(scripted_info(), is_base=is_base(name), adapters=adapters)
+        service = scripted_service(ScriptedModel(info=info))
+        presenter = Presenter(service, PageAnswers(service), load_texts("en"))
+        assert ("base model" in presenter.completion_note()) is told
+        assert presenter.header().prompt_format == ("raw" if told else "recipe")
+        assert not presenter.header().completes_code
 
 
 def test_rounds_are_dropped_whole_and_from_the_front() -> None:

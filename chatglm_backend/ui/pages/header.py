@@ -85,7 +85,7 @@ def follow_model(
         )
         follow = choice_update(presenter.choice(chat, lasting=True), value=bool(before) or not restored)
         offered = (follow, *(choice_update(presenter.choice(one)) for one in chosen))
-        code = gr.Dropdown(visible=view.completes_code), presenter.code_note()
+        code = gr.Dropdown(visible=view.completes_code), presenter.completion_note()
         return view.card, view.examples, form, *code, *boxes, view.facts, *loading, notice, *offered, pace, now
 
     def load(request: gr.Request, source: str, *chosen: str | None) -> tuple[Any, ...]:
