@@ -21,6 +21,9 @@ TOOLS_TEMPLATE = (  # as the authors' own: tools in a message of their own; meta
     "{% if m['content'] %}<|{{ m['role'] }}|>{{ m['metadata'] }}\n{{ m['content'] }}{% endif %}{% endfor %}"
     "<|assistant|>"
 )
+TOOLS_BESIDE = TOOLS_TEMPLATE.replace(
+    "{% for m in messages %}{% if m['tools'] is defined %}", "{% set m = {'tools': tools} %}{% if tools %}"
+).replace("{% if m['content'] %}", "{% for m in messages %}{% if m['content'] %}")
 _WORDS = (
     "the", "quick", "user", "assistant", "over", "and", "system", "what", "is", "你好", "是什么", "好的", "123", "2024",
     "\'\'\'re", "!!??", "\n\n\t", "  ", "😀🎉", "<|user|>", "AI是",

@@ -28,10 +28,11 @@ from chatglm_backend.int4.blocks import dequantize
 from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import build_model
 from chatglm_backend.models.weights import DenseWeights
-from chatglm_backend.tokenizers.tools import calls_tools
+from chatglm_backend.tokenizers.base import load_tokenizer
+from chatglm_backend.tokenizers.tools import calls_tools, offer_text
 from tests.golden_folders import GOLDEN, dense_tensors, golden_cases, golden_config, packed_tensors, rel_error
 from tests.small_models import read_prompt
-from tests.tiny_glm import TOOLS_TEMPLATE, write_json, write_ranks
+from tests.tiny_glm import TOOLS_BESIDE, TOOLS_TEMPLATE, write_json, write_ranks
 
 pytestmark = pytest.mark.model
 
@@ -69,6 +70,30 @@ def test_a_folder_answers_after_its_source_is_gone(tmp_path: Path, name: str) ->
         text = "".join(event.text for event in engine.generate(offered) if isinstance(event, TokenEvent))
         assert text.startswith("f\n")
     assert name == "glm-4-9b-chat" or calls_tools("glm4", checkpoint.name, 128, checkpoint.tokenizer_folder)
+
+
+@pytest.mark.parametrize("template", [TOOLS_TEMPLATE, TOOLS_BESIDE], ids=["in a message", "beside the messages"])
+def test_prompts_with_tools_are_those_of_transformers(tmp_path: Path, template: str) -> None:
+    """The same text and ids as its own rendering of the folder's template."""
+    transformers = pytest.importorskip("transformers")
+    folder = write_json(tmp_path, template=template)
+    function = {"name": "look", "description": "看 <b>", "parameters": {"type": "object"}}
+    turns: list[dict[str, Any]] = [
+        {"role": "system", "content": "kind", "metadata": ""}, {"role": "user", "content": "hi", "metadata": ""},
+        {"role": "assistant", "content": '{"a": "好"}', "metadata": "look"},
+        {"role": "observation", "content": "sunny", "metadata": ""},
+    ]  # fmt: skip
+    said = [
+        Message("tool" if turn["role"] == "observation" else turn["role"], turn["content"], turn["metadata"])
+        for turn in turns
+    ]
+    ours = load_tokenizer(folder, "glm4").encode_chat([Offer("system", offer_text([function])), *said])
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), chat_template=template)
+    tools = [{"type": "function", "function": function}]
+    if template == TOOLS_TEMPLATE:
+        turns.insert(0, {"role": "system", "content": "", "tools": tools})
+    text = theirs.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=True)
+    assert (ours.text, [*ours.ids]) == (text, theirs(text, add_special_tokens=False)["input_ids"])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,16 @@ from chatglm_backend.tokenizers.base import load_tokenizer
 from chatglm_backend.tokenizers.glm4 import GLM4Tokenizer
 from chatglm_backend.tokenizers.tools import calls_tools, offer_text
 from chatglm_backend.tokenizers.verify import verify_tokenizer
-from tests.tiny_glm import FIRST_SPECIAL, SPECIALS, TEMPLATE, TOOLS_TEMPLATE, ranks, write_json, write_ranks
+from tests.tiny_glm import (
+    FIRST_SPECIAL,
+    SPECIALS,
+    TEMPLATE,
+    TOOLS_BESIDE,
+    TOOLS_TEMPLATE,
+    ranks,
+    write_json,
+    write_ranks,
+)
 
 GMASK, SOP, SYSTEM, USER, ASSISTANT = (
     FIRST_SPECIAL + SPECIALS.index(name) for name in ("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -134,12 +143,7 @@ def test_a_template_that_drops_or_refuses_a_message_says_so(tmp_path: Path) -> N
         opened(folder).encode_chat(SAID)
 
 
-IN_FRONT = TOOLS_TEMPLATE.replace(
-    "{% for m in messages %}{% if m['tools'] is defined %}", "{% set m = {'tools': tools} %}{% if tools %}"
-).replace("{% if m['content'] %}", "{% for m in messages %}{% if m['content'] %}")
-
-
-@pytest.mark.parametrize("template", [TOOLS_TEMPLATE, IN_FRONT], ids=["in a message", "beside the messages"])
+@pytest.mark.parametrize("template", [TOOLS_TEMPLATE, TOOLS_BESIDE], ids=["in a message", "beside the messages"])
 def test_tools_are_offered_as_the_template_says(tmp_path: Path, template: str) -> None:
     """Wherever it takes them; what is written in them never steers the model, and a call is a name and JSON.
 
