@@ -83,6 +83,8 @@ with check("completions, a list of prompts, echo, logprobs"):
     same([choice.text[0] for choice in two.choices], ["a", "b"])
     one = bundled.completions.create(model="x", prompt="a", logprobs=2, max_tokens=2)
     same(len(one.choices[0].logprobs.token_logprobs), 2)
+    told = scripted.completions.create(model="x", prompt="as JSON", echo=True, logprobs=1, max_tokens=0).choices[0]
+    same((told.text, told.logprobs.tokens, told.logprobs.token_logprobs[0]), ("as JSON", ["as ", "JSON"], None))
 with check("response_format json_schema (parse)"):
     same(type(bundled.chat.completions.parse(**ask, response_format=City).choices[0].message.parsed), City)
 with check("tools, whole"):
