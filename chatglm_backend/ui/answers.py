@@ -30,6 +30,7 @@ Page = Literal["prompt", "chat", "compare a", "compare b"]
 
 _PACE_S = 0.2
 _HEARTBEAT_S = 0.5
+_ENDED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +44,17 @@ class Caller:
 
 @dataclass(eq=False, slots=True)
 class PageAnswer:
-    """One answer of a page. ``turns``, ``fitted``, ``place``, ``versions`` and ``keeping`` are the Chat page's.
+    """One answer of a page, which goes on behind ``begun``.
 
-    ``id`` is the request's; ``tools`` may be called; ``problem`` is why the history could not keep it, until a
-    page has told.
+    ``turns``, ``fitted``, ``place``, ``versions`` and ``keeping`` are the Chat page's. ``id`` is the request's;
+    ``tools`` may be called; ``problem`` is why the history could not keep it, until a page has told.
     """
 
     id: str
     page: Page
     visitor: str
     ticket: Ticket | None = None
+    begun: str = ""
     turns: Turns = ()
     fitted: Fitted | None = None
     place: Place | None = None
@@ -98,6 +100,7 @@ class PageAnswers:
     settings: Settings = field(default_factory=Settings)
     _answers: dict[str, PageAnswer] = field(default_factory=dict)
     _watches: dict[tuple[str, Page], Watch] = field(default_factory=dict)
+    _ended: dict[str, PageAnswer] = field(default_factory=dict)
 
     def adapter(self, chosen: str | None, *, lasting: bool = False) -> str:
         """The fine-tune that a page's choice names; without one the first, also while its model is loading.
@@ -150,6 +153,17 @@ class PageAnswers:
             if mine and wanted(answer) and not (left and id(answer) in watched):
                 return self._watch(answer, caller)
         return None
+
+    def known(self, page: Page, caller: Caller, name: str) -> PageAnswer | None:
+        """The visitor's answer of this name, also for a while after its end: the newest are kept in memory."""
+        found = self._answers.get(name) or self._ended.get(name)
+        mine = found is not None and (found.page, found.visitor) == (page, caller.visitor) and found.ticket is not None
+        return found if mine else None
+
+    def again(self, page: Page, caller: Caller, name: str) -> Watch | None:
+        """Watch the visitor's answer of this name once more, as a page does that was loaded anew."""
+        found = None if self.watches(page, caller) else self.known(page, caller, name)
+        return None if found is None else self._watch(found, caller)
 
     def watches(self, page: Page, caller: Caller) -> bool:
         """Whether the tab follows an answer already, as one does whose question was quicker than the page."""
@@ -205,7 +219,7 @@ class PageAnswers:
         finally:
             if not answer.running and not watch.turned:
                 watch.answer.seen = True
-                self._answers.pop(watch.answer.id, None)
+                self._forget(watch.answer)
             for key in [key for key, found in tuple(self._watches.items()) if found is watch]:
                 self._watches.pop(key, None)
 
@@ -226,4 +240,12 @@ class PageAnswers:
             await answer.save(grown)
         if not answer.seen:
             await asyncio.sleep(self.settings.disconnect_grace)
+        self._forget(answer)
+
+    def _forget(self, answer: PageAnswer) -> None:
+        """It has ended, and is found by its name only; a conversation by what was kept of it."""
         self._answers.pop(answer.id, None)
+        if answer.ticket is not None and answer.page != "chat":
+            self._ended[answer.id] = answer
+            while len(self._ended) > _ENDED:
+                self._ended.pop(next(iter(self._ended)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -45,16 +45,33 @@ def settings_line(texts: Texts, form: PromptForm) -> str:
     return paragraph(" · ".join(parts), "cg-note")
 
 
-async def compare(
+def compare(
     presenter: Presenter, caller: Caller, left: PromptForm, right: PromptForm
 ) -> AsyncGenerator[CompareView, None]:
     """Views of both answers until both have ended."""
-    forms, sides = (left, right), [presenter.blank(), presenter.blank()]
+    sides = zip((left, right), _PAGES, strict=True)
+    return _together(presenter, [presenter.generate(caller, form, page) for form, page in sides])
+
+
+async def again(presenter: Presenter, caller: Caller, names: Sequence[str]) -> AsyncGenerator[CompareView, None]:
+    """Both answers of these names once more, on a page that was loaded anew; nothing where none is known."""
+    if not any(presenter.answers.known(page, caller, name) for page, name in zip(_PAGES, names, strict=True)):
+        return
+    sides = [presenter.resume(caller, name, page) for page, name in zip(_PAGES, names, strict=True)]
+    async with aclosing(_together(presenter, sides)) as views:
+        async for view in views:
+            yield view
+
+
+async def _together(
+    presenter: Presenter, answers: Sequence[AsyncGenerator[PromptView, None]]
+) -> AsyncGenerator[CompareView, None]:
+    sides = [presenter.blank(), presenter.blank()]
     changed = asyncio.Event()
 
     async def follow(side: int) -> None:
         try:
-            async with aclosing(presenter.generate(caller, forms[side], _PAGES[side])) as views:
+            async with aclosing(answers[side]) as views:
                 async for sides[side] in views:
                     changed.set()
         finally:

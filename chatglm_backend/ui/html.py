@@ -42,6 +42,11 @@ def status_line(phase: str, text: str, *, busy: bool = False, spoken: bool = Fal
     return f'<div class="cg-status" data-phase="{phase}"{live}>{dot}{escape(text)}</div>'
 
 
+def named(status: str, name: str) -> str:
+    """A status line that tells the page's script which answer it is about, so that a reload finds that again."""
+    return f'<div data-answer="{escape(name)}">{status}</div>' if name else status
+
+
 def bar(label: str, role: str, share: float | None, value: int = 0, most: int = 100) -> str:
     """How far something is: ``share``, from 0 to 1, is drawn, ``value`` of ``most`` said; ``None``: nobody knows."""
     if share is None:

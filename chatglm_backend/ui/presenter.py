@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 
-from chatglm_backend.core import GenerationParams, GenerationRequest, ModelState, PromptFormat
+from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, Message, ModelState, PromptFormat
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.service import Service
@@ -21,7 +21,7 @@ from chatglm_backend.tokenizers.code import code_prompt
 from chatglm_backend.ui.adapters import AdapterChoice, adapter_choice
 from chatglm_backend.ui.answers import Caller, Page, PageAnswer, PageAnswers, Watch
 from chatglm_backend.ui.conversation import SYSTEM_FAMILIES
-from chatglm_backend.ui.html import paragraph
+from chatglm_backend.ui.html import named, paragraph
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import (
     answer_status,
@@ -67,7 +67,7 @@ class PromptForm:
 class PromptView:
     """The Prompt page at a moment. ``sent`` is ``None`` while the exact prompt has not changed.
 
-    ``id`` names the answer that it shows, empty where it shows none.
+    ``id`` names the answer that it shows, empty where it shows none; one that is ``unfinished`` can be gone on with.
     """
 
     running: bool
@@ -76,6 +76,7 @@ class PromptView:
     timing: str
     sent: str | None = None
     id: str = ""
+    unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,17 +157,41 @@ class Presenter:
             yield replace(self.blank(), status=empty_prompt(self.texts))
             return
         watch = self.answers.open(page, caller)
-        yield self._view(Answer(), "", watch.answer.id, form.kernel)
+        yield self._view(Answer(), "", watch.answer, form.kernel)
         answers = self.answers.follow(watch, partial(form.request, watch.answer), kernel=form.kernel)
         async with aclosing(self._views(watch, answers, form.kernel)) as views:
             async for view in views:
                 yield view
 
-    async def resume(self, caller: Caller) -> AsyncGenerator[PromptView, None]:
-        """Go on with the answer that this visitor's page lost a moment ago; nothing if there is none."""
-        watch = self.answers.resume("prompt", caller, left=True)
+    async def go_on(self, caller: Caller, name: str) -> AsyncGenerator[PromptView, None]:
+        """Views of the answer of this name as it goes on where it ended; nothing if it is not known any more."""
+        before = self.answers.known("prompt", caller, name)
+        if before is None or before.ticket is None:
+            return
+        watch, text = self.answers.open("prompt", caller), before.ticket.text
+        watch.answer.begun = before.begun + text
+        yield self._view(Answer(), None, watch.answer)
+        answers = self.answers.follow(watch, partial(self._continued, watch.answer, before.ticket.request, text))
+        async with aclosing(self._views(watch, answers)) as views:
+            async for view in views:
+                yield view
+
+    def _continued(self, answer: PageAnswer, before: GenerationRequest, text: str) -> GenerationRequest:
+        if before.prompt is None:
+            last = Message("assistant", before.messages[-1].content + text)
+            return replace(before, request_id=answer.id, messages=(*before.messages[:-1], last))
+        if before.prompt_format == "chat":
+            messages = (Message("user", before.prompt), Message("assistant", text))
+            return replace(before, request_id=answer.id, prompt=None, messages=messages)
+        exact = self.service.preview_prompt(before).text
+        return replace(before, request_id=answer.id, prompt=exact + text, prompt_format="raw")
+
+    async def resume(self, caller: Caller, name: str = "", page: Page = "prompt") -> AsyncGenerator[PromptView, None]:
+        """The answer of this name once more, or the one that this visitor's page lost a moment ago, if there is one."""
+        watch = self.answers.again(page, caller, name) or self.answers.resume(page, caller, left=True)
         if watch is not None:
-            async with aclosing(self._views(watch, self.answers.follow(watch))) as views:
+            kernel = "" if watch.answer.ticket is None else watch.answer.ticket.kernel
+            async with aclosing(self._views(watch, self.answers.follow(watch), kernel)) as views:
                 async for view in views:
                     yield view
 
@@ -185,7 +210,7 @@ class Presenter:
                 sent = None
                 if not exact and watch.answer.ticket and self.service.status().state is ModelState.READY:
                     sent = exact = await self._exact_prompt(watch.answer.ticket.request)
-                yield self._view(answer, sent, watch.answer.id, kernel)
+                yield self._view(answer, sent, watch.answer, kernel)
         if watch.instead is not None:
             yield watch.instead
 
@@ -195,17 +220,27 @@ class Presenter:
         except ChatGLMError:
             return ""  # the answer itself says what is wrong
 
-    def _view(self, answer: Answer | None, sent: str | None, name: str = "", kernel: str = "") -> PromptView:
+    def _view(
+        self, answer: Answer | None, sent: str | None, shown: PageAnswer | None = None, kernel: str = ""
+    ) -> PromptView:
         status = self.service.status()
         info = replace(status.info, kernel=kernel) if status.info is not None and kernel else status.info
+        text = "" if answer is None else answer.text
+        ended = answer is not None and not answer.running and answer.finish_reason is not FinishReason.STOP
         return PromptView(
             running=answer is not None and answer.running,
-            status=answer_status(self.texts, answer, status),
-            output="" if answer is None else answer.text,
+            status=named(answer_status(self.texts, answer, status), "" if shown is None else shown.id),
+            output=text if shown is None else shown.begun + text,
             timing=timing_panel(self.texts, answer, info, used_memory()),
             sent=sent,
-            id=name,
+            id="" if shown is None else shown.id,
+            unfinished=ended and bool(text) and shown is not None and _goes_on(shown),
         )
+
+
+def _goes_on(answer: PageAnswer) -> bool:
+    """JSON is made whole or not at all."""
+    return answer.ticket is not None and answer.ticket.request.json_schema is None
 
 
 def _demo_examples(language: str) -> tuple[str, ...]:

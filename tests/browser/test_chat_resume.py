@@ -36,7 +36,7 @@ def test_a_reload_reads_on_where_it_was(serve: Serve, visitor: Visitor) -> None:
 
 
 def test_a_prompts_answer_is_there_again_after_a_reload(serve: Serve, visitor: Visitor) -> None:
-    """The Prompt page reads on as well, with the prompt and the exact prompt."""
+    """The Prompt page reads on as well, with the exact prompt; what has ended is there as well, to continue."""
     site = serve("kept")
     visit, before = visitor(site), len(site.state()["tickets"])
     visit.limit(2048)
@@ -52,6 +52,14 @@ def test_a_prompts_answer_is_there_again_after_a_reload(serve: Serve, visitor: V
     assert len(site.state()["tickets"]) == before + 1
     visit.page.click("#cg-stop")
     assert "Stopped" in visit.status("done")
+    stopped = visit.output()
+    visit.page.reload()
+    assert "Stopped" in visit.status("done")
+    assert visit.output() == stopped
+    visit.limit(2)
+    visit.page.click("#cg-go-on")
+    until(lambda: visit.output() == f"{stopped}word0 word1 ")
+    assert site.state()["prompts"][-1] == f"问：slow\n答：{stopped}"
 
 
 def test_a_closed_tab_frees_the_engine_after_the_grace(serve: Serve, visitor: Visitor) -> None:
@@ -101,6 +109,7 @@ def test_a_lost_connection_is_said_and_the_answer_taken_up(serve: Serve, visitor
     written(visit, "word5 ")
     visit.page.context.set_offline(True)
     visit.page.locator("#cg-lost", has_text="连接已断开").wait_for()
+    assert not visit.page.locator(STATUS).is_visible()  # nobody knows whether anything is written now
     visit.page.context.set_offline(False)
     visit.page.locator("#cg-lost", has_text="连接已断开").wait_for(state="detached")
     visit.page.locator(f"{STATUS}[data-phase=writing]").wait_for()

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.browser
 
 
 def test_two_settings_side_by_side_and_one_stop(visit: Visit) -> None:
-    """Each side obeys its own limit; Escape stops both; the next comparison works."""
+    """Each side obeys its own limit; Escape stops both; a reload shows both again."""
     page = visit.page
     visit.tab(2, "#cg-compare-prompt")
     page.fill("#cg-compare-prompt textarea", "What is AI?")
@@ -42,6 +42,11 @@ def test_two_settings_side_by_side_and_one_stop(visit: Visit) -> None:
     for side in ("a", "b"):
         page.locator(f"#cg-compare-status-{side}", has_text="Stopped").wait_for()
     until(lambda: [ticket["cancelled"] for ticket in visit.site.state()["tickets"][-2:]] == [True, True])
+    written = [page.input_value(f"#cg-compare-output-{side} textarea") for side in ("a", "b")]
+    page.reload()
+    for side, text in zip(("a", "b"), written, strict=True):
+        page.locator(f"#cg-compare-status-{side}", has_text="Stopped").wait_for()
+        assert page.input_value(f"#cg-compare-output-{side} textarea") == text
 
 
 def test_a_speed_test_ends_with_plots_and_files(visit: Visit) -> None:

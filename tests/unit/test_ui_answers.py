@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest
+from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, PromptFormat
 from chatglm_backend.errors import EngineFailure, MissingFile, QueueFull
 from chatglm_backend.sentences import LANGUAGES, load_texts
 from chatglm_backend.service import Service
@@ -254,7 +254,7 @@ def test_what_ended_meanwhile_is_shown_once_more() -> None:
 
 
 def test_what_nobody_comes_back_to_is_forgotten() -> None:
-    """Its log does not stay in memory."""
+    """No other page comes upon it."""
     site = _site(grace=0.1, quick=Script(("a", "b"), delay_s=0.0))
 
     async def scene() -> Watch | None:
@@ -340,3 +340,46 @@ def test_a_prompts_answer_is_taken_up_again() -> None:
     assert views[0].sent == "问：slow\n答："
     assert views[-1].output == "w " * 40
     assert "40 个 token" in views[-1].status
+
+
+def test_an_answer_that_has_ended_is_found_by_its_name() -> None:
+    """A page that was loaded anew shows it once more, with its figures; no other visitor or page finds it."""
+    site = _site()
+    last = site.views(PromptForm("What is AI?"))[-1]
+    presenter = site.presenter()
+
+    async def scene(caller: Caller, name: str) -> list[PromptView]:
+        return [view async for view in presenter.resume(caller, name)]
+
+    again = _run(lambda: scene(ANNS_OTHER_TAB, last.id))[-1]
+    assert (again.output, again.status, again.sent) == (last.output, last.status, "问：What is AI?\n答：")
+    assert f'data-answer="{last.id}"' in last.status
+    for caller, name in ((BOB, last.id), (ANNS_OTHER_TAB, ""), (ANNS_OTHER_TAB, "0123")):
+        assert _run(lambda caller=caller, name=name: scene(caller, name)) == []  # type: ignore[misc]
+    assert site.answers.known("compare a", ANN, last.id) is None
+
+
+@pytest.mark.parametrize("form", ["recipe", "chat", "raw"])
+def test_an_answer_that_reached_its_limit_goes_on_behind_itself(form: PromptFormat) -> None:
+    """In every prompt form, more than once; the model is given what it wrote, and the page shows all of it."""
+    site = _site()
+    begun = {"recipe": "问：What is AI?\n答：", "raw": "What is AI?", "chat": ""}[form]
+    half = site.views(PromptForm("What is AI?", _limit(3), form))[-1]
+    assert (half.output, half.unfinished) == ("AI is the", True)
+
+    async def scene(name: str) -> list[PromptView]:
+        return [view async for view in site.presenter().go_on(ANN, name)]
+
+    more = _run(lambda: scene(half.id))
+    assert more[0].output == half.output
+    further = _run(lambda: scene(more[-1].id))[-1]
+    assert further.output.startswith(more[-1].output)
+    assert len(further.output) > len(more[-1].output) > len(half.output)
+    asked = site.model.requests[-1]
+    if form == "chat":
+        assert [one.content for one in asked.messages] == ["What is AI?", more[-1].output]
+    else:
+        assert (asked.prompt, asked.prompt_format) == (begun + more[-1].output, "raw")
+    whole = site.views(PromptForm("What is AI?"))[-1]
+    assert not whole.unfinished
+    assert _run(lambda: scene("unknown")) == []

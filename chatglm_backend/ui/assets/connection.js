@@ -15,10 +15,19 @@
     }
     return found;
   };
-  // Gradio says the same, in English only.
-  const hideOther = () => document.querySelectorAll(".toast-body").forEach((toast) => {
-    if (/Connection Lost/i.test(toast.textContent)) toast.style.display = "none";
-  });
+  // While nothing can be heard of the server, no line says that it is writing.
+  const say = (text) => {
+    lost = Boolean(text);
+    notice().textContent = text;
+    notice().className = text ? "cg-alert cg-floating" : "";
+    document.documentElement.classList.toggle("cg-offline", lost);
+  };
+  // Gradio says the same, in English only, and loads the page anew once its server answers.
+  new MutationObserver(() => document.querySelectorAll(".toast-body").forEach((toast) => {
+    if (toast.style.display === "none" || !/Connection Lost/i.test(toast.textContent)) return;
+    toast.style.display = "none";
+    if (!lost && words().lost) say(words().lost);
+  })).observe(document, { childList: true, subtree: true });
 
   const check = async () => {
     const config = window.gradio_config;
@@ -34,15 +43,11 @@
         failures = 0;
         // Another process answers: it knows nothing of this page, but has its conversation on the disk.
         if ((await reply.json()).app_id !== config.app_id) { location.reload(); return; }
-        if (lost) { lost = false; notice().textContent = ""; notice().className = ""; }
+        if (lost) say("");
       } catch {
         failures += 1;
-        if (failures > 1 || !navigator.onLine) {
-          if (!lost) { notice().textContent = words().lost; notice().className = "cg-alert cg-floating"; }
-          lost = true;
-        }
+        if ((failures > 1 || !navigator.onLine) && !lost) say(words().lost);
       } finally { clearTimeout(late); }
-      if (lost) hideOther();
     }
     timer = setTimeout(check, failures ? 1500 : 5000);
   };

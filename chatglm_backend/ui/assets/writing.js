@@ -111,3 +111,22 @@
   };
   setInterval(() => document.querySelectorAll(".cg-count").forEach(look), 300);
 })();
+
+// Which answers stood on the page before this tab was loaded anew: the server shows them once more.
+(() => {
+  const STATUSES = ["cg-answer-status", "cg-compare-status-a", "cg-compare-status-b"];
+  let left = {};
+  try {
+    left = JSON.parse(sessionStorage.getItem("chatglm_left") || "{}") || {};
+    sessionStorage.removeItem("chatglm_left");
+  } catch { /* private window */ }
+  globalThis.chatglm.left = (id) => left[id] || "";
+  addEventListener("pagehide", () => {
+    const now = {};
+    STATUSES.forEach((id) => {
+      const named = document.querySelector(`#${id} [data-answer]`);
+      now[id] = named ? named.dataset.answer : document.getElementById(id) ? "" : left[id];
+    });
+    try { sessionStorage.setItem("chatglm_left", JSON.stringify(now)); } catch { /* private window */ }
+  });
+})();

@@ -11,11 +11,11 @@ from typing import Any
 import gradio as gr
 
 from chatglm_backend.settings import PROMPT_TOKENS, Settings
-from chatglm_backend.ui.compare import CompareView, compare, settings_line
+from chatglm_backend.ui.compare import CompareView, again, compare, settings_line
 from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.history import History
 from chatglm_backend.ui.pages.adapters import build_adapter_choice
-from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
+from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown, shown_before
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 from chatglm_backend.ui.sampling import SamplingControls
 
@@ -74,6 +74,11 @@ def build_compare_page(
             async for update in updates:
                 yield update
 
+    async def resume(request: gr.Request, *names: str) -> AsyncGenerator[tuple[Any, ...], None]:
+        async with aclosing(shown(again(presenter, caller_of(request, history), names), show)) as updates:
+            async for update in updates:
+                yield update
+
     def end(request: gr.Request, names: tuple[str, ...]) -> None:
         presenter.answers.stop(caller_of(request, history).visitor, *names)
 
@@ -89,7 +94,10 @@ def build_compare_page(
     page.load(tell, choices, lines, **AT_ONCE)
     gr.on([one.change for one in choices], tell, choices, lines, trigger_mode="always_last", **AT_ONCE)
     ids = gr.State(())
-    generate.click(ask, [prompt, *choices], _Outputs(*[generate, stop, *parts, ids]).all(), **QUIET)
+    outputs = _Outputs(*[generate, stop, *parts, ids]).all()
+    generate.click(ask, [prompt, *choices], outputs, **QUIET)
+    left = shown_before("cg-compare-status-a", "cg-compare-status-b")
+    page.load(resume, outputs=outputs, **left, **QUIET)
     stop.click(end, ids, **AT_ONCE)
     return adapters
 

@@ -50,6 +50,12 @@ async def shown(
             running = view.running
 
 
+def shown_before(*statuses: str) -> dict[str, Any]:
+    """For a load event: inputs that say which answers these status lines named before this tab was loaded anew."""
+    names = ", ".join(f"globalThis.chatglm.left('{status}')" for status in statuses)
+    return {"inputs": [gr.Textbox(visible=False) for _ in statuses], "js": f"() => [{names}]"}
+
+
 def caller_of(request: gr.Request, history: History) -> Caller:
     """Who called a handler, and from which tab."""
     cookies, client = dict(request.cookies), request.client

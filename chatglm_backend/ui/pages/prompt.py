@@ -17,7 +17,7 @@ from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.history import History
 from chatglm_backend.ui.html import typing_line
 from chatglm_backend.ui.pages.adapters import build_adapter_choice
-from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
+from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown, shown_before
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 from chatglm_backend.ui.sampling import SamplingControls
 
@@ -33,6 +33,7 @@ class _Outputs(Outputs):
     timing: Any = KEPT
     sent: Any = KEPT
     id: Any = KEPT
+    more: Any = KEPT
 
 
 def build_prompt_page(
@@ -66,6 +67,7 @@ def build_prompt_page(
                 interactive=False, buttons=["copy"], elem_id="cg-output",
             )  # fmt: skip
             status = gr.HTML(blank.status, elem_id="cg-answer-status")
+            more = gr.Button(t("chat.go_on"), visible=False, elem_id="cg-go-on", size="sm")
             with gr.Accordion(t("chat.figures"), open=False, elem_id="cg-figures"):
                 timing = gr.HTML(blank.timing, elem_id="cg-timing")
             sent = gr.Textbox(
@@ -107,8 +109,13 @@ def build_prompt_page(
             async for update in updates:
                 yield update
 
-    async def resume(request: gr.Request) -> AsyncGenerator[tuple[Any, ...], None]:
-        async with aclosing(shown(presenter.resume(caller_of(request, history)), show)) as updates:
+    async def resume(request: gr.Request, left: str) -> AsyncGenerator[tuple[Any, ...], None]:
+        async with aclosing(shown(presenter.resume(caller_of(request, history), left or ""), show)) as updates:
+            async for update in updates:
+                yield update
+
+    async def go_on(request: gr.Request, name: str) -> AsyncGenerator[tuple[Any, ...], None]:
+        async with aclosing(shown(presenter.go_on(caller_of(request, history), name), show)) as updates:
             async for update in updates:
                 yield update
 
@@ -121,15 +128,18 @@ def build_prompt_page(
     def show(view: PromptView, sent: bool = False) -> _Outputs:  # noqa: FBT001, FBT002
         """``sent``: the page's buttons are as the view wants them already."""
         buttons = start_and_stop(t("prompt.generate"), t("prompt.stop"), running=view.running, sent=sent)
-        exact = {} if view.sent is None else {"sent": view.sent}
+        exact: dict[str, Any] = {} if view.sent is None else {"sent": view.sent}
+        if not sent:
+            exact["more"] = gr.Button(t("chat.go_on"), visible=view.unfinished)
         return _Outputs(*buttons, status=view.status, output=view.output, timing=view.timing, id=view.id, **exact)
 
     name = gr.State("")
-    outputs = _Outputs(generate, stop, status, output, timing, sent, name).all()
+    outputs = _Outputs(generate, stop, status, output, timing, sent, name, more).all()
     tokens, *others = sampling.components
     inputs = [prompt, tokens, prompt_format, *others, adapter, language, as_json, schema]
     generate.click(ask, inputs, outputs, show_progress="hidden", api_name="generate")
     stop.click(end, name, **AT_ONCE)
     clear.click(empty, None, [prompt, *outputs], **AT_ONCE)
-    page.load(resume, None, outputs, **QUIET)
+    more.click(go_on, name, outputs, **QUIET)
+    page.load(resume, outputs=outputs, **shown_before("cg-answer-status"), **QUIET)
     return examples, prompt_format, language, adapter
