@@ -163,7 +163,9 @@ class Presenter:
             async for view in views:
                 yield view
 
-    async def go_on(self, caller: Caller, name: str) -> AsyncGenerator[PromptView, None]:
+    async def go_on(
+        self, caller: Caller, name: str, params: Callable[[], GenerationParams]
+    ) -> AsyncGenerator[PromptView, None]:
         """Views of the answer of this name as it goes on where it ended; nothing if it is not known any more."""
         before = self.answers.known("prompt", caller, name)
         if before is None or before.ticket is None:
@@ -171,20 +173,21 @@ class Presenter:
         watch, text = self.answers.open("prompt", caller), before.ticket.text
         watch.answer.begun = before.begun + text
         yield self._view(Answer(), None, watch.answer)
-        answers = self.answers.follow(watch, partial(self._continued, watch.answer, before.ticket.request, text))
+        asked, name = before.ticket.request, watch.answer.id
+        request = lambda: replace(self._continued(asked, text), request_id=name, params=params())  # noqa: E731
+        answers = self.answers.follow(watch, request)
         async with aclosing(self._views(watch, answers)) as views:
             async for view in views:
                 yield view
 
-    def _continued(self, answer: PageAnswer, before: GenerationRequest, text: str) -> GenerationRequest:
-        if before.prompt is None:
-            last = Message("assistant", before.messages[-1].content + text)
-            return replace(before, request_id=answer.id, messages=(*before.messages[:-1], last))
-        if before.prompt_format == "chat":
-            messages = (Message("user", before.prompt), Message("assistant", text))
-            return replace(before, request_id=answer.id, prompt=None, messages=messages)
-        exact = self.service.preview_prompt(before).text
-        return replace(before, request_id=answer.id, prompt=exact + text, prompt_format="raw")
+    def _continued(self, asked: GenerationRequest, text: str) -> GenerationRequest:
+        """What was asked, and ``text``, which was answered, as the beginning of the answer."""
+        if asked.prompt is None:
+            last = Message("assistant", asked.messages[-1].content + text)
+            return replace(asked, messages=(*asked.messages[:-1], last))
+        if asked.prompt_format == "chat":
+            return replace(asked, prompt=None, messages=(Message("user", asked.prompt), Message("assistant", text)))
+        return replace(asked, prompt=self.service.preview_prompt(asked).text + text, prompt_format="raw")
 
     async def resume(self, caller: Caller, name: str = "", page: Page = "prompt") -> AsyncGenerator[PromptView, None]:
         """The answer of this name once more, or the one that this visitor's page lost a moment ago, if there is one."""

@@ -368,7 +368,7 @@ def test_an_answer_that_reached_its_limit_goes_on_behind_itself(form: PromptForm
     assert (half.output, half.unfinished) == ("AI is the", True)
 
     async def scene(name: str) -> list[PromptView]:
-        return [view async for view in site.presenter().go_on(ANN, name)]
+        return [view async for view in site.presenter().go_on(ANN, name, _limit(40))]
 
     more = _run(lambda: scene(half.id))
     assert more[0].output == half.output

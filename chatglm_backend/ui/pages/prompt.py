@@ -114,8 +114,9 @@ def build_prompt_page(
             async for update in updates:
                 yield update
 
-    async def go_on(request: gr.Request, name: str) -> AsyncGenerator[tuple[Any, ...], None]:
-        async with aclosing(shown(presenter.go_on(caller_of(request, history), name), show)) as updates:
+    async def go_on(request: gr.Request, name: str, *numbers: float | None) -> AsyncGenerator[tuple[Any, ...], None]:
+        views = presenter.go_on(caller_of(request, history), name, partial(sampling.params, numbers))
+        async with aclosing(shown(views, show)) as updates:
             async for update in updates:
                 yield update
 
@@ -140,6 +141,6 @@ def build_prompt_page(
     generate.click(ask, inputs, outputs, show_progress="hidden", api_name="generate")
     stop.click(end, name, **AT_ONCE)
     clear.click(empty, None, [prompt, *outputs], **AT_ONCE)
-    more.click(go_on, name, outputs, **QUIET)
+    more.click(go_on, [name, *sampling.components], outputs, **QUIET)
     page.load(resume, outputs=outputs, **shown_before("cg-answer-status"), **QUIET)
     return examples, prompt_format, language, adapter
