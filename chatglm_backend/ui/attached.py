@@ -35,15 +35,27 @@ def fit_with_documents(turns: Turns, count: Callable[[Turns], int], limit: int, 
         return fit(turns, count, limit, reserve)
     question = next((turn.content for turn in reversed(turns) if turn.role == "user"), "")
     if sum(len(page) for one in documents for page in one.pages) <= limit * CHARACTERS_PER_TOKEN:
-        full = fit(turns, lambda some: count(whole(_asked(turns, some))), limit, reserve)
+        full = _fit_whole(turns, count, limit, reserve)
         if full.used + reserve <= limit:
-            sources = Sources(nearest(documents, question))
-            return replace(full, messages=whole(_asked(turns, full.messages)), sources=sources)
+            return replace(full, sources=Sources(nearest(documents, question)))
     bare = fit(turns, count, (limit - reserve) // 2, 0)
     placed = place(_asked(turns, bare.messages), count, limit, reserve)
     best = ranked(placed.passages, question)
     sources = Sources(tuple(placed.passages[i] for i in best), placed.count)
     return Fitted(placed.messages, count(placed.messages), bare.dropped, sources)
+
+
+def _fit_whole(turns: Turns, count: Callable[[Turns], int], limit: int, reserve: int) -> Fitted:
+    """As :func:`fit`, with all that the documents say. They are long: they are not counted for every round."""
+
+    def counted(some: Turns) -> int:
+        return count(whole(_asked(turns, some)))
+
+    last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=0)
+    added = counted(turns[last:]) - count(turns[last:])
+    bare = fit(turns, count, limit - added, reserve)
+    full = fit(bare.messages, counted, limit, reserve)
+    return replace(full, messages=whole(_asked(turns, full.messages)), dropped=bare.dropped + full.dropped)
 
 
 def _asked(turns: Turns, some: Turns) -> list[Asked]:

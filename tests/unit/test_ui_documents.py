@@ -153,6 +153,26 @@ def test_a_document_stays_when_its_round_no_longer_fits() -> None:
     assert fitted.used <= 490
 
 
+def test_a_document_is_not_counted_for_every_round() -> None:
+    """However many rounds there are to leave out: that would take long."""
+    rounds = (Message("user", "x" * 20), Message("assistant", "y" * 20)) * 50
+    turns: Turns = (
+        Attached("user", "one", documents=(LEASE,)),
+        Message("assistant", "1"),
+        *rounds,
+        Message("user", "?"),
+    )
+    counted = []
+
+    def count(some: Turns) -> int:
+        counted.append("rent is due" in some[0].content)
+        return _length(some)
+
+    fitted = fit_with_documents(turns, count, limit=200, reserve=10)
+    assert (fitted.used, fitted.dropped) == (172, 49)
+    assert sum(counted) == 2
+
+
 def test_it_is_deleted_with_its_question_and_its_conversation(tmp_path: Path) -> None:
     """Undo, deletion, and deletion of all leave no word of it."""
     count = "SELECT COUNT(*) FROM documents"
