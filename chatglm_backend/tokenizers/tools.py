@@ -46,10 +46,12 @@ def calls_tools(family: str, name: str, context_limit: int, folder: Path) -> boo
     Of ChatGLM3-6B only the chat model with its usual context was; of GLM-4, those whose ``folder`` has a template that
     says how they are offered.
     """
+    if is_base(name):
+        return False
     if family == "glm4":
         template = read_template(folder)
         return template is not None and template.takes_tools
-    return family == "chatglm3" and context_limit <= _USUAL_CONTEXT and not is_base(name)
+    return family == "chatglm3" and context_limit <= _USUAL_CONTEXT
 
 
 def offer_text(tools: Sequence[Mapping[str, object]]) -> str:

@@ -172,6 +172,7 @@ def test_a_template_without_tools_takes_none(tmp_path: Path) -> None:
     """And no template says nothing of tools."""
     folder = write_json(tmp_path)
     assert not calls_tools("glm4", "any", 8192, folder)
+    assert not calls_tools("glm4", "GLM-4-9B-Base", 8192, write_json(tmp_path / "base", template=TOOLS_TEMPLATE))
     with pytest.raises(InvalidRequest, match="leaves one of them out"):
         opened(folder).encode_chat([Offer("system", offer_text([{"name": "f"}])), Message("user", "hi")])
     assert not calls_tools("glm4", "any", 8192, write_json(folder, template=None))
