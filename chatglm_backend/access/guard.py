@@ -137,7 +137,9 @@ class Guard:
         answer = self._problem(scope, headers)
         if answer is None and path == "/":
             answer = await self._sign_in(scope, headers, receive)
-        if answer is None and path not in _OPEN:
+        if answer is None and path in _OPEN and self._cookie_enough(headers):
+            admit(scope)
+        elif answer is None and path not in _OPEN:
             answer = self._keep_out(scope, headers)
         return answer
 

@@ -34,7 +34,7 @@ from chatglm_backend.checkpoint.preflight import Room
 from chatglm_backend.checkpoint.progress import Progress, check_cancel, silent
 from chatglm_backend.checkpoint.source import CheckpointFolder
 from chatglm_backend.checkpoint.target import check_target, clean_leftovers, is_current, new_data_folder
-from chatglm_backend.checkpoint.writer import Opener, open_for_writing
+from chatglm_backend.checkpoint.writer import Opener, disk_named, open_for_writing
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import CheckpointError, ConfigError
 from chatglm_backend.sentences import Sentence
@@ -83,7 +83,7 @@ def convert(
     if target.resolve() == source.path.resolve():
         raise ConfigError(name="out", value=target, reason=Sentence("folder.same"))
     check_target(target)
-    with writer_lock(target, cancel=cancel):
+    with disk_named(target), writer_lock(target, cancel=cancel):
         clean_leftovers(target)
         if is_current(target, fingerprint_of(source, merge)):
             return target
@@ -101,7 +101,11 @@ def convert(
             shutil.rmtree(data, ignore_errors=True)
             raise
         manifest = build_manifest(source, data.name, records, merge)
-        write_manifest(target, manifest)
+        try:
+            write_manifest(target, manifest)
+        except BaseException:
+            clean_leftovers(target)  # of which the data is one, unless the manifest stands
+            raise
         remember_verified(target, manifest, source=source.path.resolve())
         clean_leftovers(target)
     return target

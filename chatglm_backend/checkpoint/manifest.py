@@ -170,11 +170,15 @@ def read_noted(path: Path) -> dict[str, object]:
 def write_json_atomic(path: Path, value: Mapping[str, object]) -> None:
     """Write a JSON file so that readers see the old one or the new one, also after a power cut."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            json.dump(value, file, ensure_ascii=False, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     remove_leftovers(path.parent, f"{path.name}.*.tmp")
     fsync_folder(path.parent)
 

@@ -89,6 +89,9 @@ def _pickled(path: Path, first: int) -> list[StoredTensor]:
         raise DamagedFile(path=path, reason=Sentence("file.torch_failed")) from error
     if not isinstance(loaded, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
         raise UnsafeCheckpoint(path=path)
+    for name, tensor in loaded.items():
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+            raise CheckpointError(path=path, reason=Sentence("file.no_values", name=name))
     return [
         StoredTensor(name, tensor.detach(), tensor.dtype, tuple(tensor.shape), path, first + i, mapped)
         for i, (name, tensor) in enumerate(loaded.items())

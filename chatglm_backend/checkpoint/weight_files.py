@@ -97,9 +97,13 @@ def read_safetensors_header(path: Path) -> dict[str, HeaderEntry]:
         entries = {name: _header_entry(value, 8 + length) for name, value in header.items() if name != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedFile(path=path, reason=Sentence("file.header_damaged")) from None
-    needed = max((entry.end for entry in entries.values()), default=8 + length)
-    if needed != size:
-        raise DamagedFile(path=path, reason=Sentence("file.size", found=size, expected=needed))
+    end = 8 + length
+    for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.end)):
+        if entry.start != end:  # tensors lie one behind the other: no byte is two tensors', or none's
+            raise DamagedFile(path=path, reason=Sentence("file.header_damaged"))
+        end = entry.end
+    if end != size:
+        raise DamagedFile(path=path, reason=Sentence("file.size", found=size, expected=end))
     return entries
 
 

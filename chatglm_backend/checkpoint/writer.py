@@ -5,13 +5,14 @@ Never holds more than the piece being written. Knows nothing of models.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import math
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from chatglm_backend.checkpoint.manifest import FileRecord
 from chatglm_backend.checkpoint.mapping import DTYPES
-from chatglm_backend.errors import NotEnoughDisk
+from chatglm_backend.errors import CheckpointError, NotEnoughDisk
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.units import size
 
 TensorLayout = tuple[torch.dtype, tuple[int, ...]]
@@ -34,6 +36,19 @@ Opener = Callable[[Path], BinaryIO]
 def open_for_writing(path: Path) -> BinaryIO:
     """Open a new file."""
     return path.open("xb")
+
+
+@contextlib.contextmanager
+def disk_named(folder: Path, left: int = 0) -> Iterator[None]:
+    """A full disk is a NotEnoughDisk with the bytes that are ``left`` to write; a locked one a CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise CheckpointError(path=folder, reason=Sentence("folder.not_writable")) from error
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NotEnoughDisk(path=folder, free=size(0), needed=size(max(left, 100_000_000))) from error
 
 
 def tensor_bytes(layout: TensorLayout) -> int:
@@ -71,7 +86,8 @@ class StreamWriter:
 
     def close(self) -> None:
         """Close the file, finished or not."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a full disk, for what is not wanted any more
+            self._file.close()
 
     def _put(self, data: bytes | memoryview) -> None:
         self._guard(lambda: self._file.write(data))
@@ -83,13 +99,8 @@ class StreamWriter:
         os.fsync(self._file.fileno())
 
     def _guard(self, action: Callable[[], object]) -> None:
-        try:
+        with disk_named(self.path.parent, self.left):
             action()
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            needed = size(max(self.left, 100_000_000))
-            raise NotEnoughDisk(path=self.path.parent, free=size(0), needed=needed) from error
 
 
 def _header(layout: Mapping[str, TensorLayout]) -> bytes:

@@ -150,8 +150,12 @@ def _publish(path: Path, data: bytes) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # One name for all writers: what a killed one left is written over, and a block that two have mixed is no block.
     part = path.with_name(f"{path.name}.part")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(data)
+    except OSError:  # a full disk would stay full
+        part.unlink(missing_ok=True)
+        raise
     with contextlib.suppress(FileNotFoundError):  # another writer has put it there
         part.replace(path)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -251,6 +253,41 @@ def test_full_disk_on_the_way(source: CheckpointFolder, tmp_path: Path) -> None:
     assert generations(tmp_path / "out") == []
     assert not (tmp_path / "out" / MANIFEST).exists()
     verify_files(made := convert(source, tmp_path / "out", quantize=quantize), read_manifest(made), full=True)
+
+
+def _said_by(action: Callable[[], object], error: type[Exception]) -> str:
+    try:
+        action()
+    except error as said:
+        return str(said)
+    return ""
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_fails_at_any_file_is_named_and_left_clean(
+    source: CheckpointFolder, tmp_path: Path, error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, small files, the manifest: one sentence each, nothing half-made, and the next try works."""
+    real, target, failed = os.fsync, tmp_path / "out", 0
+    expected = {errno.ENOSPC: (NotEnoughDisk, "Free some space"), errno.EROFS: (CheckpointError, "--no-cache")}[error]
+    for at in itertools.count():
+        calls = itertools.count()
+
+        def fsync(descriptor: int, calls: Iterator[int] = calls, at: int = at) -> None:
+            if next(calls) == at:
+                raise OSError(error, "the disk")
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        said = _said_by(lambda: convert(source, target, quantize=quantize, options=SMALL), expected[0])
+        failed += expected[1] in said
+        assert not list(target.glob("*.tmp"))
+        if next(calls) <= at or (target / MANIFEST).exists():
+            break
+        assert generations(target) == []
+    assert failed > 5
+    monkeypatch.undo()
+    verify_files(convert(source, target, quantize=quantize), read_manifest(target), full=True)
 
 
 def test_not_onto_the_source(source: CheckpointFolder) -> None:

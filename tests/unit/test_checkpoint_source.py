@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import pytest
 import torch
 from refusals import refused
 from safetensors.torch import save_file
+from torch import Tensor
 
 from chatglm_backend.checkpoint.convert import convert_in_memory
 from chatglm_backend.checkpoint.plan import make_plan, read_dense
 from chatglm_backend.checkpoint.resolve import resolve
 from chatglm_backend.checkpoint.source import inspect_folder
-from chatglm_backend.checkpoint.weight_files import file_fingerprint
+from chatglm_backend.checkpoint.tensors import open_file
+from chatglm_backend.checkpoint.weight_files import file_fingerprint, read_safetensors_header
 from chatglm_backend.errors import (
     AdapterMismatch,
     CheckpointError,
@@ -383,3 +386,25 @@ def test_fingerprint_of_a_large_file_sees_every_tensor(tmp_path: Path) -> None:
         save_file({"a": big, "b": small + value, "c": big.clone()}, tmp_path / "model.safetensors")
         prints.add(file_fingerprint(tmp_path / "model.safetensors"))
     assert len(prints) == 2
+
+
+@pytest.mark.parametrize("make", [Tensor.to_sparse, lambda tensor: tensor.to("meta")])
+def test_tensors_without_values_are_one_sentence(tmp_path: Path, make: Callable[[Tensor], Tensor]) -> None:
+    """Sparse ones and those of a model that was only sketched are in pickles that PyTorch reads."""
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"x": torch.ones(2), "dense.weight": make(torch.ones(4, 64))}, path)
+    with refused(CheckpointError, "file.no_values", name="dense.weight"):
+        open_file(path)
+
+
+@pytest.mark.parametrize("offsets", [([0, 16], [8, 24]), ([0, 16], [24, 40]), ([8, 24], [24, 40]), ([0, 16], [0, 16])])
+def test_tensors_that_share_bytes_or_leave_some_out_are_damage(tmp_path: Path, offsets: tuple[list[int], ...]) -> None:
+    """One tensor's bytes lie behind the other's; a header that says otherwise has been changed."""
+    header = {
+        name: {"dtype": "F32", "shape": [4], "data_offsets": place} for name, place in zip("ab", offsets, strict=True)
+    }
+    raw = json.dumps(header).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(max(end for _, end in offsets)))
+    with refused(DamagedFile, "file.header_damaged"):
+        read_safetensors_header(path)

@@ -167,6 +167,14 @@ def test_events_are_not_carried_out_without_the_queue(path: str) -> None:
     assert (reply.is_success, called) == (False, []), changed("api_open=False no longer closes the direct routes")
 
 
+@pytest.mark.parametrize("body", [{"fn_index": -1}, {"fn_index": 2**70}, {"fn_index": 0, "session_hash": ""}])
+@pytest.mark.parametrize("path", ["queue/join", "run/predict"])
+def test_a_function_that_is_not_there_is_an_error_of_the_clients(path: str, body: dict[str, Any]) -> None:
+    """``mounting``: Gradio itself ends such a request with an exception of its own."""
+    reply = served().post(f"/zh/gradio_api/{path}", json={"data": ["x"], "session_hash": "s", **body})
+    assert 400 <= reply.status_code < 500, changed("it looks functions up otherwise now; see mounting.py")
+
+
 def test_no_unknown_route_takes_the_number_of_a_session_or_an_event() -> None:
     """Who checks whose a session or an event is must know every route that names one, in path, query or body."""
     spec = served().get("/zh/openapi.json").json()

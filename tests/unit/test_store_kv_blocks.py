@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import sys
@@ -177,3 +178,18 @@ def test_two_writers_leave_whole_blocks_or_none(tmp_path: Path) -> None:
     assert read(writers[0], IDS) <= len(IDS)  # every byte that is read is checked
     writers[1].write(ADA, IDS, TOKEN_BYTES, bytes_of)
     assert read(writers[0], IDS) == len(IDS)
+
+
+def test_a_full_disk_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take the room that is missing."""
+
+    def full(descriptor: int, _: str) -> None:
+        os.close(descriptor)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdopen", full)
+        with pytest.raises(OSError, match="No space"):
+            kept(tmp_path)
+    assert files_of(tmp_path) == []
+    assert read(kept(tmp_path), IDS) == len(IDS)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import gradio as gr
+from gradio.route_utils import FnIndexInferError
+from starlette.responses import JSONResponse
 
 from chatglm_backend.ui.gradio_insides.languages import LanguageRoot
 from chatglm_backend.ui.gradio_insides.sessions import Sessions
@@ -13,6 +15,7 @@ from chatglm_backend.ui.theme import page_script, page_styles, page_theme
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.requests import Request
     from starlette.types import ASGIApp
 
     from chatglm_backend.sentences import Language
@@ -33,6 +36,12 @@ def mount_pages(app: FastAPI, pages: Mapping[Language, gr.Blocks]) -> None:
         )  # fmt: skip
         # Requests reach it through the root below only, which rewrites its HTML.
         served[language] = mounted = app.router.routes.pop().app  # type: ignore[attr-defined]
+        for error in (KeyError, FnIndexInferError):  # a function or a session that is not there
+            mounted.add_exception_handler(error, _not_there)
         mounted.state_holder = Sessions()
         mounted.state_holder.set_blocks(page)
     app.mount("/", LanguageRoot(served, page_script(), {language: page.title for language, page in pages.items()}))
+
+
+def _not_there(_: Request, __: Exception) -> JSONResponse:
+    return JSONResponse({"detail": "There is no such function here. Reload the page."}, 404)
