@@ -111,7 +111,7 @@ def create_app(
     from chatglm_backend.ui.counting_routes import count_router
     from chatglm_backend.ui.document_routes import document_router
     from chatglm_backend.ui.documents import DocumentDesk
-    from chatglm_backend.ui.gradio_insides.mounting import mount_pages
+    from chatglm_backend.ui.gradio_insides.mounting import mount_pages, no_spare_apps
     from chatglm_backend.ui.gradio_insides.session_owner import SessionOwner
     from chatglm_backend.ui.history import History
     from chatglm_backend.ui.history_routes import history_router
@@ -137,9 +137,10 @@ def create_app(
     for language, texts in catalogues.items():
         presenter, chat = Presenter(service, answers, texts), ChatPresenter(service, answers, history, texts)
         speed, models = SpeedPresenter(service, desk, texts), ModelsPresenter(service, keeper, texts, policy.shared)
-        pages[language] = build_page(
-            presenter, chat, speed, models, history, BatchPresenter(batches, texts), documents, settings, links
-        )
+        with no_spare_apps():
+            pages[language] = build_page(
+                presenter, chat, speed, models, history, BatchPresenter(batches, texts), documents, settings, links
+            )
     app.include_router(openai_router(service, settings, policy.max_body))
     app.include_router(operations_router(service))
     app.include_router(history_router(history, catalogues))
@@ -206,8 +207,11 @@ def run_page(service: Service, settings: Settings, policy: AccessPolicy, listene
 
     allow_open_files()
     try:
+        gc.disable()  # what imports make stays: it need not be looked through again and again
         with catch_prints(settings), gradio_environment(os.environ):
             app = create_app(service, settings, policy)
+            gc.freeze()
+            gc.enable()
             for line in announcement(policy, picture=sys.stderr.isatty()):
                 say(line)
             config = uvicorn.Config(app, log_config=None, **server_options(policy, settings))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import gradio as gr
 from gradio.route_utils import FnIndexInferError
+from gradio.routes import App
 from starlette.responses import JSONResponse
 
 from chatglm_backend.ui.gradio_insides.languages import LanguageRoot
@@ -24,18 +26,33 @@ _LOOK_S = 0.01
 """How often the queue looks for something to do. Gradio's own thousand times a second are felt by the model."""
 
 
+@contextmanager
+def no_spare_apps() -> Iterator[None]:
+    """Build a page without an application of Gradio's: it makes all routes at three times before the page is mounted.
+
+    Those take longer than the page itself, and only the one that mounting makes is ever asked.
+    """
+    original = App.create_app
+    App.create_app = staticmethod(lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        App.create_app = staticmethod(original)
+
+
 def mount_pages(app: FastAPI, pages: Mapping[Language, gr.Blocks]) -> None:
     """Serve each page in its language. Call it last: it answers whatever no other route of ``app`` does."""
     served: dict[Language, ASGIApp] = {}
     for language, page in pages.items():
-        page.queue(default_concurrency_limit=None, api_open=False)
+        with no_spare_apps():
+            page.queue(default_concurrency_limit=None, api_open=False)
         page._queue.sleep_when_free = _LOOK_S
         gr.mount_gradio_app(
             app, page, path=f"/{language}", theme=page_theme(), css=page_styles(), footer_links=[], run_history=False,
             show_error=False, max_file_size="1mb", ssr_mode=False, pwa=False, enable_monitoring=False,
         )  # fmt: skip
         # Requests reach it through the root below only, which rewrites its HTML.
-        served[language] = mounted = app.router.routes.pop().app  # type: ignore[attr-defined]
+        served[language] = page.app = mounted = app.router.routes.pop().app  # type: ignore[attr-defined]
         for error in (KeyError, FnIndexInferError):  # a function or a session that is not there
             mounted.add_exception_handler(error, _not_there)
         mounted.state_holder = Sessions()
