@@ -1,9 +1,10 @@
 """From the start of the process to the page, the model and the first token, for a model converted before.
 
 Starts the real command and asks it over HTTP, as an impatient person would, and then once more for the next
-answer. The first round, which fills the page cache, is shown apart.
+answer. The first round, which fills the page cache, is shown apart. With ``--against``, another checkout starts in turn
+with this one, each with a cache of its own, and the medians' ratios are shown.
 
-    python -m benchmarks.second_start --model DIR --rounds 3
+    python -m benchmarks.second_start --model DIR --rounds 3 --against ../before
 """
 
 from __future__ import annotations
@@ -32,34 +33,46 @@ def seconds_to_token(server: Server) -> float:
     raise RuntimeError("the answer never began")
 
 
-def one_start(flags: Sequence[str]) -> tuple[float, ...]:
+def one_start(flags: Sequence[str], root: Path) -> tuple[float, ...]:
     """Start the page; wait for page, model, first token and the second answer's first token; end it."""
-    with tempfile.TemporaryDirectory() as data, Server(Path(data), "second-start", flags) as server:
+    with tempfile.TemporaryDirectory() as data, Server(Path(data), "second-start", flags, root) as server:
         page, ready = server.seconds_until("/"), server.seconds_until("/ready")
         times = page, ready, ready + seconds_to_token(server), seconds_to_token(server)
         server.terminate()
         return times
 
 
-def _row(name: str, seconds: Sequence[float]) -> str:
-    return f"| {name} | {' | '.join(f'{number:.2f}' for number in seconds)} |"
+def _row(name: str, numbers: Sequence[float]) -> str:
+    return f"| {name} | {' | '.join(f'{number:.2f}' for number in numbers)} |"
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--cache", help="where converted models are kept")
+    parser.add_argument("--model", help="default: the one that the page begins with")
+    parser.add_argument("--cache", type=Path, help="where converted models and kernels are kept")
+    parser.add_argument("--against", type=Path, help="another checkout; its cache has the name of ours with -against")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    flags = ["--model", options.model, *(["--cache", options.cache] if options.cache else [])]
+    flags = ["--model", options.model] if options.model else []
+    cache = options.cache and options.cache.absolute()
+    runs = {"here": (Path(__file__).resolve().parents[1], cache)}
+    if options.against:
+        runs["against"] = options.against.resolve(), cache and cache.with_name(f"{cache.name}-against")
     print("| start | page answers, s | model ready, s | first token, s | first token of the next answer, s |")
     print("|---|---|---|---|---|")
-    found = []
+    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in runs}
     for number in range(options.rounds + 1):
-        found.append(one_start(flags))
-        print(_row(str(number or "warm-up"), found[-1]), flush=True)
-    print(_row("**median**", [statistics.median(times) for times in zip(*found[1:], strict=True)]))
+        for name, (root, place) in runs.items():
+            found[name].append(one_start([*flags, *(["--cache", str(place)] if place else [])], root))
+            print(_row(f"{name}, {number or 'warm-up'}", found[name][-1]), flush=True)
+    medians = {
+        name: [statistics.median(times) for times in zip(*rows[1:], strict=True)] for name, rows in found.items()
+    }
+    for name, times in medians.items():
+        print(_row(f"**{name}, median**", times))
+    if options.against:
+        print(_row("**ratio**", [a / b for a, b in zip(medians["here"], medians["against"], strict=True)]))
 
 
 if __name__ == "__main__":

@@ -35,21 +35,21 @@ class Sample:
 
 
 class Server:
-    """``webui.py`` on 127.0.0.1 with a token, its log in ``folder``. A context, at whose end it is gone."""
+    """``webui.py`` of ``root`` on 127.0.0.1 with a token, its log in ``folder``. A context, at whose end it is gone."""
 
-    def __init__(self, folder: Path, token: str, flags: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, token: str, flags: Sequence[str] = (), root: Path = _ROOT) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.token, self.port = token, int(probe.getsockname()[1])
         self.samples: list[Sample] = []
         self._log = folder / "log.jsonl"
         command = [
-            sys.executable, str(_ROOT / "webui.py"), "--listen", "--host", "127.0.0.1", "--port", str(self.port),
+            sys.executable, str(root / "webui.py"), "--listen", "--host", "127.0.0.1", "--port", str(self.port),
             "--token", token, "--log-format", "json", "--log-level", "info", "--data", str(folder), *flags,
         ]  # fmt: skip
         self._began = time.monotonic()
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=_ROOT)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=root)
         self._watched = psutil.Process(self._process.pid)
         self._end = threading.Event()
 

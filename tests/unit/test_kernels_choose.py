@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from chatglm_backend.int4.kernels import team
-from chatglm_backend.int4.kernels.choose import build_kernel, fastest
+from chatglm_backend.int4.kernels.choose import build_kernel, fastest, medians
 from chatglm_backend.int4.kernels.driver import Driver, build_driver
 from chatglm_backend.int4.kernels.layout import layout_nbytes
 from chatglm_backend.int4.kernels.product import ROW_CLASSES, CompiledKernel
@@ -51,6 +52,21 @@ def test_a_shape_is_measured_once_and_remembered(cache: Path) -> None:
     second: list[str] = []
     assert chosen == build(cache, second).from_layout(LAYOUT, 16, 64).variants
     assert [sum("compared" in line for line in told) for told in (first, second)] == [1, 0]
+
+
+@pytest.mark.parametrize(("call_s", "times"), [(0.001, 31), (1.0, 3)])
+def test_a_comparison_beside_other_work_ends_early(call_s: float, times: int) -> None:
+    """Three rounds are enough where they take long; each variant is called equally often."""
+    now, called = 0.0, {"a": 0, "b": 0}
+
+    def call(name: str) -> None:
+        nonlocal now
+        now += call_s * (1 + (name == "b"))
+        called[name] += 1
+
+    found = medians({name: partial(call, name) for name in called}, 31, lambda: now)
+    assert called == {"a": times, "b": times}
+    assert found == pytest.approx({"a": call_s, "b": 2 * call_s})
 
 
 @needs_two

@@ -12,11 +12,13 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
 import llvmlite
 import torch
+from torch import Tensor
 
 from chatglm_backend import units
 from chatglm_backend.errors import ConfigError
@@ -32,6 +34,9 @@ CPU_TOO_OLD = "this CPU has no AVX2"
 _FILE = "kernel-choice.json"
 _ROUNDS = {1: 31, 2: 31, 4: 31, 16: 15, 128: 5}
 """More rounds for classes of few rows: their products are short, and neighbours on the machine disturb them more."""
+_FEWEST_ROUNDS = 3
+_PATIENCE_S = 0.5
+"""So long a class of rows is measured at most, after its first rounds: beside other work a shape took half a minute."""
 _WORTH_CHANGING = 0.97
 """A variant is passed over only for one that takes less than this part of its time: closer ones are told by chance."""
 _MEASURED_BYTES = 128 << 20
@@ -137,17 +142,9 @@ class _Choices:
         chosen = {}
         for rows in ROW_CLASSES:
             x = torch.ones(rows, in_)
-            seconds: dict[str, list[float]] = {name: [] for name in products}
             turns = cycle(range(len(layouts)))
-            names = list(products)
-            for turn in range(_ROUNDS[rows]):
-                first = turn % len(names)
-                for name in names[first:] + names[:first]:
-                    product = products[name][next(turns)]
-                    start = time.perf_counter()
-                    product(x)
-                    seconds[name].append(time.perf_counter() - start)
-            chosen[rows] = fastest({name: statistics.median(values) for name, values in seconds.items()})
+            calls = {name: partial(_multiply, own, turns, x) for name, own in products.items()}
+            chosen[rows] = fastest(medians(calls, _ROUNDS[rows]))
         return chosen
 
     def _read(self) -> dict[str, dict[int, str]]:
@@ -168,6 +165,27 @@ class _Choices:
             write_whole(self._file, json.dumps({self._key: self._known}, indent=1).encode())
         except OSError as error:
             self._notify(f"the choice of kernels could not be kept: {error}")
+
+
+def _multiply(products: list[Product], turns: Iterator[int], x: Tensor) -> None:
+    products[next(turns)](x)
+
+
+def medians(
+    calls: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Seconds that each call takes, in rounds that begin with another of them each time; fewer where they take long."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    names, until = list(calls), clock() + _PATIENCE_S
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            start = clock()
+            calls[name]()
+            seconds[name].append(clock() - start)
+        if turn + 1 >= _FEWEST_ROUNDS and clock() > until:
+            break
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def fastest(seconds: Mapping[str, float]) -> str:
