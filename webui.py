@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from chatglm_backend.access.announce import announcement, share_links
 from chatglm_backend.access.policy import AccessPolicy, policy_from
 from chatglm_backend.errors import ChatGLMError, ConfigError
+from chatglm_backend.imports import many_imports
 from chatglm_backend.logs import Say, catch_prints, start_logging
 from chatglm_backend.network import quiet_environment
 from chatglm_backend.settings import Settings
@@ -122,7 +123,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        asyncio.get_running_loop().call_later(0.2, service.load, settings.model)
+        asyncio.get_running_loop().call_later(0.05, service.load, settings.model)
         tidying = asyncio.create_task(batches.keep_tidy())
         yield
         tidying.cancel()
@@ -207,11 +208,11 @@ def run_page(service: Service, settings: Settings, policy: AccessPolicy, listene
 
     allow_open_files()
     try:
-        gc.disable()  # what imports make stays: it need not be looked through again and again
-        with catch_prints(settings), gradio_environment(os.environ):
-            app = create_app(service, settings, policy)
-            gc.freeze()
-            gc.enable()
+        with catch_prints(settings), contextlib.ExitStack() as until_the_end:
+            with many_imports():
+                until_the_end.enter_context(gradio_environment(os.environ))
+                app = create_app(service, settings, policy)
+                gc.freeze()
             for line in announcement(policy, picture=sys.stderr.isatty()):
                 say(line)
             config = uvicorn.Config(app, log_config=None, **server_options(policy, settings))

@@ -17,6 +17,7 @@ from chatglm_backend.checkpoint.places import expanded
 from chatglm_backend.checkpoint.preflight import available_memory
 from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, LoadProgress, ModelInfo
 from chatglm_backend.errors import DamagedLowBit, LoadCancelled
+from chatglm_backend.imports import many_imports
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.service.adapters import Adapters, BaseParts, named_source
 from chatglm_backend.service.kernels import ComparisonEngine, kernel_cache, other_kernels
@@ -93,7 +94,8 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
     """Find, convert if need be, and map ``model``. Only a model that was named is ever downloaded."""
     settings, env = how.settings, how.env
     how.progress(LoadProgress("find"))
-    import torch
+    with many_imports():
+        import torch
 
     from chatglm_backend.adapters.load import own_prefix
     from chatglm_backend.checkpoint.default import bundled_folder, default_model
@@ -141,12 +143,13 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
         revision=settings.revision,
     )
     how.progress(LoadProgress("map"))
-    choice = select_kernel(
-        cast("KernelName", settings.kernel),
-        threads=plan.threads,
-        cache=kernel_cache(settings, env),
-        notify=_log.info,
-    )
+    with many_imports():  # numba's, half of them when its function is loaded
+        choice = select_kernel(
+            cast("KernelName", settings.kernel),
+            threads=plan.threads,
+            cache=kernel_cache(settings, env),
+            notify=_log.info,
+        )
     map_for = partial(
         map_weights, kernel=choice.kernel, progress=how.progress, cancel=how.cancel, keep=not settings.no_cache
     )

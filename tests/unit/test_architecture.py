@@ -23,6 +23,7 @@ FLOORS: dict[str, int] = {
     "sampling": 0,
     "units": 0,
     "leftovers": 0,
+    "imports": 0,
     "core": 1,
     "network": 1,
     "textfile": 1,

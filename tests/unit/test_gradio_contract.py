@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -237,3 +239,30 @@ def test_our_style_sheet_names_classes_that_gradio_has() -> None:
     names = {name for name in re.findall(r"\.([a-z][\w-]*)", rules) if not name.startswith("cg-")}
     gone = sorted(name for name in names if name not in frontend())
     assert gone == [], changed("these classes are gone; rules of page.css do nothing now")
+
+
+def test_a_start_writes_no_stubs_and_makes_one_application_a_page() -> None:
+    """Half of Gradio's import writes ``.pyi`` files beside its components, and each page had four applications."""
+    script = """
+import os, sys, tempfile
+from collections import Counter
+seen = Counter()
+sys.addaudithook(lambda event, args: seen.update(stubs=event == "open" and str(args[0]).endswith(".pyi")))
+from chatglm_backend.ui.gradio_insides.environment import gradio_environment
+with gradio_environment(os.environ):
+    import gradio as gr
+    from fastapi import FastAPI
+    from gradio.routes import App
+    from chatglm_backend.ui.gradio_insides.mounting import mount_pages, no_spare_apps
+    original = App.create_app
+    App.create_app = staticmethod(lambda *a, **k: seen.update(apps=1) or original(*a, **k))
+    with no_spare_apps(), gr.Blocks() as page:
+        gr.Textbox()
+    async def mount():
+        mount_pages(FastAPI(), {"zh": page})
+    import asyncio; asyncio.run(mount())
+    gr.Blocks()
+print(dict(seen), page.app.get_blocks() is page)
+"""
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert said.stdout.split("\n")[0] == "{'stubs': 0, 'apps': 2} True", changed(f"{said.stdout}{said.stderr}")

@@ -1,13 +1,13 @@
 """All that depends on what Gradio does not document. Everything else of the page uses its documented interface only.
 
-- ``mounting``: takes the mounted applications out of FastAPI's routes, closes what the page does not need, and lets
-  the queue look for work less often.
+- ``mounting``: takes the mounted applications out of FastAPI's routes, closes what the page does not need, lets
+  the queue look for work less often, and has one application made for a page instead of four.
 - ``languages`` and ``html``: one address for several languages; the served HTML is rewritten.
 - ``sessions``: replaces the holder of what Gradio remembers of each page.
 - ``session_owner``: knows which of Gradio's routes name a session or an event, and lets only its visitor in.
 - ``buttons``: updates of buttons carry their words, and are left out where nothing changes.
 - ``labels``: Gradio's own English labels, which the page's script replaces.
-- ``environment``: what its import reads of the environment, and where it keeps files.
+- ``environment``: what its import reads of the environment, where it keeps files, and that it writes no stubs.
 - ``handlers``: wraps generators, because one that yields nothing would empty the page.
 
 ``tests/unit/test_gradio_contract.py`` checks each of these habits of Gradio's and says what must be looked at when one
