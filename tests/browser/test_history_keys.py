@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser_helpers import Visit
-from chat_steps import answers, open_chat, say, titles
+from chat_steps import ANSWERS, BOX, STATUS, answers, open_chat, say, titles
 
 pytestmark = pytest.mark.browser
 
@@ -67,6 +67,46 @@ def test_deleting_by_keyboard_leads_to_the_next_row(two: Visit) -> None:
     two.page.keyboard.press("Enter")
     titles(two)
     _focused(two, "#cg-history-search :is(textarea, input)")
+    assert two.faults == []
+
+
+def test_a_conversation_is_led_with_the_keyboard_alone(two: Visit) -> None:
+    """Send, stop, a new one, copy, answer again, settings, another page and back, an old one: no mouse is needed."""
+    page = two.page
+    two.reach("#cg-chat-clear")
+    page.keyboard.press("Enter")
+    answers(two, 0)
+    two.reach(BOX)
+    page.keyboard.type("slow")
+    page.keyboard.press("Enter")
+    page.locator(f"{STATUS}[data-phase=writing]").wait_for()
+    page.keyboard.press("Escape")
+    page.locator(STATUS, has_text="Stopped").wait_for()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    two.reach("#cg-chat [aria-label=Retry]")  # the way there leads over the buttons of the answer
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate("getComputedStyle(document.activeElement.closest('[class*=message-buttons]')).opacity") == "1"
+    page.keyboard.press("Enter")
+    page.wait_for_function("navigator.clipboard.readText().then((text) => text.startsWith('word0'))")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.locator(f"{STATUS}[data-phase=writing]").wait_for()
+    two.reach("#cg-chat-stop")
+    page.keyboard.press("Enter")
+    page.locator(STATUS, has_text="Stopped").wait_for()
+    two.reach("#cg-chat-settings")
+    page.keyboard.press("Enter")
+    two.reach("#cg-chat-max-new-tokens")
+    two.reach("[role=tab]")
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    page.locator("#cg-tab-batch").wait_for()
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    two.reach("#cg-history .cg-row:nth-child(2) .cg-open")
+    page.keyboard.press("Enter")
+    page.locator(ANSWERS, has_text="AI").first.wait_for()
+    answers(two, 1)
     assert two.faults == []
 
 
