@@ -5,6 +5,7 @@ Never fetches anything. Loads no tensor.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,15 @@ class DefaultModel:
 def bundled_folder() -> Path:
     """Where the bundled model lies once there is one."""
     return Path(__file__).resolve().parent.parent / "demo_model"
+
+
+def bundled_rounds() -> int:
+    """How many earlier rounds of a conversation the bundled model can use, as its folder says; 0: all that fit."""
+    try:
+        said = json.loads((bundled_folder() / "chat.json").read_text(encoding="utf-8"))
+        return int(said["earlier_rounds"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def default_model(env: Mapping[str, str] = os.environ, *, bundled: Path | None = None) -> DefaultModel:

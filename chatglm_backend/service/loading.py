@@ -98,7 +98,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
         import torch
 
     from chatglm_backend.adapters.load import own_prefix
-    from chatglm_backend.checkpoint.default import bundled_folder, default_model
+    from chatglm_backend.checkpoint.default import bundled_folder, bundled_rounds, default_model
     from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint
     from chatglm_backend.checkpoint.prepare import Preparation, prepare
     from chatglm_backend.hardware import Wishes, plan_threads, read_machine
@@ -186,6 +186,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
         tools=calls_tools(checkpoint.config.family, checkpoint.name, most, checkpoint.tokenizer_folder),
         completes_code=completes_code(checkpoint.name),
         is_base=is_base(checkpoint.name),
+        chat_rounds=bundled_rounds() if model == str(bundled_folder()) else 0,
     )
     kv_dtype = network.new_cache(1).dtype
     own = None if rows is None else own_prefix(rows, kv_dtype, checkpoint.tokenizer_folder)

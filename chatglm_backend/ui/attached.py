@@ -23,7 +23,9 @@ def attached_to(turns: Iterable[Message]) -> tuple[Document, ...]:
     return tuple(document for turn in turns if isinstance(turn, Attached) for document in turn.documents)
 
 
-def fit_with_documents(turns: Turns, count: Callable[[Turns], int], limit: int, reserve: int) -> Fitted:
+def fit_with_documents(
+    turns: Turns, count: Callable[[Turns], int], limit: int, reserve: int, rounds: int = 0
+) -> Fitted:
     """As :func:`fit`, with what the documents say before their questions.
 
     Documents stay when their round is left out. They are whole as long as they fit beside the last question; else the
@@ -32,20 +34,20 @@ def fit_with_documents(turns: Turns, count: Callable[[Turns], int], limit: int, 
     """
     documents = attached_to(turns)
     if not any(any(one.pages) for one in documents):
-        return fit(turns, count, limit, reserve)
+        return fit(turns, count, limit, reserve, rounds)
     question = next((turn.content for turn in reversed(turns) if turn.role == "user"), "")
     if sum(len(page) for one in documents for page in one.pages) <= limit * CHARACTERS_PER_TOKEN:
-        full = _fit_whole(turns, count, limit, reserve)
+        full = _fit_whole(turns, count, limit, reserve, rounds)
         if full.used + reserve <= limit:
             return replace(full, sources=Sources(nearest(documents, question)))
-    bare = fit(turns, count, (limit - reserve) // 2, 0)
+    bare = fit(turns, count, (limit - reserve) // 2, 0, rounds)
     placed = place(_asked(turns, bare.messages), count, limit, reserve)
     best = ranked(placed.passages, question)
     sources = Sources(tuple(placed.passages[i] for i in best), placed.count)
     return Fitted(placed.messages, count(placed.messages), bare.dropped, sources)
 
 
-def _fit_whole(turns: Turns, count: Callable[[Turns], int], limit: int, reserve: int) -> Fitted:
+def _fit_whole(turns: Turns, count: Callable[[Turns], int], limit: int, reserve: int, rounds: int) -> Fitted:
     """As :func:`fit`, with all that the documents say. They are long: they are not counted for every round."""
 
     def counted(some: Turns) -> int:
@@ -53,7 +55,7 @@ def _fit_whole(turns: Turns, count: Callable[[Turns], int], limit: int, reserve:
 
     last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=0)
     added = counted(turns[last:]) - count(turns[last:])
-    bare = fit(turns, count, limit - added, reserve)
+    bare = fit(turns, count, limit - added, reserve, rounds)
     full = fit(bare.messages, counted, limit, reserve)
     return replace(full, messages=whole(_asked(turns, full.messages)), dropped=bare.dropped + full.dropped)
 

@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, KeptAs, Message, ModelState, Role
+from chatglm_backend.core import (
+    FinishReason,
+    GenerationParams,
+    GenerationRequest,
+    KeptAs,
+    Message,
+    ModelInfo,
+    ModelState,
+    Role,
+)
 from chatglm_backend.documents.passages import Sources
 from chatglm_backend.documents.reading import Document
 from chatglm_backend.errors import ChatGLMError, ConversationChanged, HistoryError
@@ -221,7 +230,9 @@ class ChatPresenter:
         if info is None:
             return Fitted(sent(turns), 0, 0)
         reserve = min(max_new_tokens, info.context_limit // 4)
-        fitted = fit_with_documents(turns, lambda some: self._count(sent(some)), info.context_limit, reserve)
+        fitted = fit_with_documents(
+            turns, lambda some: self._count(sent(some)), info.context_limit, reserve, info.chat_rounds
+        )
         return replace(fitted, messages=sent(fitted.messages))
 
     def _estimate(self, turns: Turns) -> Fitted | None:
@@ -274,14 +285,15 @@ class ChatPresenter:
             turns=turns,
             running=answer is not None and answer.running,
             status=answer_status(self.texts, answer, status),
-            context="" if info is None else self._context(turns, answer, fitted, info.context_limit),
+            context="" if info is None else self._context(turns, answer, fitted, info),
             timing=timing_panel(self.texts, answer, info, used_memory()),
             box=box,
         )
 
-    def _context(self, turns: Turns, answer: Answer | None, fitted: Fitted | None, limit: int) -> str:
+    def _context(self, turns: Turns, answer: Answer | None, fitted: Fitted | None, info: ModelInfo) -> str:
         used = 0 if fitted is None or not turns else fitted.used + (0 if answer is None else answer.tokens)
-        return context_bar(self.texts, used, limit, 0 if fitted is None else fitted.dropped)
+        dropped = 0 if fitted is None else fitted.dropped
+        return context_bar(self.texts, used, info.context_limit, dropped, info.chat_rounds)
 
 
 def _with_answer(turns: Turns, answer: Answer, sources: Sources | None) -> Turns:

@@ -42,16 +42,20 @@ class Fitted:
     sources: Sources | None = None
 
 
-def fit(messages: Turns, count: Callable[[Turns], int], limit: int, reserve: int) -> Fitted:
+def fit(messages: Turns, count: Callable[[Turns], int], limit: int, reserve: int, rounds: int = 0) -> Fitted:
     """Leave whole rounds out, from the front, until the prompt and ``reserve`` tokens of answer fit ``limit``.
+
+    Before the question at most ``rounds`` rounds are left, 0: all that fit.
 
     System messages in front and the last question always stay, even where they alone are too long: the
     engine then says so.
     """
     own = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
     system, turns = messages[:own], messages[own:]
-    dropped = 0
-    used = count(messages)
+    later = [i for i, message in enumerate(turns) if i and message.role == "user"]
+    dropped = max(0, len(later) - rounds) if rounds else 0
+    turns = turns[later[dropped - 1] :] if dropped else turns
+    used = count((*system, *turns))
     while used + reserve > limit:
         following = next((i for i, message in enumerate(turns) if i and message.role == "user"), None)
         if following is None:

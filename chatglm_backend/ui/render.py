@@ -136,11 +136,13 @@ def load_line(texts: Texts, progress: LoadProgress | None) -> tuple[str, float |
     return texts("load.progress", stage=stage, percent=int(share * 100)), share
 
 
-def context_bar(texts: Texts, used: int, limit: int, dropped: int) -> str:
-    """How full the model's context is, and a notice where rounds were left out."""
+def context_bar(texts: Texts, used: int, limit: int, dropped: int, rounds: int = 0) -> str:
+    """How full the model's context is, and a notice of rounds left out; a remark where it takes ``rounds`` only."""
     share = min(used / limit, 1.0) if limit else 0.0
     label = texts("chat.context", used=used, limit=limit)
     notice = paragraph(texts("chat.dropped", rounds=dropped), "cg-demo", "status") if dropped else ""
+    if dropped and rounds:
+        notice = paragraph(texts("chat.rounds", rounds=rounds), "cg-note")
     meter = bar(label, "meter", share, min(used, limit), limit)
     return f'<div class="cg-context"><span>{escape(label)}</span>{meter}</div>{notice}'
 

@@ -168,6 +168,9 @@ def test_rounds_are_dropped_whole_and_from_the_front() -> None:
     assert (fitted.dropped, fitted.used) == (1, 10)
     long = fit((Message("user", "x" * 99),), _length, limit=10, reserve=2)  # kept: the engine says that it does not fit
     assert (len(long.messages), long.dropped) == (1, 0)
+    few = fit((system, *_TALK, Message("user", "three")), _length, limit=99, reserve=2, rounds=1)
+    assert (few.messages, few.dropped) == (fitted.messages, 1)
+    assert fit(_TALK[:3], _length, limit=99, reserve=2, rounds=1).dropped == 0
 
 
 def test_dropped_rounds_are_said_on_the_page() -> None:
@@ -176,6 +179,17 @@ def test_dropped_rounds_are_said_on_the_page() -> None:
     views = _send(presenter, _TALK, "three")
     assert "the earliest rounds were left out of this answer (2)" in views[-1].context
     assert len(views[-1].turns) == 6
+
+
+def test_a_small_model_is_sent_the_rounds_that_it_can_use() -> None:
+    """The page keeps all turns and says quietly how many are sent, once some are not."""
+    model, presenter = _chat(chat_rounds=1)
+    views = _send(presenter, _TALK, "three")
+    assert [message.content for message in model.requests[0].messages] == ["two", "2", "three"]
+    assert "at most 1 round" in views[-1].context
+    assert "cg-demo" not in views[-1].context
+    assert len(views[-1].turns) == 6
+    assert "round" not in _send(presenter, _TALK[:2], "two")[-1].context
 
 
 def test_an_answer_is_asked_no_longer_than_the_context_allows() -> None:
