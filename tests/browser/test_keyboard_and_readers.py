@@ -71,23 +71,31 @@ def test_every_page_is_used_with_the_keyboard_alone(visit: Visit) -> None:
 def test_no_page_has_a_serious_accessibility_finding(
     serve: Serve, visitor: Visitor, language: str, scheme: str
 ) -> None:
-    """Contrast, names, roles and order on every page once it has been used, wide and on a phone."""
+    """Contrast, names, roles and order on every page, fresh and once it has been used, wide and on a phone."""
     visit = visitor(serve("demo"), language=language, scheme=scheme)
     page = visit.page
     page.evaluate(_AXE.read_text(encoding="utf-8"))
     page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
     findings = []
 
+    def look(where: str, width: int) -> None:
+        page.set_viewport_size({"width": width, "height": 900})
+        result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        assert len(result["passes"]) > 10
+        findings.extend(
+            (where, width, item["id"], [node["html"][:160] for node in item["nodes"]])
+            for item in result["violations"]
+            if item["impact"] in ("serious", "critical")
+        )
+
+    for tab in page.get_by_role("tab").all():
+        tab.click()
+        page.locator(f"#cg-tab-{tab.get_attribute('data-tab-id')}").wait_for()
+        look(f"fresh {tab.inner_text()}", 1280)
+    page.get_by_role("tab").nth(1).click()
     for where in visit.use_every_page("code please"):
         if where == "chat":
             page.locator("#cg-chat .token.keyword").first.wait_for()
         for width in (360, 1280):
-            page.set_viewport_size({"width": width, "height": 900})
-            result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-            assert len(result["passes"]) > 10
-            findings += [
-                (where, width, item["id"], [node["html"][:160] for node in item["nodes"]])
-                for item in result["violations"]
-                if item["impact"] in ("serious", "critical")
-            ]
+            look(where, width)
     assert findings == []
