@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from chatglm_backend.checkpoint.cache import CacheEntry, delete_cached, list_cache
 from chatglm_backend.checkpoint.places import canonical
 from chatglm_backend.errors import ModelInUse
+from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.service.needs import Needs, Offer, Reckoning
 from chatglm_backend.service.report import Findings, look_at_everything
+from chatglm_backend.service.speed import Speed, recall
 from chatglm_backend.settings import Settings, with_cache
 
 
@@ -37,6 +39,10 @@ class Keeper:
     def report(self) -> Findings:
         """The doctor's report; takes seconds."""
         return look_at_everything(self._settings)
+
+    def speed(self, threads: int) -> Speed | None:
+        """What was measured here with so many threads."""
+        return recall(kernel_cache(self._settings, self._env), threads)
 
     def needs(self, model: str) -> Needs | None:
         """See :meth:`Reckoning.needs`."""

@@ -39,6 +39,10 @@ class Speed:
         """Seconds between two tokens behind so many, with 16-bit K/V."""
         return (int4_bytes(config) + _KV_COST * 2 * kv_values(config) * tokens) / self.makes
 
+    def rate(self, config: ModelConfig) -> float:
+        """Tokens per second of a short answer."""
+        return 1 / self.itl_s(config, 128)
+
     def said(self, config: ModelConfig, tokens: int) -> Sentence:
         """Both, as an estimate."""
         ttft, itl = self.ttft_s(config, tokens), self.itl_s(config, tokens)

@@ -13,9 +13,10 @@ from chatglm_backend.sentences import Texts
 from chatglm_backend.service import Service
 from chatglm_backend.service.keeping import Keeper
 from chatglm_backend.service.needs import Offer
+from chatglm_backend.service.speed import Speed
 from chatglm_backend.store.folder import shown_path
 from chatglm_backend.ui.html import alert, paragraph, terms
-from chatglm_backend.units import size
+from chatglm_backend.units import rate, size
 
 
 class ModelsPresenter:
@@ -75,8 +76,10 @@ class ModelsPresenter:
             offers = self._keeper.offers()
         except OSError as error:
             return alert(self.texts.say(error))
-        ready = allowed and self._service.status().state is not ModelState.LOADING
-        rows = [self._offer(offer, ready) for offer in offers]
+        status = self._service.status()
+        ready = allowed and status.state is not ModelState.LOADING
+        speed = None if status.info is None else self._keeper.speed(status.info.threads)
+        rows = [self._offer(offer, ready, speed) for offer in offers]
         return _listed(self.texts("known.title"), self.texts("known.note"), rows)
 
     def _entry(self, entry: CacheEntry, allowed: bool) -> str:  # noqa: FBT001
@@ -91,7 +94,7 @@ class ModelsPresenter:
             f"{escape(t('kept.delete'))}</button></li>"
         )
 
-    def _offer(self, offer: Offer, ready: bool) -> str:  # noqa: FBT001
+    def _offer(self, offer: Offer, ready: bool, speed: Speed | None) -> str:  # noqa: FBT001
         t, model, needs = self.texts, offer.model, offer.needs
         here = f"{t(f'known.here.{offer.here}')} · " if offer.here else ""
         facts = t(
@@ -100,10 +103,13 @@ class ModelsPresenter:
         )  # fmt: skip
         facts += "" if model.checked else f" · {t('known.unchecked')}"
         word, said = ("model.load", "known.load_of") if offer.here else ("known.get", "known.get_of")
+        fit = f"{here}{t.say(needs.hint)}"
+        if speed is not None and needs.fit in ("full", "short"):
+            fit += f" · {t('known.rate', rate=rate(speed.rate(model.config)))}"
         label = escape(t(said, name=model.name)) + ('"' if ready else '" disabled')
         return (
             f"<li><div><b>{escape(model.name)}</b> {escape(t.say(model.use))}<br><small>{escape(facts)}</small><br>"
-            f'<small class="cg-fit" data-fit="{needs.fit}">{escape(here + t.say(needs.hint))}</small></div>'
+            f'<small class="cg-fit" data-fit="{needs.fit}">{escape(fit)}</small></div>'
             f'<button type="button" class="cg-chip" data-load="{escape(model.hub_id)}" '
             f'aria-label="{label}>{escape(t(word))}</button></li>'
         )

@@ -15,10 +15,13 @@ from dataclasses import asdict, dataclass
 from html import escape
 
 from chatglm_backend.benchmark.quick import QUICK_PLAN, QUICK_RUNS, QuickItem, QuickResult, measure, wait_until_idle
+from chatglm_backend.checkpoint.known import known_model
 from chatglm_backend.core import CancelToken, ModelInfo
 from chatglm_backend.errors import ChatGLMError, ModelNotReady
 from chatglm_backend.sentences import Texts, plain
 from chatglm_backend.service import Service
+from chatglm_backend.service.kernels import kernel_cache
+from chatglm_backend.service.speed import measured, remember
 from chatglm_backend.ui.html import alert, bar, paragraph, status_line, table
 from chatglm_backend.ui.plots import Spread, bar_plot
 from chatglm_backend.units import digits, seconds, spread
@@ -112,6 +115,8 @@ class SpeedPresenter:
                 if found is None:
                     break
                 results.append(found)
+            if len(results) == len(self._plan):
+                self._remember(info, results)
             key = "speed.stopped" if token.cancelled else "speed.gave_way"
             line = self._line("done", "speed.done" if len(results) == len(self._plan) else key)
             yield self._view(info, results, running=False, status=line)
@@ -185,6 +190,18 @@ class SpeedPresenter:
         )
         meaning = paragraph(t("speed.spread", runs=len(groups[0])), "cg-note")
         return f'{meaning}<div class="cg-plots" id="cg-speed-figures">{body}</div>'
+
+    def _remember(self, info: ModelInfo, results: Sequence[QuickResult]) -> None:
+        """Keep the middle of the longest prompt's runs, from which the speed of other models is estimated."""
+        row, alone = known_model(info.name), [runs for runs in self._groups(results) if runs[0].batch == 1]
+        if row is not None and alone:
+            runs = max(alone, key=lambda runs: runs[0].prompt_tokens)
+            prefill, decode = (
+                statistics.median(found)
+                for found in ([run.prefill_tok_s for run in runs], [run.decode_tok_s for run in runs])
+            )
+            speed = measured(row.config, info.threads, runs[0].prompt_tokens, prefill, decode)
+            remember(kernel_cache(self._service.settings), row.config, speed)
 
     def _download(self, info: ModelInfo, results: Sequence[QuickResult]) -> str:
         document = {"model": plain(info), "runs": [asdict(run) for run in results]}

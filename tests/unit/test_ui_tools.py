@@ -7,6 +7,7 @@ import json
 import re
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,11 +22,11 @@ from chatglm_backend.errors import ModelInUse
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.service import Service
 from chatglm_backend.service.keeping import Keeper
-from chatglm_backend.service.needs import Needs
+from chatglm_backend.service.needs import Needs, Offer
 from chatglm_backend.service.report import Findings
 from chatglm_backend.serving.ticket import Logged
 from chatglm_backend.settings import Settings
-from chatglm_backend.testing import ScriptedModel, scripted_service
+from chatglm_backend.testing import ScriptedModel, scripted_info, scripted_service
 from chatglm_backend.ui.answers import Caller, PageAnswers
 from chatglm_backend.ui.compare import CompareView, compare, settings_line
 from chatglm_backend.ui.models import ModelsPresenter
@@ -345,6 +346,28 @@ def test_the_models_that_people_can_get_are_listed_with_buttons(tmp_path: Path) 
     assert 'aria-label="Load ChatGLM3-6B">' in listed
     assert "disabled" not in listed
     assert presenter.offers(allowed=False).count('" disabled>') == len(KNOWN)
+
+
+class _Roomy(Keeper):
+    """A machine on which everything runs."""
+
+    def offers(self) -> tuple[Offer, ...]:
+        room = {"free_disk": 10**12, "free_memory": 10**12}
+        return tuple(replace(one, needs=replace(one.needs, **room)) for one in super().offers())
+
+
+def test_a_speed_test_of_one_model_tells_how_fast_the_others_would_be(tmp_path: Path) -> None:
+    """A rate beside each that runs here, once a known one was measured; a larger one is slower."""
+    settings = Settings(cache=str(tmp_path))
+    model = ScriptedModel(info=replace(scripted_info(), name="THUDM/chatglm3-6b"))
+    service = scripted_service(model, settings)
+    presenter = ModelsPresenter(service, _Roomy(settings, {}), TEXTS, shared=False)
+    assert "tok/s" not in presenter.offers(allowed=True)
+    _measure(service)
+    rows = presenter.offers(allowed=True).split("<li>")
+    found = [re.search(r"about ([\d.]+) tok/s", row) for row in rows if "<b>GLM-Edge" in row]
+    small, medium = (float(match[1]) for match in found if match)
+    assert small > medium > 0
 
 
 def test_a_long_prompt_says_how_long_it_will_go_on() -> None:
