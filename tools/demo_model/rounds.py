@@ -1,6 +1,6 @@
 """How many earlier rounds the bundled model can use: ``python -m tools.demo_model.rounds``.
 
-The second and third evaluation sets' items, in one language after the other and in a fixed random order, follow one
+The second evaluation set's items, in one language after the other and in a fixed random order, follow one
 another in conversations of twelve questions. The answers between are the model's own. Each item's last answer is
 graded, with so many of the earlier rounds sent as the columns say, or all that fit.
 """
@@ -22,14 +22,14 @@ from tools.demo_model.evaluate import PARAMS, Answerer
 from tools.demo_model.examples import read_evaluation
 from tools.demo_model.grading import last_number, passes
 
-SETS = ("evaluation_set_2",)
-COLUMNS = (1, 2, 0, 99, 3)
+SET = "evaluation_set_2"
+COLUMNS = (0, 1, 2, 99)
 QUESTIONS = 12
 
 
 def conversations() -> Iterator[list[dict[str, object]]]:
     """Items whose questions together are at most ``QUESTIONS``."""
-    items = [item for name in SETS for item in read_evaluation(name)]
+    items = read_evaluation(SET)
     for chinese in (True, False):
         chosen = [item for item in items if any("\u4e00" <= sign <= "\u9fff" for sign in str(item["turns"])) is chinese]
         random.Random(12).shuffle(chosen)
