@@ -288,8 +288,8 @@ class ModelInfo:
 
     ``context_limit`` is the one in use, ``model_context`` the model's own, 0 where it is the same. ``prefix_rows`` of a
     P-Tuning prefix are inside the model itself; ``tools`` if it was trained to call them, ``completes_code`` if it was
-    trained to go on with code and not to chat, ``is_base`` if with texts. ``chat_rounds`` are the earlier rounds that it
-    can use, 0: all that fit.
+    trained to go on with code and not to chat, ``is_base`` if with texts. ``chat_rounds`` are the earlier rounds that
+    it can use, 0: all that fit.
     """
 
     name: str
