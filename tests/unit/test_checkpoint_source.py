@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -408,3 +409,17 @@ def test_tensors_that_share_bytes_or_leave_some_out_are_damage(tmp_path: Path, o
     path.write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(max(end for _, end in offsets)))
     with refused(DamagedFile, "file.header_damaged"):
         read_safetensors_header(path)
+
+
+@pytest.mark.parametrize("damaged", [b"\x80\x02.", b"\x80\x02}(", b"\x80\x02h\x05.", b"\x80\x02K\x01K\x02s."])
+def test_a_damaged_pickle_is_one_sentence_however_it_fails(tmp_path: Path, damaged: bytes) -> None:
+    """PyTorch's reader has no error of its own for it: its stack is empty, its memo lacks a number."""
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"x": torch.ones(2)}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = [(one, archive.read(one)) for one in archive.namelist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members:
+            archive.writestr(name, damaged if name.endswith("data.pkl") else content)
+    with pytest.raises((DamagedFile, UnsafeCheckpoint)):
+        open_file(path)

@@ -19,7 +19,12 @@ from chatglm_backend.settings import Settings, load_settings, spec
 from chatglm_backend.ui.options import page_settings
 
 pytest.importorskip("gradio")
+from starlette.testclient import TestClient
+
+from chatglm_backend.testing import scripted_service
 from chatglm_backend.ui.sampling import SamplingControls
+from tests.gradio_loop import in_loop
+from webui import create_app
 
 every_number = pytest.mark.parametrize("found", sampling_fields().values(), ids=lambda found: found.name)
 
@@ -118,3 +123,22 @@ def test_what_has_no_control_is_as_set() -> None:
     assert [component.label[:3] for component in controls.components] == ["A: ", "A: "]
     assert asdict(controls.params([1.0, None])) == asdict(GenerationParams(temperature=1, top_k=9, seed=None))
     assert controls.params([None, 3.0]).seed == 3
+
+
+def test_every_page_that_asks_is_given_every_number() -> None:
+    """No page and no button drops one: a handler that gets one control of a group gets them all."""
+    app = in_loop(lambda: create_app(scripted_service(), Settings(history=False)))
+    config = TestClient(app, base_url="http://127.0.0.1:7860").get("/en/config").json()
+    groups: dict[str, dict[str, int]] = {}
+    for component in config["components"]:
+        place = component["props"].get("elem_id") or ""
+        for name in sampling_fields():
+            if f"-{name.replace('_', '-')}" in place:
+                groups.setdefault(place.replace(name.replace("_", "-"), "*"), {})[name] = component["id"]
+    assert set(groups) == {"cg-*", "cg-chat-*", "cg-compare-*-a", "cg-compare-*-b"}
+    for place, controls in groups.items():
+        assert set(controls) == set(sampling_fields()), place
+        inputs = [set(event["inputs"]) & set(controls.values()) for event in config["dependencies"]]
+        asking = [given for given in inputs if given]
+        assert asking, place
+        assert all(given == set(controls.values()) for given in asking), place
