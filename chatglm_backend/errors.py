@@ -247,6 +247,10 @@ class ConversationChanged(HistoryError, code="conversation_changed"):
     """It went on in another tab."""
 
 
+class PromptNotSaved(HistoryError, code="prompt_not_saved"):
+    """Nothing to save, too long, or too many."""
+
+
 class ImportRefused(HistoryError, code="import_refused"):
     """A file that is not an export of ours."""
 

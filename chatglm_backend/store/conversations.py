@@ -20,6 +20,7 @@ from chatglm_backend.errors import ConversationChanged, ConversationGone, Histor
 from chatglm_backend.store import attachments
 from chatglm_backend.store.branches import append, ask, branch, calls_text, choose, clean, neighbour, remove, versions
 from chatglm_backend.store.database import Database
+from chatglm_backend.store.prompts import SavedPrompts
 from chatglm_backend.store.records import Conversation, MessageState, Opened, Place, StoredMessage, Summary
 from chatglm_backend.tokenizers.tools import ToolCall
 
@@ -39,8 +40,9 @@ def title_from(text: str) -> str:
 
 
 class ConversationStore:
-    """Kept conversations. Every method may raise :class:`~chatglm_backend.errors.HistoryUnavailable`.
+    """Kept conversations, and beside them saved ``prompts``.
 
+    Every method may raise :class:`~chatglm_backend.errors.HistoryUnavailable`.
     ``retention_days`` after its last change a conversation is deleted; 0 keeps all.
     """
 
@@ -54,6 +56,7 @@ class ConversationStore:
     ) -> None:
         self.path = path
         self._database = Database(path, max_bytes=max_bytes)
+        self.prompts = SavedPrompts(self._database)
         self._retention_days = retention_days
         self._now = now
         self._swept = float("-inf")

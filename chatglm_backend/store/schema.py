@@ -76,6 +76,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         f"""CREATE TRIGGER check_changed AFTER UPDATE OF {", ".join(_CHECKED)} ON messages BEGIN
             UPDATE checks SET digest = {digest_of("NEW")} WHERE message = NEW.id; END""",  # noqa: S608
     ),
+    # Texts that visitors saved to use again.
+    (
+        """CREATE TABLE prompts (
+            visitor TEXT NOT NULL, name TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (visitor, name))""",
+    ),
 )
 """Only ever appended to: a released migration stays as it is."""
 

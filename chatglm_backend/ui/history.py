@@ -162,7 +162,11 @@ class History:
             return replace(_moved(self.store.switch(visitor, place, int(asked.id), step)), box=None)
         if asked.action == "imported":
             return self.last_open(visitor)
-        if asked.action == "rename":
+        if asked.action == "save_prompt":
+            self.store.prompts.save(visitor, asked.id, asked.text)
+        elif asked.action == "delete_prompt":
+            self.store.prompts.delete(visitor, asked.id)
+        elif asked.action == "rename":
             self.store.rename(visitor, asked.id, asked.text)
         elif asked.action == "delete":
             self._delete(visitor, asked.id)

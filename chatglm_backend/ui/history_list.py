@@ -10,11 +10,12 @@ from html import escape
 from chatglm_backend.errors import HistoryError
 from chatglm_backend.sentences import Texts
 from chatglm_backend.store.folder import shown_path
+from chatglm_backend.store.prompts import MOST_CHARACTERS, SavedPrompt
 from chatglm_backend.store.records import Place, Summary
 from chatglm_backend.ui.history import Command, History
 from chatglm_backend.ui.html import paragraph
 
-_MAX_TEXT = 500
+_MAX_TEXT = MOST_CHARACTERS + 1
 
 
 def read_command(source: str) -> Command:
@@ -38,9 +39,10 @@ def conversation_list(
     if not history.enabled:
         return paragraph(t("history.off"), "cg-note")
     found: Sequence[Summary] = ()
+    saved: Sequence[SavedPrompt] = ()
     if visitor is not None:
         try:
-            found = history.store.list(visitor, search)
+            found, saved = history.store.list(visitor, search), history.store.prompts.list(visitor)
         except HistoryError as error:
             problem = problem or error
     problem = problem or history.problem
@@ -50,7 +52,7 @@ def conversation_list(
     said = "" if problem is None else paragraph(t.say(problem), "cg-alert", "alert")
     body = f'<ul class="cg-list" aria-label="{escape(t("history.title"))}">{rows}</ul>' if rows else empty
     where = paragraph(t("history.where", path=shown_path(history.folder)), "cg-note")
-    return said + body + _tools(t, current) + where
+    return said + body + _saved(t, saved) + _tools(t, current) + where
 
 
 def _row(t: Texts, one: Summary, current: bool) -> str:  # noqa: FBT001
@@ -67,6 +69,25 @@ def _row(t: Texts, one: Summary, current: bool) -> str:  # noqa: FBT001
         f'data-was="{shown}" aria-label="{rename}" title="{rename}">✎</button>'
         f'<button type="button" class="cg-mini" data-history="delete" data-id="{one.id}" data-confirm="{ask_delete}" '
         f'aria-label="{delete}" title="{delete}">✕</button></li>'
+    )
+
+
+def _saved(t: Texts, prompts: Sequence[SavedPrompt]) -> str:
+    """The visitor's own prompts: a click puts one into the message box; what is in the box can be saved as another."""
+    rows = ""
+    for one in prompts:
+        name, delete = escape(one.name), escape(t("history.delete_named", title=one.name))
+        rows += (
+            f'<li class="cg-row"><button type="button" class="cg-open" data-insert="{escape(one.text)}">'
+            f'<span>{name}</span></button><button type="button" class="cg-mini" data-history="delete_prompt" '
+            f'data-id="{name}" data-confirm="{escape(t("prompts.delete_ask"))}" aria-label="{delete}" '
+            f'title="{delete}">✕</button></li>'
+        )
+    body = f'<ul class="cg-list" aria-label="{escape(t("prompts.title"))}">{rows}</ul>' if rows else ""
+    return (
+        f'<details class="cg-saved"><summary>{escape(t("prompts.title"))} ({len(prompts)})</summary>{body}'
+        f'<button type="button" class="cg-link" data-save-prompt="{escape(t("prompts.save_ask"))}" '
+        f'data-empty="{escape(t("prompts.empty_box"))}">{escape(t("prompts.save"))}</button></details>'
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,15 @@ class SamplingControls:
         """Lay these out in the current Blocks; without names, all that are left."""
         for name in names or [name for name in sampling_fields() if name not in self._added]:
             self._added[name] = self._component(sampling_fields()[name])
+
+    def remember(self, page: gr.Blocks) -> None:
+        """Let the browser keep what is set here, and set it again when it opens the page."""
+        known = [
+            [one.elem_id, one.value, getattr(one, "minimum", None), getattr(one, "maximum", None)]
+            for one in self.components
+        ]
+        script = f"() => globalThis.chatglm.settings({json.dumps(known)})"
+        page.load(None, None, self.components, js=script, api_visibility="private")
 
     def params(self, values: Sequence[float | None]) -> GenerationParams:
         """What the components' values say; an empty seed means a new one each time.

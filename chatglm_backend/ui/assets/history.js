@@ -48,7 +48,7 @@
     (input || no).focus();
     if (lines) input.setSelectionRange(was.length, was.length); else if (input) input.select();
   });
-  globalThis.chatglm = { ask, element };
+  globalThis.chatglm = { ask, command, element, words };
 
   const button = (action, id) => document.querySelector(`#cg-history [data-history=${action}][data-id="${id}"]`);
   const search = () => document.querySelector("#cg-history-search :is(textarea, input)");

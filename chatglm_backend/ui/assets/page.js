@@ -95,7 +95,7 @@
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") showDrawer(false); });
   document.addEventListener("click", (event) => {
     const inside = event.target.closest && event.target.closest("#cg-chat-side, [data-action=drawer], dialog");
-    if (!inside || event.target.closest("#cg-chat-clear, [data-history=open]")) showDrawer(false);
+    if (!inside || event.target.closest("#cg-chat-clear, [data-history=open], [data-insert]")) showDrawer(false);
   });
 
   // Arrow keys walk along the row of tabs, as in every other program; Enter or Space opens one.

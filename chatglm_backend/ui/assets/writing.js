@@ -38,8 +38,15 @@
     parent.append(made);
     if (held) (made.querySelector(`[data-history=${held}]:enabled`) || made.querySelector(":enabled")).focus();
   };
+  // The list is drawn anew again and again; what was unfolded in it stays so.
+  let unfolded = false;
+  document.addEventListener("toggle", (event) => {
+    if (event.target.matches && event.target.matches(".cg-saved")) unfolded = event.target.open;
+  }, true);
   const arrange = () => {
     const words = read();
+    const saved = document.querySelector(".cg-saved");
+    if (saved && saved.open !== unfolded) saved.open = unfolded;
     document.querySelectorAll("#cg-chat .message-row").forEach((place, i) => {
       const row = rows[i] || {};
       const key = row.of > 1 ? `${row.at} ${row.which}/${row.of}` : "";
@@ -60,7 +67,7 @@
   const begin = setInterval(() => {
     if (!document.getElementById("cg-chat") || !told()) return;
     clearInterval(begin);
-    for (const id of ["cg-chat", "cg-chat-rows"]) {
+    for (const id of ["cg-chat", "cg-chat-rows", "cg-history"]) {
       watch.observe(document.getElementById(id), { childList: true, subtree: true, attributes: true, attributeFilter: ["data-rows"] });
     }
     arrange();
@@ -128,5 +135,92 @@
       now[id] = named ? named.dataset.answer : document.getElementById(id) ? "" : left[id];
     });
     try { sessionStorage.setItem("chatglm_left", JSON.stringify(now)); } catch { /* private window */ }
+  });
+})();
+
+// Prompts of one's own: put into the message box where the cursor is, or saved from there under a name.
+(() => {
+  const { ask, command, words } = globalThis.chatglm;
+  const box = () => document.querySelector("#cg-chat-box textarea");
+  document.addEventListener("click", async (event) => {
+    const pressed = event.target.closest && event.target.closest("[data-insert], [data-save-prompt]");
+    if (!pressed || !box()) return;
+    if (pressed.dataset.insert !== undefined) {
+      box().setRangeText(pressed.dataset.insert, box().selectionStart, box().selectionEnd, "end");
+      box().dispatchEvent(new Event("input", { bubbles: true }));
+      box().focus();
+      return;
+    }
+    const text = box().value;
+    const said = document.getElementById("cg-history-said");
+    if (said) said.textContent = text.trim() ? "" : pressed.dataset.empty;
+    const name = text.trim() && await ask(pressed.dataset.savePrompt, words().save, text.trim().split("\n")[0].slice(0, 60));
+    if (name) command("save_prompt", name, text);
+  });
+})();
+
+// Numbers that were set stay set in this browser: sampling and lengths, on every page. Other numbers are left alone.
+(() => {
+  const KEY = "chatglm_settings";
+  let kept = {};
+  try { kept = JSON.parse(localStorage.getItem(KEY) || "{}") || {}; } catch { /* private window */ }
+  const own = new Map(); // as the server has them, by the element's id
+  const keep = (id, value) => {
+    if (!own.has(id)) return;
+    if (value === "" || Number(value) === own.get(id)) delete kept[id]; else kept[id] = Number(value);
+    try { localStorage.setItem(KEY, JSON.stringify(kept)); } catch { /* private window */ }
+  };
+  const component = (target) => (target.closest ? target.closest("[id^=cg-]") : null);
+  ["input", "change"].forEach((name) => document.addEventListener(name, (event) => {
+    const part = event.isTrusted && event.target.matches("input[type=number], input[type=range]") && component(event.target);
+    if (part) keep(part.id, event.target.value);
+  }, true));
+  document.addEventListener("click", (event) => {
+    const part = event.target.closest && event.target.closest("button") && component(event.target);
+    const input = part && own.has(part.id) && part.querySelector("input[type=number]");
+    if (!input) return;
+    // Gradio's own reset goes back to what the page began with, which is what was set the last time.
+    setTimeout(() => {
+      input.value = own.get(part.id);
+      ["input", "change", "blur"].forEach((name) => input.dispatchEvent(new Event(name, { bubbles: name !== "blur" })));
+      keep(part.id, input.value);
+    });
+  });
+  globalThis.chatglm.settings = (known) => known.map(([id, value, low, high]) => {
+    own.set(id, value);
+    const mine = kept[id];
+    if (typeof mine !== "number" || !Number.isFinite(mine)) return value;
+    return Math.min(Math.max(mine, low ?? mine), high ?? mine);
+  });
+})();
+
+// The keys, listed by the button with the question mark, or by that key where nothing is typed.
+(() => {
+  const { element, words } = globalThis.chatglm;
+  const show = () => {
+    if (document.querySelector("dialog[open]")) return;
+    const title = element("h2", { id: "cg-dialog-title", textContent: words().keysTitle });
+    const list = element("dl", { className: "cg-key-list" });
+    JSON.parse(words().keys).forEach(([keys, what]) => {
+      const names = keys.split(" ").flatMap((key, i) => [...(i ? [" "] : []), element("kbd", { textContent: key })]);
+      list.append(element("dt", {}, ...names), element("dd", { textContent: what }));
+    });
+    const close = element("button", { type: "submit", className: "cg-tool cg-yes", textContent: words().close });
+    const dialog = element("dialog", { className: "cg-dialog" },
+      element("form", { method: "dialog" }, title, list, element("div", { className: "cg-dialog-actions" }, close)));
+    dialog.setAttribute("aria-labelledby", title.id);
+    dialog.addEventListener("close", () => dialog.remove());
+    (document.querySelector(".gradio-container") || document.body).append(dialog);
+    dialog.showModal();
+    close.focus();
+  };
+  document.addEventListener("click", (event) => {
+    if (event.target.closest && event.target.closest("[data-action=keys]")) show();
+  });
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest && event.target.closest("input, textarea, select, [contenteditable]");
+    if (event.key !== "?" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    show();
   });
 })();

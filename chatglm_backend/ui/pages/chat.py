@@ -158,6 +158,7 @@ def build_chat_page(
         turns, chat, box, status, context, timing, send, stop, more, place, panel.listing, name, adapter,
         files.documents, files.cards, rows,
     ).all()  # fmt: skip
+    sampling.remember(page)
     handlers = _Handlers(presenter, history, desk, sampling)
     answered = {"send": send.click, "go_on": more.click, "regenerate": chat.retry, "edit": chat.edit}
     for action, event in answered.items():

@@ -59,6 +59,7 @@ def build_compare_page(
                 lines.append(gr.HTML("", elem_id=f"cg-compare-set-{side}"))
                 parts += _answer(presenter, blank, side)
                 controls, others = _choices(presenter, settings, side)
+                controls.remember(page)
                 sampling.append(controls)
                 adapters.append(others[-1])
                 choices += [*others, *controls.components]

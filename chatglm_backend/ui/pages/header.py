@@ -27,6 +27,10 @@ _CONTRAST = (
     '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2" aria-hidden="true">'
     '<circle cx="12" cy="12" r="8"/><path d="M12 4a8 8 0 0 1 0 16z" fill="currentColor"/></svg>'
 )
+_KEYS = (
+    ("send", "Enter"), ("line", "Shift+Enter"), ("send_prompt", "Ctrl+Enter"), ("stop", "Esc"), ("tabs", "← →"),
+    ("move", "Tab"), ("list", "?"),
+)  # fmt: skip
 _FAST_S, _SLOW_S = 1.0, 15.0
 
 
@@ -35,15 +39,19 @@ def build_header(presenter: Presenter) -> gr.HTML:
     t = presenter.texts
     other = load_texts(LANGUAGES[(LANGUAGES.index(t.language) + 1) % len(LANGUAGES)])
     keys = {"lost": "page.lost", "no": "page.no", "save": "page.save", "delete": "page.delete"}
+    keys |= {"close": "page.close", "keys-title": "keys.title"}
+    listed = escape(json.dumps([(keys, t(f"keys.{name}")) for name, keys in _KEYS], ensure_ascii=False), quote=True)
     labels = escape(json.dumps(own_labels(t), ensure_ascii=False), quote=True)
     words = "".join(f' data-{name}="{escape(t(key), quote=True)}"' for name, key in keys.items())
     gr.HTML(
-        f'<header class="cg-head" id="cg-words"{words} data-labels="{labels}">'
+        f'<header class="cg-head" id="cg-words"{words} data-labels="{labels}" data-keys="{listed}">'
         f'<span class="cg-logo">{_LOGO}</span>'
         f'<div class="cg-titles"><h1>{escape(t("app.title"))}</h1><p>{escape(t("app.tagline"))}</p></div>'
         f'<nav class="cg-tools"><a class="cg-tool" href="./?lang={other.language}" data-action="language" '
         f'lang="{other("app.language_tag")}" title="{escape(other("app.language_hint"))}">'
         f"{escape(other('app.language'))}</a>"
+        f'<button type="button" class="cg-tool" data-action="keys" title="{escape(t("keys.title"))}" '
+        f'aria-label="{escape(t("keys.title"))}">?</button>'
         f'<button type="button" class="cg-tool" data-action="theme" title="{escape(t("app.theme_hint"))}" '
         f'aria-label="{escape(t("app.theme_hint"))}">{_CONTRAST}</button></nav></header>'
     )

@@ -136,6 +136,7 @@ def build_prompt_page(
 
     name = gr.State("")
     outputs = _Outputs(generate, stop, status, output, timing, sent, name, more).all()
+    sampling.remember(page)
     tokens, *others = sampling.components
     inputs = [prompt, tokens, prompt_format, *others, adapter, language, as_json, schema]
     generate.click(ask, inputs, outputs, show_progress="hidden", api_name="generate")

@@ -1,0 +1,53 @@
+"""What helps while one writes: tokens counted, prompts of one's own, numbers that stay set, a list of the keys."""
+
+from __future__ import annotations
+
+import pytest
+from browser_helpers import Visit, until
+from chat_steps import BOX, open_chat, say
+
+pytestmark = pytest.mark.browser
+
+_NUMBER = "#cg-chat-max-new-tokens input[type=number]"
+
+
+def test_help_while_writing(kept: Visit) -> None:
+    """A count beside the box, a prompt saved and put where the cursor is, a number that a reload keeps, all keys."""
+    page = kept.page
+    page.fill(BOX, "Translate:\n")
+    page.locator(".cg-count", has_text="11 tokens").wait_for()
+    page.locator(".cg-saved summary").click()
+    page.get_by_role("button", name="Save the text in the message box").click()
+    page.keyboard.press("Enter")
+    page.locator(".cg-saved .cg-open", has_text="Translate:").wait_for()
+    page.fill(BOX, "x" * 2100)
+    page.locator(".cg-count.cg-over", has_text="more than this model can read").wait_for()
+    page.fill(BOX, "end")
+    page.evaluate(f"document.querySelector('{BOX}').setSelectionRange(0, 0)")
+    page.locator(".cg-saved .cg-open").click()
+    assert page.input_value(BOX) == "Translate:\nend"
+    page.locator(".cg-saved [data-history=delete_prompt]").click()
+    page.locator("dialog .cg-yes").click()
+    page.locator(".cg-saved summary", has_text="(0)").wait_for()
+
+    kept.limit(3, "#cg-chat-max-new-tokens")
+    page.reload()
+    open_chat(kept)
+    say(kept, "What is AI?")
+    assert kept.site.state()["max_new_tokens"][-1] == 3
+    page.click("#cg-chat-settings > button")
+    assert page.input_value(_NUMBER) == "3"
+    page.click("#cg-chat-max-new-tokens button")
+    until(lambda: page.input_value(_NUMBER) == "512")
+    assert page.evaluate("localStorage.getItem('chatglm_settings')") == "{}"
+
+    page.locator("h1").click()
+    page.keyboard.press("?")
+    page.get_by_role("dialog", name="Keyboard shortcuts").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Keyboard shortcuts").click()
+    page.locator("dialog", has_text="Shift+Enter").wait_for()
+    page.keyboard.press("Enter")
+    page.locator("dialog").wait_for(state="detached")
+    page.keyboard.type("?")  # a question mark is text where text is typed
+    assert (kept.foreign, kept.faults) == ([], [])
