@@ -66,7 +66,7 @@ class SamplingControls:
             for one in self.components
         ]
         script = f"() => globalThis.chatglm.settings({json.dumps(known)})"
-        page.load(None, None, self.components, js=script, api_visibility="private")
+        page.load(None, None, self.components, js=script, show_progress="hidden", api_visibility="private")
 
     def params(self, values: Sequence[float | None]) -> GenerationParams:
         """What the components' values say; an empty seed means a new one each time.
