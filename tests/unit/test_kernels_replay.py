@@ -31,7 +31,7 @@ FIRST, OTHER = (5, 6, 7, 8, 9, GMASK, SOP), (30, 31, GMASK, SOP)
 SHARED = {"num_layers": 3, "hidden_size": 512, "num_heads": 8, "head_dim": 64, "ffn_hidden_size": 1024}
 
 
-@pytest.fixture(scope="module", params=[*FAMILIES, "chatglm in 8 bits", "chatglm2 in 8 bits"])
+@pytest.fixture(scope="module", params=[*FAMILIES, "chatglm2 in 8 bits"])
 def model(request: pytest.FixtureRequest) -> Decoder:
     """Return a model of random INT4 weights with the compiled operations."""
     family, *eight = request.param.split(maxsplit=1)

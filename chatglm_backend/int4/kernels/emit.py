@@ -67,7 +67,7 @@ class _Quantize(KernelWriter):
 
     def _block(self, source: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
         b = self.builder
-        wide, scale = self.to_bytes(self.load(source, ir.VectorType(F32, BLOCK), align=4))
+        wide, scale = self.to_whole(self.load(source, ir.VectorType(F32, BLOCK), align=4), 127.0)
         total = self.call(f"llvm.vector.reduce.add.v{BLOCK}i32", I32, [wide])
         return b.trunc(wide, ir.VectorType(I8, BLOCK)), scale, b.mul(total, ir.Constant(I32, -8))
 

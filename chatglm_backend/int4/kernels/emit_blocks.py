@@ -67,13 +67,11 @@ class BlockProducts(KernelWriter):
         """Ask for the nibbles of a block further on, if this is ``wanted``; past the end this is harmless."""
         if wanted is None:
             return
-        b, locality = self.builder, ir.Constant(I32, 4 - wanted.level)
+        b = self.builder
         place = b.add(b.mul(group, self.blocks), k)
         ahead = self.offset(self.offset(self.chunks, place, _CHUNKS * _CHUNK_BYTES), wanted.ahead)
         for line in range(wanted.lines):
-            address = b.inttoptr(self.offset(ahead, line * _CHUNK_BYTES), I8.as_pointer())
-            read, data = ir.Constant(I32, 0), ir.Constant(I32, 1)
-            self.call("llvm.prefetch.p0", ir.VoidType(), [address, read, locality, data])
+            self.ask_for(self.offset(ahead, line * _CHUNK_BYTES), wanted.level)
 
     def weights(self, group: ir.Value, k: ir.Value, part: int) -> tuple[Values, ir.Value]:
         """The 16 vectors of nibbles of block ``k``, in the order of the activations, and the scales."""

@@ -289,6 +289,6 @@ class StoreBytes(Store):
 
     def write(self, source: ir.Value, place: ir.Value) -> None:
         """See :class:`Store`."""
-        wide, scale = self.to_bytes(self.load(source, ir.VectorType(F32, self.dim), align=4))
+        wide, scale = self.to_whole(self.load(source, ir.VectorType(F32, self.dim), align=4), 127.0)
         self.store(self.builder.trunc(wide, ir.VectorType(I8, self.dim)), place)
         self.store(scale, self.offset(place, self.dim))

@@ -17,18 +17,18 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.int4.kernels.driver import Word
-from chatglm_backend.int4.kernels.emit_ops import (
-    HEADS_TOGETHER,
+from chatglm_backend.int4.kernels.emit_attention import (
     LANES,
     AttentionArg,
-    GateArg,
-    attention_rows,
     build_attention,
-    build_gates,
+    query_counts,
+    scratch_bytes,
+    takes,
 )
+from chatglm_backend.int4.kernels.emit_gates import GateArg, build_gates
 from chatglm_backend.int4.kernels.emit_rows import ROW_LANES, AddArg, NormArg, RotaryArg, StoreArg, build_rows
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
-from chatglm_backend.int4.kernels.replay import RecordedStep, attention_work, quads_for, scores_stride
+from chatglm_backend.int4.kernels.replay import RecordedStep, attention_work, queries_for
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.models.int8_rows import row_width
@@ -47,8 +47,8 @@ class CompiledOps(Ops):
         self._team, self._variant, self._cache = team, variant, cache
         self._gates = compile_module(variant, "gates", partial(build_gates, variant), cache)
         self._rows = compile_module(variant, "rows", partial(build_rows, variant), cache)
-        self._attention: dict[tuple[int, bool], NativeKernels] = {}
-        self._scores = np.empty(0, np.float32)
+        self._attention: dict[tuple[int, torch.dtype], NativeKernels] = {}
+        self._scratch: dict[int, np.ndarray[Any, np.dtype[np.float32]]] = {}
         self._gate_args = np.zeros(len(GateArg), np.int64)
         self._norm_args = np.zeros(len(NormArg), np.int64)
         self._rotary_args = np.zeros(len(RotaryArg), np.int64)
@@ -139,7 +139,7 @@ class CompiledOps(Ops):
             super().store(k, v, keys, values)
             return
         size = keys.itemsize
-        kernels = self._native(dim, keys.dtype) if keys.dtype is torch.int8 else self._rows
+        kernels = self._storing(self._native(dim, keys.dtype))
         with self._team.lock:
             self._store_args[:] = (
                 k.data_ptr(), k.stride(0) * 4, k.stride(1) * 4, v.data_ptr(), v.stride(0) * 4, v.stride(1) * 4,
@@ -152,85 +152,83 @@ class CompiledOps(Ops):
         """See :class:`~chatglm_backend.models.ops.Ops`."""
         with self._team.recording() as recording:
             result = forward()
-        attends = {n.addresses[name] for n in self._attention.values() for name in ("attend_1", "attend_heads")}
-        stores = {n.addresses.get("store", 0) for n in (self._rows, *self._attention.values())}
         kernels = [step[Word.KERNEL] for step in recording.steps]
-        attend = next((kernel for kernel in kernels if kernel in attends), 0)
-        store = next((kernel for kernel in kernels if kernel in stores), 0)
-        layers = kernels.count(store)
         # A product by other means than this team's is no step, and a recording without it would be wrong.
         products = sum(step[Word.QUANTIZE] != 0 for step in recording.steps)
-        if not recording.whole or not attend or kernels.count(attend) != layers or products <= layers:
-            return result, None
-        dtype = torch.float16 if store == self._rows.addresses["store"] else torch.int8
-        return result, RecordedStep(self._team, recording, result, attend=attend, store=store, dtype=dtype)
+        for (_, dtype), native in self._attention.items():
+            attends = {count: native.addresses[f"attend_{count}"] for count in query_counts(self._variant)}
+            store = self._storing(native).addresses["store"]
+            layers = sum(kernel in attends.values() for kernel in kernels)
+            if recording.whole and 0 < layers == kernels.count(store) < products:
+                return result, RecordedStep(self._team, recording, result, attends=attends, store=store, dtype=dtype)
+        return result, None
 
     def attention(self, q: Tensor, keys: Tensor, values: Tensor, visible: Sequence[int]) -> Tensor:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
         rows, heads, dim = q.shape
-        fits = dim % LANES == 0 and q.dtype is torch.float32 and q.stride(2) == 1 and min(visible) > 0
-        if not (fits and _known_format(keys, values, dim)):
+        fits = takes(dim, int8=keys.dtype is torch.int8) and q.dtype is torch.float32 and q.stride(2) == 1
+        if not (fits and min(visible) > 0 and _known_format(keys, values, dim)):
             self._team.spoil()
             return super().attention(q, keys, values, visible)
         result = self._team.empty(rows, heads * dim)
         counts = np.fromiter(visible, np.int64, rows)
-        native, size = self._native(dim, keys.dtype), keys.itemsize
+        native, group, size = self._native(dim, keys.dtype), heads // keys.shape[0], keys.itemsize
+        widths = query_counts(self._variant)
         with self._team.lock:
-            self._attention_args[: AttentionArg.ROW0] = (
-                q.data_ptr(), q.stride(0) * 4, q.stride(1) * 4, keys.data_ptr(), keys.stride(0) * size,
-                values.data_ptr(), values.stride(0) * size, result.data_ptr(), heads * dim * 4, counts.ctypes.data,
-                heads, heads // keys.shape[0], self._constants(dim**-0.5).ctypes.data,
+            args = self._attention_args
+            args[:] = (
+                q.data_ptr(), q.stride(0) * 4, q.stride(1) * 4, q.stride(1) * 4, keys.data_ptr(),
+                keys.stride(0) * size, values.data_ptr(), values.stride(0) * size, result.data_ptr(), heads * dim * 4,
+                dim * 4, counts.ctypes.data, 8, 0, heads, group, 1, self._constants(dim**-0.5).ctypes.data,
             )  # fmt: skip
-            quads = quads_for(heads, heads // keys.shape[0], self._team.threads, visible[0]) if rows == 1 else 0
-            self._attention_args[AttentionArg.QUADS] = quads
-            if quads:
-                self._attend_heads(native, heads, quads, visible[0], dim)
+            longest = int(counts.max())
+            if rows == 1 or group % widths[-2] == 0:
+                width = queries_for(heads * rows, group, self._team.threads, longest, widths)
+                args[AttentionArg.STEP] = width
+                self._attend(native, width, rows * heads // width, longest, dim)
             else:
-                self._attend(native, rows, heads, int(counts.max()), dim)
+                self._attend_rows(native, rows, longest, dim)
         return result
 
-    def _attend_heads(self, native: NativeKernels, heads: int, quads: int, tokens: int, dim: int) -> None:
-        """One row, ``quads`` times four heads together."""
-        together = HEADS_TOGETHER * quads
-        stride = self._room(together, tokens)
-        self._team.share(
-            native.addresses["attend_heads"], self._attention_args, heads // together,
-            work=heads * attention_work(tokens, dim), scratch=self._scores.ctypes.data,
-            scratch_stride=together * stride * 4,
-        )  # fmt: skip
-
-    def _room(self, rows: int, tokens: int) -> int:
-        """Room for each thread's scores of so many rows; floats between two of them."""
-        stride = scores_stride(tokens)
-        need = self._team.threads * rows * stride
-        if self._scores.size < need:
-            self._scores = np.empty(need * 2, np.float32)
-        self._attention_args[AttentionArg.SCORES_ROW] = stride * 4
-        return stride
-
-    def _attend(self, native: NativeKernels, rows: int, heads: int, longest: int, dim: int) -> None:
-        """Rows in blocks, then what is left one by one."""
-        team, args = self._team, self._attention_args
-        together = attention_rows(self._variant)
-        stride = self._room(together, longest)
-        whole = rows // together
-        for count, first, blocks in ((together, 0, whole), (1, whole * together, rows % together)):
+    def _attend_rows(self, native: NativeKernels, rows: int, longest: int, dim: int) -> None:
+        """Rows of each head together, as many at once as there are."""
+        args = self._attention_args
+        start = args.copy()
+        starts = (AttentionArg.Q, AttentionArg.OUT, AttentionArg.VISIBLE)
+        steps = start[[AttentionArg.Q_OUTER, AttentionArg.OUT_OUTER, AttentionArg.VISIBLE_OUTER]]
+        first = 0
+        for width in query_counts(self._variant):
+            blocks = (rows - first) // width
             if blocks:
-                args[AttentionArg.ROW0] = first
-                address = native.addresses[f"attend_{count}"]
-                scratch = self._scores.ctypes.data
-                stride_bytes = together * stride * 4
-                work = blocks * count * heads * attention_work(longest, dim)
-                team.share(address, args, blocks * heads, work=work, scratch=scratch, scratch_stride=stride_bytes)
+                args[list(starts)] = start[list(starts)] + first * steps
+                args[[AttentionArg.Q_EACH, AttentionArg.OUT_EACH, AttentionArg.VISIBLE_EACH]] = steps
+                args[[AttentionArg.Q_OUTER, AttentionArg.OUT_OUTER, AttentionArg.VISIBLE_OUTER]] = steps * width
+                self._attend(native, width, blocks * int(args[AttentionArg.HEADS]), longest, dim)
+            first += blocks * width
+
+    def _attend(self, native: NativeKernels, width: int, items: int, longest: int, dim: int) -> None:
+        """``items`` times ``width`` queries."""
+        each = -(-scratch_bytes(dim) // 64) * 64
+        if dim not in self._scratch:
+            self._scratch[dim] = np.empty(self._team.threads * each // 4 + 16, np.float32)
+        scratch = self._scratch[dim].ctypes.data
+        self._team.share(
+            native.addresses[f"attend_{width}"], self._attention_args, items,
+            work=items * width * attention_work(longest, dim), scratch=-(-scratch // 64) * 64, scratch_stride=each,
+        )  # fmt: skip
+        self._team.keep(self._scratch[dim])
+
+    def _storing(self, native: NativeKernels) -> NativeKernels:
+        """Where the kernel is that writes the same cache."""
+        return native if "store" in native.addresses else self._rows
 
     def _native(self, dim: int, dtype: torch.dtype) -> NativeKernels:
         """The kernels for heads of ``dim`` features in a cache of ``dtype``, compiled at first use."""
-        int8 = dtype is torch.int8
-        if (dim, int8) not in self._attention:
-            build = partial(build_attention, self._variant, dim=dim, int8=int8)
-            name = f"attention{dim}{'int8' if int8 else ''}"
-            self._attention[dim, int8] = compile_module(self._variant, name, build, self._cache)
-        return self._attention[dim, int8]
+        if (dim, dtype) not in self._attention:
+            build = partial(build_attention, self._variant, dim=dim, int8=dtype is torch.int8)
+            name = f"attention{dim}{'int8' if dtype is torch.int8 else ''}"
+            self._attention[dim, dtype] = compile_module(self._variant, name, build, self._cache)
+        return self._attention[dim, dtype]
 
     def _norm(self, name: str, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         rows, units = x.shape

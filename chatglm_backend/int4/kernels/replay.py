@@ -6,14 +6,14 @@ threads all the while. Knows which words of the steps depend on the token and on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from chatglm_backend.int4.kernels.driver import Word
-from chatglm_backend.int4.kernels.emit_ops import HEADS_TOGETHER, LANES, AttentionArg
+from chatglm_backend.int4.kernels.emit_attention import AttentionArg
 from chatglm_backend.int4.kernels.emit_rows import StoreArg
 from chatglm_backend.int4.kernels.team import Recording, Team
 
@@ -27,35 +27,37 @@ def attention_work(tokens: int, dim: int) -> int:
     return _WEIGHTS_PER_FEATURE * tokens * dim
 
 
-def scores_stride(tokens: int) -> int:
-    """Floats between two rows of attention scores over ``tokens`` tokens; behind them there is room for their sum."""
-    return (tokens + 2 * LANES) // LANES * LANES
-
-
-def quads_for(heads: int, group: int, threads: int, tokens: int) -> int:
-    """How many times four heads are attended together, so that all threads have work; 0 where a group has fewer.
+def queries_for(heads: int, group: int, threads: int, tokens: int, counts: Sequence[int]) -> int:
+    """How many heads of a group of so many are attended together, so that all threads have work.
 
     Behind few tokens keys and values lie in a core's cache, and smaller pieces are shared out better.
     """
-    if group % HEADS_TOGETHER:
-        return 0
-    most = group // HEADS_TOGETHER if tokens >= _WORTH_SHARING else 1
-    fitting = (n for n in range(most, 1, -1) if most % n == 0 and heads // (HEADS_TOGETHER * n) >= threads)
-    return next(fitting, 1)
+    fitting = [count for count in counts if group % count == 0]
+    if tokens < _WORTH_SHARING:
+        fitting = fitting[-2:]
+    return next((count for count in fitting if heads // count >= threads), fitting[-1])
 
 
 class RecordedStep:
     """See :class:`~chatglm_backend.models.ops.Replay`."""
 
     def __init__(
-        self, team: Team, recording: Recording, result: Tensor, *, attend: int, store: int, dtype: torch.dtype
+        self,
+        team: Team,
+        recording: Recording,
+        result: Tensor,
+        *,
+        attends: Mapping[int, int],
+        store: int,
+        dtype: torch.dtype,
     ) -> None:
-        """``attend`` and ``store`` are the kernels that touch the cache of ``dtype``; a layer has one step of each."""
+        """``attends``, by their numbers of queries, and ``store`` touch the cache, of ``dtype``: each once a layer."""
         self._team, self._result = team, result
         self._kept = recording
         self._program = np.array(recording.steps, np.int64)
         kernels = self._program[:, Word.KERNEL]
-        self._attends = np.flatnonzero(kernels == attend)
+        self._attend = dict(attends)
+        self._attends = np.flatnonzero(np.isin(kernels, list(attends.values())))
         self._attention_args = [recording.args[step] for step in self._attends]
         self._store_args = [recording.args[step] for step in np.flatnonzero(kernels == store)]
         self._start, self._visible = np.zeros(1, np.int64), np.zeros(1, np.int64)
@@ -65,10 +67,8 @@ class RecordedStep:
             args[StoreArg.FIRST] = self._start.ctypes.data
         self._heads = int(self._attention_args[0][AttentionArg.HEADS])
         self._group = int(self._attention_args[0][AttentionArg.GROUP])
-        self._quads = int(self._attention_args[0][AttentionArg.QUADS])
         self._dim = int(self._store_args[0][StoreArg.UNITS])
         self._dtype = dtype
-        self._scores = np.empty(0, np.float32)
         self._identity: object = None
 
     def __call__(self, layers: Sequence[tuple[Tensor, Tensor]], identity: object, start: int, visible: int) -> Tensor:
@@ -79,12 +79,12 @@ class RecordedStep:
                 self._bind(layers)
                 self._identity = identity
             self._start[0], self._visible[0] = start, visible
-            if self._quads:
-                self._quads = quads_for(self._heads, self._group, team.threads, visible)
-                for args in self._attention_args:
-                    args[AttentionArg.QUADS] = self._quads
-            items = self._heads // (HEADS_TOGETHER * self._quads) if self._quads else self._heads
+            together = queries_for(self._heads, self._group, team.threads, visible, tuple(self._attend))
+            for args in self._attention_args:
+                args[AttentionArg.STEP] = together
+            items = self._heads // together
             parts = team.parts_for(self._heads * attention_work(visible, self._dim), items)
+            self._program[self._attends, Word.KERNEL] = self._attend[together]
             self._program[self._attends, Word.ITEMS] = items
             self._program[self._attends, Word.PARTS] = parts
             self._program[self._attends, Word.PIECES] = team.pieces(parts, items)
@@ -96,15 +96,7 @@ class RecordedStep:
         if len(layers) != len(self._store_args) or any(x.dtype is not self._dtype for pair in layers for x in pair):
             raise ValueError("this cache is not of the kind that was recorded")
         size = self._dtype.itemsize
-        stride = scores_stride(layers[0][0].shape[1]) * 4
-        rows = self._group if self._quads else 1
-        need = self._team.threads * rows * stride // 4
-        if self._scores.size < need:
-            self._scores = np.empty(need, np.float32)
-        self._program[self._attends, Word.SCRATCH] = self._scores.ctypes.data
-        self._program[self._attends, Word.SCRATCH_STRIDE] = rows * stride
         for attention, store, (keys, values) in zip(self._attention_args, self._store_args, layers, strict=True):
-            attention[AttentionArg.SCORES_ROW] = stride
             attention[AttentionArg.KEYS] = store[StoreArg.KEYS] = keys.data_ptr()
             attention[AttentionArg.VALUES] = store[StoreArg.VALUES] = values.data_ptr()
             attention[AttentionArg.KEYS_HEAD] = store[StoreArg.KEYS_HEAD] = keys.stride(0) * size

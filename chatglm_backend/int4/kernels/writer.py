@@ -12,7 +12,8 @@ from llvmlite import ir
 
 from chatglm_backend.int4.kernels.variants import Variant
 
-I8, I32, I64, F32, F16 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.HalfType()
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+F16, F32 = ir.HalfType(), ir.FloatType()
 
 Values = list[ir.Value]
 
@@ -68,6 +69,12 @@ class KernelWriter:
             vector = self.builder.insert_element(vector, value, ir.Constant(I32, lane))
         return vector
 
+    def ask_for(self, address: ir.Value, level: int) -> None:
+        """Have a cache line brought into the cache of ``level`` 1 or 2; where there is none this is harmless."""
+        words = [ir.Constant(I32, word) for word in (0, 4 - level, 1)]
+        place = self.builder.inttoptr(address, I8.as_pointer())
+        self.call("llvm.prefetch.p0", ir.VoidType(), [place, *words])
+
     def call(self, name: str, result: ir.Type, args: Sequence[ir.Value]) -> ir.Value:
         """Call an LLVM intrinsic, declared at first use."""
         function = self.module.globals.get(name)
@@ -119,7 +126,8 @@ class KernelWriter:
             low = [i for i in range(lanes) if not i & half]
             pairs = zip(vectors[::2], vectors[1::2] or vectors, strict=True)
             orders = [ir.Constant(kind, [first + i + up for first in (0, lanes) for i in low]) for up in (0, half)]
-            vectors = [b.fadd(*(b.shuffle_vector(*pair, order) for order in orders)) for pair in pairs]
+            join = b.fadd if vectors[0].type.element == F32 else b.add
+            vectors = [join(*(b.shuffle_vector(*pair, order) for order in orders)) for pair in pairs]
             half //= 2
         return vectors[0]
 
@@ -130,8 +138,8 @@ class KernelWriter:
         order = ir.Constant(ir.VectorType(I32, count), list(range(first, first + count)))
         return self.builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), order)
 
-    def to_bytes(self, values: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """An fp32 vector as whole numbers of at most 127, int32, and their scale.
+    def to_whole(self, values: ir.Value, most: float) -> tuple[ir.Value, ir.Value]:
+        """An fp32 vector as whole numbers of at most ``most``, int32, and their scale.
 
         The magnitudes are compared as integers, where NaN and infinity are the largest: such a vector gets the scale
         NaN and zeros, so that what is made of it is NaN, as exact arithmetic's mostly is.
@@ -142,7 +150,7 @@ class KernelWriter:
         sizes = b.and_(b.bitcast(values, ints), ir.Constant(ints, [0x7FFFFFFF] * lanes))
         largest = self.call(f"llvm.vector.reduce.umax.v{lanes}i32", I32, [sizes])
         finite = b.icmp_unsigned("<", largest, ir.Constant(I32, _EXPONENT_ALL_ONES))
-        scale = b.fdiv(b.bitcast(largest, F32), ir.Constant(F32, 127.0))
+        scale = b.fdiv(b.bitcast(largest, F32), ir.Constant(F32, most))
         usable = b.and_(finite, b.fcmp_ordered(">", scale, ir.Constant(F32, 1e-37)))
         inverse = b.fdiv(ir.Constant(F32, 1.0), b.select(usable, scale, ir.Constant(F32, 1.0)))
         inverse = b.select(usable, inverse, ir.Constant(F32, 0.0))
