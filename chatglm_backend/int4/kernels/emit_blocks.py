@@ -12,7 +12,7 @@ from llvmlite import ir
 
 from chatglm_backend.int4.kernels.layout import BLOCK, GROUP
 from chatglm_backend.int4.kernels.variants import Prefetch, Variant
-from chatglm_backend.int4.kernels.writer import F16, F32, I8, I32, I64, KernelWriter, Values
+from chatglm_backend.int4.kernels.writer import F16, F32, I32, I64, KernelWriter, Values
 
 _CHUNKS = 8
 _CHUNK_BYTES = GROUP * 4
