@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatglm_backend.int4.kernels.emit_ops import build_gates
+from chatglm_backend.int4.kernels.emit_gates import build_gates
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
 from chatglm_backend.int4.kernels.objects import ObjectCode, keep_object, kept_object, seal, sealed
 from chatglm_backend.int4.kernels.ops import CompiledOps

@@ -17,14 +17,8 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.int4.kernels.driver import Word
-from chatglm_backend.int4.kernels.emit_attention import (
-    LANES,
-    AttentionArg,
-    build_attention,
-    query_counts,
-    scratch_bytes,
-    takes,
-)
+from chatglm_backend.int4.kernels.emit_attention import LANES, AttentionArg, query_counts, scratch_bytes, takes
+from chatglm_backend.int4.kernels.emit_attention_formats import build_attention
 from chatglm_backend.int4.kernels.emit_gates import GateArg, build_gates
 from chatglm_backend.int4.kernels.emit_rows import ROW_LANES, AddArg, NormArg, RotaryArg, StoreArg, build_rows
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
