@@ -50,7 +50,7 @@ def _run(argv: Sequence[str], root: Path) -> int:
         _say(Sentence("launch.ready", path=environment.path))
         return 0
     if options.action == "start":
-        environment.prepare()
+        environment.prepare(to_start=True)
     return _plan_and_start(options, environment, root)
 
 
