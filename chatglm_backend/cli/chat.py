@@ -75,6 +75,9 @@ class _Conversation:
         self._system = [Message("system", system)] if system else []
         self._quiet = quiet
         self._messages: list[Message] = []
+        info = service.status().info
+        self._rounds = 0 if info is None else info.chat_rounds
+        self._told = False
 
     def reset(self) -> None:
         """Forget everything but the system text."""
@@ -83,6 +86,11 @@ class _Conversation:
     def ask(self, question: str) -> dict[str, Any]:
         """Answer on stdout; the oldest rounds go when the context is full. Raises a RequestError."""
         self._messages.append(Message("user", question))
+        if self._rounds and len(self._messages) > 2 * self._rounds + 1:
+            del self._messages[: -2 * self._rounds - 1]
+            if not self._told:
+                note(Sentence("chat.rounds", rounds=self._rounds))
+            self._told = True
         try:
             answer = self._answer()
         except BaseException:

@@ -232,6 +232,15 @@ def test_chat_remembers_and_forgets(folders: dict[tiny.Family, Path]) -> None:
     assert sizes[0] == sizes[2] < sizes[1]
 
 
+def test_the_bundled_model_is_sent_the_rounds_that_it_can_use() -> None:
+    """One before the question, however long the conversation, as its folder says; told once."""
+    done = run("chat", "--n-predict", "48", "--json", text="What is AI?\nWhat is the capital of France?\n" * 3)
+    turns = json.loads(done.stdout)["turns"]
+    assert turns[1]["usage"]["prompt_tokens"] == turns[5]["usage"]["prompt_tokens"] > turns[0]["usage"]["prompt_tokens"]
+    assert "Paris" in turns[5]["assistant"]
+    assert done.stderr.count("at most 1 round") == 1
+
+
 def test_full_width_marks_come_back_everywhere() -> None:
     """The bundled model speaks ChatGLM-6B's vocabulary, which has none: streamed, printed, in documents, the same."""
     ask = ("--prompt", "你好", "--prompt-format", "chat", "--n-predict", "32")
