@@ -43,6 +43,8 @@ def _keep_to_what_no_schema_says(body: dict[str, Any]) -> None:
     """The bounds of 64 bits are rounded when written as a JSON number; tokens, tools and schemas follow other rules."""
     for name in ("logit_bias", "stop_token_ids", "top_logprobs", "tools", "tool_choice", "response_format"):
         body.pop(name, None)
+    if body.get("echo"):
+        body.pop("logprobs", None)  # not with a model of ChatGLM-6B's kind, as the bundled one is
     if "messages" in body:
         body["messages"] = [{"role": "user", "content": one.get("content")} for one in body["messages"]]
     if abs(body.get("seed") or 0) > 9e18:
