@@ -20,11 +20,10 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from itertools import takewhile
 
 from torch import Tensor
 
-from chatglm_backend.core import CancelToken, Clock, Event, GenerationRequest, TokenChance, monotonic_clock
+from chatglm_backend.core import CancelToken, Clock, Event, GenerationRequest, monotonic_clock
 from chatglm_backend.engine.draft import Drafter, DraftSource, PromptLookup, StepCosts
 from chatglm_backend.engine.grammar import Grammars
 from chatglm_backend.engine.kept_prefixes import KeptPrefixes
@@ -33,7 +32,7 @@ from chatglm_backend.engine.prefix_cache import PrefixCache
 from chatglm_backend.engine.schedule import allows_another_unit, plan_step
 from chatglm_backend.engine.sequence import Sequence, StepResult
 from chatglm_backend.engine.timing import RequestTimer
-from chatglm_backend.engine.told_prompt import ToldPrefill, chances_of
+from chatglm_backend.engine.told_prompt import ToldPrefill
 from chatglm_backend.errors import ContextLimitExceeded, EngineFailure, InvalidRequest, RequestError, UnknownAdapter
 from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.base import ChatModel
@@ -202,24 +201,10 @@ class Engine:
                 self._sequences.remove(sequence)
 
     def _prefill_of(self, ready: PreparedRequest, cached: int, cache: KVCache) -> Prefill | ToldPrefill:
-        ids, rows = ready.prompt_ids, self.options.prefill_rows
+        read = partial(self._model.prefill, cache=cache, max_rows=self.options.prefill_rows)
         if not ready.request.prompt_chances:
-            return self._model.prefill(ids[cached:], cache, max_rows=rows)
-        count, spelling = ready.request.params.logprobs or 0, self._tokenizer.spelling
-        asked = ready.request.prompt or ""
-
-        def chances(token: int, logits: Tensor | None) -> tuple[TokenChance, ...]:
-            if logits is not None:
-                return chances_of(token, logits, count, spelling)
-            # The space that vocabularies put before a text is none of it.
-            spelt = spelling(token) if asked.startswith(" ") else spelling(token).removeprefix(b" ")
-            return (TokenChance(token, spelt, None),)
-
-        def begin(part: tuple[int, ...]) -> Prefill:
-            return self._model.prefill(part, cache, max_rows=rows, logit_rows=len(part))
-
-        silent = len([*takewhile(self._tokenizer.control_ids.__contains__, ids)])
-        return ToldPrefill(ids, begin, chances, rows=rows, silent=silent)
+            return read(ready.prompt_ids[cached:])
+        return ToldPrefill(ready, read, self._tokenizer, rows=self.options.prefill_rows)
 
     def _decoder(self, ready: PreparedRequest) -> StreamingDecoder | SpelledDecoder:
         """A decoder that has been through what is begun, and gives only what follows."""

@@ -1,14 +1,17 @@
-"""The chances of a prompt's own tokens, told while it is read. Knows prefills and logits; no request and no text."""
+"""The chances of a prompt's own tokens, told while it is read."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import takewhile
 
 from torch import Tensor
 
 from chatglm_backend.core import TokenChance
+from chatglm_backend.engine.options import PreparedRequest
 from chatglm_backend.models.prefill import Prefill
+from chatglm_backend.tokenizers.base import Tokenizer
 
 Chances = tuple[TokenChance, ...]
 
@@ -16,29 +19,29 @@ Chances = tuple[TokenChance, ...]
 class ToldPrefill:
     """A prompt that is read some rows at a time, so that no more rows of logits [rows, vocab] exist at once.
 
-    Goes on like a :class:`~chatglm_backend.models.prefill.Prefill`. ``chances`` are those of its tokens behind the
-    first ``silent`` ones; the next has nothing of the text before it, and so no probability.
+    Goes on like a :class:`~chatglm_backend.models.prefill.Prefill`. ``chances`` are those of the text's tokens, whose
+    first has nothing of the text before it, and so no probability.
     """
 
     def __init__(
-        self,
-        ids: tuple[int, ...],
-        begin: Callable[[tuple[int, ...]], Prefill],
-        chances: Callable[[int, Tensor | None], Chances],
-        *,
-        rows: int,
-        silent: int,
+        self, ready: PreparedRequest, read: Callable[..., Prefill], tokenizer: Tokenizer, *, rows: int
     ) -> None:
-        """``begin`` reads further ids and gives logits of each; ``chances`` tells a token's from the row before it."""
+        """``read`` begins with further ids and gives the logits of ``logit_rows``."""
+        self._ids = ids = ready.prompt_ids
         self.total = len(ids)
-        self._ids = ids
-        self._begin = begin
-        self._chances_of = chances
+        self._begin = read
+        self._count = ready.request.params.logprobs or 0
+        self._spelling = tokenizer.spelling
         self._rows = rows
-        self._silent = silent
+        self._silent = len([*takewhile(tokenizer.control_ids.__contains__, ids)])
         self._read = 0
-        self._part = begin(ids[:rows])
-        self.chances: list[Chances] = [chances(token, None) for token in ids[silent : silent + 1]]
+        self._part = self._next()
+        self.chances: list[Chances] = []
+        for token in ids[self._silent : self._silent + 1]:
+            spelt = self._spelling(token)
+            if not (ready.request.prompt or "").startswith(" "):
+                spelt = spelt.removeprefix(b" ")  # vocabularies put it before a text
+            self.chances.append((TokenChance(token, spelt, None),))
 
     @property
     def done(self) -> int:
@@ -57,11 +60,15 @@ class ToldPrefill:
         for row in self._part.logits:
             self._read += 1
             if self._silent < self._read < self.total:
-                self.chances.append(self._chances_of(self._ids[self._read], row))
+                self.chances.append(chances_of(self._ids[self._read], row, self._count, self._spelling))
         if self._read == self.total:
             return True
-        self._part = self._begin(self._ids[self._read : self._read + self._rows])
+        self._part = self._next()
         return False
+
+    def _next(self) -> Prefill:
+        ids = self._ids[self._read : self._read + self._rows]
+        return self._begin(ids, logit_rows=len(ids))
 
 
 def chances_of(token: int, logits: Tensor, count: int, spelling: Callable[[int], bytes]) -> Chances:

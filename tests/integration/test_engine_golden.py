@@ -154,7 +154,7 @@ def test_drafts_change_no_token(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", [name for name in DIFFERENT if golden_config(name).family != "chatglm"])
 def test_a_prompts_probabilities_are_those_of_its_tokens_fed_one_by_one(name: str) -> None:
     """However many are read at a time; the answer behind it is the same."""
-    ids = max(prompts_of(name), key=len)
+    ids = max(prompts_of(name), key=len)[:24]
     told: list[Any] = []
     for rows in (5, 128):
         engine = engine_of(name, options=replace(PLAIN, prefill_rows=rows))
