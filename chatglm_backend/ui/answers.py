@@ -30,7 +30,7 @@ Page = Literal["prompt", "chat", "compare a", "compare b"]
 
 _PACE_S = 0.2
 _HEARTBEAT_S = 0.5
-_ENDED = 200
+_ENDED, _ENDED_S = 200, 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,9 +243,10 @@ class PageAnswers:
         self._forget(answer)
 
     def _forget(self, answer: PageAnswer) -> None:
-        """It has ended, and is found by its name only; a conversation by what was kept of it."""
+        """It has ended, and is found by its name only, for a while; where it is kept, by that."""
         self._answers.pop(answer.id, None)
-        if answer.ticket is not None and answer.page != "chat":
+        if answer.ticket is not None and answer.keeping is None:
             self._ended[answer.id] = answer
+            asyncio.get_running_loop().call_later(_ENDED_S, self._ended.pop, answer.id, None)
             while len(self._ended) > _ENDED:
                 self._ended.pop(next(iter(self._ended)))

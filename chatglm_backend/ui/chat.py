@@ -36,6 +36,7 @@ from chatglm_backend.ui.conversation import (
     unfinished,
 )
 from chatglm_backend.ui.history import History, Moved
+from chatglm_backend.ui.html import named
 from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.render import answer_status, context_bar, empty_prompt, newer_state, timing_panel, used_memory
 from chatglm_backend.ui.tools import card_content, read_tools, to_send
@@ -199,6 +200,14 @@ class ChatPresenter:
             async for view in views:
                 yield replace(view, adapter=moved.adapter) if view.changed else view
 
+    async def again(self, caller: Caller, name: str) -> AsyncGenerator[ChatView, None]:
+        """The answer of this name with its conversation, where nothing is kept; nothing if it is not known any more."""
+        watch = self.answers.again("chat", caller, name)
+        if watch is not None:
+            async with aclosing(self._views(watch, self.answers.follow(watch), changed=True)) as views:
+                async for view in views:
+                    yield view
+
     def undo(self, turns: Turns, index: int) -> Moved:
         """The turns without the question at or before ``index`` and all after it; that question goes into the box."""
         kept = back_to_user(turns, index)
@@ -273,7 +282,7 @@ class ChatPresenter:
         view = self._view(_with_answer(one.turns, answer, sources), answer, one.fitted, box)
         return replace(
             view, id=one.id, place=one.place, changed=changed or problem is not None, problem=problem,
-            versions=one.versions,
+            versions=one.versions, status=named(view.status, one.id if one.keeping is None else ""),
         )  # fmt: skip
 
     def _view(

@@ -91,6 +91,10 @@ def test_html_in_a_question_is_edited_as_it_was_typed(chat: Visit) -> None:
     until(lambda: len(chat.site.state()["messages"]) > before)
     assert chat.site.state()["messages"][-1] == ["Is <b>this</b> &lt; bold?"]
     assert "<b>this</b>" in chat.page.locator(_MINE).inner_text()
+    ended(chat)
+    chat.page.reload()  # of what is not kept, the page itself finds the last answer again
+    _rows(chat, "Is <b>this</b> &lt; bold?", "An answer from the script.")
+    ended(chat)
 
 
 def test_regenerate_and_undo_after_two_rounds(kept: Visit) -> None:

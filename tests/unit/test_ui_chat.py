@@ -256,6 +256,17 @@ def test_an_answer_goes_on_from_another_beginning() -> None:
     assert presenter.asked("edit_answer", _TALK, 9, "no turn") == ()
 
 
+def test_a_conversation_that_is_not_kept_is_there_again_after_a_reload() -> None:
+    """For its visitor only, with its figures; one that is kept is found by that."""
+    _, presenter = _chat()
+    last = _send(presenter, _TALK, "What is AI?")[-1]
+    assert f'data-answer="{last.id}"' in last.status
+    again = all_views(lambda: presenter.again(Caller("ann", "new tab"), last.id))[-1]
+    assert (again.turns, again.status, again.context) == (last.turns, last.status, last.context)
+    for caller, name in ((Caller("bob", "tab"), last.id), (Caller("ann", "other tab"), "unknown")):
+        assert all_views(lambda caller=caller, name=name: presenter.again(caller, name)) == []  # type: ignore[misc]
+
+
 def test_a_question_without_an_answer_is_asked_again() -> None:
     """Going on after a crash before the first word adds no second question."""
     model, presenter = _chat()

@@ -121,7 +121,7 @@
 
 // Which answers stood on the page before this tab was loaded anew: the server shows them once more.
 (() => {
-  const STATUSES = ["cg-answer-status", "cg-compare-status-a", "cg-compare-status-b"];
+  const STATUSES = ["cg-chat-status", "cg-answer-status", "cg-compare-status-a", "cg-compare-status-b"];
   let left = {};
   try {
     left = JSON.parse(sessionStorage.getItem("chatglm_left") || "{}") || {};

@@ -34,7 +34,7 @@ from chatglm_backend.ui.markdown import as_typed
 from chatglm_backend.ui.pages.adapters import build_adapter_choice, choice_update
 from chatglm_backend.ui.pages.documents import build_documents
 from chatglm_backend.ui.pages.history import build_history
-from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown
+from chatglm_backend.ui.pages.outputs import AT_ONCE, KEPT, QUIET, Outputs, caller_of, shown, shown_before
 from chatglm_backend.ui.render import newer_state
 from chatglm_backend.ui.sampling import SamplingControls
 from chatglm_backend.ui.tools import cards
@@ -172,6 +172,8 @@ def build_chat_page(
         panel.search.change(handlers.search, searched, panel.listing, trigger_mode="always_last", **AT_ONCE)
         panel.command.change(handlers.turning("command"), inputs, outputs, trigger_mode="multiple", **QUIET)
         page.load(handlers.turning("restore"), inputs, outputs, **QUIET)
+    else:
+        page.load(handlers.again, outputs=outputs, **shown_before("cg-chat-status"), **QUIET)
     return system, tools, adapter
 
 
@@ -243,6 +245,14 @@ class _Handlers:
 
         return turn
 
+    async def again(self, request: gr.Request, left: str) -> AsyncGenerator[tuple[Any, ...], None]:
+        """What stood on the page before it was loaded anew, where nothing is kept."""
+        caller = self._caller(request)
+        views = self._presenter.again(caller, left or "")
+        async with aclosing(shown(views, partial(self._show, caller, ""))) as updates:
+            async for update in updates:
+                yield update
+
     def stop(self, request: gr.Request, name: str) -> None:
         """End the answer; its text stays."""
         self._presenter.answers.stop(self._caller(request).visitor, name)
@@ -273,7 +283,8 @@ class _Handlers:
             found = self._history.last_open(keeper)
             return None if found is None else replace(found, box=None)
         elif moved is not None and given.place is not None:
-            return replace(self._history.cut(keeper, given.place, len(moved.turns)), box=moved.box)
+            kept = self._history.cut(keeper, given.place, len(moved.turns))
+            return replace(kept, box=moved.box, attached=moved.attached)
         elif action == "command":
             return self._history.carry_out(keeper, read_command(given.command), given.place)
         return moved
