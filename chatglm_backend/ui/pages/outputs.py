@@ -42,12 +42,15 @@ V = TypeVar("V", bound=_View)
 async def shown(
     views: AsyncGenerator[V, None], show: Callable[[V, bool], Outputs]
 ) -> AsyncGenerator[tuple[Any, ...], None]:
-    """Updates of a page; ``show`` is told whether its buttons are as they should be while something runs already."""
-    running = False
+    """Updates of a page; ``show`` is told whether its buttons are as they should be while something runs already.
+
+    They are told twice: an update may reach a page while it is built, and be lost.
+    """
+    before = running = False
     async with aclosing(views):
         async for view in views:
-            yield tuple(show(view, running and view.running).all())
-            running = view.running
+            yield tuple(show(view, before and running and view.running).all())
+            before, running = running, view.running
 
 
 def shown_before(*statuses: str) -> dict[str, Any]:
