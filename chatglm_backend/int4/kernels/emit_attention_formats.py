@@ -14,6 +14,8 @@ from chatglm_backend.int4.kernels.writer import F16, F32, I8, I16, I32, I64, Val
 from chatglm_backend.models.int8_rows import SCALE_BYTES
 
 _LARGEST_WORD = 32767.0
+_PARTS_WIDE = 4
+_TOKENS_AT_ONCE = 8
 _VPDPWSSD = "llvm.x86.avx512.vpdpwssd.512"
 
 
@@ -103,13 +105,20 @@ class _ByteAttention(Attention):
             for i in range(BLOCK_TOKENS // LANES):
                 self.store(self.constant(0.0, LANES), self.offset(self.place[name], i * LANES * 4), align=4)
 
-        def token(t: ir.Value, _: Values) -> Values:
+        b = self.builder
+
+        def some(t: ir.Value, count: int) -> Values:
             for name, rows in (("key_scales", keys), ("value_scales", values)):
-                scale = self.load(self.offset(self.offset(rows, t, self.token_bytes), self.dim), F32)
-                self.store(scale, self.offset(self.place[name], self.builder.sub(t, start), 4), align=4)
+                source = self.offset(self.offset(rows, t, self.token_bytes), self.dim)
+                place = self.offset(self.place[name], b.sub(t, start), 4)
+                for i in range(count):
+                    scale = self.load(self.offset(source, i * self.token_bytes), F32)
+                    self.store(scale, self.offset(place, i * 4), align=4)
             return []
 
-        self.loop(start, end, 1, [], token)
+        middle = b.sub(end, b.and_(b.sub(end, start), ir.Constant(I64, _TOKENS_AT_ONCE - 1)))
+        self.loop(start, middle, _TOKENS_AT_ONCE, [], lambda t, _: some(t, _TOKENS_AT_ONCE))
+        self.loop(middle, end, 1, [], lambda t, _: some(t, 1))
 
     def dots(self, keys: Values, token: ir.Value) -> ir.Value:
         b, count = self.builder, len(keys) * self.count
@@ -174,7 +183,7 @@ class _ByteAttention(Attention):
     def mix(self, values: ir.Value, start: ir.Value, end: ir.Value, parts: range) -> Values:
         b = self.builder
         last = b.sub(end, ir.Constant(I64, 1))
-        order = ir.Constant(ir.VectorType(I32, 2 * LANES), [lane // 2 + lane % 2 * LANES for lane in range(2 * LANES)])
+        wide = len(parts) % _PARTS_WIDE == 0
 
         def two(t: ir.Value, carried: Values) -> Values:
             other = b.add(t, ir.Constant(I64, 1))
@@ -183,16 +192,44 @@ class _ByteAttention(Attention):
             place = self.offset(self.place["weights"], b.sub(t, start), self.count * 2)
             weights = [self._twice(self.offset(place, i * 4)) for i in range(self.count)]
             after = []
-            for index, part in enumerate(parts):
-                pair = [self.load(self.offset(row, part * LANES), ir.VectorType(I8, LANES)) for row in rows]
-                features = b.sext(b.shuffle_vector(*pair, order), self.words)
+            for index, features in enumerate(self._paired(rows, parts, wide=wide)):
                 mine = carried[index * self.count : (index + 1) * self.count]
                 after += [self._add_pairs(total, features, weight) for total, weight in zip(mine, weights, strict=True)]
             return after
 
         # Zero, which the compiler does not know: it would turn the sums into fp32 in every turn.
         zeros = [self.splat(b.lshr(b.trunc(end, I32), ir.Constant(I32, 31)), LANES)] * (self.count * len(parts))
-        return [b.sitofp(total, self.vector) for total in self.loop(start, end, 2, zeros, two)]
+        totals = [b.sitofp(total, self.vector) for total in self.loop(start, end, 2, zeros, two)]
+        return self._in_order(totals) if wide else totals
+
+    def _paired(self, rows: Values, parts: range, *, wide: bool) -> Values:
+        """Two tokens' features side by side as words; ``wide``: in the order that costs the fewest steps."""
+        b, lanes = self.builder, LANES * (_PARTS_WIDE if wide else 1)
+        found = []
+        for part in parts[:: lanes // LANES]:
+            pair = [self.load(self.offset(row, part * LANES), ir.VectorType(I8, lanes)) for row in rows]
+            if not wide:
+                found.append(self._picked(pair, [lane // 2 + lane % 2 * lanes for lane in range(2 * lanes)]))
+                continue
+            for half in (0, 8):
+                # Within each 16 bytes, as CPUs have it.
+                order = [i // 16 * 16 + i % 16 // 2 + half + i % 2 * lanes for i in range(lanes)]
+                found += [self._picked(pair, order[first : first + 2 * LANES]) for first in (0, 2 * LANES)]
+        return [b.sext(each, self.words) for each in found]
+
+    def _picked(self, pair: Values, order: list[int]) -> ir.Value:
+        return self.builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, len(order)), order))
+
+    def _in_order(self, totals: Values) -> Values:
+        """Sums in the order of ``wide`` features, part by part."""
+        found, half, many = [], LANES // 2, _PARTS_WIDE * self.count
+        for first in range(0, len(totals), many):
+            low0, low1, high0, high1 = (totals[at : at + self.count] for at in range(first, first + many, self.count))
+            for lows, highs in ((low0, high0), (low1, high1)):
+                for at in (0, half):
+                    order = [*range(at, at + half), *range(LANES + at, LANES + at + half)]
+                    found += [self._picked(list(pair), order) for pair in zip(lows, highs, strict=True)]
+        return found
 
     def _twice(self, place: ir.Value) -> ir.Value:
         """Two 16-bit numbers, over and over."""
