@@ -196,7 +196,7 @@ def load_processor(path: Path) -> sentencepiece.SentencePieceProcessor:
     processor = sentencepiece.SentencePieceProcessor()
     try:
         loaded = processor.LoadFromSerializedProto(path.read_bytes())
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ValueError) as error:  # its message may hold what is no text
         raise DamagedFile(path=str(path), reason=Sentence("file.not_sentencepiece")) from error
     if not loaded or processor.get_piece_size() == 0:
         raise DamagedFile(path=str(path), reason=Sentence("file.not_sentencepiece"))

@@ -260,6 +260,7 @@ def test_marks_are_restored_as_soon_as_they_are_decided(folders: dict[tiny.Famil
         (b"version https://git-lfs.github.com/spec/v1\n", LfsPointerFile),  # a clone without git-lfs
         (b"", DamagedFile),
         (b"not a model", DamagedFile),
+        (tiny.sentencepiece_model(first_family=False).replace(b"<0x9C>", b"<0x9C\x80"), DamagedFile),
     ],
 )
 @pytest.mark.parametrize(("family", "name"), [("chatglm", "ice_text.model"), ("chatglm2", "tokenizer.model")])
