@@ -232,5 +232,6 @@ def test_a_tls_handshake_that_never_comes_is_hung_up_on(monkeypatch: pytest.Monk
             finally:
                 writer.close()
                 server.servers[0].close()
+                await asyncio.sleep(0.02)  # for the other end's socket
 
     assert asyncio.run(wait()) == b""
