@@ -211,6 +211,8 @@ def test_who_has_shown_the_key_may_stay() -> None:
     assert reply.count(b"HTTP/1.1 200") == 2
 
 
+# asyncio leaves the socket of a handshake that never came to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_tls_handshake_that_never_comes_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it, the connection is nobody's: no other limit sees it."""
     monkeypatch.setattr(server_module, "_HEAD_SECONDS", 0.1)
@@ -232,6 +234,5 @@ def test_a_tls_handshake_that_never_comes_is_hung_up_on(monkeypatch: pytest.Monk
             finally:
                 writer.close()
                 server.servers[0].close()
-                await asyncio.sleep(0.02)  # for the other end's socket
 
     assert asyncio.run(wait()) == b""
