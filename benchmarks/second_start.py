@@ -36,8 +36,10 @@ def seconds_to_token(server: Server) -> float:
 def one_start(flags: Sequence[str], root: Path) -> tuple[float, ...]:
     """Start the page; wait for page, model, first token and the second answer's first token; end it."""
     with tempfile.TemporaryDirectory() as data, Server(Path(data), "second-start", flags, root) as server:
-        page, ready = server.seconds_until("/"), server.seconds_until("/ready")
-        times = page, ready, ready + seconds_to_token(server), seconds_to_token(server)
+        page, page_work = server.seconds_until("/"), server.processor_seconds()
+        ready = server.seconds_until("/ready")
+        first, work = ready + seconds_to_token(server), server.processor_seconds()
+        times = page, ready, first, seconds_to_token(server), page_work, work
         server.terminate()
         return times
 
@@ -59,8 +61,9 @@ def main() -> None:
     runs = {"here": (Path(__file__).resolve().parents[1], cache)}
     if options.against:
         runs["against"] = options.against.resolve(), cache and cache.with_name(f"{cache.name}-against")
-    print("| start | page answers, s | model ready, s | first token, s | first token of the next answer, s |")
-    print("|---|---|---|---|---|")
+    names = "page answers, s", "model ready, s", "first token, s", "first token of the next answer, s"
+    print("| start |", " | ".join((*names, "processor time to the page, s", "to the first token, s")), "|")
+    print("|---|---|---|---|---|---|---|")
     found: dict[str, list[tuple[float, ...]]] = {name: [] for name in runs}
     for number in range(options.rounds + 1):
         for name, (root, place) in runs.items():

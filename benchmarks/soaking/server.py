@@ -73,6 +73,11 @@ class Server:
             return time.monotonic() - self._began
         raise RuntimeError(f"{path} never answered: {self.raw_log()[-2000:]}")
 
+    def processor_seconds(self) -> float:
+        """What the process has taken of all cores so far: other work on the machine changes it little."""
+        times = self._watched.cpu_times()
+        return times.user + times.system
+
     def wait_ready(self) -> None:
         """Until the model answers; from then on a sample is taken every second."""
         self.seconds_until("/ready")
