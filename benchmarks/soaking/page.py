@@ -49,9 +49,13 @@ def read_functions(config: dict[str, Any]) -> Functions:
     }
     generate = by_target["cg-generate", "click"]
     asked = next(function for function in config["dependencies"] if function["id"] == generate)
-    same = (f["id"] for f in config["dependencies"] if f["outputs"] == asked["outputs"] and f["id"] != generate)
+    again = (
+        function["id"]
+        for function in config["dependencies"]
+        if function["outputs"] == asked["outputs"] and any(event == "load" for _, event in function["targets"])
+    )
     inputs = {names[number]: props[number].get("value") for number in asked["inputs"]}
-    return Functions(generate, by_target["cg-stop", "click"], next(same), inputs)
+    return Functions(generate, by_target["cg-stop", "click"], next(again), inputs)
 
 
 class Tab:
@@ -156,7 +160,7 @@ class PageClient(Client):
             return [record]
         time.sleep(self.chance.uniform(0.5, 2.0))  # a browser is no faster
         again = Tab(self)
-        again.press(self.functions.resume, [])
+        again.press(self.functions.resume, [""])  # a browser that remembers no answer by its name
         again.watch(record, to_the_end)
         again.close()
         return [record]
