@@ -19,7 +19,7 @@ playwright_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is missing: install requirements-dev.txt"
 )
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = (
     "--headless",
     "--no-sandbox",

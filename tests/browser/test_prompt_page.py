@@ -22,6 +22,7 @@ def test_a_prompt_streams_and_shows_its_timing(visit: Visit) -> None:
     assert visit.output() == ""
     assert "Finished after 2 tokens" in visit.status("done")
     visit.answered("my turn")
+    visit.page.click("#cg-figures > button")
     until(lambda: visit.page.input_value("#cg-sent textarea") == "问：queue\n答：")
     assert _figure(visit, "inference_time").endswith((" s", " ms"))
     assert _figure(visit, "prompt_tokens") == "12"
