@@ -87,7 +87,8 @@ class KeptAs:
 class GenerationRequest:
     """One answer to make: either ``prompt`` (with ``prompt_format``) or ``messages``, never both.
 
-    A last message of the assistant is an answer that is begun already: the new one goes on behind it.
+    A last message of the assistant is an answer that is begun already: the new one goes on behind it. ``begun`` is that
+    of a ``prompt``.
 
     ``visitor`` names whose it is, for fairness, limits and the prefix cache; ``ignore_stop_ids`` is for
     benchmarks and checks, which need a fixed number of tokens. ``shared``: others with the same prompt follow as soon
@@ -114,6 +115,7 @@ class GenerationRequest:
     predicted: str = ""
     prompt_chances: bool = False
     prompt_only: bool = False
+    begun: str = ""
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):

@@ -279,4 +279,6 @@ def _without_compression(scope: Scope) -> Scope:
 def _declares_at_most(size: int, headers: Headers) -> bool:
     """Whether a body says of itself that it is no larger; it is held to that."""
     declared = headers.get("content-length", "")
+    if "transfer-encoding" in headers:  # which is what counts where there are both
+        return False
     return declared.isascii() and declared.isdigit() and len(declared) <= 12 and int(declared) <= size

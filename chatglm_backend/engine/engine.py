@@ -96,7 +96,11 @@ class Engine:
         """The exact prompt of a request. Safe from any thread."""
         if request.prompt is None:
             return self._tokenizer.encode_chat(request.messages)
-        return self._tokenizer.encode_prompt(request.prompt, request.prompt_format)
+        encoded = self._tokenizer.encode_prompt(request.prompt, request.prompt_format)
+        if not request.begun:
+            return encoded
+        begun = self._tokenizer.encode_text(request.begun)  # behind ChatGLM-6B's control ids, which end a prompt
+        return EncodedPrompt((*encoded.ids, *begun), encoded.text + request.begun, len(begun))
 
     def prepare(self, request: GenerationRequest) -> PreparedRequest:
         """Encode and measure a request. Safe from any thread.
@@ -126,7 +130,7 @@ class Engine:
         openings = tuple(tuple(self._tokenizer.encode_text(text)) for text in request.openings)
         grammar = None
         if request.json_schema is not None:
-            begun = ids[len(ids) - encoded.begun :] if request.prompt is None else ()
+            begun = ids[len(ids) - encoded.begun :] if request.prompt is None or request.begun else ()
             grammar = self._grammars.begin(request.json_schema, begun)
         kv_bytes = rows * self._bytes_per_token
         predicted = tuple(self._tokenizer.encode_text(request.predicted))

@@ -107,7 +107,12 @@ def _label(t: Texts, one: Document) -> str:
         said = t("document.tokens", tokens=f"{one.tokens:,}")
     else:
         said = t("document.characters", count=f"{length:,}")
-    return f"<strong>{escape(one.name)}</strong> <small>{escape(said)}</small>"
+    return f"<strong>{_plain(one.name)}</strong> <small>{escape(said)}</small>"
+
+
+def _plain(text: str) -> str:
+    """Text inside HTML inside Markdown, in which two prices are no formula."""
+    return escape(text).replace("$", "&#36;").replace("\\", "&#92;")
 
 
 def _sources(t: Texts, sources: Sources) -> str:
@@ -116,7 +121,7 @@ def _sources(t: Texts, sources: Sources) -> str:
     note = "" if sources.count or not sources.passages else f"<p><small>{escape(t('document.nearest'))}</small></p>"
     # A blank line would end the HTML, and what follows would be Markdown.
     parts = "".join(
-        f"<p><strong>{escape(_place(t, one))}</strong><br>{'<br>'.join(map(escape, _lines(one)))}</p>"
+        f"<p><strong>{_plain(_place(t, one))}</strong><br>{'<br>'.join(map(_plain, _lines(one)))}</p>"
         for one in sources.passages
     )
     return f'<details class="cg-card cg-sources"><summary>{escape(head)}</summary>{note}{parts}</details>'

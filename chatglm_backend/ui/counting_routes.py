@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from chatglm_backend.core import GenerationRequest, Message
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.sentences import Language, Texts
 from chatglm_backend.service import Service
+from chatglm_backend.store.branches import clean
 
 _MOST = 100_000
+
+
+def _whole(text: object) -> object:
+    """Half of a surrogate pair, where a text was cut, becomes a mark."""
+    return clean(text) if isinstance(text, str) else text
 
 
 class _Typed(BaseModel):
     """The beginning of a text, as much as is sent, and how many characters all of it has."""
 
-    text: str = Field(max_length=_MOST)
-    length: int = Field(ge=0)
+    text: Annotated[str, BeforeValidator(_whole), Field(max_length=_MOST)]
+    length: int = Field(ge=0, le=10**9)
     language: str = "en"
 
 

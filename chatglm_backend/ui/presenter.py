@@ -187,7 +187,7 @@ class Presenter:
             return replace(asked, messages=(*asked.messages[:-1], last))
         if asked.prompt_format == "chat":
             return replace(asked, prompt=None, messages=(Message("user", asked.prompt), Message("assistant", text)))
-        return replace(asked, prompt=self.service.preview_prompt(asked).text + text, prompt_format="raw")
+        return replace(asked, begun=asked.begun + text)
 
     async def resume(self, caller: Caller, name: str = "", page: Page = "prompt") -> AsyncGenerator[PromptView, None]:
         """The answer of this name once more, or the one that this visitor's page lost a moment ago, if there is one."""

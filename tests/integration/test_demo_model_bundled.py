@@ -36,9 +36,9 @@ def engine(checkpoint: LowBitCheckpoint) -> Engine:
     return Engine(build_model(checkpoint.config, Int4Weights(checkpoint, "bigdl")), tokenizer)
 
 
-def answer(engine: Engine, **request: object) -> tuple[str, FinishReason | None]:
-    """The greedy answer of at most 64 tokens, and why it ended."""
-    params = GenerationParams(max_new_tokens=64)
+def answer(engine: Engine, most: int = 64, **request: object) -> tuple[str, FinishReason | None]:
+    """The greedy answer of at most so many tokens, and why it ended."""
+    params = GenerationParams(max_new_tokens=most)
     text, reason = "", None
     for event in engine.generate(GenerationRequest(request_id="t", params=params, **request), CancelToken()):  # type: ignore[arg-type]
         text += getattr(event, "text", "")
@@ -62,6 +62,17 @@ def test_the_folder_takes_at_most_16_megabytes() -> None:
 def test_the_files_are_whole(checkpoint: LowBitCheckpoint) -> None:
     """Every file has the hash of the manifest."""
     verify_files(checkpoint.folder, checkpoint.manifest, full=True)
+
+
+@pytest.mark.parametrize("form", ["recipe", "raw"])
+def test_an_answer_goes_on_where_it_was_cut(engine: Engine, form: str) -> None:
+    """What was begun stands behind the control ids, so that both parts are the answer that is not cut."""
+    prompt = "AI是什么？" if form == "recipe" else "问：AI是什么？\n答："
+    whole, _ = answer(engine, prompt=prompt, prompt_format=form)
+    for count in (4, 12):
+        begun, _ = answer(engine, count, prompt=prompt, prompt_format=form)
+        rest, _ = answer(engine, prompt=prompt, prompt_format=form, begun=begun)
+        assert (begun + rest, len(begun) < len(whole)) == (whole, True)
 
 
 @pytest.mark.parametrize(("prompt", "words"), [("AI是什么？", "人工智能"), ("What is AI?", "artificial intelligence")])

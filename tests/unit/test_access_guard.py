@@ -381,6 +381,33 @@ def test_small_bodies_wait_for_no_large_ones() -> None:
     assert [reply.status for reply in asyncio.run(scene())] == [200] * 9
 
 
+def test_a_length_that_does_not_count_lets_no_large_bodies_in() -> None:
+    """A body in chunks has the length that it has, whatever it says; such go through a few at a time."""
+    inside = most = 0
+
+    async def busy(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        inside -= 1
+        await application(scope, receive, send)
+
+    async def scene() -> None:
+        guard = Guard(busy, LOCAL, body_limits={"/chat/completions": 3_000_000})
+        asked = {"content-length": "2", "transfer-encoding": "chunked"}
+        await asyncio.gather(
+            *(
+                sent_through(guard, "/v1/chat/completions", method="POST", headers=asked, parts=(b"{}",))
+                for _ in range(9)
+            )
+        )
+
+    asyncio.run(scene())
+    assert 0 < most < 9
+
+
 def test_a_body_that_never_comes_is_408() -> None:
     """Nobody waits for ever."""
     policy = AccessPolicy(body_timeout_s=0.02)

@@ -363,7 +363,6 @@ def test_an_answer_that_has_ended_is_found_by_its_name() -> None:
 def test_an_answer_that_reached_its_limit_goes_on_behind_itself(form: PromptFormat) -> None:
     """In every prompt form, more than once; the model is given what it wrote, and the page shows all of it."""
     site = _site()
-    begun = {"recipe": "问：What is AI?\n答：", "raw": "What is AI?", "chat": ""}[form]
     half = site.views(PromptForm("What is AI?", _limit(3), form))[-1]
     assert (half.output, half.unfinished) == ("AI is the", True)
 
@@ -379,7 +378,7 @@ def test_an_answer_that_reached_its_limit_goes_on_behind_itself(form: PromptForm
     if form == "chat":
         assert [one.content for one in asked.messages] == ["What is AI?", more[-1].output]
     else:
-        assert (asked.prompt, asked.prompt_format) == (begun + more[-1].output, "raw")
+        assert (asked.prompt, asked.prompt_format, asked.begun) == ("What is AI?", form, more[-1].output)
     whole = site.views(PromptForm("What is AI?"))[-1]
     assert not whole.unfinished
     assert _run(lambda: scene("unknown")) == []

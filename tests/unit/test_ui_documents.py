@@ -230,7 +230,7 @@ def test_an_export_names_documents_and_sources_and_leaves_their_text_here(tmp_pa
 
 def test_names_and_texts_of_documents_are_text() -> None:
     """HTML in them is shown, not run, on every card; tokens are said where they are known."""
-    hostile = Document("<img src=x>.pdf", ("<script>one\n\ntwo",))
+    hostile = Document("<img src=x>$x^2$.pdf", ("<script>one\n\n$5 or \\(x\\)",))
     texts = load_texts("en")
     sources = Sourced("assistant", "yes", sources=Sources((Passage(0, hostile.name, 3, hostile.pages[0]),), 9))
     looks = [
@@ -241,9 +241,10 @@ def test_names_and_texts_of_documents_are_text() -> None:
     assert not any("<img" in look or "<script" in look for look in looks)
     assert "12 tokens" in looks[0]
     assert ["too long" in waiting_cards(texts, (LEASE,), room) for room in (0, 11, 12)] == [False, True, False]
-    assert "16 characters" in looks[0]
+    assert not any("$" in look or "\\" in look for look in looks[1:])  # no formula where both are Markdown
+    assert "24 characters" in looks[0]
     assert "1 of 9 passages" in looks[2]
-    assert ".pdf, page 3</strong><br>&lt;script&gt;one<br>two</p>" in looks[2]
+    assert ".pdf, page 3</strong><br>&lt;script&gt;one<br>&#36;5 or &#92;(x&#92;)</p>" in looks[2]
 
 
 class _Slow(DocumentReader):
