@@ -77,12 +77,14 @@ def ask(
 ) -> tuple[tuple[int, ...], int, int]:
     """Let the branch end with ``turns``; where it holds another last one, that is a new version.
 
+    So is an answer with more behind it: it may go on in other words, and what follows belongs to those that it had.
     Returns their numbers, the first new one's or 0, and what stood in the place of the first message to come, or 0.
     """
     path = branch(db, conversation)
     kept = [node.id for node in path[: len(turns) - 1]]
     last = path[len(turns) - 1] if len(path) >= len(turns) else None
-    if last is not None and _asked(last.message) == _asked(turns[-1]):
+    followed = turns[-1].role == "assistant" and len(path) > len(turns)
+    if last is not None and not followed and _asked(last.message) == _asked(turns[-1]):
         kept.append(last.id)
     before = path[len(kept)].id if len(path) > len(kept) else 0
     new = append(db, conversation, kept[-1] if kept else 0, turns[len(kept) :], now)

@@ -187,6 +187,21 @@ def test_an_answer_is_gone_on_with_in_its_place_and_an_edited_one_is_a_version(s
     assert _shown(store.read("ann", other.place.conversation_id)) == [("q", 1, 1), ("ha", 2, 2)]
 
 
+def test_an_earlier_answer_that_goes_on_from_its_own_words_keeps_what_followed_it(store: ConversationStore) -> None:
+    """The new answer has nothing behind it; the old one, whole, still has its own; refused, all is as it was."""
+    place = _answered(store, _answered(store, None, "q", "a"), "q a r", "b")
+    before = store.read("ann", place.conversation_id)
+    asked = (*_ask("q"), Message("assistant", "a"))
+    refused = store.withdraw("ann", store.begin("ann", place, asked))
+    assert refused is not None
+    assert _shown(refused) == _shown(before)
+    more = store.begin("ann", refused.place, asked)
+    store.save_answer(more.answer_id, "a and more", "complete")
+    found = store.read("ann", place.conversation_id)
+    assert _shown(found) == [("q", 1, 1), ("a and more", 2, 2)]
+    assert store.switch("ann", found.place, 1, -1).messages == before.messages
+
+
 @pytest.mark.parametrize("turns", ["q a refused", "Q", "q"])
 def test_what_is_refused_leaves_nothing(store: ConversationStore, turns: str) -> None:
     """A next question, another version of the first, another answer: all is as it was before."""
