@@ -216,7 +216,8 @@ class AnswerKeeper:
         """Write what is new; returns why it could not be written."""
         text, ended = answer.text, answer.finish_reason is FinishReason.STOP
         with self._lock:
-            if not (text or answer.calls) or (len(text), ended) <= self._saved:
+            new = text or answer.calls or (self._begun and ended)
+            if not new or (len(text), ended) <= self._saved:
                 return None
             state: MessageState = "complete" if ended else "interrupted"
             try:
