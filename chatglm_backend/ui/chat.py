@@ -47,7 +47,7 @@ class ChatForm:
     """What the visitor set beside the conversation. ``params`` raises InvalidRequest for bad numbers.
 
     ``tools`` is a JSON list, ``adapter`` names a fine-tune. ``attached`` are the documents that are left for the next
-    question, ``None`` where those stay.
+    question, ``None`` where those stay. ``draft`` stands in the box and is not what is asked.
     """
 
     params: Callable[[], GenerationParams]
@@ -55,6 +55,7 @@ class ChatForm:
     tools: str = ""
     adapter: str = ""
     attached: tuple[Document, ...] | None = None
+    draft: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class ChatView:
     ``id`` names the answer that is being written, empty where there is none. ``place`` is where the conversation
     is kept; ``changed`` says that place and list are to be shown anew. ``adapter`` is the fine-tune to choose,
     ``None`` where the choice stays. ``attached`` are documents for the next question, ``None`` where those stay.
-    ``versions`` says which of how many each kept turn is.
+    ``versions`` says which of how many each kept turn is, ``None`` where turns and versions are those that are shown.
     """
 
     turns: Turns
@@ -79,7 +80,7 @@ class ChatView:
     problem: HistoryError | None = None
     adapter: str | None = None
     attached: tuple[Document, ...] | None = None
-    versions: Versions = ()
+    versions: Versions | None = ()
 
     @property
     def resumable(self) -> bool:
@@ -132,14 +133,14 @@ class ChatPresenter:
     ) -> AsyncGenerator[ChatView, None]:
         """Views of the answer to ``asked``; without it, ``turns`` as they are."""
         if not asked:
-            yield replace(await self._still(turns), status=empty_prompt(self.texts))
+            yield replace(await self._still(turns), status=empty_prompt(self.texts), versions=None)
             return
         opened, problem = None, None
         if caller.keeper is not None:
             opened, problem = await asyncio.to_thread(self._history.begin, caller.keeper, place, asked, form.adapter)
         if isinstance(problem, ConversationChanged) and place is not None:
             status = newer_state(self.texts, problem, place)
-            yield replace(await self._still(turns, _typed(turns, asked)), status=status)
+            yield replace(await self._still(turns, _typed(turns, asked, form.draft)), status=status, versions=None)
             return
         watch = self.answers.open("chat", caller)
         answer = watch.answer
@@ -150,7 +151,8 @@ class ChatPresenter:
             answer.keeping = self._history.keeper(opened, begun)
         at = len(asked) - bool(begun)
         replaced = turns[at].content if len(turns) > at else ""
-        yield replace(self._of(answer, Answer(), box="", changed=True), attached=form.attached)
+        box = "" if len(asked) > len(turns) else None  # only what is sent was typed there
+        yield replace(self._of(answer, Answer(), box=box, changed=True), attached=form.attached)
         answers = self.answers.follow(watch, partial(self._request, answer, form, replaced))
         async with aclosing(self._views(watch, answers)) as views:
             async for view in views:
@@ -160,7 +162,7 @@ class ChatPresenter:
                 moved = Moved(turns, place)
                 if caller.keeper is not None and opened is not None:
                     moved = await asyncio.to_thread(self._history.withdraw, caller.keeper, opened)
-                still = await self._still(moved.turns, _typed(turns, asked))
+                still = await self._still(moved.turns, _typed(turns, asked, form.draft))
                 yield replace(
                     still, status=view.status, place=moved.place, versions=moved.versions, changed=True,
                     attached=form.attached if form.attached is None else attached_to(asked[-1:]),
@@ -322,7 +324,9 @@ def _with_answer(turns: Turns, answer: Answer, sources: Sources | None) -> Turns
     return (*asked, (Sourced if whole else Interrupted)("assistant", text, sources=sources))
 
 
-def _typed(turns: Turns, asked: Turns) -> str | None:
-    """What goes back into the box when ``asked`` behind ``turns`` was refused; ``None`` where nothing was typed."""
-    new = asked[-1]
-    return new.content if new.role != "assistant" and turns[len(asked) - 1 : len(asked)] != (new,) else None
+def _typed(turns: Turns, asked: Turns, draft: str) -> str | None:
+    """What goes into the box, behind its draft, when ``asked`` was refused; ``None`` where it is in ``turns``."""
+    before = [turn.content for turn in turns[len(asked) - 1 : len(asked)]]
+    if before == [asked[-1].content]:
+        return None
+    return "\n\n".join(text for text in (draft, asked[-1].content) if text)

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from chatglm_backend.core import AdapterInfo, GenerationParams, Message
 from chatglm_backend.models.config import family_named_in
 from chatglm_backend.sentences import load_texts
@@ -220,6 +222,16 @@ def test_an_empty_message_changes_nothing() -> None:
     model, presenter = _chat()
     assert _send(presenter, _TALK, "  ")[-1].turns == _TALK
     assert model.answers == []
+
+
+@pytest.mark.parametrize("action", ["edit", "regenerate", "edit_answer", "go_on"])
+def test_only_what_is_sent_leaves_the_box(action: str) -> None:
+    """What is typed for the next question stays there when an earlier one is answered anew."""
+    _, presenter = _chat()
+    turns = (*_TALK[:3], Interrupted("assistant", "2"))
+    views = _ask(presenter, action, turns, 3, "other words")
+    assert len(views) > 1
+    assert [view.box for view in views] == [None] * len(views)
 
 
 def test_a_stopped_answer_is_marked_and_can_be_gone_on_with() -> None:

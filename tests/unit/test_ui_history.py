@@ -46,11 +46,12 @@ class Site:
         self.presenter = ChatPresenter(service, answers, history, load_texts("en"))
 
     def answer(
-        self, place: Place | None, turns: Turns, text: str, keeper: str | None = "ann"
-    ) -> AsyncGenerator[ChatView, None]:
-        """What the page shows after sending."""
-        asked = self.presenter.asked("send", turns, 0, text)
-        form = ChatForm(lambda: GenerationParams(max_new_tokens=512))
+        self, place: Place | None, turns: Turns, text: str, keeper: str | None = "ann",
+        action: str = "send", index: int = 0, tokens: int = 512, draft: str = "",
+    ) -> AsyncGenerator[ChatView, None]:  # fmt: skip
+        """What the page shows after sending, or after another ``action``."""
+        asked = self.presenter.asked(action, turns, index, text)
+        form = ChatForm(lambda: GenerationParams(max_new_tokens=tokens), draft=draft)
         return self.presenter.answer(Caller("ann", "tab", keeper), place, turns, asked, form)
 
     def read(self) -> StoredMessage:
@@ -106,6 +107,40 @@ def test_a_tab_that_fell_behind_is_told_and_keeps_what_was_typed(tmp_path: Path)
     moved = site.history.carry_out("ann", Command("reload", start.place.conversation_id), start.place)
     assert moved is not None
     assert (len(moved.turns), moved.box) == (4, None)
+
+
+def test_what_is_refused_or_empty_leaves_versions_and_draft(tmp_path: Path) -> None:
+    """An edited answer goes behind what is typed already, one asked for again does not; the rows stay as they are."""
+    site = Site(_history(tmp_path))
+    start = shown(lambda: site.answer(None, (), "What is AI?"))[-1]
+    again = shown(lambda: site.answer(start.place, start.turns, "", action="regenerate", index=1, draft="draft"))[-1]
+    assert again.versions == ((1, 1), (2, 2))
+    empty = shown(lambda: site.answer(again.place, again.turns, " "))
+    assert [(view.turns, view.versions, view.box) for view in empty] == [(again.turns, None, None)]
+    for action, text, draft, box in (
+        ("edit_answer", "Well, ", "", "Well, "),
+        ("edit_answer", "Well, ", "draft", "draft\n\nWell, "),
+        ("edit", "What?", "draft", "draft\n\nWhat?"),
+        ("edit_answer", again.turns[1].content, "draft", None),
+        ("regenerate", "", "draft", None),
+    ):
+        behind = shown(
+            lambda action=action, text=text, draft=draft: site.answer(  # type: ignore[misc]
+                start.place, again.turns, text, action=action, index=1, draft=draft
+            )
+        )
+        assert [(view.turns, view.versions, view.box) for view in behind] == [(again.turns, None, box)]
+
+
+def test_an_answer_that_had_nothing_more_to_say_is_whole(tmp_path: Path) -> None:
+    """One that was cut, and ends at once when it goes on, is not cut any more, also in the store."""
+    site = Site(_history(tmp_path), once=Script(("half", " more")))
+    cut = shown(lambda: site.answer(None, (), "once", tokens=1))[-1]
+    assert site.read().state == "interrupted"
+    site.model.scenes = {"once": Script(()), "half": Script(())}
+    last = shown(lambda: site.answer(cut.place, cut.turns, "", action="go_on"))[-1]
+    assert (type(last.turns[-1]), last.turns[-1].content) == (Message, "half")
+    assert (site.read().content, site.read().state) == ("half", "complete")
 
 
 def test_a_refused_message_is_not_kept_and_goes_back_into_the_box(tmp_path: Path) -> None:

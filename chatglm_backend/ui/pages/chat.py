@@ -209,7 +209,7 @@ class _Handlers:
             self._desk.keep_only(caller.visitor, (), sent)
             form = ChatForm(
                 partial(self._sampling.params, numbers), given.system or "", given.tools or "", adapter,
-                attached=() if sent else None,
+                attached=() if sent else None, draft="" if action == "send" else given.box or "",
             )  # fmt: skip
             views = self._presenter.answer(caller, given.place, given.turns, asked, form)
             async with aclosing(shown(views, partial(self._show, caller, given.search))) as updates:
@@ -310,7 +310,7 @@ class _Handlers:
             stop=stop,
             more=gr.skip() if sent else gr.Button(t("chat.go_on"), visible=view.resumable),
             id=view.id,
-            rows=KEPT if sent else writing.rows(t, view.turns, view.versions),
+            rows=KEPT if sent or view.versions is None else writing.rows(t, view.turns, view.versions),
         )
         if view.box is not None:
             found = replace(found, box=view.box)
