@@ -50,6 +50,10 @@ def test_versions_stay_beside_each_other(kept: Visit) -> None:
     page.click("dialog .cg-yes")
     _rows(kept, "What is AI? 1/2", f"Well, {script} 2/2")
     assert kept.site.state()["messages"][-1] == ["What is AI?", "Well, "]
+    ended(kept)
+    page.press(BOX, "Enter")
+    page.locator("#cg-chat-status", has_text="Type a prompt first").wait_for()
+    _rows(kept, "What is AI? 1/2", f"Well, {script} 2/2")
     page.reload()
     open_chat(kept)
     _rows(kept, "What is AI? 1/2", f"Well, {script} 2/2")
