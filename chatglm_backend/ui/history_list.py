@@ -78,7 +78,8 @@ def _saved(t: Texts, prompts: Sequence[SavedPrompt]) -> str:
     for one in prompts:
         name, delete = escape(one.name), escape(t("history.delete_named", title=one.name))
         rows += (
-            f'<li class="cg-row"><button type="button" class="cg-open" data-insert="{escape(one.text)}">'
+            f'<li class="cg-row"><button type="button" class="cg-open" data-id="{name}" '
+            f'data-insert="{escape(one.text)}">'
             f'<span>{name}</span></button><button type="button" class="cg-mini" data-history="delete_prompt" '
             f'data-id="{name}" data-confirm="{escape(t("prompts.delete_ask"))}" aria-label="{delete}" '
             f'title="{delete}">✕</button></li>'

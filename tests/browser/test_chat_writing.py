@@ -14,18 +14,20 @@ _NUMBER = "#cg-chat-max-new-tokens input[type=number]"
 def test_help_while_writing(kept: Visit) -> None:
     """A count beside the box, a prompt saved and put where the cursor is, a number that a reload keeps, all keys."""
     page = kept.page
-    page.fill(BOX, "Translate:\n")
+    page.fill(BOX, 'Say "a\\b":\n')
     page.locator(".cg-count", has_text="11 tokens").wait_for()
     page.locator(".cg-saved summary").click()
     page.get_by_role("button", name="Save the text in the message box").click()
     page.keyboard.press("Enter")
-    page.locator(".cg-saved .cg-open", has_text="Translate:").wait_for()
+    page.locator(".cg-saved .cg-open", has_text='Say "a\\b":').focus()
+    page.evaluate("new Promise((go) => { document.body.append(''); setTimeout(go); })")  # the page changes somewhere
+    assert page.evaluate("document.activeElement.matches('.cg-saved .cg-open')")
     page.fill(BOX, "x" * 2100)
     page.locator(".cg-count.cg-over", has_text="more than this model can read").wait_for()
     page.fill(BOX, "end")
     page.evaluate(f"document.querySelector('{BOX}').setSelectionRange(0, 0)")
     page.locator(".cg-saved .cg-open").click()
-    assert page.input_value(BOX) == "Translate:\nend"
+    assert page.input_value(BOX) == 'Say "a\\b":\nend'
     page.locator(".cg-saved [data-history=delete_prompt]").click()
     page.locator("dialog .cg-yes").click()
     page.locator(".cg-saved summary", has_text="(0)").wait_for()

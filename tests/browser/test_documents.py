@@ -22,13 +22,28 @@ def _file(name: str, data: bytes) -> dict[str, Any]:
 
 
 def test_a_new_visitor_gets_an_answer_about_a_pdf_in_three_actions(serve: Serve, visitor: Visitor) -> None:
-    """Choose it, write, send. The card has its tokens before; card and sources are there after a reload, too."""
+    """Choose it, write, send. The card has its tokens before; card and sources are there after a reload, too.
+
+    Nothing is sent without a document that is still being read.
+    """
     visit = visitor(serve("kept"), fresh=True)
     page = visit.page
     lease = pdf("The rent is due on the first day.", "AI is not allowed in the house.")
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/chat/document?*", hold)
     page.set_input_files("#cg-chat-attach", _file("lease.pdf", lease))
-    page.locator(_WAITING, has_text="tokens").wait_for()
     page.fill(BOX, "What is AI?")
+    page.press(BOX, "Enter")
+    page.locator("#cg-chat-refused", has_text="Still reading the document").wait_for()
+    held.pop().continue_()
+    page.locator(_WAITING, has_text="tokens").wait_for()
+    page.locator("#cg-chat-reading .cg-doc").wait_for(state="detached")
+    assert page.inner_text("#cg-chat-refused") == ""
+    assert page.input_value(BOX) == "What is AI?"
     page.press(BOX, "Enter")
     written(visit, "machines that learn")
     ended(visit)
@@ -60,16 +75,17 @@ def test_files_are_dropped_refused_and_taken_away_again(serve: Serve, visitor: V
             const files = new DataTransfer();
             files.items.add(new File(["房租每月一号交。"], "租约.md"));
             files.items.add(new File([new Uint8Array([137, 80, 0, 1, 2, 0, 0, 3])], "照片.png"));
+            files.items.add(new File(["more"], "more.txt"));
             files.items.add(new File(["notes, of a rather long name"], "x".repeat(90) + ".csv"));
             document.querySelector("#cg-chat").dispatchEvent(
                 new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: files }));
         }"""
     )
-    page.locator(_WAITING).nth(1).wait_for()
+    page.locator(_WAITING).nth(2).wait_for()
     assert page.locator("#cg-chat-refused").inner_text().startswith("无法读取 照片.png：")
     assert "个 token" in page.locator(_WAITING).first.inner_text()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    page.locator(f"{_WAITING} button").nth(1).click()
+    page.evaluate(f"[...document.querySelectorAll('{_WAITING} button')].slice(1).forEach((one) => one.click())")
     page.wait_for_function(f"document.querySelectorAll('{_WAITING}').length === 1")
     page.reload()
     page.locator(_WAITING).wait_for()

@@ -1,8 +1,17 @@
 // Documents beside the next question: chosen, dropped or pasted, read one after another by the server, shown as cards.
 (() => {
   const input = () => document.getElementById("cg-chat-attach");
-  const shownIds = () => [...document.querySelectorAll("#cg-chat-cards [data-document]")].map((one) => one.dataset.document);
+  // A reply that was on its way may draw a card once more that was taken away since, or not yet the one just read.
+  const removed = new Set();
+  const coming = new Set();
+  const drawnIds = () => [...document.querySelectorAll("#cg-chat-cards [data-document]")].map((one) => one.dataset.document);
+  const shownIds = () => [...new Set([...drawnIds(), ...coming])].filter((id) => !removed.has(id));
   const refuse = (text) => { document.getElementById("cg-chat-refused").textContent = text; };
+  const reading = () => document.querySelector("#cg-chat-reading .cg-doc");
+  const done = (card) => {
+    card.remove();
+    if (!reading() && document.getElementById("cg-chat-refused").textContent === input().dataset.wait) refuse("");
+  };
 
   // The page keeps those whose ids are listed; a number makes each list a change.
   const want = (ids) => {
@@ -11,7 +20,7 @@
     channel.dispatchEvent(new Event("input", { bubbles: true }));
   };
   const shown = async (id) => {
-    for (let i = 0; i < 50 && !shownIds().includes(id); i += 1) await new Promise((go) => { setTimeout(go, 100); });
+    for (let i = 0; i < 50 && !drawnIds().includes(id) && !removed.has(id); i += 1) await new Promise((go) => { setTimeout(go, 100); });
   };
 
   const readingCard = (name, words) => {
@@ -23,7 +32,7 @@
     note.textContent = words.reading;
     Object.assign(away, { type: "button", className: "cg-mini", textContent: "✕", title: words.cancel });
     away.setAttribute("aria-label", `${words.cancel}: ${name}`);
-    away.addEventListener("click", () => { stop.abort(); card.remove(); });
+    away.addEventListener("click", () => { stop.abort(); done(card); });
     card.append(title, " ", note, away);
     document.getElementById("cg-chat-reading").append(card);
     return { card, signal: stop.signal };
@@ -37,11 +46,16 @@
       });
       const told = reply.status === 413 ? { message: words.large.replace("{name}", file.name) } : await reply.json();
       if (!reply.ok) throw new Error(told.message);
-      want([...shownIds(), told.id]);
+      removed.delete(told.id);
+      coming.add(told.id);
+      want(shownIds());
       await shown(told.id);
     } catch (error) {
       if (!signal.aborted) refuse(error.message && !(error instanceof TypeError) ? error.message : words.failed);
-    } finally { card.remove(); }
+    } finally {
+      coming.clear();
+      done(card);
+    }
   };
 
   let waiting = Promise.resolve();
@@ -60,11 +74,22 @@
     attach([...event.target.files]);
     event.target.value = "";
   });
+  // A question must not go without what is still being read; Enter comes as a click, too.
+  document.addEventListener("click", (event) => {
+    if (!reading() || !event.target.closest || !event.target.closest("#cg-chat-send")) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    refuse(input().dataset.wait);
+  }, true);
   document.addEventListener("click", (event) => {
     if (event.target.closest && event.target.closest("#cg-chat-send, #cg-chat-clear")) refuse("");
     const away = event.target.closest && event.target.closest("#cg-chat-cards [data-document]");
     if (!away) return;
-    want(shownIds().filter((id) => id !== away.dataset.document));
+    const id = away.dataset.document;
+    removed.add(id);
+    setTimeout(() => removed.delete(id), 5000);
+    away.closest(".cg-doc").remove();
+    want(shownIds());
     document.querySelector("#cg-chat-box textarea").focus();
   });
 
@@ -110,7 +135,7 @@
   let tries = before.length ? 8 : 0;
   const restore = () => {
     if (tries === 0) return;
-    tries = shownIds().length || document.querySelector("#cg-chat-reading .cg-doc") ? 0 : tries - 1;
+    tries = shownIds().length || reading() ? 0 : tries - 1;
     if (tries && document.querySelector("#cg-chat-wanted :is(textarea, input)")) want(before);
   };
   setInterval(restore, 600);

@@ -50,7 +50,7 @@
   });
   globalThis.chatglm = { ask, command, element, words };
 
-  const button = (action, id) => document.querySelector(`#cg-history [data-history=${action}][data-id="${id}"]`);
+  const button = (kind, id) => document.querySelector(`#cg-history ${kind}[data-id="${CSS.escape(id)}"]`);
   const search = () => document.querySelector("#cg-history-search :is(textarea, input)");
   const chatBox = () => (coarse.matches ? null : document.querySelector("#cg-chat-box textarea"));
 
@@ -66,15 +66,16 @@
     if (target && target !== active) target.focus({ preventScroll: true });
   };
   new MutationObserver(inherit).observe(document, {
-    childList: true, subtree: true, attributes: true, attributeFilter: ["data-id"],
+    childList: true, subtree: true, attributes: true, attributeFilter: ["data-id", "open"],
   });
   const heirOf = (part) => {
     const row = part.closest(".cg-row");
     if (row) {
-      const { history: action, id } = part.dataset;
+      const { history: action, id = "" } = part.dataset;
+      const kind = action ? `[data-history=${action}]` : ".cg-open"; // a saved prompt is no command
       const beside = row.nextElementSibling || row.previousElementSibling;
       const next = beside && beside.querySelector("[data-id]").dataset.id;
-      return { id, find: () => button(action, id) || (next && button("open", next)) || search() };
+      return { id, find: () => button(kind, id) || (next && button(".cg-open", next)) || search() };
     }
     const tools = () => [...document.querySelectorAll("#cg-history .cg-history-tools :is(a, button, input)")].reverse();
     const place = tools().indexOf(part); // from the end: the first ones come and go
