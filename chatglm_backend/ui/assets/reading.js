@@ -57,6 +57,23 @@
     if (!drawn) drawn = requestAnimationFrame(() => { drawn = 0; follow(); });
   });
 
+  // The conversation gives way where the box is taller than its one line: what stands between them stays in sight.
+  const LINE = 61; // the height with one line of text and nothing else
+  const taller = new ResizeObserver(([{ target }]) => {
+    const height = target.offsetHeight;
+    if (!height) return; // another page is open
+    document.documentElement.style.setProperty("--cg-taller", `${Math.max(0, height - LINE)}px`);
+    follow();
+  });
+  let watchedBox = null;
+  setInterval(() => {
+    const composer = document.getElementById("cg-chat-composer");
+    if (!composer || composer === watchedBox) return;
+    watchedBox = composer;
+    taller.disconnect();
+    taller.observe(composer);
+  }, 500);
+
   // On a phone the answer stands below what was typed: it comes into sight as it begins.
   const showAnswer = () => {
     const answer = document.getElementById("cg-output");
