@@ -59,7 +59,7 @@ def test_a_prompts_answer_is_there_again_after_a_reload(serve: Serve, visitor: V
     visit.limit(2)
     visit.page.click("#cg-go-on")
     until(lambda: visit.output() == f"{stopped}word0 word1 ")
-    assert site.state()["prompts"][-1] == f"问：slow\n答：{stopped}"
+    assert site.state()["prompts"][-1] == "slow"  # what was answered goes along as the answer's beginning
 
 
 def test_a_closed_tab_frees_the_engine_after_the_grace(serve: Serve, visitor: Visitor) -> None:

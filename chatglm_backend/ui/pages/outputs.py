@@ -37,6 +37,7 @@ class _View(Protocol):
 
 
 V = TypeVar("V", bound=_View)
+_AGAIN = 8
 
 
 async def shown(
@@ -44,13 +45,13 @@ async def shown(
 ) -> AsyncGenerator[tuple[Any, ...], None]:
     """Updates of a page; ``show`` is told whether its buttons are as they should be while something runs already.
 
-    They are told twice: an update may reach a page while it is built, and be lost.
+    They are told twice and then again from time to time: an update may reach a page while it is built, and be lost.
     """
-    before = running = False
+    since = 0
     async with aclosing(views):
         async for view in views:
-            yield tuple(show(view, before and running and view.running).all())
-            before, running = running, view.running
+            since = since + 1 if view.running else 0
+            yield tuple(show(view, since > 2 and since % _AGAIN > 0).all())
 
 
 def shown_before(*statuses: str) -> dict[str, Any]:
