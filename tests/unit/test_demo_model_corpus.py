@@ -11,7 +11,15 @@ from dataclasses import asdict
 import pytest
 
 from tools.demo_model.corpus import Corpus
-from tools.demo_model.examples import EVALUATION_SETS, Example, evaluation_keys, key, read_evaluation
+from tools.demo_model.examples import (
+    EVALUATION_SETS,
+    Example,
+    evaluation_keys,
+    key,
+    read_evaluation,
+    read_talks,
+    talk_keys,
+)
 from tools.demo_model.sums import all_sums, held_out, result
 from tools.demo_model.tables import read_tables
 
@@ -99,8 +107,25 @@ def sums_giving(text: str, value: str) -> list[tuple[int, str, int]]:
 
 
 def test_no_prompt_is_in_two_evaluation_sets() -> None:
-    """Every normalised prompt of the evaluation sets is asked once."""
-    assert len(evaluation_keys()) == sum(len(read_evaluation(name)) for name in EVALUATION_SETS)
+    """Every normalised prompt of the evaluation sets is asked once, and none of them in a conversation."""
+    prompts = [key(item["turns"]) for name in EVALUATION_SETS for item in read_evaluation(name)]  # type: ignore[arg-type]
+    assert len(set(prompts)) == len(prompts)
+    assert set(prompts) & talk_keys() == set()
+    assert evaluation_keys() == set(prompts) | talk_keys()
+
+
+def test_the_evaluation_conversations() -> None:
+    """At least 24 of twelve turns each, each with something to check, sums held out; questions and pairs are keys."""
+    talks = [talk["turns"] for talk in read_talks()]
+    assert len(talks) >= 24
+    assert {len(turns) for turns in talks} == {12}
+    assert all(turn["must_contain"] for turns in talks for turn in turns)
+    for turn in (turn for turns in talks for turn in turns if turn["ability"] == "sums"):
+        found = sums_giving(turn["question"], turn["must_contain"][0])
+        assert found
+        assert all(held_out(*s) for s in found), turn
+    first, second = (turn["question"] for turn in talks[0][:2])
+    assert {key([first]), key([second]), key([first, second])} <= talk_keys()
 
 
 def test_held_out_names_are_not_in_the_corpus(examples: list[Example]) -> None:

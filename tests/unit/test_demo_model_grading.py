@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tools.demo_model.grading import last_number, passes
+from tools.demo_model.grading import last_number, passes, right
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,11 @@ def test_what_counts_as_right(wanted: str, right: list[str], wrong: list[str]) -
 def test_the_result_of_a_sum_is_its_last_number(answer: str, number: str | None) -> None:
     """Tens and ones named on the way do not count."""
     assert number == last_number(answer)
+
+
+@pytest.mark.parametrize(("ability", "expected"), [("sums", False), ("follow-up", True)])
+def test_a_sum_must_end_with_its_result(ability: str, expected: bool) -> None:
+    """A result that is only named on the way is not right where a sum is asked for."""
+    item = {"ability": ability, "must_contain": ["12"], "must_not_contain": []}
+    assert right(item, "7+45: ones 7+5=12 carry 1, tens 0+4+1=5, the result is 53.") is expected
+    assert right(item, "7+5: ones 7+5=12, the result is 12.")

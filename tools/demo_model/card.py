@@ -26,7 +26,10 @@ NAMES = {
     "unknown": "unknown things: honest sentence",
     "follow-up": "follow-ups of two or three turns",
 }
-TITLES = {SEEN_SET: "corpus", **dict(zip(EVALUATION_SETS, ("first set", "second set", "third set"), strict=True))}
+TITLES = {
+    SEEN_SET: "corpus",
+    **dict(zip(EVALUATION_SETS, ("first set", "second set", "third set", "fourth set"), strict=True)),
+}
 
 
 def table(scores: Mapping[str, Sequence[Row]], *sets: str) -> str:
@@ -82,20 +85,18 @@ def main() -> None:
     folder = bundled_folder()
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.suffix != ".md")
     text = (HERE / "card_template.md").read_text(encoding="utf-8")
-    first, second, third = EVALUATION_SETS
+    first, *later = EVALUATION_SETS
     fields = {
         "{parameters}": f"{parameters / 1e6:.1f} million",
         "{megabytes}": f"{size / 1e6:.1f} MB",
         "{steps}": f"{state['step']:,}",
         "{table}": table(scores, SEEN_SET, first),
-        "{table_2}": table(scores, second),
-        "{table_3}": table(scores, third),
         "{tokens}": f"{state['tokens'] / 1e6:.1f} million",
         "{missed}": missed(scores),
         "{failures}": failures(scores, SEEN_SET, first),
-        "{failures_2}": failures(scores, second),
-        "{failures_3}": failures(scores, third),
     }
+    for number, name in enumerate(later, start=2):
+        fields |= {f"{{table_{number}}}": table(scores, name), f"{{failures_{number}}}": failures(scores, name)}
     for mark, value in fields.items():
         text = text.replace(mark, value)
     (folder / "README.md").write_text(text, encoding="utf-8")

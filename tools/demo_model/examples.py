@@ -6,12 +6,14 @@ import random
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 from tools.demo_model.sums import result
 from tools.demo_model.tables import Topic, read_data, read_tables
 
 LANGUAGES = ("zh", "en")
-EVALUATION_SETS = ("evaluation_set", "evaluation_set_2", "evaluation_set_3")
+EVALUATION_SETS = ("evaluation_set", "evaluation_set_2", "evaluation_set_3", "evaluation_set_4")
 Turn = tuple[str, str]
 
 
@@ -44,9 +46,20 @@ def read_evaluation(name: str) -> list[dict[str, object]]:
     return list(read_data(name)["items"])
 
 
+def read_talks() -> list[dict[str, Any]]:
+    """The evaluation conversations: ``id`` and ``turns``, each with ``question`` and what is graded."""
+    return list(read_data("conversations")["conversations"])
+
+
+def talk_keys() -> frozenset[str]:
+    """The keys of the evaluation conversations' questions, each alone and with the one before it."""
+    asked = [[turn["question"] for turn in talk["turns"]] for talk in read_talks()]
+    return frozenset(key(part) for each in asked for part in (*([question] for question in each), *pairwise(each)))
+
+
 def evaluation_keys() -> frozenset[str]:
-    """The keys of all prompts of all evaluation sets."""
-    return frozenset(key(item["turns"]) for name in EVALUATION_SETS for item in read_evaluation(name))  # type: ignore[arg-type]
+    """The keys of all prompts of all evaluation sets and conversations."""
+    return talk_keys() | {key(item["turns"]) for name in EVALUATION_SETS for item in read_evaluation(name)}  # type: ignore[arg-type]
 
 
 def topic_questions(topic: Topic, language: str, rng: random.Random) -> list[str]:

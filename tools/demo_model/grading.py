@@ -32,11 +32,12 @@ def passes(item: Mapping[str, object], answer: str) -> bool:
     return all(contains(graded, text) for text in wanted) and not any(contains(graded, text) for text in unwanted)
 
 
-def last_number(answer: str) -> str | None:
-    """The last whole number in an answer, with its sign.
+def right(item: Mapping[str, object], answer: str) -> bool:
+    """Whether an answer passes; that to a sum must also end with its result, as it names tens and ones on its way."""
+    return passes(item, answer) and (item["ability"] != "sums" or [last_number(answer)] == item["must_contain"])
 
-    Stricter than the evaluation set asks for: an answer to a sum names tens and ones on its way, and
-    those must not count as the result.
-    """
+
+def last_number(answer: str) -> str | None:
+    """The last whole number in an answer, with its sign."""
     numbers = re.findall(r"(?<![\d])-?\d+", plain(answer))
     return numbers[-1] if numbers else None
