@@ -7,8 +7,14 @@ Prompts carry their visitor's mark; half of the answers are sampled with a seed.
 asked for alone before.
 
     python -m benchmarks.soak --minutes 10
+    python -m benchmarks.soak --minutes 30 --kills 10
 
-The exit code is 1 when anything was lost, mixed up or left over, or when memory grew by more than 3 %. Linux only,
+With ``--kills`` the server is killed so many times in between and begins again on the same data folder, every third
+time with a small model that calls tools. Four visitors then hold conversations and send batches, also after a kill;
+there are fine-tunes, JSON by a schema and documents, and what was read is kept on disk.
+
+The exit code is 1 when anything was lost, mixed up or left over, or when memory grew by more than 3 % (between two
+kills, after the first minute: 2 %). Linux only,
 because each client binds a loopback address of its own.
 """
 
@@ -25,20 +31,41 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.soaking.account import check_counters, check_log, check_marks, check_texts, freed_after, growth
+from benchmarks.soaking.account import (
+    check_bounds,
+    check_counters,
+    check_kept,
+    check_log,
+    check_marks,
+    check_texts,
+    freed_after,
+    growth,
+)
+from benchmarks.soaking.chat import ChatClient, Diary
 from benchmarks.soaking.endpoint import EndpointClient
 from benchmarks.soaking.line import Client
 from benchmarks.soaking.page import PageClient, read_functions
-from benchmarks.soaking.questions import MARKS, Question, Record, questions_for, too_long
+from benchmarks.soaking.questions import (
+    MARKS,
+    Question,
+    Record,
+    conversation,
+    mixed_questions,
+    questions_for,
+    too_long,
+)
 from benchmarks.soaking.server import Sample, Server
 
 _PAGES = 7
 _ASKER = "127.0.0.1"  # asks for the texts alone
 _IDLE_S = 60.0
-_MAX_GROWTH = 0.03
+_MAX_GROWTH, _MAX_GROWTH_OF_A_LIFE = 0.03, 0.02
+_TALKERS, _TALKS, _ROUNDS = 4, 6, 7
+_KV_DISK_MB, _WINDOW_S = 16, 20.0
+_BUNDLED = Path(__file__).resolve().parents[1] / "chatglm_backend" / "demo_model"
 
 
 @dataclass
@@ -60,10 +87,26 @@ class Account:
         return not self.failures and not any(self.checks.values())
 
 
-class Soak:
-    """Runs the clients against a server that is ready. ``context`` is the model's limit, in tokens."""
+@dataclass
+class Kept:
+    """What outlives a server: each visitor's diary, and per model what may be asked, and with which answer."""
 
-    def __init__(self, server: Server, *, clients: int, context: int, pages: int | None = None, seed: int = 0) -> None:
+    diaries: dict[int, Diary] = field(default_factory=dict)
+    alone: dict[Question, str] = field(default_factory=dict)
+    questions: dict[str, list[list[Question]]] = field(default_factory=dict)
+    talks: dict[tuple[str, int], list[list[Question]]] = field(default_factory=dict)
+
+
+class Soak:
+    """Runs the clients against a server that is ready. ``context`` is the model's limit, in tokens.
+
+    With ``kept`` some of them come back after a kill, and all ask in every way.
+    """
+
+    def __init__(
+        self, server: Server, *, clients: int, context: int, pages: int | None = None, seed: int = 0,
+        kept: Kept | None = None,
+    ) -> None:  # fmt: skip
         self._server, self._context = server, context
         self._random = random.Random(seed)  # noqa: S311
         pages = max(1, clients * _PAGES // len(MARKS)) if pages is None else pages
@@ -73,10 +116,14 @@ class Soak:
             own = random.Random(f"{seed}/{number}")  # noqa: S311
             if number < clients - pages:
                 self._clients.append(EndpointClient(number, server.port, server.token, own))
+            elif kept is not None and number >= clients - _TALKERS:
+                diary = kept.diaries.setdefault(number, Diary())
+                self._clients.append(ChatClient(number, server.port, server.token, functions, own, diary))
             else:
                 self._clients.append(PageClient(number, server.port, server.token, functions, own))
         self._questions: list[list[Question]] = []
-        self._alone: dict[Question, str] = {}
+        self._alone: dict[Question, str] = {} if kept is None else kept.alone
+        self._kept, self._killed = kept, threading.Event()
         self._records: list[Record] = []
         self._failures: list[str] = []
         self._lock = threading.Lock()
@@ -87,28 +134,61 @@ class Soak:
         asker.address = _ASKER
         for client in self._clients:
             page = isinstance(client, PageClient)
-            own = []
-            for question in questions_for(client.number, self._context, self._random)[:turns]:
-                if page and question.chat:
-                    continue
-                record = asker.whole(question)[0]
-                while record.end == "context_length_exceeded":
-                    question = question.shorter()
-                    record = asker.whole(question)[0]
-                if record.end not in ("stop", "length"):
-                    raise RuntimeError(f"alone, a question ended with {record.end}")
-                self._alone[question] = record.text
-                own.append(question)
-            self._questions.append(own)
+            asked = questions_for(client.number, self._context, self._random)[:turns]
+            self._questions.append([self._ask(asker, one) for one in asked if not (page and one.chat)])
 
-    def run(self, seconds: float, most: int) -> float:
-        """Let all clients visit for so long, or until there were ``most`` visits; the seconds that it took."""
+    def ask_all_alone(self) -> None:
+        """The same of this model in every way, once; later servers with it are told what was found."""
+        kept, names = self._kept or Kept(), [row["id"] for row in json.loads(self._server.get("/v1/models"))["data"]]
+        model, adapters = names[0], [name.partition(":")[2] for name in names[1:]]
+        asker = EndpointClient(-1, self._server.port, self._server.token, self._random)
+        asker.address = _ASKER
+        if model not in kept.questions:
+            kept.questions[model] = []
+            for client in self._clients:
+                page = isinstance(client, PageClient)
+                rounds = [
+                    mixed_questions(client.number, self._context, self._random, model, adapters, tools=not adapters)
+                    for _ in range(_ROUNDS if adapters else 1)
+                ]
+                asked = rounds[0][:1] if isinstance(client, ChatClient) else itertools.chain(*rounds)
+                kept.questions[model].append([self._ask(asker, one) for one in asked if not (page and one.chat)])
+                talks = kept.talks[model, client.number] = []
+                for number in range(_TALKS if isinstance(client, ChatClient) else 0):
+                    talks.append(before := [])
+                    name = ":".join([model, *adapters[number - 1 : number]])
+                    talk = conversation(client.number, self._random, name, self._context // 16, document=number == 3)
+                    for one in talk:
+                        said = tuple((done.text, self._alone[done]) for done in before)
+                        before.append(self._ask(asker, replace(one, before=said)))
+        self._questions = kept.questions[model]
+        for client in self._clients:
+            if isinstance(client, ChatClient):
+                client.talks = kept.talks[model, client.number]
+
+    def _ask(self, asker: EndpointClient, question: Question) -> Question:
+        """Ask it by itself, and shorter until it fits; the question that was answered."""
+        record = asker.whole(question)[0]
+        while record.end == "context_length_exceeded":
+            question = question.shorter()
+            record = asker.whole(question)[0]
+        if record.end not in ("stop", "length"):
+            raise RuntimeError(f"alone, a question ended with {record.end}")
+        self._alone[question] = record.text
+        return question
+
+    def run(self, seconds: float, most: int, *, kill: bool = False) -> float:
+        """Let all clients visit for so long, or until there were ``most`` visits; the seconds that it took.
+
+        ``kill``: then the server is killed among them.
+        """
         began = time.monotonic()
         until, left = began + seconds, iter(range(most))
 
         def more() -> bool:
             with self._lock:
-                return time.monotonic() < until and next(left, None) is not None
+                on = kill or time.monotonic() < until
+                return on and not self._killed.is_set() and next(left, None) is not None
 
         threads = [
             threading.Thread(target=self._visit, args=(client, questions, more), daemon=True)
@@ -116,6 +196,10 @@ class Soak:
         ]
         for thread in threads:
             thread.start()
+        if kill:
+            time.sleep(seconds)
+            self._killed.set()
+            self._server.kill()
         for thread in threads:
             thread.join(seconds + 120)
         self._failures += [f"client {number} hangs" for number, thread in enumerate(threads) if thread.is_alive()]
@@ -133,23 +217,31 @@ class Soak:
         return ends
 
     def account(self, seconds: float, warm_s: float | None) -> Account:
-        """Wait until the engine is idle, end the server, and check everything; memory only with ``warm_s``."""
-        counters = self._server.wait_idle(_IDLE_S)
-        code = self._server.terminate()
+        """Wait until the engine is idle, end the server, and check everything; memory only with ``warm_s``.
+
+        Of a server that was killed: what can be known.
+        """
+        killed = self._killed.is_set()
+        counters = {} if killed else self._server.wait_idle(_IDLE_S)
+        code = 0 if killed else self._server.terminate()
         log = [line for line in self._server.log() if line["message"].startswith("request ")]
         records, samples = self._records, list(self._server.samples)
-        memory = None if warm_s is None else growth(samples, warm_s)
+        window, most = (60.0, _MAX_GROWTH) if self._kept is None else (_WINDOW_S, _MAX_GROWTH_OF_A_LIFE)
+        enough = warm_s is not None and samples[-1].at > warm_s + window
+        memory = growth(samples, warm_s, window) if warm_s is not None and enough else None
         checks = {
-            "every accepted request ended once, as its client was told": check_log(records, log),
+            "every accepted request ended once, as its client was told": check_log(records, log, killed=killed),
             "texts are those of the same requests alone": check_texts(records, self._alone),
             "nobody received another visitor's mark": check_marks(records),
-            "the engine is idle and all is counted once": check_counters(counters, log),
+            "the engine is idle and all is counted once": [] if killed else check_counters(counters, log),
             "prompts are not in the log": [mark for mark in MARKS if mark in self._server.raw_log()],
             "asked to end, the server ended with 0": [] if code == 0 else [f"it ended with {code}"],
         }
         if memory is not None:
-            grown = memory[2] > _MAX_GROWTH
-            checks["memory grew by at most 3 % after warming up"] = [f"it grew by {memory[2]:.1%}"] if grown else []
+            grown = memory[2] > most
+            checks[f"memory grew by at most {most:.0%} after warming up"] = (
+                [f"it grew by {memory[2]:.1%}"] if grown else []
+            )
         return Account(records, seconds, checks, samples, memory, freed_after(records, log), code, self._failures)
 
     def _visit(self, client: Client, questions: Sequence[Question], more: Callable[[], bool]) -> None:
@@ -163,12 +255,70 @@ class Soak:
             try:
                 found = visit(question)
             except Exception as error:  # noqa: BLE001 - whatever a client meets is part of the account
+                if self._killed.is_set():
+                    break
                 with self._lock:
                     self._failures.append(f"client {client.number}, {visit!r}: {type(error).__name__}: {error}")
                 continue
+            if self._killed.is_set():
+                for record in found:
+                    record.end = "killed" if record.end == "lost" else record.end
             with self._lock:
                 self._records += found
             time.sleep(client.chance.expovariate(4.0))
+
+
+def lives(options: argparse.Namespace, folder: Path, token: str) -> Iterator[Account]:
+    """One account for each time that the server is begun; all but the last are killed."""
+    from tests.tiny import build_checkpoint  # the suite's own small models
+
+    calling = build_checkpoint(folder / "chatglm3-6b", "chatglm3", shards=1)
+    fine_tunes = ["--adapter", str(_BUNDLED / "friendly-lora"), "--adapter", str(_BUNDLED / "curious-prefix")]
+    common = ["--prefix-cache-mb", "32", "--kv-disk-mb", str(_KV_DISK_MB), "--cache", str(folder / "cache")]
+    kept = Kept()
+    ways = [[*common, *fine_tunes], [*common, "--model", str(calling)]]
+    made = {"clients": options.clients, "context": options.context, "pages": options.pages, "kept": kept}
+    for flags in ways:
+        with Server(folder, token, flags, log="alone.jsonl") as server:
+            server.wait_ready()
+            Soak(server, seed=options.seed, **made).ask_all_alone()
+    print(f"{len(kept.alone)} texts, {len(set(kept.alone.values()))} of them distinct", flush=True)
+    for life in range(options.kills + 1):
+        with Server(folder, token, [*ways[life % 3 == 2], *options.flags], log=f"log-{life}.jsonl") as server:
+            server.wait_ready()
+            soak = Soak(server, seed=options.seed + life, **made)
+            soak.ask_all_alone()
+            lost = check_kept(folder / "history.sqlite3", kept.diaries.values())
+            part = options.minutes * 60 / (options.kills + 1)
+            seconds = soak.run(part, options.most, kill=life < options.kills)
+            account = soak.account(seconds, 60.0)
+            account.checks["every acknowledged answer is there after a kill"] = lost
+            account.checks["what is on disk is within its bounds"] = check_bounds(folder, _KV_DISK_MB * 1_000_000)
+            for record in account.records:
+                record.seen.clear()
+            sizes = {name: _megabytes(folder / name) for name in ("history.sqlite3", "history.sqlite3-wal", "cache/kv")}
+            print(f"life {life}: {sum(len(one.answers) for one in kept.diaries.values())} acknowledged, MB: {sizes}")
+            yield account
+
+
+def _megabytes(path: Path) -> float:
+    files = [path] if path.is_file() else path.rglob("*")
+    return round(sum(file.stat().st_size for file in files if file.is_file()) / 1e6, 1)
+
+
+def together(accounts: Sequence[Account]) -> Account:
+    """All lives in one account; its memory is the worst of theirs."""
+    checks: dict[str, list[str]] = {}
+    for account in accounts:
+        for check, problems in account.checks.items():
+            checks.setdefault(check, []).extend(problems)
+    return Account(
+        [record for one in accounts for record in one.records], sum(one.seconds for one in accounts), checks,
+        [sample for one in accounts for sample in one.samples],
+        max((one.memory for one in accounts if one.memory), key=lambda found: found[2], default=None),
+        [seconds for one in accounts for seconds in one.freed_s], accounts[-1].exit_code,
+        [failure for one in accounts for failure in one.failures],
+    )  # fmt: skip
 
 
 def report(account: Account) -> Iterator[str]:
@@ -216,11 +366,17 @@ def main() -> int:
     parser.add_argument("--pages", type=int, help="how many of them use the page; without it 7 of 16")
     parser.add_argument("--most", type=int, default=20_000, help="most visits of all clients together")
     parser.add_argument("--model", help="a folder; without it the bundled model")
+    parser.add_argument("--kills", type=int, default=0, help="how often the server is killed and begins again")
     parser.add_argument("--context", type=int, default=512, help="the model's limit in tokens")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("flags", nargs="*", help="flags for the server, after --")
     options = parser.parse_args()
     model = [] if options.model is None else ["--model", options.model]
+    if options.kills:
+        with tempfile.TemporaryDirectory() as folder:
+            account = together(list(lives(options, Path(folder), secrets.token_urlsafe(16))))
+        print("\n".join(report(account)))
+        return 0 if account.ok else 1
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--prefix-cache-mb", "64", *model, *options.flags]
         with Server(Path(folder), secrets.token_urlsafe(16), flags) as server:

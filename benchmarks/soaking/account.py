@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from benchmarks.soaking.chat import Diary
 from benchmarks.soaking.questions import MARKS, Question, Record
 from benchmarks.soaking.server import Sample
+from chatglm_backend.store.conversations import ConversationStore
 
 _FINISHED = ("stop", "length")
+_MOST_WAL = 16 << 20
 _ENDS_OF_THE_LEFT = {"cancelled", "stop", "length"}
 
 
@@ -42,21 +47,29 @@ def check_marks(records: Iterable[Record]) -> list[str]:
     return problems
 
 
-def check_log(records: Sequence[Record], log: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every accepted request ended once, and as its client was told; no two clients were given the same one."""
+def check_log(records: Sequence[Record], log: Sequence[Mapping[str, Any]], *, killed: bool = False) -> list[str]:
+    """Every accepted request ended once, and as its client was told; no two clients were given the same one.
+
+    Where the server was ``killed``, what nobody was told of may have had no end.
+    """
     accepted = Counter(line["request"] for line in log if line["message"] == "request accepted")
     ends: dict[str, list[str]] = {}
     for line in log:
         if line["message"] == "request ended":
             ends.setdefault(line["request"], []).append(line["end"])
     problems = [f"{name} was accepted {times} times" for name, times in accepted.items() if times != 1]
-    problems += [f"{name} ended {len(ends.get(name, []))} times" for name in accepted if len(ends.get(name, [])) != 1]
+    counts = (1, 0) if killed else (1,)
+    problems += [
+        f"{name} ended {len(ends.get(name, []))} times" for name in accepted if len(ends.get(name, [])) not in counts
+    ]
     problems += [f"{name} ended without having been accepted" for name in ends if name not in accepted]
     named = [record for record in records if record.request_id]
     shared = Counter(record.request_id for record in named)
     problems += [f"{times} clients got {name}" for name, times in shared.items() if times != 1]
     for record in named:
         known = ends.get(record.request_id or "", [])
+        if killed and not known and record.end in ("left", "killed"):
+            continue
         allowed = _ENDS_OF_THE_LEFT if record.end == "left" else {record.end}
         if not known or known[0] not in allowed:
             problems.append(f"{_name(record)}: saw {record.end}, the log says {known}")
@@ -79,6 +92,27 @@ def check_counters(counters: Mapping[str, float], log: Sequence[Mapping[str, Any
     if not accepted == ended == logged:
         problems.append(f"{accepted:.0f} were counted as accepted, {ended:.0f} as ended, {logged} were logged")
     return problems
+
+
+def check_kept(file: Path, diaries: Iterable[Diary]) -> list[str]:
+    """Every answer that a page said was whole is in the store, behind its question."""
+    store, problems = ConversationStore(file), []
+    for diary in diaries:
+        talks = [store.read(diary.visitor, one.id).messages for one in store.list(diary.visitor, limit=1_000_000)]
+        pairs = {(one.content, two.content) for talk in talks for one, two in itertools.pairwise(talk)}
+        problems += [f"gone: {asked!r} and {said[:60]!r}" for asked, said in diary.answers - pairs]
+    store.close()
+    return problems
+
+
+def check_bounds(folder: Path, kv_bytes: int) -> list[str]:
+    """Keys and values keep to what they were given, the log of the database to what sqlite empties it at."""
+    sizes = {
+        name: sum(file.stat().st_size for file in folder.rglob(pattern) if file.is_file())
+        for name, pattern in {"K/V": "cache/kv/**/*", "the database's log": "history.sqlite3-wal"}.items()
+    }
+    bounds = {"K/V": kv_bytes, "the database's log": _MOST_WAL}
+    return [f"{name}: {size} bytes, more than {bounds[name]}" for name, size in sizes.items() if size > bounds[name]]
 
 
 def freed_after(records: Iterable[Record], log: Sequence[Mapping[str, Any]]) -> list[float]:

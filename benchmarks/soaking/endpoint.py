@@ -6,6 +6,7 @@ import json
 import random
 import time
 from http.client import HTTPResponse
+from typing import Any
 
 from benchmarks.soaking.line import Client, Leave, Line, events_of, to_the_end
 from benchmarks.soaking.questions import Question, Record
@@ -103,8 +104,8 @@ def _follow(record: Record, line: Line, leave: Leave) -> None:
             return
         record.request_id = event["id"]
         for choice in event["choices"]:
-            record.text += choice["text"] if "text" in choice else choice["delta"].get("content") or ""
-            finish = choice["finish_reason"] or finish
+            record.text += choice["text"] if "text" in choice else _said(choice["delta"])
+            finish = end_of(choice) or finish
         if event.get("usage"):
             record.tokens = event["usage"]["completion_tokens"]
         if leave(record):
@@ -119,7 +120,24 @@ def _take_whole(record: Record, reply: HTTPResponse) -> None:
     if reply.status != 200:
         record.end = body["error"]["code"]
         return
+    take_answer(record, body)
+    record.request_id = body["id"]
+
+
+def take_answer(record: Record, body: dict[str, Any]) -> None:
+    """A whole answer, as replies and the lines of a batch have it."""
     choice = body["choices"][0]
-    record.request_id, record.end = body["id"], choice["finish_reason"]
-    record.text = choice["text"] if "text" in choice else choice["message"]["content"]
+    record.end = end_of(choice) or "lost"
+    record.text = choice["text"] if "text" in choice else _said(choice["message"])
     record.tokens = body["usage"]["completion_tokens"]
+
+
+def end_of(choice: dict[str, Any]) -> str | None:
+    """How an answer ended, as the log says it: a call of a tool is an end of the model's own."""
+    return "stop" if choice["finish_reason"] == "tool_calls" else choice["finish_reason"]
+
+
+def _said(message: dict[str, Any]) -> str:
+    """The text, and what is called with which arguments."""
+    calls = [call["function"] for call in message.get("tool_calls") or ()]
+    return (message.get("content") or "") + "".join(call.get("name", "") + call.get("arguments", "") for call in calls)

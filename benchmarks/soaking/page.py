@@ -8,6 +8,7 @@ import re
 import secrets
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import unescape
 from typing import Any
@@ -16,6 +17,8 @@ from benchmarks.soaking.line import Client, Leave, Line, events_of, to_the_end
 from benchmarks.soaking.questions import Question, Record
 
 _PIECES = (0, 1, 3, 8)
+Take = Callable[[Record, list[Any]], None]
+"""Puts what a page shows into the record."""
 _STATUS, _OUTPUT = 2, 3  # among what Generate sets
 _ENDS = {
     "Finished after": "stop",
@@ -29,13 +32,17 @@ _ENDS = {
 class Functions:
     """The numbers by which the page's script calls Generate, Stop, and taking up an answer after a reload.
 
-    ``inputs`` are the controls that Generate reads, with what they hold at first.
+    ``inputs`` are the controls that Generate reads, with what they hold at first. ``named`` are those of all buttons
+    that have a name, ``restore`` shows the last conversation, whose controls are ``talk``.
     """
 
     generate: int
     stop: int
     resume: int
     inputs: dict[str, Any]
+    named: dict[tuple[str | None, str], int]
+    restore: int
+    talk: list[tuple[str | None, Any]]
 
 
 def read_functions(config: dict[str, Any]) -> Functions:
@@ -47,15 +54,18 @@ def read_functions(config: dict[str, Any]) -> Functions:
         for function in config["dependencies"]
         for target in function["targets"]
     }
-    generate = by_target["cg-generate", "click"]
-    asked = next(function for function in config["dependencies"] if function["id"] == generate)
-    again = (
-        function["id"]
-        for function in config["dependencies"]
-        if function["outputs"] == asked["outputs"] and any(event == "load" for _, event in function["targets"])
+    functions = {function["id"]: function for function in config["dependencies"]}
+    loads = [one for one in functions.values() if any(event == "load" for _, event in one["targets"])]
+    generate, send = by_target["cg-generate", "click"], by_target["cg-chat-send", "click"]
+    again, restore = (
+        next(one["id"] for one in loads if one["outputs"] == functions[asked]["outputs"]) for asked in (generate, send)
     )
-    inputs = {names[number]: props[number].get("value") for number in asked["inputs"]}
-    return Functions(generate, by_target["cg-stop", "click"], next(again), inputs)
+    inputs, talk = (
+        [(names[number], props[number].get("value")) for number in functions[asked]["inputs"]]
+        for asked in (generate, send)
+    )
+    stop = by_target["cg-stop", "click"]
+    return Functions(generate, stop, again, {str(name): value for name, value in inputs}, by_target, restore, talk)
 
 
 class Tab:
@@ -83,7 +93,7 @@ class Tab:
         with self._client.line() as line:
             line.ask("/en/gradio_api/run/predict", body).read()
 
-    def watch(self, record: Record, leave: Leave, *, narrow: bool = False) -> None:
+    def watch(self, record: Record, leave: Leave, *, narrow: bool = False, take: Take | None = None) -> None:
         """Read the stream into the record, until the answer's end or until ``leave`` says so after a message."""
         self._stream = self._client.line(narrow=narrow)
         shown: list[Any] = []
@@ -95,7 +105,7 @@ class Tab:
                     record.end = "page_error"
                     return
                 shown = _shown(shown, message["output"].get("data", []), final=kind == "process_completed")
-                _take(record, shown)
+                (take or _take)(record, shown)
             if kind == "process_completed":
                 return
             if leave(record):
@@ -165,9 +175,10 @@ class PageClient(Client):
         again.close()
         return [record]
 
-    def _arrive(self) -> None:
-        """As a new visitor, by the link with the token; cookies go with everything that follows."""
-        self.headers, cookies = {}, {}
+    def _arrive(self, known: Mapping[str, str] | None = None) -> dict[str, str]:
+        """By the link with the token, as a new visitor or with ``known`` cookies; they go with all that follows."""
+        cookies = dict(known or {})
+        self.headers = {"cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())} if cookies else {}
         for path in (f"/?token={self._token}", "/en/"):
             with self.line() as line:
                 reply = line.ask(path, accept="text/html")
@@ -177,6 +188,7 @@ class PageClient(Client):
                 cookies |= {name: value for name, _, value in given}
                 reply.read()
             self.headers = {"cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
+        return cookies
 
     def _begin(self, kind: str, question: Question) -> tuple[Record, Tab]:
         tab = Tab(self)
@@ -204,8 +216,13 @@ def _shown(before: list[Any], data: list[Any], *, final: bool) -> list[Any]:
 
 
 def _take(record: Record, shown: list[Any]) -> None:
-    status = unescape(str(shown[_STATUS]))
     record.text = shown[_OUTPUT] if isinstance(shown[_OUTPUT], str) else record.text
+    take_status(record, shown[_STATUS])
+
+
+def take_status(record: Record, shown: object) -> None:
+    """How an answer ended, by the line that says it."""
+    status = unescape(str(shown))
     if 'role="alert"' in status:
         record.end = "told: " + re.sub(r"<[^>]*>", "", status)
     elif 'data-phase="done"' in status:

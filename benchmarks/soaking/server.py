@@ -35,14 +35,19 @@ class Sample:
 
 
 class Server:
-    """``webui.py`` of ``root`` on 127.0.0.1 with a token, its log in ``folder``. A context, at whose end it is gone."""
+    """``webui.py`` of ``root`` on 127.0.0.1 with a token, its data and ``log`` in ``folder``.
 
-    def __init__(self, folder: Path, token: str, flags: Sequence[str] = (), root: Path = _ROOT) -> None:
+    A context, at whose end it is gone.
+    """
+
+    def __init__(
+        self, folder: Path, token: str, flags: Sequence[str] = (), root: Path = _ROOT, log: str = "log.jsonl"
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.token, self.port = token, int(probe.getsockname()[1])
         self.samples: list[Sample] = []
-        self._log = folder / "log.jsonl"
+        self._log = folder / log
         command = [
             sys.executable, str(root / "webui.py"), "--listen", "--host", "127.0.0.1", "--port", str(self.port),
             "--token", token, "--log-format", "json", "--log-level", "info", "--data", str(folder), *flags,
@@ -122,6 +127,12 @@ class Server:
         self._end.set()
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(seconds)
+
+    def kill(self) -> None:
+        """SIGKILL: no goodbye, as when memory or power is gone."""
+        self._end.set()
+        self._process.kill()
+        self._process.wait(20)
 
     def _sample(self, ready_at: float) -> None:
         while not self._end.wait(_SAMPLE_S):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.sentences import Language, Texts
@@ -46,11 +46,17 @@ def _add(router: APIRouter, path: str, desk: BatchDesk, history: History, texts:
         return JSONResponse({"message": ""})
 
     def give(request: Request) -> Response:
-        found = desk.target(visitor_of(request))
-        if not found.exists():
+        try:
+            found = desk.target(visitor_of(request)).read_bytes()
+        except FileNotFoundError:
             return PlainTextResponse("404", 404)
-        headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-        return FileResponse(found, media_type=_TYPE, filename="answers.jsonl", headers=headers)
+        headers = {
+            "content-disposition": 'attachment; filename="answers.jsonl"',
+            "cache-control": "no-store",
+            "x-content-type-options": "nosniff",
+        }
+        # While it is being written it grows: what is sent is as long as was said, and ends with a whole line.
+        return Response(found[: found.rfind(b"\n") + 1], media_type=_TYPE, headers=headers)
 
     router.add_api_route(f"{path}/input", take, methods=["POST"])
     router.add_api_route(f"{path}/output", give, methods=["GET"])

@@ -245,3 +245,31 @@ def test_a_process_that_is_killed_loses_nothing(tmp_path: Path, project_root: Pa
     _, progress = answer(source, target)
     assert (progress.answered, progress.skipped >= 7) == (16, True)
     assert texts(target) == texts(calm)
+
+
+def test_answers_fetched_while_they_are_written_are_whole_lines(tmp_path: Path) -> None:
+    """The reply is as long as it says, whatever is written meanwhile, and ends with an answer."""
+    pytest.importorskip("fastapi")
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+
+    from chatglm_backend.ui.batch import BatchDesk
+    from chatglm_backend.ui.batch_routes import batch_router
+    from chatglm_backend.ui.history import History
+
+    settings = Settings(data=str(tmp_path))
+    service = scripted_service(None, settings)
+    desk, app = BatchDesk(service, settings), FastAPI()
+    app.include_router(batch_router(desk, History(settings), {"en": load_texts("en")}))
+    with TestClient(app) as client:
+        assert client.get("/en/batch/output").status_code == 404
+        sent = client.post("/en/batch/input?name=a.txt", content="hello", headers={"content-type": _BYTES})
+        assert sent.status_code == 200
+        desk.target("page:testclient").write_bytes(b'{"a": 1}\n{"b"')
+        reply = client.get("/en/batch/output")
+    service.close()
+    assert reply.content == b'{"a": 1}\n'
+    assert "answers.jsonl" in reply.headers["content-disposition"]
+
+
+_BYTES = "application/octet-stream"

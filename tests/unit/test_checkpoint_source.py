@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -131,6 +132,7 @@ OUTSIDE = json.dumps({"weight_map": {"x": "../../secret.safetensors"}})
         ("*-00001-of-*", lambda p: p.write_bytes(POINTER), LfsPointerFile, "git lfs pull"),
         ("tokenizer.model", lambda p: p.write_bytes(POINTER), LfsPointerFile, r"tokenizer\.model"),
         ("*.index.json", lambda p: p.write_text(OUTSIDE), DamagedFile, "outside"),
+        ("*.index.json", lambda p: p.write_text(OUTSIDE.replace("../../secret", "x" * 300)), MissingFile, "xxx"),
         ("config.json", lambda p: p.write_text("{"), DamagedFile, r"config\.json"),
         ("config.json", Path.unlink, MissingFile, r"config\.json"),
         ("config.json", lambda p: p.write_text(LLAMA), UnsupportedFamily, "LlamaForCausalLM"),
@@ -398,7 +400,10 @@ def test_tensors_without_values_are_one_sentence(tmp_path: Path, make: Callable[
         open_file(path)
 
 
-@pytest.mark.parametrize("offsets", [([0, 16], [8, 24]), ([0, 16], [24, 40]), ([8, 24], [24, 40]), ([0, 16], [0, 16])])
+@pytest.mark.parametrize(
+    "offsets",
+    [([0, 16], [8, 24]), ([0, 16], [24, 40]), ([8, 24], [24, 40]), ([0, 16], [0, 16]), ([0, 16], [16, math.inf])],
+)
 def test_tensors_that_share_bytes_or_leave_some_out_are_damage(tmp_path: Path, offsets: tuple[list[int], ...]) -> None:
     """One tensor's bytes lie behind the other's; a header that says otherwise has been changed."""
     header = {
@@ -406,7 +411,7 @@ def test_tensors_that_share_bytes_or_leave_some_out_are_damage(tmp_path: Path, o
     }
     raw = json.dumps(header).encode()
     path = tmp_path / "model.safetensors"
-    path.write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(max(end for _, end in offsets)))
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(40))
     with refused(DamagedFile, "file.header_damaged"):
         read_safetensors_header(path)
 
