@@ -136,8 +136,9 @@ def mixed_questions(
     number: int, context: int, random_: random.Random, model: str, adapters: Sequence[str], *, tools: bool
 ) -> list[Question]:
     """The same of a named model, with fine-tunes, by a schema, with a document, and with tools where it knows them."""
-    found = [replace(one, model=model) for one in questions_for(number, context, random_)]
-    short, asked = found[1], replace(found[0], max_tokens=context // 8)
+    found = [replace(one, model=model, temperature=1.5) for one in questions_for(number, context, random_)]
+    found[1] = replace(found[1], temperature=0.0)
+    short, asked = found[5], replace(found[0], max_tokens=context // 8)
     found += [replace(short, model=f"{model}:{name}", seed=random_.randrange(2**31)) for name in adapters]
     found.append(replace(asked, schema=True, max_tokens=60))
     found.append(replace(asked, chat=True, document=_document(asked.mark, random_)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from torch import Tensor
@@ -23,6 +24,7 @@ from chatglm_backend.core import CancelToken
 from chatglm_backend.errors import CheckpointError
 
 DERIVED = "derived"
+_Read = tuple[list[int], MappedTensors, dict[str, str]]
 
 
 class DerivedLayouts:
@@ -33,7 +35,16 @@ class DerivedLayouts:
         self._name = name
         self._weights = weights
         self._tensors = tensors
+        self._ahead: dict[Path, Future[_Read]] = {}
         self.opener: Opener = open_for_writing
+
+    def read_ahead(self) -> None:
+        """Begin to sum up what is kept for these weights, in a thread: who finds it waits for what is left of that."""
+        kept = [read_noted(path) for path in self._folder.glob("*.json")]
+        files = [self._folder / Path(str(one.get("file"))).name for one in kept if one.get("weights") == self._weights]
+        pool = ThreadPoolExecutor(1, "sums")
+        self._ahead = {path: pool.submit(_read, path) for path in files}
+        pool.shutdown(wait=False)
 
     def find(self, tag: str) -> MappedTensors | None:
         """The layout published under ``tag`` for these weights, mapped; ``None`` for none, or a changed byte."""
@@ -43,8 +54,10 @@ class DerivedLayouts:
                 return None
             path = self._folder / Path(str(entry.get("file"))).name
             # A layout is quickly made again, so one that was touched since is not worth hashing.
-            found = MappedTensors.open(path) if _stamp(path) == entry.get("stamp") else None
-            return found if found and tensor_sums(found) == entry.get("sums") else None
+            ahead = self._ahead.pop(path, None)
+            self._ahead.clear()  # what no kernel wants is not kept in memory
+            stamp, found, sums = ahead.result() if ahead is not None else _read(path)
+            return found if (stamp, sums) == (entry.get("stamp"), entry.get("sums")) else None
         except (CheckpointError, OSError):
             return None
 
@@ -100,6 +113,10 @@ class DerivedLayouts:
             if path.suffix in (".json", ".safetensors", ".tmp") and path.name not in kept:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def _read(path: Path) -> _Read:
+    return _stamp(path), (found := MappedTensors.open(path)), tensor_sums(found)
 
 
 def _stamp(path: Path) -> list[int]:

@@ -462,10 +462,13 @@ def test_derived_layout_of_old_weights_does_not_count(source: CheckpointFolder, 
     assert new.layouts.find("t") is None
     new.layouts.publish("t", specs, lambda n: [new.get(n)])
     file = next((target / "derived").glob("*.safetensors"))
-    flip_byte(file, silently=True)
-    assert new.layouts.find("t") is None
-    flip_byte(file, silently=True)
-    assert new.layouts.find("t") is not None
+    for ahead in (False, True):  # also where it was read in a thread
+        flip_byte(file, silently=True)
+        new.layouts.read_ahead() if ahead else None
+        assert new.layouts.find("t") is None
+        flip_byte(file, silently=True)
+        new.layouts.read_ahead() if ahead else None
+        assert new.layouts.find("t") is not None
     flip_byte(file)
     assert new.layouts.find("t") is None
 
