@@ -9,8 +9,8 @@ asked for alone before.
     python -m benchmarks.soak --minutes 10
     python -m benchmarks.soak --minutes 30 --kills 10
 
-With ``--kills`` the server is killed so many times in between and begins again on the same data folder, every third
-time with a small model that calls tools. Four visitors then hold conversations and send batches, also after a kill;
+With ``--kills`` the server is killed so many times in between and begins again on the same data folder, half of the
+times with a small model that calls tools. Four visitors then hold conversations and send batches, also after a kill;
 there are fine-tunes, JSON by a schema and documents, and what was read is kept on disk.
 
 The exit code is 1 when anything was lost, mixed up or left over, or when memory grew by more than 3 % (between two
@@ -284,7 +284,7 @@ def lives(options: argparse.Namespace, folder: Path, token: str) -> Iterator[Acc
             Soak(server, seed=options.seed, **made).ask_all_alone()
     print(f"{len(kept.alone)} texts, {len(set(kept.alone.values()))} of them distinct", flush=True)
     for life in range(options.kills + 1):
-        with Server(folder, token, [*ways[life % 3 == 2], *options.flags], log=f"log-{life}.jsonl") as server:
+        with Server(folder, token, [*ways[life // 2 % 2], *options.flags], log=f"log-{life}.jsonl") as server:
             server.wait_ready()
             soak = Soak(server, seed=options.seed + life, **made)
             soak.ask_all_alone()

@@ -22,11 +22,10 @@ from chatglm_backend.store.branches import append, ask, branch, calls_text, choo
 from chatglm_backend.store.database import Database
 from chatglm_backend.store.prompts import SavedPrompts
 from chatglm_backend.store.records import Conversation, MessageState, Opened, Place, StoredMessage, Summary
+from chatglm_backend.store.retention import SWEEP_S, sweep
 from chatglm_backend.tokenizers.tools import ToolCall
 
 _TITLE_CHARS = 60
-_DAY_S = 86_400.0
-_SWEEP_S = 3600.0
 
 
 def title_from(text: str) -> str:
@@ -265,8 +264,8 @@ class ConversationStore:
 
     def _sweep(self, db: sqlite3.Connection) -> None:
         now = self._now()
-        if self._retention_days > 0 and now - self._swept >= _SWEEP_S:
-            db.execute("DELETE FROM conversations WHERE updated < ?", (now - self._retention_days * _DAY_S,))
+        if self._retention_days > 0 and not 0 <= now - self._swept < SWEEP_S:
+            sweep(db, self._retention_days, now)
             self._swept = now
 
 

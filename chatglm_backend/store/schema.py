@@ -81,6 +81,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE prompts (
             visitor TEXT NOT NULL, name TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (visitor, name))""",
     ),
+    # When the clock was last looked at, and since when it has gone on rightly: by a wrong one nothing is deleted.
+    ("CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 1), seen REAL NOT NULL, since REAL NOT NULL)",),
 )
 """Only ever appended to: a released migration stays as it is."""
 

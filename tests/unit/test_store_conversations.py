@@ -284,6 +284,23 @@ def test_old_conversations_go_after_the_retention(tmp_path: Path, days: int) -> 
     assert [s.title for s in store.list("ann")] == (["young"] if days else ["young", "old"])
 
 
+def test_a_clock_that_jumped_deletes_nothing(tmp_path: Path) -> None:
+    """Years on and back again, over restarts, all is there; a clock that stays deletes what is old a day later."""
+    clock = _Clock()
+    now = clock.time
+    store = _store(tmp_path, retention_days=30, now=clock)
+    store.begin("ann", None, _ask("kept"))
+    for moment in (now + 5000 * _DAY, now + 5000.5 * _DAY, now + _DAY, now - 5000 * _DAY, now + 2 * _DAY):
+        clock.time = moment
+        store.close()
+        store = _store(tmp_path, retention_days=30, now=clock)
+        assert [s.title for s in store.list("ann")] == ["kept"]
+    clock.time = now + 40 * _DAY  # as after holidays
+    assert [s.title for s in store.list("ann")] == ["kept"]
+    clock.time += _DAY
+    assert store.list("ann") == ()
+
+
 def test_deleted_text_is_in_no_file_any_more(store: ConversationStore, tmp_path: Path) -> None:
     """After deleting all, neither the file nor its log holds a word of it."""
     store.begin("bob", None, _ask("stays"))

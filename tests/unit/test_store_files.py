@@ -58,7 +58,7 @@ def test_an_older_file_is_brought_up_to_date(tmp_path: Path) -> None:
     assert ([m.content for m in found.messages], found.adapter) == (["hello"], "")
     store.close()
     connection = sqlite3.connect(_path(tmp_path))
-    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
 def test_messages_in_a_row_become_a_branch(tmp_path: Path) -> None:
