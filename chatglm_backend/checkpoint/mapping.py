@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from chatglm_backend.checkpoint.weight_files import HeaderEntry, read_safetensors_header
-from chatglm_backend.errors import UnsupportedQuantization
+from chatglm_backend.errors import DamagedFile, UnsupportedQuantization
+from chatglm_backend.sentences import Sentence
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F32": torch.float32,
@@ -68,7 +69,9 @@ class MappedTensors(HeldTensors):
     """
 
     def __init__(self, files: Mapping[Path, Mapping[str, HeaderEntry]]) -> None:
-        buffers = {path: _map(path) for path in files}
+        buffers = {
+            path: _map(path, max((one.end for one in found.values()), default=1)) for path, found in files.items()
+        }
         super().__init__(
             {name: _view(path, buffers[path], entry) for path, found in files.items() for name, entry in found.items()}
         )
@@ -103,9 +106,11 @@ def _advise(tensor: Tensor, advice: int) -> None:
     libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), ctypes.c_int(advice))
 
 
-def _map(path: Path) -> ctypes.Array[ctypes.c_ubyte]:
+def _map(path: Path, end: int) -> ctypes.Array[ctypes.c_ubyte]:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
+        if size < end:  # cut since its header was read: what lies behind would end the process
+            raise DamagedFile(path=path, reason=Sentence("file.size", found=size, expected=end))
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     view = np.frombuffer(mapped, dtype=np.uint8)
     # torch.frombuffer warns on read-only buffers; a ctypes array at the same address does not carry that mark.

@@ -96,6 +96,9 @@ def _from_json(path: Path) -> ByteLevelVocabulary:
     try:
         entries = content.pop("added_tokens", None) or []
         added = {str(one["content"]): Added(int(one["id"]), bool(one["special"])) for one in entries}  # type: ignore[attr-defined]
+        model = content["model"]
+        if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):  # type: ignore[attr-defined]
+            raise ValueError("pieces with marks are no bytes, and can end the process within the package")
         byte_level = content["decoder"]["type"] == "ByteLevel"  # type: ignore[index]
         bare = {**content, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(bare))

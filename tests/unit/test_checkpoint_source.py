@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from chatglm_backend.checkpoint.convert import convert_in_memory
+from chatglm_backend.checkpoint.mapping import MappedTensors
 from chatglm_backend.checkpoint.plan import make_plan, read_dense
 from chatglm_backend.checkpoint.resolve import resolve
 from chatglm_backend.checkpoint.source import inspect_folder
@@ -414,6 +415,16 @@ def test_tensors_that_share_bytes_or_leave_some_out_are_damage(tmp_path: Path, o
     path.write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(40))
     with refused(DamagedFile, "file.header_damaged"):
         read_safetensors_header(path)
+
+
+def test_a_file_that_was_cut_since_its_header_was_read_is_not_mapped(tmp_path: Path) -> None:
+    """Reading behind its end would end the process."""
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.ones(4096)}, path)
+    header = read_safetensors_header(path)
+    os.truncate(path, 8192)
+    with refused(DamagedFile, "file.size", found=8192, expected=16456):
+        MappedTensors({path: header})
 
 
 @pytest.mark.parametrize("damaged", [b"\x80\x02.", b"\x80\x02}(", b"\x80\x02h\x05.", b"\x80\x02K\x01K\x02s."])

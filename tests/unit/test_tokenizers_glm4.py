@@ -201,6 +201,20 @@ def test_what_is_no_tokenizer_is_named(
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("mark", ["continuing_subword_prefix", "end_of_word_suffix"])
+def test_pieces_with_marks_are_no_bytes(tmp_path: Path, mark: str) -> None:
+    """The package ends the process where it cuts them within a character."""
+    file = write_json(tmp_path) / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"][mark] = ""  # as real files have it
+    file.write_text(json.dumps(content))
+    assert opened(tmp_path)
+    content["model"][mark] = "\0"
+    file.write_text(json.dumps(content))
+    with pytest.raises(DamagedFile, match=r"tokenizer\.json"):
+        opened(tmp_path)
+
+
 @pytest.mark.parametrize("write", FORMS.values(), ids=FORMS)
 def test_a_folder_with_a_vocabulary_alone_is_told(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     """A byte-level vocabulary is GLM-4's, whatever the folder is called."""
