@@ -5,8 +5,10 @@ Knows folders and names only: nothing here opens a file of a checkpoint or reach
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import platformdirs
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _HUB_FOLDER = "models--"
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _OLD_OWNER, _NEW_OWNER = "THUDM/", "zai-org/"
 
 
@@ -46,6 +49,20 @@ def low_bit_root(root: Path) -> Path:
 def kernels_root(root: Path) -> Path:
     """Where compiled kernels, and the measured choice between them, lie below the cache folder."""
     return root / "kernels"
+
+
+def closed_to_others(*folders: Path) -> bool:
+    """Whether nobody but their owners may write there; one's own are closed to the others first. True where none is."""
+    if os.name == "nt":
+        return True
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            found = folder.stat()
+            if found.st_mode & _OTHERS_WRITE and found.st_uid == os.getuid():
+                folder.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS_WRITE)
+            if folder.stat().st_mode & _OTHERS_WRITE:
+                return False
+    return True
 
 
 def hub_cache(env: Mapping[str, str] = os.environ) -> Path:

@@ -16,7 +16,7 @@ from chatglm_backend.checkpoint.convert import convert, convert_in_memory
 from chatglm_backend.checkpoint.encode import Quantize
 from chatglm_backend.checkpoint.lowbit import Checkpoint, LowBitCheckpoint, open_low_bit
 from chatglm_backend.checkpoint.manifest import LOCAL, MANIFEST, manifest_in, read_noted
-from chatglm_backend.checkpoint.places import cache_root, expanded
+from chatglm_backend.checkpoint.places import cache_root, closed_to_others, expanded
 from chatglm_backend.checkpoint.progress import Note, Progress, silent
 from chatglm_backend.checkpoint.resolve import resolve
 from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
@@ -54,10 +54,13 @@ class Preparation:
                 return self._open(folder.path)
             except CheckpointError as error:
                 return self.rebuild(folder.path, folder.family, error)
-        if not self.use_cache:
+        target = low_bit_folder(cache_root(self.env), folder.name, folder.fingerprint)
+        closed = not self.use_cache or closed_to_others(target.parent, target)
+        if not closed:
+            self.note(Sentence("note.others_write", path=target))
+        if not self.use_cache or not closed:
             self._say_loss(folder)
             return convert_in_memory(folder, quantize=self.quantize, progress=self.progress, cancel=self.cancel)
-        target = low_bit_folder(cache_root(self.env), folder.name, folder.fingerprint)
         if (target / MANIFEST).is_file():
             try:
                 return self._open(target)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chatglm_backend.checkpoint.places import cache_root, kernels_root
+from chatglm_backend.checkpoint.places import cache_root, closed_to_others, kernels_root
 from chatglm_backend.core import CancelToken, GenerationRequest
 from chatglm_backend.settings import Settings, with_cache
 
@@ -36,17 +37,20 @@ _log = logging.getLogger(__name__)
 def kernel_cache(settings: Settings, env: Mapping[str, str] = os.environ) -> Path | None:
     """The folder for compiled kernels and the choice between them; ``None`` where nothing is to be kept.
 
-    It is its owner's alone, as what lies in it is run; one that others may write is not used.
+    It is its owner's alone, as what lies in it is run; one that others may write is emptied and closed to them, or
+    where it is not ours not used.
     """
     if settings.no_cache:
         return None
     folder = kernels_root(cache_root(with_cache(settings, env)))
+    ours = os.name != "nt" and folder.is_dir() and folder.stat().st_uid == os.getuid()
     with contextlib.suppress(OSError):
+        if ours and folder.stat().st_mode & 0o022:
+            shutil.rmtree(folder)  # whoever may write there may have done so; it is made again in seconds
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if os.name == "nt" or not folder.is_dir():
         return folder
-    found = folder.stat()
-    if found.st_uid == os.getuid() and not found.st_mode & 0o022:
+    if folder.stat().st_uid == os.getuid() and closed_to_others(folder):
         return folder
     _log.warning("compiled kernels are not kept in %s: others may write there (chmod go-w)", folder)
     return None

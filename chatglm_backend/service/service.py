@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from chatglm_backend.checkpoint.places import cache_root, kv_root
+from chatglm_backend.checkpoint.places import cache_root, closed_to_others, kv_root
 from chatglm_backend.core import (
     AdapterInfo,
     CancelToken,
@@ -70,7 +70,10 @@ class Service:
         self._blocks = None
         if self.settings.history and self.settings.kv_disk_mb:
             root, most = kv_root(cache_root(self._env)), self.settings.kv_disk_mb * 1_000_000
-            self._blocks = KVBlocks(root, max_bytes=most, days=self.settings.history_days)
+            if closed_to_others(root):
+                self._blocks = KVBlocks(root, max_bytes=most, days=self.settings.history_days)
+            else:
+                _log.warning("what was read is not kept in %s: others may write there (chmod go-w)", root)
         self._changed = threading.Condition()
         self._model = self.settings.model
         self._status = ModelStatus(ModelState.NONE)

@@ -431,6 +431,23 @@ def test_thudm_rows_keep_every_weight() -> None:
     assert torch.equal(expected, dequantize(encoded, 8, 256))
 
 
+@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="only root can make another's folder")
+def test_another_users_folder_that_others_may_write_is_not_used(source: CheckpointFolder, tmp_path: Path) -> None:
+    """The model is converted in memory, and a sentence says why; one's own folder is closed and used."""
+    notes: list[object] = []
+    how = Preparation(quantize=quantize, note=notes.append, env={"CHATGLM_CACHE": str(tmp_path / "cache")})
+    made = prepare(str(source.path), how)
+    assert isinstance(made, LowBitCheckpoint)
+    made.folder.chmod(0o775)
+    assert isinstance(prepare(str(source.path), how), LowBitCheckpoint)
+    assert made.folder.stat().st_mode & 0o777 == 0o755
+    assert notes == []
+    made.folder.chmod(0o775)
+    os.chown(made.folder, 12345, -1)
+    assert not isinstance(prepare(str(source.path), how), LowBitCheckpoint)
+    assert [one.code for one in notes if isinstance(one, Sentence)] == ["note.others_write"]
+
+
 def test_derived_layout_is_published_and_tagged(target: Path) -> None:
     """A kernel's layout is found again under its tag and for these weights only."""
     made = open_low_bit(target)

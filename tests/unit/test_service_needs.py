@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatglm_backend.checkpoint.known import MODELS, low_bit_bytes
+from chatglm_backend.checkpoint.places import closed_to_others
 from chatglm_backend.errors import ModelTooLarge
 from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.service.needs import context_for
@@ -64,13 +65,37 @@ def test_long_prompts_are_estimated_from_a_measurement(tmp_path: Path) -> None:
 def test_compiled_code_is_only_taken_from_a_folder_of_ones_own(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is made for its owner alone; one that others may write is not used, and the log says what to do."""
+    """It is made for its owner alone; one that others may write is emptied and closed, as an earlier version made it.
+
+    Somebody else's is not used, and the log says what to do.
+    """
     settings = Settings(cache=str(tmp_path / "cache"))
     folder = kernel_cache(settings, {})
     assert folder is not None
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o755)
     assert kernel_cache(settings, {}) == folder
-    folder.chmod(0o777)
-    assert kernel_cache(settings, {}) is None
-    assert "chmod go-w" in caplog.text
+    (folder / "left").touch()
+    folder.chmod(0o775)
+    assert kernel_cache(settings, {}) == folder
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert not any(folder.iterdir())
+    assert caplog.text == ""
+    if os.getuid() == 0:
+        folder.chmod(0o777)
+        os.chown(folder, 12345, -1)
+        assert kernel_cache(settings, {}) is None
+        assert "chmod go-w" in caplog.text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a user's folders apart by itself")
+def test_folders_of_ones_own_are_closed_to_others(tmp_path: Path) -> None:
+    """What is missing is closed; another's folder is as it is."""
+    assert closed_to_others(tmp_path / "missing")
+    tmp_path.chmod(0o2775)
+    assert closed_to_others(tmp_path)
+    assert tmp_path.stat().st_mode & 0o7777 == 0o2755
+    if os.getuid() == 0:
+        tmp_path.chmod(0o775)
+        os.chown(tmp_path, 12345, -1)
+        assert not closed_to_others(tmp_path.parent, tmp_path)
