@@ -63,7 +63,7 @@ _PAGES = 7
 _ASKER = "127.0.0.1"  # asks for the texts alone
 _IDLE_S = 60.0
 _MAX_GROWTH, _MAX_GROWTH_OF_A_LIFE = 0.03, 0.02
-_TALKERS, _TALKS, _ROUNDS = 4, 6, 6
+_TALKERS, _TALKS, _ROUNDS = 4, 6, 4
 _KV_DISK_MB, _WINDOW_S = 16, 20.0
 _BUNDLED = Path(__file__).resolve().parents[1] / "chatglm_backend" / "demo_model"
 

@@ -18,21 +18,27 @@ from chatglm_backend.store.conversations import ConversationStore
 
 _FINISHED = ("stop", "length")
 _MOST_WAL = 16 << 20
+_CONTROL = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f]")
 _ENDS_OF_THE_LEFT = {"cancelled", "stop", "length"}
+
+
+def plain(text: str) -> str:
+    """As pages show it: without control characters, which small models of random weights write."""
+    return _CONTROL.sub("", text)
 
 
 def check_texts(records: Iterable[Record], alone: Mapping[Question, str]) -> list[str]:
     """A finished answer is the one that the same request got alone; a partial one is its beginning."""
     problems = []
     for record in records:
-        whole = alone.get(record.question)
-        if whole is None:
-            if record.text:
-                problems.append(f"{_name(record)}: text where none could be: {record.text[:60]!r}")
-        elif record.end in _FINISHED and record.text != whole:
-            problems.append(f"{_name(record)}: another text than alone: {_difference(record.text, whole)}")
-        elif not whole.startswith(record.text.removesuffix("\ufffd")):  # it may end within a character
-            problems.append(f"{_name(record)}: not the beginning of its text alone: {_difference(record.text, whole)}")
+        text, whole = plain(record.text), plain(alone.get(record.question, ""))
+        if record.question not in alone:
+            if text:
+                problems.append(f"{_name(record)}: text where none could be: {text[:60]!r}")
+        elif record.end in _FINISHED and text != whole:
+            problems.append(f"{_name(record)}: another text than alone: {_difference(text, whole)}")
+        elif not whole.startswith(text.removesuffix("\ufffd")):  # it may end within a character
+            problems.append(f"{_name(record)}: not the beginning of its text alone: {_difference(text, whole)}")
     return problems
 
 
@@ -68,7 +74,7 @@ def check_log(records: Sequence[Record], log: Sequence[Mapping[str, Any]], *, ki
     problems += [f"{times} clients got {name}" for name, times in shared.items() if times != 1]
     for record in named:
         known = ends.get(record.request_id or "", [])
-        if killed and not known and record.end in ("left", "killed"):
+        if record.end == "killed" or (killed and not known and record.end == "left"):
             continue
         allowed = _ENDS_OF_THE_LEFT if record.end == "left" else {record.end}
         if not known or known[0] not in allowed:
@@ -99,8 +105,9 @@ def check_kept(file: Path, diaries: Iterable[Diary]) -> list[str]:
     store, problems = ConversationStore(file), []
     for diary in diaries:
         talks = [store.read(diary.visitor, one.id).messages for one in store.list(diary.visitor, limit=1_000_000)]
-        pairs = {(one.content, two.content) for talk in talks for one, two in itertools.pairwise(talk)}
-        problems += [f"gone: {asked!r} and {said[:60]!r}" for asked, said in diary.answers - pairs]
+        pairs = {(one.content, plain(two.content)) for talk in talks for one, two in itertools.pairwise(talk)}
+        told = {(asked, plain(said)) for asked, said in diary.answers}
+        problems += [f"gone: {asked!r} and {said[:60]!r}" for asked, said in told - pairs]
     store.close()
     return problems
 

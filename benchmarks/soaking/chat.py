@@ -75,7 +75,7 @@ class ChatClient(PageClient):
     def batch(self, _: Question) -> list[Record]:
         """Have a file of questions answered, or go on with the one that was interrupted."""
         diary = self.diary
-        if not diary.batch:
+        if not diary.batch or diary.batch[0].model != self.talks[0][0].model:  # another model goes on with none
             asked = [talk[0] for talk in self.talks if not talk[0].document]
             lines = [
                 {"custom_id": str(n), "method": "POST", "url": one.path, "body": one.body(stream=False)}

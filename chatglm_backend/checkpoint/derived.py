@@ -58,7 +58,7 @@ class DerivedLayouts:
             self._ahead.clear()  # what no kernel wants is not kept in memory
             stamp, found, sums = ahead.result() if ahead is not None else _read(path)
             return found if (stamp, sums) == (entry.get("stamp"), entry.get("sums")) else None
-        except (CheckpointError, OSError):
+        except (CheckpointError, OSError, ValueError):  # a name that no file can have
             return None
 
     def publish(

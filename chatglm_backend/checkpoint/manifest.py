@@ -199,7 +199,9 @@ def _stamp(path: Path, record: FileRecord) -> list[object]:
 
 
 def _checksum(raw: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(raw, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(raw, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    ).hexdigest()
 
 
 def _parse(raw: Mapping[str, object]) -> Manifest:

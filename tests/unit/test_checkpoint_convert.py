@@ -490,6 +490,20 @@ def test_derived_layout_of_old_weights_does_not_count(source: CheckpointFolder, 
     assert new.layouts.find("t") is None
 
 
+def test_notes_with_impossible_texts_are_damage(target: Path) -> None:
+    """Half a character, and a name that no file can have."""
+    made = open_low_bit(target)
+    name = next(n for n in made.names() if n.endswith("dense.weight"))
+    made.layouts.publish("t", {name: (torch.uint8, tuple(made.get(name).shape))}, lambda n: [made.get(n)])
+    (entry,) = (target / "derived").glob("*.json")
+    entry.write_text(json.dumps({**json.loads(entry.read_text()), "file": "\0"}))
+    assert made.layouts.find("t") is None
+    manifest = target / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "name": "\ud800"}))
+    with pytest.raises(DamagedLowBit):
+        open_low_bit(target)
+
+
 def test_failed_derived_layout_leaves_nothing(target: Path) -> None:
     """A repacking that fails leaves no file."""
     made = open_low_bit(target)
