@@ -18,12 +18,12 @@ from chatglm_backend.store.conversations import ConversationStore
 
 _FINISHED = ("stop", "length")
 _MOST_WAL = 16 << 20
-_CONTROL = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 _ENDS_OF_THE_LEFT = {"cancelled", "stop", "length"}
 
 
 def plain(text: str) -> str:
-    """As pages show it: without control characters, which small models of random weights write."""
+    """Without control characters, which models of random weights write and pages leave out."""
     return _CONTROL.sub("", text)
 
 
