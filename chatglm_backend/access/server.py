@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -19,6 +20,7 @@ from typing import Any
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import get_remote_addr
 
 from chatglm_backend.access.asgi import error_reply
 from chatglm_backend.access.policy import MAX_OF_ONE, AccessPolicy, Network
@@ -75,6 +77,16 @@ class ImpatientH11(H11Protocol):
         self._watch_head()
         self._stranger_timer = self.loop.call_later(self.stranger_seconds, transport.abort)
 
+    def count_in(self, transport: asyncio.Transport) -> bool:
+        """Count a connection before anything was said on it; false where there are too many, and it was ended."""
+        self.transport, self.client = transport, get_remote_addr(transport)
+        self.connections.add(self)
+        if self.client is not None and not self._one_too_many():
+            return True
+        self.connections.discard(self)
+        transport.abort()
+        return False
+
     def data_received(self, data: bytes) -> None:
         """Take bytes; wait on only while headers are incomplete."""
         if self._refused:
@@ -124,6 +136,45 @@ class ImpatientH11(H11Protocol):
             self.transport.abort()  # to close would wait for a client that does not read
 
 
+class HandshakeFirst(asyncio.Protocol):
+    """The TLS handshake of a connection, which counts among its address's own like what comes after it.
+
+    asyncio's own way would call ``then`` when the handshake is over, so that nobody knew of those that never are.
+    """
+
+    def __init__(self, then: ImpatientH11, context: ssl.SSLContext) -> None:
+        self._then, self._context, self._early, self._lost = then, context, b"", False
+        self._shaking: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, unless there are too many. The task runs before anything can be read, and stops reading."""
+        if self._then.count_in(transport):
+            self._shaking = self._then.loop.create_task(self._shake(transport))
+
+    def data_received(self, data: bytes) -> None:
+        """What came with the handshake's end."""
+        self._early += data
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """Nobody is there any more."""
+        self._lost = True
+
+    async def _shake(self, transport: asyncio.Transport) -> None:
+        secured = None
+        with contextlib.suppress(OSError):
+            secured = await self._then.loop.start_tls(
+                transport, self, self._context, server_side=True, ssl_handshake_timeout=_HEAD_SECONDS
+            )
+        if secured is None or self._lost:
+            self._then.connections.discard(self._then)
+            transport.abort()
+            return
+        secured.set_protocol(self._then)
+        self._then.connection_made(secured)
+        if self._early:
+            self._then.data_received(self._early)
+
+
 class OrderlyServer(uvicorn.Server):
     """Ends in order at SIGTERM or Ctrl-C: ``drain``, while requests are still answered; then it hangs up and returns.
 
@@ -151,11 +202,16 @@ class OrderlyServer(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen; a client that does not finish the TLS handshake is hung up on like any other stranger."""
+        """Listen; a client that does not finish the TLS handshake is counted and hung up on like any other stranger."""
         loop = asyncio.get_running_loop()
         create = loop.create_server
+
+        async def listen(factory: Callable[[], ImpatientH11], **options: Any) -> asyncio.Server:  # noqa: ANN401
+            context = options.pop("ssl")
+            return await create(lambda: HandshakeFirst(factory(), context), **options)
+
         if self.config.is_ssl:
-            loop.create_server = functools.partial(create, ssl_handshake_timeout=_HEAD_SECONDS)  # type: ignore[method-assign]
+            loop.create_server = listen  # type: ignore[assignment, method-assign]
         await super().startup(sockets)
         loop.create_server = create  # type: ignore[method-assign]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -211,28 +212,35 @@ def test_who_has_shown_the_key_may_stay() -> None:
     assert reply.count(b"HTTP/1.1 200") == 2
 
 
-# asyncio leaves the socket of a handshake that never came to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_tls_handshake_that_never_comes_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before it, the connection is nobody's: no other limit sees it."""
-    monkeypatch.setattr(server_module, "_HEAD_SECONDS", 0.1)
+@pytest.mark.parametrize("count", [1, 6])
+def test_a_tls_handshake_that_never_comes_is_counted_and_hung_up_on(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those beyond the limit at once, the others after the time that a stranger has."""
+    monkeypatch.setattr(server_module, "_HEAD_SECONDS", 1.0)
 
-    async def wait() -> bytes:
-        config = uvicorn.Config(answering, http=ImpatientH11, ssl_certfile="none", lifespan="off")
-        config.http_protocol_class, config.ssl, config.loaded = (
-            ImpatientH11,
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
-            True,
-        )
+    async def wait() -> list[int]:
+        config = uvicorn.Config(answering, http=SmallH11, log_level="critical", lifespan="off")
+        config.load()
+        config.ssl, config.ssl_certfile = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), "none"
         server = OrderlyServer(config)
         server.lifespan = LifespanOff(config)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             await server.startup([listener])
-            reader, writer = await asyncio.open_connection(*listener.getsockname())
-            try:
-                return await asyncio.wait_for(reader.read(), 5)
-            finally:
-                writer.close()
-                server.servers[0].close()
+            lines = [await asyncio.open_connection(*listener.getsockname()) for _ in range(count)]
+            ended: list[int] = []
 
-    assert asyncio.run(wait()) == b""
+            async def read(number: int) -> None:
+                with contextlib.suppress(ConnectionError):
+                    assert await asyncio.wait_for(lines[number][0].read(), 5) == b""
+                ended.append(number)
+
+            await asyncio.gather(*map(read, range(count)))
+            for _, writer in lines:
+                writer.close()
+            server.servers[0].close()
+            assert not server.server_state.connections
+            return ended
+
+    ended = asyncio.run(wait())
+    assert sorted(ended[: max(0, count - 4)]) == list(range(4, count))
