@@ -24,7 +24,7 @@ from chatglm_backend.checkpoint.lock import writer_lock
 from chatglm_backend.checkpoint.manifest import LOCAL, MANIFEST, manifest_in, read_noted
 from chatglm_backend.checkpoint.places import cache_root, canonical, hub_cache, hub_id, kv_root, low_bit_root, slug
 from chatglm_backend.checkpoint.source import CheckpointFolder, check_config, has_complete_weights
-from chatglm_backend.errors import CacheLocked, CheckpointError, ModelNotFound
+from chatglm_backend.errors import CacheLocked, CheckpointError, ModelError, ModelNotFound
 from chatglm_backend.models.config import Family, family_named_in
 
 Kind = Literal["low-bit", "download", "adapter", "kv"]
@@ -56,7 +56,7 @@ def drop_outdated(root: Path, source: CheckpointFolder, current: Path) -> None:
             continue
         place = read_noted(folder / LOCAL).get("source")
         if place == str(source.path.resolve()) or not (folder / MANIFEST).is_file():
-            with contextlib.suppress(CheckpointError, OSError):
+            with contextlib.suppress(ModelError, OSError):
                 _delete_low_bit(folder)
 
 

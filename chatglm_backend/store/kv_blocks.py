@@ -156,7 +156,7 @@ def _publish(path: Path, data: bytes) -> None:
     except OSError:  # a full disk would stay full
         part.unlink(missing_ok=True)
         raise
-    with contextlib.suppress(FileNotFoundError):  # another writer has put it there
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # another writer has put it there, or is about to
         part.replace(path)
 
 
