@@ -16,34 +16,29 @@ import torch
 from refusals import refused
 from torch import Tensor
 
-from chatglm_backend.checkpoint import manifest as manifest_module
 from chatglm_backend.checkpoint.convert import ConvertOptions, convert, convert_in_memory
 from chatglm_backend.checkpoint.encode import SLICE_BYTES, workers
 from chatglm_backend.checkpoint.known import low_bit_bytes
-from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
+from chatglm_backend.checkpoint.lowbit import open_low_bit
 from chatglm_backend.checkpoint.manifest import MANIFEST, read_manifest, verify_files
 from chatglm_backend.checkpoint.plan import make_plan, read_dense
 from chatglm_backend.checkpoint.preflight import Room
-from chatglm_backend.checkpoint.prepare import Preparation, prepare
 from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
 from chatglm_backend.checkpoint.thudm import dequantize_rows, reencode_rows
-from chatglm_backend.checkpoint.weight_files import read_safetensors_header
 from chatglm_backend.checkpoint.writer import open_for_writing
 from chatglm_backend.core import CancelToken, LoadProgress
 from chatglm_backend.errors import (
     CheckpointError,
     ConfigError,
     DamagedFile,
-    DamagedLowBit,
     LoadCancelled,
     NotEnoughDisk,
     NotEnoughMemory,
 )
 from chatglm_backend.int4.blocks import dequantize
 from chatglm_backend.models.layout import tensor_specs
-from chatglm_backend.sentences import Sentence
 from tests.tiny import build_checkpoint
-from tests.unit.checkpoint_helpers import flip_byte, largest_weights, quantize
+from tests.unit.checkpoint_helpers import quantize
 
 SMALL = ConvertOptions(threads=2, slice_bytes=32 << 10, file_bytes=64 << 10)
 
@@ -296,105 +291,6 @@ def test_not_onto_the_source(source: CheckpointFolder) -> None:
         convert(source, source.path, quantize=quantize)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "foreign", "manifest"])
-def test_damage_is_named_and_never_loaded(target: Path, damage: str, tmp_path: Path) -> None:
-    """A file that changed in any way is named when the folder is opened."""
-    file = largest_weights(target)
-    if damage == "flip":
-        flip_byte(file)
-    elif damage == "truncate":
-        file.write_bytes(file.read_bytes()[:-10])
-    elif damage == "remove":
-        file.unlink()
-    elif damage == "foreign":
-        other = inspect_folder(build_checkpoint(tmp_path / "x" / "chatglm2-6b", "chatglm2", seed=4))
-        foreign = convert(other, tmp_path / "foreign", quantize=quantize, options=SMALL)
-        shutil.copy(foreign / read_manifest(foreign).data / file.name, file)
-    else:
-        file = target / MANIFEST
-        file.write_text(file.read_text().replace('"chatglm2"', '"chatglm3"'))
-    with pytest.raises(DamagedLowBit, match=file.name):
-        open_low_bit(target)
-
-
-@pytest.mark.parametrize("what", ["word_embeddings.weight", "dense.weight", "layernorm.weight", "tokenizer.model"])
-def test_damage_with_an_old_date_is_found_before_it_is_used(
-    source: CheckpointFolder, what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Size and date are as before, as on a failing disk: what is used is compared, and made again from its source."""
-    monkeypatch.setattr(manifest_module, "_SMALL", 0 if "weight" in what else 4 << 20)  # these files are small, too
-    first = prepare(str(source.path), Preparation(quantize=quantize))
-    assert isinstance(first, LowBitCheckpoint)
-    data, place = first.folder / first.manifest.data, 10
-    damaged = data / what
-    for file in data.glob("*.safetensors"):
-        for name, entry in read_safetensors_header(file).items():
-            if name.endswith(what):
-                damaged, place = file, (entry.start + entry.end) // 2
-    flip_byte(damaged, place, silently=True)
-    notes: list[Sentence] = []
-    if what == "dense.weight":  # read by nobody until it is used
-        opened = open_low_bit(first.folder)
-        with pytest.raises(DamagedLowBit, match=damaged.name):
-            opened.check(opened.names())
-    again = prepare(str(source.path), Preparation(quantize=quantize, note=notes.append))
-    again.check(again.names())
-    assert isinstance(notes[-1].fields["problem"], DamagedLowBit)
-    assert not damaged.exists()
-
-
-def test_wrong_sums_of_right_files_are_made_again(target: Path) -> None:
-    """The sums lie on the same disk: where they say otherwise, the files' own hashes decide."""
-    open_low_bit(target)
-    sums = target / "sums.json"
-    right = sums.read_text()
-    for wrong in (right.replace("a", "b"), right[:50], "{}", right.replace("dense", "dance")):
-        sums.write_text(wrong)
-        opened = open_low_bit(target)
-        opened.check(opened.names())
-        assert sums.read_text() == right
-
-
-def test_damaged_cache_is_rebuilt_from_its_source(source: CheckpointFolder) -> None:
-    """The cache's damaged file is named, and made again from the source."""
-    notes: list[Sentence] = []
-    first = prepare(str(source.path), Preparation(quantize=quantize))
-    assert isinstance(first, LowBitCheckpoint)
-    damaged = largest_weights(first.folder)
-    flip_byte(damaged)
-    again = prepare(str(source.path), Preparation(quantize=quantize, note=notes.append))
-    assert isinstance(again, LowBitCheckpoint)
-    verify_files(again.folder, again.manifest, full=True)
-    problem = notes[-1].fields["problem"]
-    assert isinstance(problem, DamagedLowBit)
-    assert problem.fields["path"] == damaged
-    assert not damaged.exists()
-
-
-def test_damaged_folder_is_rebuilt_while_its_source_is_there(source: CheckpointFolder, target: Path) -> None:
-    """A low-bit folder given by path is rebuilt too; without its source the error says what to do."""
-    flip_byte(largest_weights(target))
-    assert isinstance(prepare(str(target), Preparation(quantize=quantize)), LowBitCheckpoint)
-    flip_byte(largest_weights(target))
-    shutil.rmtree(source.path)
-    with pytest.raises(DamagedLowBit, match="Convert the original model again"):
-        prepare(str(target), Preparation(quantize=quantize))
-
-
-def test_a_changed_source_leaves_one_conversion(source: CheckpointFolder) -> None:
-    """What it was before goes when the new one stands; another folder's of the same name and a running one's stay."""
-    other = inspect_folder(build_checkpoint(source.path.parent / "elsewhere" / "chatglm2-6b", "chatglm2", seed=7))
-    kept, first = (prepare(str(one.path), Preparation(quantize=quantize)) for one in (other, source))
-    assert isinstance(first, LowBitCheckpoint)
-    assert isinstance(kept, LowBitCheckpoint)
-    killed = first.folder.with_name(first.folder.name[:-8] + "0badcafe")
-    (killed / "data-00000000").mkdir(parents=True)
-    build_checkpoint(source.path, "chatglm2", seed=8)
-    second = prepare(str(source.path), Preparation(quantize=quantize))
-    assert isinstance(second, LowBitCheckpoint)
-    assert set(first.folder.parent.iterdir()) == {kept.folder, second.folder}
-
-
 @pytest.mark.parametrize("name", ["data-2023", "thesis.txt", "manifest.json"])
 def test_a_folder_with_other_files_is_left_alone(source: CheckpointFolder, tmp_path: Path, name: str) -> None:
     """Converting into a folder of the user's own, whatever its files are called, touches nothing there."""
@@ -406,14 +302,6 @@ def test_a_folder_with_other_files_is_left_alone(source: CheckpointFolder, tmp_p
         convert(source, tmp_path / "mine", quantize=quantize)
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == sorted(["letter.tmp", name])
     assert precious.read_text() == "mine"
-
-
-def test_newer_format_is_refused(target: Path) -> None:
-    """A folder from a later version says so."""
-    manifest = json.loads((target / MANIFEST).read_text())
-    (target / MANIFEST).write_text(json.dumps(manifest | {"format_version": 2}))
-    with refused(CheckpointError, "folder.format_version", found="2", expected=1):
-        open_low_bit(target)
 
 
 def test_thudm_rows_keep_every_weight() -> None:
@@ -429,89 +317,3 @@ def test_thudm_rows_keep_every_weight() -> None:
     encoded = reencode_rows(packed, scales)
     assert encoded.shape == (8, 256 // 64 * 34)
     assert torch.equal(expected, dequantize(encoded, 8, 256))
-
-
-@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="only root can make another's folder")
-def test_another_users_folder_that_others_may_write_is_not_used(source: CheckpointFolder, tmp_path: Path) -> None:
-    """The model is converted in memory, and a sentence says why; one's own folder is closed and used."""
-    notes: list[object] = []
-    how = Preparation(quantize=quantize, note=notes.append, env={"CHATGLM_CACHE": str(tmp_path / "cache")})
-    made = prepare(str(source.path), how)
-    assert isinstance(made, LowBitCheckpoint)
-    made.folder.chmod(0o775)
-    assert isinstance(prepare(str(source.path), how), LowBitCheckpoint)
-    assert made.folder.stat().st_mode & 0o777 == 0o755
-    assert notes == []
-    made.folder.chmod(0o775)
-    os.chown(made.folder, 12345, -1)
-    assert not isinstance(prepare(str(source.path), how), LowBitCheckpoint)
-    assert [one.code for one in notes if isinstance(one, Sentence)] == ["note.others_write"]
-
-
-def test_derived_layout_is_published_and_tagged(target: Path) -> None:
-    """A kernel's layout is found again under its tag and for these weights only."""
-    made = open_low_bit(target)
-    names = sorted(n for n in made.names() if n.endswith("dense.weight"))
-    specs = {n: (torch.uint8, tuple(made.get(n).shape)) for n in names}
-
-    def flipped(name: str) -> list[Tensor]:
-        return [255 - piece for piece in made.get(name).split(16)]
-
-    assert made.layouts.find("vnni-1") is None
-    made.layouts.publish("vnni-1", specs, flipped)
-    found = open_low_bit(target).layouts.find("vnni-1")
-    assert found is not None
-    assert all(torch.equal(255 - made.get(n), found.get(n)) for n in names)
-    assert made.layouts.find("vnni-2") is None
-    made.layouts.publish("vnni-2", specs, flipped)
-    assert made.layouts.find("vnni-1") is not None
-
-
-def test_derived_layout_of_old_weights_does_not_count(source: CheckpointFolder, target: Path) -> None:
-    """After a new conversion, or a change to its file, a derived layout is not used."""
-    made = open_low_bit(target)
-    name = next(n for n in made.names() if n.endswith("dense.weight"))
-    specs = {name: (torch.uint8, tuple(made.get(name).shape))}
-    made.layouts.publish("t", specs, lambda n: [made.get(n)])
-    build_checkpoint(source.path, "chatglm2", seed=9)
-    convert(inspect_folder(source.path), target, quantize=quantize)
-    new = open_low_bit(target)
-    assert new.layouts.find("t") is None
-    new.layouts.publish("t", specs, lambda n: [new.get(n)])
-    file = next((target / "derived").glob("*.safetensors"))
-    for ahead in (False, True):  # also where it was read in a thread
-        flip_byte(file, silently=True)
-        new.layouts.read_ahead() if ahead else None
-        assert new.layouts.find("t") is None
-        flip_byte(file, silently=True)
-        new.layouts.read_ahead() if ahead else None
-        assert new.layouts.find("t") is not None
-    flip_byte(file)
-    assert new.layouts.find("t") is None
-
-
-def test_notes_with_impossible_texts_are_damage(target: Path) -> None:
-    """Half a character, and a name that no file can have."""
-    made = open_low_bit(target)
-    name = next(n for n in made.names() if n.endswith("dense.weight"))
-    made.layouts.publish("t", {name: (torch.uint8, tuple(made.get(name).shape))}, lambda n: [made.get(n)])
-    (entry,) = (target / "derived").glob("*.json")
-    entry.write_text(json.dumps({**json.loads(entry.read_text()), "file": "\0"}))
-    assert made.layouts.find("t") is None
-    manifest = target / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "name": "\ud800"}))
-    with pytest.raises(DamagedLowBit):
-        open_low_bit(target)
-
-
-def test_failed_derived_layout_leaves_nothing(target: Path) -> None:
-    """A repacking that fails leaves no file."""
-    made = open_low_bit(target)
-
-    def fail(_: str) -> list[Tensor]:
-        raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError):
-        made.layouts.publish("t", {"x": (torch.uint8, (4,))}, fail)
-    assert list((target / "derived").glob("*.safetensors")) == []
-    assert made.layouts.find("t") is None

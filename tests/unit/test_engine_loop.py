@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,25 +17,18 @@ from chatglm_backend.core import (
     GenerationRequest,
     Message,
     PrefillProgress,
-    PromptChances,
-    PromptFormat,
     Timing,
-    TokenChance,
     TokenEvent,
 )
 from chatglm_backend.engine.engine import Engine
 from chatglm_backend.engine.options import EngineOptions
-from chatglm_backend.errors import ContextLimitExceeded, EngineFailure, InvalidRequest
-from chatglm_backend.tokenizers.base import EncodedPrompt
+from chatglm_backend.errors import ContextLimitExceeded, EngineFailure
 from tests.engine_fakes import (
-    STOP_ID,
     VOCAB,
-    ByteDecoder,
     ByteTokenizer,
     FakeClock,
     FakeModel,
     collect,
-    hash_row,
     script_row,
     text_of,
 )
@@ -273,91 +265,6 @@ def test_a_closed_generator_leaves_the_engine_idle() -> None:
     assert engine.idle
 
 
-DRAFTING = EngineOptions(draft_tokens=8, prefix_cache_bytes=0)
-
-
-@pytest.mark.parametrize(
-    "text", ["hello world hello world hello world " * 3, "no repeats: qwertyuiop", "aaaaaaaaaaaaaaaaaaaab"]
-)
-@pytest.mark.parametrize("stop", [(), ("world h",)])
-def test_draft_tokens_change_no_text(text: str, stop: tuple[str, ...]) -> None:
-    """The same tokens, texts and end with draft tokens as without."""
-    drafted = answer(text, "hello world", DRAFTING, stop=stop)
-    without = answer(text, "hello world", stop=stop)
-    assert [e for e in without if isinstance(e, TokenEvent)] == [e for e in drafted if isinstance(e, TokenEvent)]
-    assert without[-1].finish_reason is drafted[-1].finish_reason
-
-
-def test_drafts_on_a_hashing_model_are_undone_exactly() -> None:
-    """Wrong draft tokens leave no trace in the KV cache."""
-    request = ask("abcabcabcabcabc", max_new_tokens=100)
-    assert text_of(engine_of().generate(request)) == text_of(engine_of(None, DRAFTING).generate(request))
-
-
-def test_right_drafts_save_steps() -> None:
-    """Copied text takes far fewer decodes than tokens, and the counts are told."""
-    text = "the quick brown fox jumps over the lazy dog. "
-    model = FakeModel(row=script_row(text.encode(), len(text)))
-    last = list(engine_of(model, DRAFTING).generate(ask(text, max_new_tokens=200)))[-1]
-    assert sum(w == "decode1" for w in model.log) < last.usage.completion_tokens / 2
-    assert 0 < last.usage.accepted_draft_tokens <= last.usage.draft_tokens
-
-
-def test_a_predicted_answer_comes_in_fewer_steps() -> None:
-    """Where it is right, also after a place where it is not; the text is the model's own in any case."""
-    text = "sphinx of black quartz, judge my vow"
-    steps, texts = {}, set()
-    for predicted in ("", text, text.replace("black", "white"), "0123456789"):
-        model = FakeModel(row=script_row(text.encode(), len("hello")))
-        engine = engine_of(model, DRAFTING)
-        texts.add(text_of(engine.generate(replace(ask("hello", max_new_tokens=60), predicted=predicted))))
-        steps[predicted] = sum(work == "decode1" for work in model.log)
-    plain, right, nearly, wrong = steps.values()
-    assert texts == {text}
-    assert right < nearly < plain == wrong
-    assert right < plain / 2
-
-
-class WrongDraft:
-    """Always has an opinion, never a right one: the models here never choose the token 257."""
-
-    def append(self, token: int) -> None:
-        """The answer goes on."""
-
-    def propose(self, size: int) -> tuple[int, ...]:
-        """As many as asked for."""
-        return (257,) * size
-
-
-@pytest.mark.parametrize("row_s", [0.02, 0.1, 1.0])
-@pytest.mark.parametrize("tokens", [40, 200])
-def test_hopeless_drafts_cost_little_time(row_s: float, tokens: int) -> None:
-    """On the fake clock a step is a second and a further row ``row_s``: an answer takes 3 percent longer at most.
-
-    The engine's first draft ever tells it what rows cost; those two rows at most come on top.
-    """
-    times = []
-    for options in (OFF, DRAFTING):
-        clock = FakeClock()
-
-        def row(ids: Any, clock: FakeClock = clock) -> torch.Tensor:
-            clock.now += row_s
-            return script_row([65] * 256, 2)(ids)
-
-        model = FakeModel(clock=clock, decode_s=1.0 - row_s, row=row)
-        engine = Engine(model, ByteTokenizer(), options, clock=clock, draft_source=lambda _: WrongDraft())
-        list(engine.generate(ask("hi", max_new_tokens=tokens)))
-        times.append(clock.now)
-    assert times[1] <= 1.03 * times[0] + 2 * row_s
-    assert times[1] > times[0]
-
-
-def test_sampled_requests_get_no_draft() -> None:
-    """Draft tokens are for greedy answers only."""
-    last = list(engine_of(None, DRAFTING).generate(ask("aaaaaaaa", temperature=0.5, seed=1)))[-1]
-    assert last.usage.draft_tokens == 0
-
-
 def test_a_follow_up_reads_only_what_is_new() -> None:
     """The second turn reuses the first one's K/V, says so, and gives the same text."""
     reusing = EngineOptions(draft_tokens=0)
@@ -381,115 +288,3 @@ def test_waiting_and_reading_are_timed_apart() -> None:
     clock.now = 3.0
     sequence = engine.start(ask("abcd", max_new_tokens=3), CancelToken(), 0.0)
     assert collect(engine, [sequence])[sequence][-1].timing == Timing(3.0, 7.0, 4.0, 1.0, 2.0, 500.0, 500.0, 8.0)
-
-
-class _Continuing(ByteTokenizer):
-    """Whose prompts end with an answer that is begun, as long as the prompt."""
-
-    def encode_prompt(self, prompt: str, prompt_format: PromptFormat) -> EncodedPrompt:
-        """All of it is begun."""
-        encoded = super().encode_prompt(prompt, prompt_format)
-        return replace(encoded, begun=len(encoded.ids))
-
-    def stream(self) -> Any:
-        """Drops a text's first sign, as a space there is dropped."""
-        return _Dropping()
-
-
-class _Dropping(ByteDecoder):
-    def __init__(self) -> None:
-        super().__init__()
-        self._first = True
-
-    def add(self, token_id: int) -> str:
-        """One sign less."""
-        first, self._first = self._first, False
-        return "" if first else super().add(token_id)
-
-
-def test_an_answer_that_is_begun_gives_its_whole_rest() -> None:
-    """The decoder has been through the beginning, so that a space behind it is no start of a text."""
-    model = FakeModel(row=script_row(b" boy", 4))
-    assert text_of(Engine(model, _Continuing(), OFF).generate(ask("I am"))) == " boy"
-
-
-def test_a_stop_id_of_the_request_ends_an_answer() -> None:
-    """Beside the model's own, and neither shown nor counted; ids that there are none of are refused by name."""
-    events = answer("abc", "hi", stop_ids=(ord("c"),))
-    assert (text_of(events), events[-1].usage.completion_tokens) == ("ab", 2)
-    for name, wrong in (("stop_token_ids", {"stop_ids": (VOCAB,)}), ("logit_bias", {"logit_bias": ((VOCAB, 1.0),)})):
-        with pytest.raises(InvalidRequest) as caught:
-            engine_of().prepare(ask("a", **wrong))
-        assert caught.value.fields["field"] == name
-
-
-@pytest.mark.parametrize("family", ["chatglm", "chatglm2"])
-def test_answers_to_one_prompt_share_its_reading(family: Any) -> None:
-    """As soon as it is read, before the first answer's end."""
-    engine = engine_of(FakeModel(family=family), EngineOptions(draft_tokens=0))
-    alone = text_of(engine_of(FakeModel(family=family)).generate(ask("hello there")))
-    first = start(engine, replace(ask("hello there"), shared=True))
-    while first.reading:
-        engine.step()
-    others = [start(engine, ask("hello there", f"r{i}")) for i in range(2)]
-    told = collect(engine, [*others, first])
-    assert {one.cached_tokens for one in others} == {len("hello there") - 1}
-    assert [text_of(told[one]) for one in others] == [alone] * 2
-
-
-def test_probabilities_are_those_of_the_plain_logits() -> None:
-    """Before temperature, bias and penalties; alone, in a batch and with drafts; nothing where nobody asks."""
-    changes: dict[str, Any] = {"repetition_penalty": 1.4, "logit_bias": ((5, 3.0),), "max_new_tokens": 30}
-    told: list[list[Any]] = []
-    for options in (OFF, EngineOptions(draft_tokens=8, prefix_cache_bytes=0)):
-        engine = engine_of(FakeModel(row=lambda ids: hash_row(ids[-1:])), options)
-        sequences = [
-            start(engine, ask("ab", f"r{i}", logprobs=count, **changes)) for i, count in enumerate((3, 0, None))
-        ]
-        events = collect(engine, sequences)
-        told += [[e for e in events[one] if isinstance(e, TokenEvent)] for one in sequences]
-        assert (events[sequences[0]][-1].usage.draft_tokens > 0) == (options is not OFF)
-    assert told[:3] == told[3:]
-    three, none, unasked = told[:3]
-    ids = list(b"ab")
-    for event in three:
-        expected = hash_row(ids[-1:]).log_softmax(-1)
-        own, *top = event.chances
-        best, best_ids = expected.topk(3)
-        assert (own.token_id, own.logprob) == (event.token_id, pytest.approx(float(expected[event.token_id])))
-        assert [(one.token_id, one.logprob) for one in top] == list(zip(best_ids.tolist(), best.tolist(), strict=True))
-        ids.append(event.token_id)
-    assert [event.chances for event in none] == [event.chances[:1] for event in three]
-    assert {event.chances for event in unasked} == {()}
-
-
-def test_a_prompts_chances_are_told_with_few_rows_at_a_time() -> None:
-    """Beside another sequence; nothing is reused for them, and the space before a text is none of it."""
-    prompt, rows = "abcdefghijklmnopq", 6
-    model = FakeModel()
-    engine = engine_of(model, EngineOptions(draft_tokens=0, prefill_rows=rows))
-    list(engine.generate(ask(prompt)))
-    wanted = [replace(ask(prompt, name, logprobs=2), prompt_chances=True, prompt_only=name == "b") for name in "ab"]
-    sequences = [start(engine, one) for one in (*wanted, ask("other", "c"))]
-    events = collect(engine, sequences)
-    for sequence in sequences[:2]:
-        told = next(event.chances for event in events[sequence] if isinstance(event, PromptChances))
-        assert told[0] == (TokenChance(ord("a"), b"a", None),)
-        assert [own.token_id for own, *_ in told] == [*prompt.encode()]
-        for at, (own, *top) in enumerate(told[1:], start=1):
-            expected = hash_row([*prompt.encode()[:at]]).log_softmax(-1)
-            assert own.logprob == pytest.approx(float(expected[own.token_id]))
-            assert [one.token_id for one in top] == expected.topk(2).indices.tolist()
-        assert events[sequence][-1].usage.cached_tokens == 0
-    assert model.most_logit_rows == rows
-    end = events[sequences[1]][-1]
-    assert (end.finish_reason, end.usage.completion_tokens) == (FinishReason.LENGTH, 0)
-    assert text_of(events[sequences[0]]) == text_of(engine.generate(ask(prompt)))
-    silent = engine_of(FakeModel(row=lambda _: torch.eye(VOCAB)[STOP_ID])).generate(replace(wanted[0], request_id="d"))
-    (last,) = [event for event in silent if isinstance(event, TokenEvent)]
-    assert (last.chances[0].token_id, last.text) == (
-        STOP_ID,
-        "",
-    )  # the last of the list is the answer's, as OpenAI has it
-    with pytest.raises(InvalidRequest, match="ChatGLM-6B's kind"):
-        engine_of(FakeModel(family="chatglm")).prepare(wanted[0])

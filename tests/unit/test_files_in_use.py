@@ -17,7 +17,7 @@ from chatglm_backend.checkpoint.prepare import Preparation, prepare
 from tests.tiny import build_checkpoint
 from tests.unit.checkpoint_helpers import flip_byte, largest_weights, quantize
 from tests.unit.test_batch import test_a_line_that_was_cut_off_anywhere_is_answered_again  # noqa: F401
-from tests.unit.test_checkpoint_convert import (  # noqa: F401
+from tests.unit.test_checkpoint_derived import (  # noqa: F401
     source,
     target,
     test_derived_layout_is_published_and_tagged,

@@ -1,28 +1,16 @@
 """The worker thread and its tickets, over an engine that a test steps by hand."""
-# ruff: noqa: D102 - the protocol describes the engine's methods
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from chatglm_backend.core import (
-    CancelToken,
     Clock,
-    Completed,
-    Event,
     FinishReason,
-    GenerationParams,
-    GenerationRequest,
     Queued,
-    Timing,
-    TokenEvent,
-    Usage,
     monotonic_clock,
 )
 from chatglm_backend.errors import (
@@ -30,97 +18,11 @@ from chatglm_backend.errors import (
     InvalidRequest,
     NoMemoryForPrompt,
     QueueFull,
-    RequestError,
     ShuttingDown,
     TooManyRequests,
 )
-from chatglm_backend.serving.ticket import Logged, Ticket
-from chatglm_backend.serving.worker import Worker, WorkerOptions
-
-WAIT = 10.0
-
-
-@dataclass(eq=False)
-class Life:
-    """One sequence of the fake engine."""
-
-    request: GenerationRequest
-    kv_bytes: int
-    prompt_tokens: int = 3
-    cancel: CancelToken = field(default_factory=CancelToken)
-    made: int = 0
-
-    def within(self, kv_bytes: int) -> Life:
-        return replace(self, kv_bytes=kv_bytes) if self.request.prompt == "y" * 50 else self
-
-
-@dataclass
-class FakeEngine:
-    """One token per sequence and step. ``gate`` closed holds the next step back."""
-
-    gate: threading.Event = field(default_factory=threading.Event)
-    lives: list[Life] = field(default_factory=list)
-    started: list[str] = field(default_factory=list)
-    most_running: int = 0
-    mine_running: list[int] = field(default_factory=list)
-    steps: int = 0
-    crash: BaseException | None = None
-
-    def prepare(self, request: GenerationRequest) -> Life:
-        return Life(request, 100 * len(request.prompt or ""))
-
-    def start(self, request: GenerationRequest, cancel: CancelToken, submitted_at: float, prepared: Life) -> Life:
-        del submitted_at
-        if request.prompt == "unstartable":
-            raise MemoryError
-        prepared.cancel = cancel
-        self.lives.append(prepared)
-        self.started.append(request.request_id)
-        self.most_running = max(self.most_running, len(self.lives))
-        self.mine_running.append(sum(one.request.visitor == request.visitor for one in self.lives))
-        return prepared
-
-    def step(self) -> Sequence[tuple[Life, Event | RequestError]]:
-        self.gate.wait(WAIT)
-        self.steps += 1
-        if self.crash is not None:
-            raise self.crash
-        return [result for life in list(self.lives) for result in self._advance(life)]
-
-    def reasons(self, *tickets: Ticket) -> list[FinishReason]:
-        """Let it run, and wait for the ends."""
-        self.gate.set()
-        return [reason_of(ticket) for ticket in tickets]
-
-    def _advance(self, life: Life) -> Iterator[tuple[Life, Event | RequestError]]:
-        cancelled = life.cancel.cancelled  # read once: another thread may set it at any moment
-        reason = life.cancel.reason if cancelled else FinishReason.LENGTH
-        if life.request.prompt == "bad":
-            self.lives.remove(life)
-            yield life, EngineFailure(reason="scripted")
-            return
-        if not cancelled:
-            yield life, TokenEvent(life.made, 1, f"{life.request.request_id}{life.made} ")
-            life.made += 1
-        if cancelled or life.made >= life.request.params.max_new_tokens:
-            self.lives.remove(life)
-            yield life, Completed(reason, Usage(3, life.made), Timing(total_s=1.0))
-
-
-def ask(name: str, session: str = "local", prompt: str = "x", tokens: int = 3) -> GenerationRequest:
-    """Return a request."""
-    return GenerationRequest(name, session, prompt=prompt, params=GenerationParams(max_new_tokens=tokens))
-
-
-class Line(Worker[Life]):
-    """A worker that makes the tickets itself, by ``clock``."""
-
-    clock: Clock = staticmethod(monotonic_clock)
-
-    def submit(self, request: GenerationRequest, **limits: Any) -> Ticket:
-        ticket = Ticket(request, clock=self.clock, **limits)
-        self.take(ticket)
-        return ticket
+from chatglm_backend.serving.worker import WorkerOptions
+from tests.unit.serving_helpers import WAIT, FakeEngine, Line, ask, reason_of
 
 
 @pytest.fixture
@@ -143,31 +45,6 @@ def make(engine: FakeEngine) -> Iterator[Any]:
     engine.gate.set()
     for worker in made:
         worker.close()
-
-
-def followed(ticket: Ticket, found: Callable[[list[Logged]], object], **how: float) -> None:
-    """Read as a page does."""
-
-    async def read() -> None:
-        async for batch in ticket.follow(**how):
-            found(batch)
-
-    asyncio.run(read())
-
-
-def reason_of(ticket: Ticket) -> FinishReason:
-    """Wait for the end."""
-    last = list(ticket.events())[-1]
-    assert isinstance(last, Completed)
-    return last.finish_reason
-
-
-def test_a_ticket_gives_every_event_in_order(make: Any, engine: FakeEngine) -> None:
-    """Tokens, then the end, and the text is theirs."""
-    engine.gate.set()
-    ticket = make().submit(ask("a"))
-    assert [type(e) for e in ticket.events()] == [TokenEvent, TokenEvent, TokenEvent, Completed]
-    assert ticket.text == "a0 a1 a2 "
 
 
 @pytest.mark.parametrize(
@@ -266,79 +143,6 @@ def test_a_running_request_can_be_stopped(make: Any, engine: FakeEngine) -> None
     assert ticket.text.startswith("a0 ")
 
 
-def test_every_reader_gets_the_whole_log(make: Any, engine: FakeEngine) -> None:
-    """Also one that comes when half of it is written, or all."""
-    ticket = make().submit(ask("a", tokens=50))
-    engine.gate.set()
-    ticket.read()
-    for _ in range(2):
-        found = "".join(e.text for e in ticket.events() if isinstance(e, TokenEvent))
-        assert found == ticket.text == "".join(f"a{n} " for n in range(50))
-    assert "".join(e.text for e in ticket.read(49) if isinstance(e, TokenEvent)) == "a49 "
-
-
-def test_reading_with_a_timeout_gives_a_heartbeat(make: Any) -> None:
-    """Nothing new in time is an empty list, not an end."""
-    ticket = make().submit(ask("a"))
-    assert ticket.read(timeout_s=0.01) == []
-    assert not ticket.done
-
-
-def test_a_reader_who_stalls_holds_nobody_up(make: Any, engine: FakeEngine) -> None:
-    """One reads nothing at all; the other gets its whole answer, and the first can still read its own."""
-    worker = make()
-    stalled, reading = worker.submit(ask("a", tokens=200)), worker.submit(ask("b"))
-    iterator = stalled.events()
-    assert engine.reasons(reading) == [FinishReason.LENGTH]
-    assert sum(isinstance(e, TokenEvent) for e in iterator) == 200
-
-
-def test_nobody_reading_for_the_grace_period_cancels(make: Any, engine: FakeEngine) -> None:
-    """Only the ticket that was left alone ends, and only once the period is over."""
-    now = [0.0]
-    worker = make(lambda: now[0])
-    left = worker.submit(ask("a", tokens=1_000_000), disconnect_grace_s=10.0)
-    kept = worker.submit(ask("b", tokens=1_000_000))
-    engine.gate.set()
-    now[0] = 9.0
-    left.read()
-    now[0] = 18.0
-    start = engine.steps
-    while engine.steps < start + 3:
-        kept.read(timeout_s=0.001)
-    assert not left.cancel_token.cancelled
-    now[0] = 20.0
-    while not left.done:
-        kept.read(timeout_s=0.001)
-    assert not kept.done
-    assert reason_of(left) is FinishReason.CANCELLED
-    kept.cancel()
-
-
-def test_an_attached_reader_is_not_abandoned() -> None:
-    """Someone who waits in events() counts as reading, however long nothing comes."""
-    now = [0.0]
-    ticket = Ticket(ask("a"), disconnect_grace_s=1.0, clock=lambda: now[0])
-    ticket.publish(TokenEvent(0, 1, "x"))
-    reader = ticket.events()
-    next(reader)
-    now[0] = 100.0
-    ticket.check_reader()
-    assert not ticket.cancel_token.cancelled
-    reader.close()  # type: ignore[attr-defined]
-    now[0] = 102.0
-    ticket.check_reader()
-    assert ticket.cancel_token.cancelled
-
-
-def test_a_deadline_ends_with_timeout(make: Any, engine: FakeEngine) -> None:
-    """The reason is told apart from a stop."""
-    now = [0.0]
-    ticket = make(lambda: now[0]).submit(ask("a", tokens=1_000_000), timeout_s=5.0)
-    now[0] = 6.0
-    assert engine.reasons(ticket) == [FinishReason.TIMEOUT]
-
-
 def test_a_failing_request_is_told_and_the_others_go_on(make: Any, engine: FakeEngine) -> None:
     """Errors reach their own ticket only, whether at the start or later."""
     worker = make()
@@ -387,34 +191,6 @@ def test_closing_cancels_what_does_not_end(make: Any, engine: FakeEngine) -> Non
     worker.close(drain_s=0.01)
     assert reason_of(ticket) is FinishReason.CANCELLED
     assert not worker.healthy
-
-
-def test_event_loops_read_too(make: Any, engine: FakeEngine) -> None:
-    """The asynchronous reader gets heartbeats while nothing comes, then every event and when it came."""
-    found: list[list[Logged]] = []
-
-    def take(batch: list[Logged]) -> None:
-        found.append(batch)
-        engine.gate.set()
-
-    followed(make().submit(ask("a")), take, heartbeat_s=0.01)
-    assert found[0] == []
-    logged = [one for batch in found for one in batch]
-    assert [type(one.event) for one in logged] == [TokenEvent, TokenEvent, TokenEvent, Completed]
-    assert [one.at for one in logged] == sorted(one.at for one in logged)
-
-
-def test_a_failing_answer_tells_its_events_first() -> None:
-    """Then the error, to every reader."""
-    ticket = Ticket(ask("a"))
-    ticket.publish(TokenEvent(0, 1, "x"))
-    ticket.publish(EngineFailure(reason="scripted"))
-    ticket.publish(TokenEvent(1, 1, "late"))
-    for _ in range(2):
-        found: list[Logged] = []
-        with pytest.raises(EngineFailure):
-            followed(ticket, found.extend)
-        assert [logged.event for logged in found] == [TokenEvent(0, 1, "x")]
 
 
 def test_counters_follow_the_work(make: Any, engine: FakeEngine) -> None:
