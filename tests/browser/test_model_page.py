@@ -39,10 +39,15 @@ def test_another_model_is_loaded_with_progress_and_the_conversation_stays(serve:
 
 @pytest.mark.parametrize("width", [1280, 360])
 def test_the_notice_of_the_demo_leads_to_the_models_and_goes_away(serve: Serve, visitor: Visitor, width: int) -> None:
-    """One line, a button to the Model page, and one that puts it away for good in this browser."""
-    page = visitor(serve("demo"), width=width).page
+    """One line, a button to the Model page, and one that puts it away for good in this browser.
+
+    With it, all that a conversation can begin with stands above the message box.
+    """
+    page = visitor(serve("demo"), width=width, fresh=True).page
     note = page.locator(".cg-demo")
     assert "not a real ChatGLM" in note.inner_text()
+    below, above = (page.locator(f"#cg-chat-{part}").bounding_box() for part in ("composer", "presets"))
+    assert above["y"] + above["height"] <= below["y"]
     page.click(".cg-demo [data-action=model]")
     page.locator("#cg-model-source").wait_for()
     assert page.locator("[role=tab][aria-selected=true]").get_attribute("data-tab-id") == "model"

@@ -36,6 +36,12 @@
     textarea.focus();
   };
 
+  // What to begin with is put before what is typed, in place of another beginning.
+  const begun = (chip, now) => {
+    const other = [...chip.parentElement.children].map((one) => one.dataset.fill).find((text) => now.startsWith(text));
+    return chip.dataset.fill + now.slice((other || "").length);
+  };
+
   // Plots, one above the other on white, as one picture.
   const savePicture = async (id) => {
     const plots = [...document.querySelectorAll(`#${id} svg`)];
@@ -119,7 +125,10 @@
   document.addEventListener("click", (event) => {
     const target = event.target.closest && event.target.closest("[data-fill], [data-action]");
     if (!target) return;
-    if (target.dataset.fill !== undefined) fill(box(target.dataset.into || "cg-prompt"), target.dataset.fill);
+    if (target.dataset.fill !== undefined) {
+      const [into, own] = [box(target.dataset.into || "cg-prompt"), target.dataset.fill];
+      fill(into, into && target.dataset.into ? begun(target, into.value) : own);
+    }
     if (target.dataset.action === "theme") {
       const dark = !document.body.classList.contains("dark");
       document.body.classList.toggle("dark", dark);
