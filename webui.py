@@ -85,7 +85,8 @@ def build_page(
             page, presenter, models, card, examples, prompt_format, language, code_note, system, tools, model,
             choices, chat_choice, restored=history.enabled,
         )  # fmt: skip
-        leave_when_closed(page, presenter.answers, speed)
+        # Answers go on for a while, and documents stay for a reload; a speed test ends.
+        leave_when_closed(page, presenter.answers.leave, documents.leave, speed.stop)
     keep_outputs(page)
     return page
 
@@ -124,9 +125,10 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         asyncio.get_running_loop().call_later(0.05, service.load, settings.model)
-        tidying = asyncio.create_task(batches.keep_tidy())
+        tidying = [asyncio.create_task(one.keep_tidy()) for one in (batches, documents)]
         yield
-        tidying.cancel()
+        for task in tidying:
+            task.cancel()
 
     app = FastAPI(title="ChatGLM", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=lifespan)
     policy = policy or policy_from(settings)
@@ -145,7 +147,7 @@ def create_app(
     app.include_router(openai_router(service, settings, policy.max_body))
     app.include_router(operations_router(service))
     app.include_router(history_router(history, catalogues))
-    app.include_router(count_router(service, catalogues))
+    app.include_router(count_router(service, history, catalogues))
     app.include_router(batch_router(batches, history, catalogues))
     app.include_router(document_router(documents, history, catalogues))
     app.add_middleware(SessionOwner, visitor=history.name_of)

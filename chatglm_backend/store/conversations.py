@@ -69,13 +69,17 @@ class ConversationStore:
         return self._database.take_notice()
 
     def list(self, visitor: str, search: str = "", limit: int = 200) -> tuple[Summary, ...]:
-        """The visitor's conversations, last changed first; with ``search``, where title or messages contain it."""
+        """The visitor's conversations, last changed first.
+
+        With ``search``, those whose title, messages or names of documents contain it.
+        """
         pattern = "%" + search.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         with self._database.transaction() as db:
             self._sweep(db)
             rows = db.execute(
                 "SELECT id, title, created, updated FROM conversations c WHERE visitor = :who AND (title LIKE :like "
                 "ESCAPE '\\' OR EXISTS (SELECT 1 FROM messages m WHERE m.conversation = c.id AND m.content LIKE :like "
+                "ESCAPE '\\') OR EXISTS (SELECT 1 FROM documents d WHERE d.conversation = c.id AND d.name LIKE :like "
                 "ESCAPE '\\')) ORDER BY updated DESC, rowid DESC LIMIT :limit",
                 {"who": visitor, "like": pattern, "limit": limit},
             ).fetchall()

@@ -32,14 +32,17 @@ class SavedPrompts:
             rows = db.execute("SELECT name, text FROM prompts WHERE visitor = ? ORDER BY name", (visitor,)).fetchall()
         return tuple(SavedPrompt(*row) for row in rows)
 
-    def save(self, visitor: str, name: str, text: str) -> None:
-        """Keep a text; one of the same name is replaced. Raises PromptNotSaved."""
+    def save(self, visitor: str, name: str, text: str, *, replace: bool = False) -> None:
+        """Keep a text; one of the same name only makes way where ``replace`` says so. Raises PromptNotSaved."""
         name = clean(" ".join(name.split()))[:_MOST_NAME]
         if not name or not text.strip():
             raise PromptNotSaved(reason=Sentence("prompts.nothing"))
         if len(text) > MOST_CHARACTERS:
             raise PromptNotSaved(reason=Sentence("prompts.long", most=MOST_CHARACTERS))
         with self._database.transaction() as db:
+            there = "SELECT 1 FROM prompts WHERE visitor = ? AND name = ?"
+            if not replace and db.execute(there, (visitor, name)).fetchone():
+                raise PromptNotSaved(reason=Sentence("prompts.exists"))
             others = "SELECT COUNT(*) FROM prompts WHERE visitor = ? AND name <> ?"
             if db.execute(others, (visitor, name)).fetchone()[0] >= MOST_PROMPTS:
                 raise PromptNotSaved(reason=Sentence("prompts.full", most=MOST_PROMPTS))

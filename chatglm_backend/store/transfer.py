@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Annotated
@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field, ValidationError
 
 from chatglm_backend.core import Role
+from chatglm_backend.documents.passages import Passage
 from chatglm_backend.documents.reading import Document
 from chatglm_backend.errors import ImportDamaged, ImportNotOurs, ImportOtherVersion, ImportTooLarge
 from chatglm_backend.store.records import Conversation, MessageState, StoredMessage
@@ -68,12 +69,17 @@ def to_json(conversations: Sequence[Conversation]) -> str:
         del one["id"], one["revision"], one["versions"]
         for turn, message in zip(one["messages"], talk.messages, strict=True):
             turn["documents"] = [{"name": document.name, "tokens": document.tokens} for document in message.documents]
-            turn["sources"] = _labels(message)
+            turn["sources"] = _places(message, lambda one: one.label)
     return json.dumps({"format": _FORMAT, "version": _VERSION, "conversations": found}, ensure_ascii=False, indent=1)
 
 
-def to_markdown(conversations: Sequence[Conversation], names: Mapping[str, str]) -> str:
-    """For reading. ``names`` gives the headings for roles, and words for ``interrupted``, ``document``, ``sources``."""
+def to_markdown(
+    conversations: Sequence[Conversation], names: Mapping[str, str], where: Callable[[Passage], str]
+) -> str:
+    """For reading. ``names`` gives the headings for roles, and words for ``interrupted``, ``document``, ``sources``.
+
+    ``where`` says where a passage stands.
+    """
     parts: list[str] = []
     for one in conversations:
         when = datetime.fromtimestamp(one.created, tz=timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
@@ -83,14 +89,14 @@ def to_markdown(conversations: Sequence[Conversation], names: Mapping[str, str])
             parts.append(f"## {names.get(message.role, message.role)}{mark}\n\n{message.content}\n")
             parts += [f"`{call.name}`: `{call.arguments}`\n" for call in message.calls]
             parts += [f"{names['document']}: {document.name}\n" for document in message.documents]
-            if labels := _labels(message):
-                parts.append(f"{names['sources']}: {'; '.join(labels)}\n")
+            if places := _places(message, where):
+                parts.append(f"{names['sources']}: {'; '.join(places)}\n")
     return "\n".join(parts)
 
 
-def _labels(message: StoredMessage) -> list[str]:
+def _places(message: StoredMessage, where: Callable[[Passage], str]) -> list[str]:
     """Where an answer's passages stand, each place once."""
-    return list(dict.fromkeys(one.label for one in message.sources.passages)) if message.sources else []
+    return list(dict.fromkeys(map(where, message.sources.passages))) if message.sources else []
 
 
 def from_json(data: bytes) -> tuple[Conversation, ...]:

@@ -121,7 +121,7 @@ def _sources(t: Texts, sources: Sources) -> str:
     note = "" if sources.count or not sources.passages else f"<p><small>{escape(t('document.nearest'))}</small></p>"
     # A blank line would end the HTML, and what follows would be Markdown.
     parts = "".join(
-        f"<p><strong>{_plain(_place(t, one))}</strong><br>{'<br>'.join(map(_plain, _lines(one)))}</p>"
+        f"<p><strong>{_plain(where(t, one))}</strong><br>{'<br>'.join(map(_plain, _lines(one)))}</p>"
         for one in sources.passages
     )
     return f'<details class="cg-card cg-sources"><summary>{escape(head)}</summary>{note}{parts}</details>'
@@ -131,5 +131,6 @@ def _lines(one: Passage) -> list[str]:
     return [line for line in one.text.splitlines() if line.strip()]
 
 
-def _place(t: Texts, one: Passage) -> str:
+def where(t: Texts, one: Passage) -> str:
+    """The document and the page that a passage stands in."""
     return one.name if one.page is None else t("document.page", name=one.name, page=one.page)

@@ -47,7 +47,7 @@ class ChatForm:
     """What the visitor set beside the conversation. ``params`` raises InvalidRequest for bad numbers.
 
     ``tools`` is a JSON list, ``adapter`` names a fine-tune. ``attached`` are the documents that are left for the next
-    question, ``None`` where those stay. ``draft`` stands in the box and is not what is asked.
+    question, ``None`` where those stay.
     """
 
     params: Callable[[], GenerationParams]
@@ -55,13 +55,13 @@ class ChatForm:
     tools: str = ""
     adapter: str = ""
     attached: tuple[Document, ...] | None = None
-    draft: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatView:
-    """The Chat page at a moment. ``box`` is ``None`` where what is typed stays as it is.
+    """The Chat page at a moment.
 
+    ``taken`` names the answer whose question leaves the box, in which ``put`` goes before what is typed meanwhile.
     ``id`` names the answer that is being written, empty where there is none. ``place`` is where the conversation
     is kept; ``changed`` says that place and list are to be shown anew. ``adapter`` is the fine-tune to choose,
     ``None`` where the choice stays. ``attached`` are documents for the next question, ``None`` where those stay.
@@ -73,7 +73,8 @@ class ChatView:
     status: str
     context: str
     timing: str
-    box: str | None = None
+    taken: str = ""
+    put: str = ""
     id: str = ""
     place: Place | None = None
     changed: bool = False
@@ -99,7 +100,7 @@ class ChatPresenter:
 
     def blank(self) -> ChatView:
         """The page before a conversation."""
-        return self._view((), box="")
+        return self._view(())
 
     def asked(self, action: str, turns: Turns, index: int, text: str, documents: tuple[Document, ...] = ()) -> Turns:
         """The turns to be answered after ``send``, ``edit``, ``regenerate`` or ``go_on``; empty for nothing.
@@ -135,12 +136,13 @@ class ChatPresenter:
         if not asked:
             yield replace(await self._still(turns), status=empty_prompt(self.texts), versions=None)
             return
-        opened, problem = None, None
+        opened, problem, sent = None, None, len(asked) > len(turns)
         if caller.keeper is not None:
             opened, problem = await asyncio.to_thread(self._history.begin, caller.keeper, place, asked, form.adapter)
         if isinstance(problem, ConversationChanged) and place is not None:
             status = newer_state(self.texts, problem, place)
-            yield replace(await self._still(turns, _typed(turns, asked, form.draft)), status=status, versions=None)
+            put = "" if sent else _typed(turns, asked)  # what is sent stands in the box still
+            yield replace(await self._still(turns), status=status, versions=None, put=put)
             return
         watch = self.answers.open("chat", caller)
         answer = watch.answer
@@ -151,8 +153,8 @@ class ChatPresenter:
             answer.keeping = self._history.keeper(opened, begun)
         at = len(asked) - bool(begun)
         replaced = turns[at].content if len(turns) > at else ""
-        box = "" if len(asked) > len(turns) else None  # only what is sent was typed there
-        yield replace(self._of(answer, Answer(), box=box, changed=True), attached=form.attached)
+        taken = answer.id if sent else ""
+        yield replace(self._of(answer, Answer(), changed=True), attached=form.attached, taken=taken)
         answers = self.answers.follow(watch, partial(self._request, answer, form, replaced))
         async with aclosing(self._views(watch, answers)) as views:
             async for view in views:
@@ -162,9 +164,9 @@ class ChatPresenter:
                 moved = Moved(turns, place)
                 if caller.keeper is not None and opened is not None:
                     moved = await asyncio.to_thread(self._history.withdraw, caller.keeper, opened)
-                still = await self._still(moved.turns, _typed(turns, asked, form.draft))
                 yield replace(
-                    still, status=view.status, place=moved.place, versions=moved.versions, changed=True,
+                    await self._still(moved.turns), taken=taken, put=_typed(turns, asked), status=view.status,
+                    place=moved.place, versions=moved.versions, changed=True,
                     attached=form.attached if form.attached is None else attached_to(asked[-1:]),
                 )  # fmt: skip
 
@@ -179,9 +181,9 @@ class ChatPresenter:
 
         ``fresh``: the page was just opened. What was asked there meanwhile is not given up for an earlier conversation.
         """
-        still = await self._still(moved.turns, moved.box)
         still = replace(
-            still,
+            await self._still(moved.turns),
+            put=moved.put,
             place=moved.place,
             changed=True,
             problem=problem,
@@ -226,9 +228,9 @@ class ChatPresenter:
         if watch.instead is not None:
             yield watch.instead
 
-    async def _still(self, turns: Turns, box: str | None = None) -> ChatView:
+    async def _still(self, turns: Turns) -> ChatView:
         """The page between two answers."""
-        return self._view(turns, None, await asyncio.to_thread(self._estimate, turns), box)
+        return self._view(turns, None, await asyncio.to_thread(self._estimate, turns))
 
     def _fit(
         self, turns: Turns, system: str, max_new_tokens: int, functions: Sequence[Mapping[str, Any]] = ()
@@ -277,19 +279,17 @@ class ChatPresenter:
             predicted=replaced,
         )
 
-    def _of(self, one: PageAnswer, answer: Answer, *, box: str | None = None, changed: bool = False) -> ChatView:
+    def _of(self, one: PageAnswer, answer: Answer, *, changed: bool = False) -> ChatView:
         """The page with an answer."""
         problem, one.problem = one.problem, None
         sources = None if one.fitted is None else one.fitted.sources
-        view = self._view(_with_answer(one.turns, answer, sources), answer, one.fitted, box)
+        view = self._view(_with_answer(one.turns, answer, sources), answer, one.fitted)
         return replace(
             view, id=one.id, place=one.place, changed=changed or problem is not None, problem=problem,
             versions=one.versions, status=named(view.status, one.id if one.keeping is None else ""),
         )  # fmt: skip
 
-    def _view(
-        self, turns: Turns, answer: Answer | None = None, fitted: Fitted | None = None, box: str | None = None
-    ) -> ChatView:
+    def _view(self, turns: Turns, answer: Answer | None = None, fitted: Fitted | None = None) -> ChatView:
         status = self._service.status()
         info = status.info if status.state is ModelState.READY else None
         return ChatView(
@@ -298,7 +298,6 @@ class ChatPresenter:
             status=answer_status(self.texts, answer, status),
             context="" if info is None else self._context(turns, answer, fitted, info),
             timing=timing_panel(self.texts, answer, info, used_memory()),
-            box=box,
         )
 
     def _context(self, turns: Turns, answer: Answer | None, fitted: Fitted | None, info: ModelInfo) -> str:
@@ -324,9 +323,7 @@ def _with_answer(turns: Turns, answer: Answer, sources: Sources | None) -> Turns
     return (*asked, (Sourced if whole else Interrupted)("assistant", text, sources=sources))
 
 
-def _typed(turns: Turns, asked: Turns, draft: str) -> str | None:
-    """What goes into the box, behind its draft, when ``asked`` was refused; ``None`` where it is in ``turns``."""
+def _typed(turns: Turns, asked: Turns) -> str:
+    """What goes back into the box when ``asked`` was refused; nothing where it is in ``turns``."""
     before = [turn.content for turn in turns[len(asked) - 1 : len(asked)]]
-    if before == [asked[-1].content]:
-        return None
-    return "\n\n".join(text for text in (draft, asked[-1].content) if text)
+    return "" if before == [asked[-1].content] else asked[-1].content

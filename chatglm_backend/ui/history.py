@@ -10,7 +10,7 @@ import dataclasses
 import secrets
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from chatglm_backend.core import FinishReason, KeptAs
@@ -35,7 +35,7 @@ _ALL = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Another conversation to show, or none; ``box`` is what is to be typed on, ``None`` for what is typed.
+    """Another conversation to show, or none; ``put`` is what goes into the box, before what is typed there.
 
     ``adapter`` is the fine-tune that it was held with, ``None`` for the one that is chosen. ``attached`` are documents
     for the next question, ``None`` for those that are there.
@@ -43,7 +43,7 @@ class Moved:
 
     turns: Turns = ()
     place: Place | None = None
-    box: str | None = ""
+    put: str = ""
     adapter: str | None = None
     attached: tuple[Document, ...] | None = None
     versions: Versions = ()
@@ -153,17 +153,15 @@ class History:
 
     def carry_out(self, visitor: str, asked: Command, place: Place | None) -> Moved | None:
         """Do what a button of the list asks for; returns what to show instead, if anything. Raises HistoryError."""
-        if asked.action == "open":
+        if asked.action in ("open", "reload"):
             return _moved(self.store.open(visitor, asked.id))
-        if asked.action == "reload":
-            return replace(_moved(self.store.open(visitor, asked.id)), box=None)
         if asked.action in ("before", "after") and place is not None and asked.id.isdecimal():
             step = -1 if asked.action == "before" else 1
-            return replace(_moved(self.store.switch(visitor, place, int(asked.id), step)), box=None)
+            return _moved(self.store.switch(visitor, place, int(asked.id), step))
         if asked.action == "imported":
             return self.last_open(visitor)
-        if asked.action == "save_prompt":
-            self.store.prompts.save(visitor, asked.id, asked.text)
+        if asked.action in ("save_prompt", "replace_prompt"):
+            self.store.prompts.save(visitor, asked.id, asked.text, replace=asked.action == "replace_prompt")
         elif asked.action == "delete_prompt":
             self.store.prompts.delete(visitor, asked.id)
         elif asked.action == "rename":

@@ -52,7 +52,7 @@ def conversation_list(
     said = "" if problem is None else paragraph(t.say(problem), "cg-alert", "alert")
     body = f'<ul class="cg-list" aria-label="{escape(t("history.title"))}">{rows}</ul>' if rows else empty
     where = paragraph(t("history.where", path=shown_path(history.folder)), "cg-note")
-    return said + body + _saved(t, saved) + _tools(t, current) + where
+    return said + body + _saved(t, saved) + _tools(t, current, bool(found or search.strip())) + where
 
 
 def _row(t: Texts, one: Summary, current: bool) -> str:  # noqa: FBT001
@@ -74,6 +74,7 @@ def _row(t: Texts, one: Summary, current: bool) -> str:  # noqa: FBT001
 
 def _saved(t: Texts, prompts: Sequence[SavedPrompt]) -> str:
     """The visitor's own prompts: a click puts one into the message box; what is in the box can be saved as another."""
+    replace = escape(t("prompts.replace_ask", name="{name}"))
     rows = ""
     for one in prompts:
         name, delete = escape(one.name), escape(t("history.delete_named", title=one.name))
@@ -88,24 +89,29 @@ def _saved(t: Texts, prompts: Sequence[SavedPrompt]) -> str:
     return (
         f'<details class="cg-saved"><summary>{escape(t("prompts.title"))} ({len(prompts)})</summary>{body}'
         f'<button type="button" class="cg-link" data-save-prompt="{escape(t("prompts.save_ask"))}" '
-        f'data-empty="{escape(t("prompts.empty_box"))}">{escape(t("prompts.save"))}</button></details>'
+        f'data-empty="{escape(t("prompts.empty_box"))}" data-replace-ask="{replace}" '
+        f'data-replace="{escape(t("prompts.replace"))}">{escape(t("prompts.save"))}</button></details>'
     )
 
 
-def _tools(t: Texts, current: str | None) -> str:
-    one = ""
+def _tools(t: Texts, current: str | None, some: bool) -> str:  # noqa: FBT001
+    """What can be done with the open conversation, and with all where there are ``some``."""
+    one, all_, delete = "", "", ""
     if current is not None:
         one = "".join(
             f'<a class="cg-link" href="./history/export?id={current}&amp;form={form}" download>{escape(t(key))}</a>'
             for form, key in (("md", "history.export_markdown"), ("json", "history.export_json"))
         )
+    if some:
+        all_ = f'<a class="cg-link" href="./history/export" download>{escape(t("history.export_all"))}</a>'
+        delete = (
+            f'<button type="button" class="cg-link" data-history="delete_all" '
+            f'data-confirm="{escape(t("history.delete_all_ask"))}">{escape(t("history.delete_all"))}</button>'
+        )
     too_large, failed = (escape(t(f"history.import_{name}")) for name in ("too_large", "failed"))
     return (
-        f'<div class="cg-history-tools">{one}'
-        f'<a class="cg-link" href="./history/export" download>{escape(t("history.export_all"))}</a>'
+        f'<div class="cg-history-tools" data-failed="{escape(t("history.export_failed"))}">{one}{all_}'
         f'<label class="cg-link"><input type="file" accept="application/json,.json" data-import="./history/import" '
-        f'data-too-large="{too_large}" data-failed="{failed}">{escape(t("history.import"))}</label>'
-        f'<button type="button" class="cg-link" data-history="delete_all" '
-        f'data-confirm="{escape(t("history.delete_all_ask"))}">{escape(t("history.delete_all"))}</button>'
-        '</div><p class="cg-note" id="cg-history-said" role="status"></p>'
+        f'data-too-large="{too_large}" data-failed="{failed}">{escape(t("history.import"))}</label>{delete}</div>'
+        '<p class="cg-note" id="cg-history-said" role="status"></p>'
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections.abc import Mapping
+from functools import partial
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
@@ -15,6 +15,7 @@ from chatglm_backend.errors import ConversationDamaged, HistoryError, ImportRefu
 from chatglm_backend.sentences import Language, Texts
 from chatglm_backend.store.records import Conversation
 from chatglm_backend.store.transfer import MAX_IMPORT_BYTES, from_json, to_json, to_markdown
+from chatglm_backend.ui.attached import where
 from chatglm_backend.ui.history import History
 
 _MOST = 1000
@@ -35,14 +36,18 @@ def _add(router: APIRouter, path: str, history: History, texts: Texts) -> None:
         if visitor is None:
             return PlainTextResponse("404", 404)
         try:
-            found = _found(history, visitor, id)
+            found, damaged = _found(history, visitor, id)
         except HistoryError as error:
             return PlainTextResponse(texts.say(error), 404)
         if form == "md":
             words = ("user", "assistant", "tool", "interrupted", "document", "sources")
             names = {name: texts(f"history.{name}") for name in words}
-            return _download(to_markdown(found, names), found, bool(id), "md", "text/markdown")
-        return _download(to_json(found), found, bool(id), "json", "application/json")
+            text, kind = to_markdown(found, names, partial(where, texts)), "text/markdown"
+        else:
+            text, kind = to_json(found), "application/json"
+        said = texts("history.left_out", count=damaged) if damaged else ""
+        title = found[0].title if id else ""
+        return _download(text, title, "md" if form == "md" else "json", kind, said)
 
     async def take(request: Request) -> Response:
         visitor = history.visitor(request.cookies)
@@ -64,23 +69,28 @@ def _add(router: APIRouter, path: str, history: History, texts: Texts) -> None:
     router.add_api_route(f"{path}/import", take, methods=["POST"])
 
 
-def _found(history: History, visitor: str, name: str) -> tuple[Conversation, ...]:
+def _found(history: History, visitor: str, name: str) -> tuple[tuple[Conversation, ...], int]:
+    """One conversation or all, and how many cannot be read."""
     if name:
-        return (history.store.read(visitor, name),)
-    whole = []
+        return (history.store.read(visitor, name),), 0
+    whole, damaged = [], 0
     for one in history.store.list(visitor, limit=_MOST):
-        with contextlib.suppress(ConversationDamaged):  # it is said where it is opened
+        try:
             whole.append(history.store.read(visitor, one.id))
-    return tuple(whole)
+        except ConversationDamaged:  # noqa: PERF203
+            damaged += 1
+    return tuple(whole), damaged
 
 
-def _download(text: str, found: tuple[Conversation, ...], single: bool, ending: str, kind: str) -> Response:  # noqa: FBT001
-    title = re.sub(r'[\\/:*?"<>|\x00-\x1f\x7f]+', " ", found[0].title).strip() if single else ""
+def _download(text: str, title: str, ending: str, kind: str, said: str) -> Response:
+    """A file; ``said`` goes with it for the page to show."""
+    title = re.sub(r'[\\/:*?"<>|\x00-\x1f\x7f]+', " ", title).strip()
     name = f"{title or 'conversations'}.{ending}"
     plain, full = f'filename="conversations.{ending}"', f"filename*=UTF-8''{quote(name, safe='')}"
     headers = {
         "content-disposition": f"attachment; {plain}; {full}",
         "cache-control": "no-store",
         "x-content-type-options": "nosniff",
+        "x-said": quote(said, safe=""),
     }
     return Response(text, media_type=f"{kind}; charset=utf-8", headers=headers)

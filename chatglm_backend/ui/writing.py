@@ -1,8 +1,9 @@
-"""What the Chat page's script is told of its rows: versions of messages, answers to edit. Pure functions."""
+"""What the Chat page's script is told of its rows and its box: versions, answers to edit, what leaves or comes back."""
 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
@@ -33,6 +34,12 @@ def rows(texts: Texts, turns: Sequence[Message], versions: Versions) -> str:
         found.append(row)
     words = "".join(f' data-{name}="{escape(texts(f"chat.version.{name}"))}"' for name in _WORDS)
     return f'<div data-rows="{escape(json.dumps(found, ensure_ascii=False))}"{words}></div>'
+
+
+def boxed(taken: str, put: str) -> str:
+    """The question of the answer ``taken`` leaves the message box, in which ``put`` goes before what is typed."""
+    told = json.dumps({"taken": taken, "put": put, "number": secrets.token_hex(8)}, ensure_ascii=False)
+    return f'<div data-boxed="{escape(told)}"></div>'
 
 
 def read_edit(source: str) -> tuple[int, str]:

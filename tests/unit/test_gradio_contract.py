@@ -175,6 +175,8 @@ def test_a_function_that_is_not_there_is_an_error_of_the_clients(path: str, body
     """``mounting``: Gradio itself ends such a request with an exception of its own."""
     reply = served().post(f"/zh/gradio_api/{path}", json={"data": ["x"], "session_hash": "s", **body})
     assert 400 <= reply.status_code < 500, changed("it looks functions up otherwise now; see mounting.py")
+    if reply.status_code == 404 and body.get("session_hash") != "":
+        assert reply.json()["detail"] == load_texts("zh")("page.not_there")
 
 
 def test_no_unknown_route_takes_the_number_of_a_session_or_an_event() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from chatglm_backend.core import Message
+from chatglm_backend.documents.reading import Document
 from chatglm_backend.errors import ConversationChanged, ConversationGone
 from chatglm_backend.store.conversations import ConversationStore, title_from
-from chatglm_backend.store.records import Conversation, Place, StoredMessage
+from chatglm_backend.store.records import Attached, Conversation, Place, StoredMessage
 from chatglm_backend.store.transfer import to_json
 
 _DAY = 86_400.0
@@ -108,6 +109,13 @@ def test_search_reads_answers_too(store: ConversationStore) -> None:
     store.begin("ann", None, _ask("Something else"))
     store.save_answer(opened.answer_id, "机器学习的领域", "complete")
     assert [s.title for s in store.list("ann", "学习")] == ["What is AI?"]
+
+
+def test_search_reads_names_of_documents(store: ConversationStore) -> None:
+    """Not what they say."""
+    store.begin("ann", None, (Attached("user", "When?", documents=(Document("租约 2026.pdf", ("rent",)),)),))
+    store.begin("ann", None, _ask("Something else"))
+    assert [[s.title for s in store.list("ann", text)] for text in ("租约", "rent")] == [["When?"], []]
 
 
 def test_the_list_begins_with_what_changed_last(tmp_path: Path) -> None:

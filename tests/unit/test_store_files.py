@@ -243,7 +243,7 @@ def test_markdown_is_for_reading(tmp_path: Path) -> None:
     """Title, headings for the roles, text as it is, and a mark where an answer broke off."""
     found = _filled(tmp_path).last_open("ann")
     assert found is not None
-    text = to_markdown([found], _NAMES)
+    text = to_markdown([found], _NAMES, lambda one: one.label)
     assert text.startswith("# 问题 with | and `code`\n")
     assert "## You\n" in text
     assert "## Model (interrupted)\n\n答案\n\n```py\nx = 1\n```" in text

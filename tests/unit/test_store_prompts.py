@@ -24,7 +24,7 @@ def test_a_prompt_is_saved_replaced_and_deleted_by_its_visitor_only(tmp_path: Pa
     for action, name, text in (
         ("save", "  b\n name ", "<b>one</b>"),
         ("save", "a", "two"),
-        ("save", "b name", "three"),
+        ("replace", "b name", "three"),
     ):
         assert history.carry_out("ann", Command(f"{action}_prompt", name, text), None) is None
     history.carry_out("bob", Command("delete_prompt", "a"), None)
@@ -41,7 +41,7 @@ def test_a_prompt_is_saved_replaced_and_deleted_by_its_visitor_only(tmp_path: Pa
 
 
 def test_what_cannot_be_saved_is_said(tmp_path: Path) -> None:
-    """Nothing, too much, too many; a name that is there already may be written over."""
+    """Nothing, too much, too many; a name that is there already is only written over where that is asked for."""
     prompts = History(Settings(data=str(tmp_path))).store.prompts
     for name, text in (("", "text"), ("name", " \n")):
         with refused(PromptNotSaved, "prompts.nothing"):
@@ -52,5 +52,8 @@ def test_what_cannot_be_saved_is_said(tmp_path: Path) -> None:
         prompts.save("ann", f"n{number}", "text")
     with refused(PromptNotSaved, "prompts.full", most=MOST_PROMPTS):
         prompts.save("ann", "more", "text")
-    prompts.save("ann", "n5", "other")
+    with refused(PromptNotSaved, "prompts.exists"):
+        prompts.save("ann", " n5", "other")
+    prompts.save("ann", "n5", "other", replace=True)
     assert len(prompts.list("ann")) == MOST_PROMPTS
+    assert [one.text for one in prompts.list("ann") if one.name == "n5"] == ["other"]

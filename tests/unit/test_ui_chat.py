@@ -57,10 +57,11 @@ def _length(messages: Turns) -> int:
 
 
 def test_the_question_appears_at_once_and_the_answer_follows() -> None:
-    """The box empties with the first view; the last holds both turns."""
+    """The question leaves the box with the first view; the last holds both turns."""
     _, presenter = _chat()
     views = _send(presenter, (), "What is AI?")
-    assert (views[0].turns, views[0].box) == ((Message("user", "What is AI?"),), "")
+    assert (views[0].turns, views[0].taken) == ((Message("user", "What is AI?"),), views[0].id)
+    assert not any(view.taken or view.put for view in views[1:])
     assert views[-1].turns[-1] == Message("assistant", "AI is the study of machines that learn.")
 
 
@@ -231,7 +232,7 @@ def test_only_what_is_sent_leaves_the_box(action: str) -> None:
     turns = (*_TALK[:3], Interrupted("assistant", "2"))
     views = _ask(presenter, action, turns, 3, "other words")
     assert len(views) > 1
-    assert [view.box for view in views] == [None] * len(views)
+    assert not any(view.taken or view.put for view in views)
 
 
 def test_a_stopped_answer_is_marked_and_can_be_gone_on_with() -> None:

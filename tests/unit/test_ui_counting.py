@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from dataclasses import replace
+from typing import Any
 
+import httpx
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from chatglm_backend.core import GenerationRequest
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.service import Service
+from chatglm_backend.settings import Settings
 from chatglm_backend.testing import ScriptedModel, scripted_info, scripted_service
 from chatglm_backend.ui.counting_routes import count_router
+from chatglm_backend.ui.history import History
+
+
+def _app(service: Service) -> FastAPI:
+    app, history = FastAPI(), History(Settings(history=False))
+    app.include_router(count_router(service, history, {"en": load_texts("en"), "zh": load_texts("zh")}))
+    return app
 
 
 def _client(service: Service) -> TestClient:
-    app = FastAPI()
-    app.include_router(count_router(service, {"en": load_texts("en"), "zh": load_texts("zh")}))
-    return TestClient(app)
+    return TestClient(_app(service))
 
 
 def test_tokens_are_counted_by_the_model_and_a_text_that_does_not_fit_is_said() -> None:
@@ -44,3 +55,37 @@ def test_without_a_model_nothing_is_said() -> None:
     """It is counted once there is one."""
     reply = _client(Service(loader=ScriptedModel())).post("/chat/count", json={"text": "hello", "length": 5})
     assert reply.json() == {"said": "", "over": False}
+
+
+def test_of_each_visitor_only_the_newest_text_waits_and_of_all_only_so_many() -> None:
+    """The others are told at once to ask again; what is being counted is counted to its end."""
+    service, gate, counted, begun = scripted_service(ScriptedModel()), threading.Event(), [], threading.Event()
+    preview = service.preview_prompt
+
+    def slowly(request: GenerationRequest) -> Any:
+        if request.prompt is not None:
+            counted.append(request.prompt)
+            begun.set()
+            assert gate.wait(30)
+        return preview(request)
+
+    service.preview_prompt = slowly  # type: ignore[method-assign]
+    app = _app(service)
+
+    async def ask(visitor: int, text: str) -> int:
+        transport = httpx.ASGITransport(app, client=(f"10.0.0.{visitor}", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return (await client.post("/chat/count", json={"text": text, "length": len(text)})).status_code
+
+    async def scene() -> list[int]:
+        asked = [asyncio.create_task(ask(1, "1"))]
+        assert await asyncio.to_thread(begun.wait, 30)
+        for visitor, text in ((1, "2"), (1, "3"), *((number, "x") for number in range(2, 34))):
+            asked.append(asyncio.create_task(ask(visitor, text)))
+            await asyncio.sleep(0)
+        await asyncio.wait({asked[1], asked[-1]}, timeout=30)
+        gate.set()
+        return await asyncio.gather(*asked)
+
+    assert asyncio.run(scene()) == [200, 503, *[200] * 32, 503]
+    assert counted[:2] == ["1", "3"]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from chatglm_backend.store.schema import MIGRATIONS, migrate
 from chatglm_backend.store.transfer import from_json, to_json, to_markdown
 from chatglm_backend.testing import ScriptedModel, scripted_service
 from chatglm_backend.ui.answers import Caller, PageAnswers
-from chatglm_backend.ui.attached import document_cards, fit_with_documents, waiting_cards, without_cards
+from chatglm_backend.ui.attached import document_cards, fit_with_documents, waiting_cards, where, without_cards
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
 from chatglm_backend.ui.conversation import Turns, shown
 from chatglm_backend.ui.document_routes import document_router
@@ -114,7 +115,7 @@ def test_retry_and_edit_keep_it_and_undo_gives_it_back(tmp_path: Path) -> None:
     contents = [request.messages[0].content for request in page.model.requests]
     assert contents[0] == contents[1] == contents[2].replace("IT", "AI")
     moved = page.presenter.undo(page.turns, 1)
-    assert (moved.turns, moved.box, moved.attached) == ((), "What is IT?", (LEASE,))
+    assert (moved.turns, moved.put, moved.attached) == ((), "What is IT?", (LEASE,))
 
 
 def test_passages_are_chosen_anew_for_each_question(tmp_path: Path) -> None:
@@ -218,9 +219,9 @@ def test_an_export_names_documents_and_sources_and_leaves_their_text_here(tmp_pa
     assert first["documents"] == [{"name": "lease.pdf", "tokens": 12}]
     assert second["sources"] == ["lease.pdf, p. 2", "lease.pdf, p. 1"]
     assert "rent is due" not in text
-    markdown = to_markdown((found,), _NAMES)
+    markdown = to_markdown((found,), _NAMES, partial(where, load_texts("zh")))
     assert "Document: lease.pdf\n" in markdown
-    assert "Sources: lease.pdf, p. 2; lease.pdf, p. 1\n" in markdown
+    assert "Sources: lease.pdf，第 2 页; lease.pdf，第 1 页\n" in markdown
     (name,) = page.history.store.add_all("bob", from_json(text.encode()))
     turn = page.history.store.read("bob", name).messages[0].message
     assert turn == Attached("user", "What is AI?", documents=(Document("lease.pdf", (), tokens=12),))
@@ -298,10 +299,33 @@ def test_the_desk_holds_a_document_for_its_visitor_until_it_is_sent(service: Ser
     one = asyncio.run(scene())
     assert reader.stopped
     assert one.tokens == len("[a.txt]\ntext\n\n")
-    assert desk.held("ann", [one.id, "other", one.id]) == (one,)
-    assert desk.held("bob", [one.id]) == ()
+    assert desk.held("ann", [one.id, "other", one.id], "tab") == (one,)
+    assert desk.held("bob", [one.id], "tab") == ()
     desk.keep_only("ann", (), (one,))
-    assert desk.held("ann", [one.id]) == ()
+    assert desk.held("ann", [one.id], "tab") == ()
+
+
+def test_what_was_never_sent_goes_with_its_page_or_after_an_hour(service: Service) -> None:
+    """A reload asks for it in time; other tabs' documents stay."""
+    now = 0.0
+    desk = DocumentDesk(service, Settings(), _Slow(), clock=lambda: now)
+
+    async def attach(name: str) -> str:
+        return (await desk.read("ann", name, name.encode(), _here)).id
+
+    ids = [asyncio.run(attach(name)) for name in ("a.txt", "b.txt", "c.txt")]
+
+    def here(*tabs: str) -> list[str]:
+        return [one.name for id_, tab in zip(ids, tabs, strict=True) for one in desk.held("ann", [id_], tab)]
+
+    assert here("one", "one", "two") == ["a.txt", "b.txt", "c.txt"]
+    desk.leave("one")
+    now = 100.0
+    assert desk.held("ann", ids[:1], "one anew")[0].name == "a.txt"
+    now = 150.0
+    assert here("one anew", "one", "two") == ["a.txt", "c.txt"]
+    now = 150.0 + 3601
+    assert here("one anew", "one", "two") == []
 
 
 def test_a_process_that_reads_is_ended_with_its_card() -> None:
@@ -319,7 +343,7 @@ def test_a_file_is_taken_or_refused_in_the_pages_language(service: Service, tmp_
     app.include_router(document_router(desk, history, {"en": load_texts("en"), "zh": load_texts("zh")}))
     client, kind = TestClient(app), {"content-type": "application/octet-stream"}
     taken = client.post("/chat/document?name=a.txt", content="雨".encode(), headers=kind)
-    assert desk.held("page:testclient", [taken.json()["id"]])[0].pages == ("雨",)
+    assert desk.held("page:testclient", [taken.json()["id"]], "tab")[0].pages == ("雨",)
     refusal = client.post("/zh/chat/document?name=a.pdf&language=zh", content=b"%PDF-1.7", headers=kind)
     assert (refusal.status_code, refusal.json()["message"]) == (400, "无法读取 a.pdf：文件已损坏。")
     large = client.post("/chat/document?name=a.txt", content=b"x" * (1 << 20 | 1), headers=kind)

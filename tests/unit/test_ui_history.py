@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from fastapi import FastAPI
@@ -47,11 +49,11 @@ class Site:
 
     def answer(
         self, place: Place | None, turns: Turns, text: str, keeper: str | None = "ann",
-        action: str = "send", index: int = 0, tokens: int = 512, draft: str = "",
+        action: str = "send", index: int = 0, tokens: int = 512,
     ) -> AsyncGenerator[ChatView, None]:  # fmt: skip
         """What the page shows after sending, or after another ``action``."""
         asked = self.presenter.asked(action, turns, index, text)
-        form = ChatForm(lambda: GenerationParams(max_new_tokens=tokens), draft=draft)
+        form = ChatForm(lambda: GenerationParams(max_new_tokens=tokens))
         return self.presenter.answer(Caller("ann", "tab", keeper), place, turns, asked, form)
 
     def read(self) -> StoredMessage:
@@ -98,7 +100,7 @@ def test_a_tab_that_fell_behind_is_told_and_keeps_what_was_typed(tmp_path: Path)
     start = shown(lambda: site.answer(None, (), "What is AI?"))[-1]
     _ask(site.history, start.place, start.turns, "tab one")
     views = shown(lambda: site.answer(start.place, start.turns, "tab two"))
-    assert [(view.turns, view.box, view.running) for view in views] == [(start.turns, "tab two", False)]
+    assert [(view.turns, view.taken, view.running) for view in views] == [(start.turns, "", False)]
     assert "went on in another tab" in views[0].status
     assert start.place is not None
     assert f'data-history="reload" data-id="{start.place.conversation_id}"' in views[0].status
@@ -106,30 +108,29 @@ def test_a_tab_that_fell_behind_is_told_and_keeps_what_was_typed(tmp_path: Path)
     assert [one[2] for one in _contents(site.history)] == ["tab one"]
     moved = site.history.carry_out("ann", Command("reload", start.place.conversation_id), start.place)
     assert moved is not None
-    assert (len(moved.turns), moved.box) == (4, None)
+    assert (len(moved.turns), moved.put) == (4, "")
 
 
-def test_what_is_refused_or_empty_leaves_versions_and_draft(tmp_path: Path) -> None:
-    """An edited answer goes behind what is typed already, one asked for again does not; the rows stay as they are."""
+def test_what_is_refused_or_empty_leaves_versions_and_box(tmp_path: Path) -> None:
+    """What was edited goes into the box, what is asked for again does not; the rows stay as they are."""
     site = Site(_history(tmp_path))
     start = shown(lambda: site.answer(None, (), "What is AI?"))[-1]
-    again = shown(lambda: site.answer(start.place, start.turns, "", action="regenerate", index=1, draft="draft"))[-1]
+    again = shown(lambda: site.answer(start.place, start.turns, "", action="regenerate", index=1))[-1]
     assert again.versions == ((1, 1), (2, 2))
     empty = shown(lambda: site.answer(again.place, again.turns, " "))
-    assert [(view.turns, view.versions, view.box) for view in empty] == [(again.turns, None, None)]
-    for action, text, draft, box in (
-        ("edit_answer", "Well, ", "", "Well, "),
-        ("edit_answer", "Well, ", "draft", "draft\n\nWell, "),
-        ("edit", "What?", "draft", "draft\n\nWhat?"),
-        ("edit_answer", again.turns[1].content, "draft", None),
-        ("regenerate", "", "draft", None),
+    assert [(view.turns, view.versions, view.taken) for view in empty] == [(again.turns, None, "")]
+    for action, text, put in (
+        ("edit_answer", "Well, ", "Well, "),
+        ("edit", "What?", "What?"),
+        ("edit_answer", again.turns[1].content, ""),
+        ("regenerate", "", ""),
     ):
         behind = shown(
-            lambda action=action, text=text, draft=draft: site.answer(  # type: ignore[misc]
-                start.place, again.turns, text, action=action, index=1, draft=draft
+            lambda action=action, text=text: site.answer(  # type: ignore[misc]
+                start.place, again.turns, text, action=action, index=1
             )
         )
-        assert [(view.turns, view.versions, view.box) for view in behind] == [(again.turns, None, box)]
+        assert [(view.turns, view.versions, view.put) for view in behind] == [(again.turns, None, put)]
 
 
 def test_an_answer_that_had_nothing_more_to_say_is_whole(tmp_path: Path) -> None:
@@ -147,12 +148,13 @@ def test_a_refused_message_is_not_kept_and_goes_back_into_the_box(tmp_path: Path
     """The conversation is as it was, in the store and on the page, and there is nothing to continue."""
     site = Site(_history(tmp_path), forbidden=Script((), refuse=QueueFull(waiting=9)))
     new = shown(lambda: site.answer(None, (), "forbidden"))[-1]
-    assert (new.turns, new.place, new.box, new.resumable) == ((), None, "forbidden", False)
+    assert (new.turns, new.place, new.put, new.resumable) == ((), None, "forbidden", False)
+    assert new.taken  # also where only this view is seen, it stands in the box once
     assert "alert" in new.status
     assert site.history.store.list("ann") == ()
     start = shown(lambda: site.answer(None, (), "What is AI?"))[-1]
     last = shown(lambda: site.answer(start.place, start.turns, "forbidden"))[-1]
-    assert (last.turns, last.box, last.resumable) == (start.turns, "forbidden", False)
+    assert (last.turns, last.put, last.resumable) == (start.turns, "forbidden", False)
     again = shown(lambda: site.answer(last.place, last.turns, "and then"))[-1]
     assert len(again.turns) == 4
     assert _contents(site.history) == [[turn.content for turn in again.turns]]
@@ -358,7 +360,24 @@ def test_files_go_out_and_in_for_their_owner_only(tmp_path: Path) -> None:
     taken = bob.post("/history/import", content=reply.content, headers=kind)
     assert (taken.status_code, taken.json()) == (200, {"message": "Imported: 1"})
     assert _contents(history, _visitor(history, bob)) == [["a/b 问题", "answer"]]
-    assert json.loads(ann.get("/history/export").text)["conversations"][0]["title"] == "a/b 问题"
+    whole = ann.get("/history/export")
+    assert (json.loads(whole.text)["conversations"][0]["title"], whole.headers["x-said"]) == ("a/b 问题", "")
+
+
+def test_an_export_says_how_many_damaged_conversations_it_leaves_out(tmp_path: Path) -> None:
+    """In the page's language; the others are in it."""
+    history = _history(tmp_path)
+    client = _client(history)
+    visitor = _visitor(history, client)
+    for text in ("one", "two", "three"):
+        history.store.begin(visitor, None, (Message("user", text),))
+    with sqlite3.connect(history.store.path) as db:
+        db.executescript(
+            "DROP TRIGGER check_changed; UPDATE messages SET content = 'x' WHERE content IN ('one', 'three')"
+        )
+    reply = client.get("/zh/history/export?form=md")
+    assert "## 我\n\ntwo" in reply.text
+    assert "对话，共 2 个" in unquote(reply.headers["x-said"])
 
 
 def test_a_bad_or_foreign_import_is_refused(tmp_path: Path) -> None:

@@ -48,7 +48,11 @@
     (input || no).focus();
     if (lines) input.setSelectionRange(was.length, was.length); else if (input) input.select();
   });
-  globalThis.chatglm = { ask, command, element, words };
+  const tellBeside = (text) => {
+    const said = document.getElementById("cg-history-said");
+    if (said) said.textContent = text;
+  };
+  globalThis.chatglm = { ask, command, element, tellBeside, words };
 
   const button = (kind, id) => document.querySelector(`#cg-history ${kind}[data-id="${CSS.escape(id)}"]`);
   const search = () => document.querySelector("#cg-history-search :is(textarea, input)");
@@ -115,10 +119,28 @@
     } else if ((await ask(doubt, words().delete)) !== null) tell("cg-kept-name", `${kept} ${Date.now()}`);
   });
 
+  // A file out of the history comes with a word on what is not in it.
+  document.addEventListener("click", async (event) => {
+    const link = event.target.closest && event.target.closest("#cg-history a[download]");
+    if (!link || link.href.startsWith("blob:")) return;
+    event.preventDefault();
+    let message = link.parentElement.dataset.failed;
+    try {
+      const reply = await fetch(link.href);
+      message = reply.ok ? decodeURIComponent(reply.headers.get("x-said") || "") : await reply.text();
+      if (reply.ok) {
+        const name = /''(.*)$/.exec(reply.headers.get("content-disposition"))[1];
+        const file = element("a", { href: URL.createObjectURL(await reply.blob()), download: decodeURIComponent(name) });
+        file.click();
+        setTimeout(() => URL.revokeObjectURL(file.href), 60000);
+      }
+    } catch { /* said below */ }
+    tellBeside(message);
+  });
+
   document.addEventListener("change", async (event) => {
     const input = event.target;
     if (!input.dataset || !input.dataset.import || !input.files.length) return;
-    const said = document.getElementById("cg-history-said");
     let message = input.dataset.failed;
     try {
       const reply = await fetch(input.dataset.import, {
@@ -128,6 +150,6 @@
       message = reply.status === 413 ? input.dataset.tooLarge : (await reply.json()).message || message;
     } catch { /* said below */ }
     input.value = "";
-    if (said) said.textContent = message;
+    tellBeside(message);
   });
 })();

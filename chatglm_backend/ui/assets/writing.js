@@ -108,6 +108,7 @@
         const answer = await fetch("./chat/count", {
           method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal: before.stop.signal,
         });
+        if (answer.status === 503) before.counted = null; // something newer goes first, or too many wait: again soon
         if (!answer.ok) return;
         reply = await answer.json();
       } catch { return; }
@@ -117,6 +118,42 @@
     line.classList.toggle("cg-over", reply.over);
   };
   setInterval(() => document.querySelectorAll(".cg-count").forEach(look), 300);
+})();
+
+// What was sent leaves the message box once the server has it; what is typed meanwhile stays, behind what comes back.
+(() => {
+  const box = () => document.querySelector("#cg-chat-box textarea");
+  let sent = "";
+  let taken = "";
+  let number = "";
+  document.addEventListener("click", (event) => {
+    if (event.target.closest && event.target.closest("#cg-chat-send") && box()) sent = box().value;
+  }, true);
+  const change = (text, end) => {
+    const was = box().value;
+    box().setRangeText(text, 0, end, was.length === end ? "end" : "preserve");
+    box().dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  const look = () => {
+    const told = document.querySelector("#cg-chat-boxed [data-boxed]");
+    if (!told || !box()) return;
+    const now = JSON.parse(told.dataset.boxed);
+    if (now.number === number) return;
+    number = now.number;
+    if (now.taken && now.taken !== taken) {
+      taken = now.taken;
+      if (sent && box().value.startsWith(sent)) change("", sent.length);
+      sent = "";
+    }
+    if (now.put) change(box().value ? `${now.put}\n\n` : now.put, 0);
+  };
+  const begin = setInterval(() => {
+    const channel = document.getElementById("cg-chat-boxed");
+    if (!channel) return;
+    clearInterval(begin);
+    new MutationObserver(look).observe(channel, { childList: true, subtree: true, attributes: true });
+    look();
+  }, 200);
 })();
 
 // Which answers stood on the page before this tab was loaded anew: the server shows them once more.
@@ -140,8 +177,10 @@
 
 // Prompts of one's own: put into the message box where the cursor is, or saved from there under a name.
 (() => {
-  const { ask, command, words } = globalThis.chatglm;
+  const { ask, command, tellBeside, words } = globalThis.chatglm;
   const box = () => document.querySelector("#cg-chat-box textarea");
+  const shortened = (name) => [...name.trim().split(/\s+/).join(" ")].slice(0, 60).join("");
+  const isThere = (name) => [...document.querySelectorAll(".cg-saved [data-insert]")].some((one) => one.dataset.id === shortened(name));
   document.addEventListener("click", async (event) => {
     const pressed = event.target.closest && event.target.closest("[data-insert], [data-save-prompt]");
     if (!pressed || !box()) return;
@@ -152,10 +191,16 @@
       return;
     }
     const text = box().value;
-    const said = document.getElementById("cg-history-said");
-    if (said) said.textContent = text.trim() ? "" : pressed.dataset.empty;
-    const name = text.trim() && await ask(pressed.dataset.savePrompt, words().save, text.trim().split("\n")[0].slice(0, 60));
-    if (name) command("save_prompt", name, text);
+    const { savePrompt, replace, replaceAsk, empty } = pressed.dataset;
+    tellBeside(text.trim() ? "" : empty);
+    let name = text.trim().split("\n")[0];
+    let action = "";
+    while (name && !action) {
+      name = await ask(savePrompt, words().save, shortened(name));
+      if (!name || !isThere(name)) action = "save_prompt";
+      else if (await ask(replaceAsk.replace("{name}", () => shortened(name)), replace) !== null) action = "replace_prompt";
+    }
+    if (name) command(action, name, text);
   });
 })();
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import gradio as gr
@@ -11,6 +12,7 @@ from gradio.route_utils import FnIndexInferError
 from gradio.routes import App
 from starlette.responses import JSONResponse
 
+from chatglm_backend.sentences import load_texts
 from chatglm_backend.ui.gradio_insides.languages import LanguageRoot
 from chatglm_backend.ui.gradio_insides.sessions import Sessions
 from chatglm_backend.ui.theme import page_script, page_styles, page_theme
@@ -54,11 +56,11 @@ def mount_pages(app: FastAPI, pages: Mapping[Language, gr.Blocks]) -> None:
         # Requests reach it through the root below only, which rewrites its HTML.
         served[language] = page.app = mounted = app.router.routes.pop().app  # type: ignore[attr-defined]
         for error in (KeyError, FnIndexInferError):  # a function or a session that is not there
-            mounted.add_exception_handler(error, _not_there)
+            mounted.add_exception_handler(error, partial(_not_there, load_texts(language)("page.not_there")))
         mounted.state_holder = Sessions()
         mounted.state_holder.set_blocks(page)
     app.mount("/", LanguageRoot(served, page_script(), {language: page.title for language, page in pages.items()}))
 
 
-def _not_there(_: Request, __: Exception) -> JSONResponse:
-    return JSONResponse({"detail": "There is no such function here. Reload the page."}, 404)
+def _not_there(said: str, _: Request, __: Exception) -> JSONResponse:
+    return JSONResponse({"detail": said}, 404)

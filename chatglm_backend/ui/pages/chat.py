@@ -71,7 +71,7 @@ class _Outputs(Outputs):
 
     turns: Any = KEPT
     chat: Any = KEPT
-    box: Any = KEPT
+    boxed: Any = KEPT
     status: Any = KEPT
     context: Any = KEPT
     timing: Any = KEPT
@@ -115,6 +115,7 @@ def build_chat_page(
             )  # fmt: skip
             rows = gr.HTML(writing.rows(t, (), ()), elem_id="cg-chat-rows")
             edited = gr.Textbox(label=t("chat.version.edit"), elem_id="cg-chat-edited", elem_classes="cg-unseen")
+            boxed = gr.HTML("", elem_id="cg-chat-boxed", elem_classes="cg-unseen")
             with gr.Row(elem_id="cg-chat-below"):
                 status = gr.HTML(blank.status, elem_id="cg-chat-status")
                 context = gr.HTML(blank.context, elem_id="cg-context")
@@ -155,7 +156,7 @@ def build_chat_page(
     )
     inputs = [*(getattr(components, one.name) for one in fields(components)), *sampling.components]
     outputs = _Outputs(
-        turns, chat, box, status, context, timing, send, stop, more, place, panel.listing, name, adapter,
+        turns, chat, boxed, status, context, timing, send, stop, more, place, panel.listing, name, adapter,
         files.documents, files.cards, rows,
     ).all()  # fmt: skip
     sampling.remember(page)
@@ -209,7 +210,7 @@ class _Handlers:
             self._desk.keep_only(caller.visitor, (), sent)
             form = ChatForm(
                 partial(self._sampling.params, numbers), given.system or "", given.tools or "", adapter,
-                attached=() if sent else None, draft="" if action == "send" else given.box or "",
+                attached=() if sent else None,
             )  # fmt: skip
             views = self._presenter.answer(caller, given.place, given.turns, asked, form)
             async with aclosing(shown(views, partial(self._show, caller, given.search))) as updates:
@@ -265,7 +266,7 @@ class _Handlers:
         self, action: str, caller: Caller, given: _Inputs, index: int
     ) -> tuple[Moved | None, HistoryError | None]:
         """What to show instead of what is there."""
-        moved = Moved(box=None) if action == "clear" else None  # what is typed already is the next question
+        moved = Moved() if action == "clear" else None
         if action == "undo":
             moved = self._presenter.undo(given.turns, index)
         try:
@@ -280,11 +281,10 @@ class _Handlers:
         if action == "clear":
             self._history.leave(keeper)
         elif action == "restore":
-            found = self._history.last_open(keeper)
-            return None if found is None else replace(found, box=None)
+            return self._history.last_open(keeper)
         elif moved is not None and given.place is not None:
             kept = self._history.cut(keeper, given.place, len(moved.turns))
-            return replace(kept, box=moved.box, attached=moved.attached)
+            return replace(kept, put=moved.put, attached=moved.attached)
         elif action == "command":
             return self._history.carry_out(keeper, read_command(given.command), given.place)
         return moved
@@ -312,8 +312,8 @@ class _Handlers:
             id=view.id,
             rows=KEPT if sent or view.versions is None else writing.rows(t, view.turns, view.versions),
         )
-        if view.box is not None:
-            found = replace(found, box=view.box)
+        if view.taken or view.put:
+            found = replace(found, boxed=writing.boxed(view.taken, view.put))
         if view.attached is not None:
             found = replace(found, documents=view.attached, cards=waiting_cards(t, view.attached, self._desk.room()))
         if view.adapter is not None:

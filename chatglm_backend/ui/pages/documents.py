@@ -52,12 +52,12 @@ def build_documents(desk: DocumentDesk, history: History, t: Texts) -> Documents
         wanted = gr.Textbox(label=t("document.attached"), elem_id="cg-chat-wanted")
 
     def choose(request: gr.Request, text: str, before: tuple[Document, ...]) -> tuple[Any, ...]:
-        visitor = caller_of(request, history).visitor
+        caller = caller_of(request, history)
         here = {one.id: one for one in before}
         ids = _ids(text)
-        here |= {one.id: one for one in desk.held(visitor, ids)}
+        here |= {one.id: one for one in desk.held(caller.visitor, ids, caller.tab)}
         now = tuple(here[key] for key in ids if key in here)
-        desk.keep_only(visitor, now, before)
+        desk.keep_only(caller.visitor, now, before)
         return now, waiting_cards(t, now, desk.room())
 
     wanted.change(choose, [wanted, documents], [documents, cards], trigger_mode="multiple", **AT_ONCE)

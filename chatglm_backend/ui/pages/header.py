@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
 import gradio as gr
 
 from chatglm_backend.sentences import LANGUAGES, load_texts
-from chatglm_backend.ui.answers import PageAnswers
 from chatglm_backend.ui.gradio_insides.labels import own_labels
 from chatglm_backend.ui.models import ModelsPresenter
 from chatglm_backend.ui.pages.adapters import choice_update
 from chatglm_backend.ui.pages.model import ModelPage
 from chatglm_backend.ui.pages.outputs import AT_ONCE, may_change
 from chatglm_backend.ui.presenter import Presenter
-from chatglm_backend.ui.speed import SpeedPresenter
 
 _LOGO = (
     '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round" '
@@ -122,11 +120,11 @@ def follow_model(
     model.cancel.click(cancel, offers, outputs, **AT_ONCE)
 
 
-def leave_when_closed(page: gr.Blocks, answers: PageAnswers, speed: SpeedPresenter) -> None:
-    """When a visitor closes or reloads the page, answers go on for a while, a speed test ends."""
+def leave_when_closed(page: gr.Blocks, *leave: Callable[[str], object]) -> None:
+    """Tell of every page that is closed or reloaded."""
 
-    def leave(request: gr.Request) -> None:
-        answers.leave(request.session_hash or "")
-        speed.stop(request.session_hash or "")
+    def left(request: gr.Request) -> None:
+        for tell in leave:
+            tell(request.session_hash or "")
 
-    page.unload(leave)
+    page.unload(left)
