@@ -27,6 +27,14 @@ _EXAMPLES = _ROOT / "chatglm_backend" / "demo_model" / "examples.json"
 _LOCALES = {"zh": "zh-CN", "en": "en-US"}
 _WIDTHS = {"wide": (1280, 860), "narrow": (360, 780)}
 _PATIENCE_MS = 300_000
+_DOCUMENTS = {
+    "zh": ("说明.pdf", ("ChatGLM 是一个对话模型。", "INT4 量化用四位整数保存权重。"), "什么是INT4量化？"),
+    "en": (
+        "notes.pdf",
+        ("ChatGLM is a model for conversations.", "INT4 quantization keeps weights as integers of four bits."),
+        "What is INT4 quantization?",
+    ),
+}
 _COLOURS = 128
 
 
@@ -56,6 +64,42 @@ def _chat(page: Page, language: str) -> None:
         page.press("#cg-chat-box textarea", "Enter")
         page.locator("#cg-chat .bot.message").nth(number).wait_for()
         _done(page, "#cg-chat-status")
+
+
+def _versions(page: Page, language: str) -> None:
+    """A second version of an answer, and a prompt of one's own; on a phone the drawer that has it."""
+    page.locator("#cg-chat [class*=message-buttons]").last.locator("button").nth(1).click()  # retry
+    page.locator("#cg-chat .cg-versions", has_text="2/2").wait_for()
+    _done(page, "#cg-chat-status")
+    page.fill("#cg-chat-box textarea", _asked(language)[-1])
+    drawer = page.locator("[data-action=drawer]")
+    if drawer.is_visible():
+        drawer.click()
+    page.click(".cg-saved summary")
+    page.click("[data-save-prompt]")
+    page.keyboard.press("Enter")
+    page.locator(".cg-saved .cg-open").wait_for()
+
+
+def _documents(page: Page, language: str) -> None:
+    """A question about a PDF, and the sources of its answer."""
+    if page.locator("[data-action=drawer]").is_visible():
+        page.keyboard.press("Escape")
+        page.click("[data-action=drawer]")
+    page.click("#cg-chat-clear")
+    name, text, question = _DOCUMENTS[language]
+    browser = page.context.browser
+    assert browser is not None
+    paper = browser.new_page()
+    paper.set_content("".join(f'<p style="break-after: page">{line}</p>' for line in text))
+    data = paper.pdf()
+    paper.close()
+    page.set_input_files("#cg-chat-attach", {"name": name, "mimeType": "application/pdf", "buffer": data})
+    page.locator("#cg-chat-cards .cg-doc").wait_for()
+    page.fill("#cg-chat-box textarea", question)
+    page.press("#cg-chat-box textarea", "Enter")
+    page.locator("#cg-chat .cg-sources summary").click()
+    _done(page, "#cg-chat-status")
 
 
 def _compare(page: Page, language: str) -> None:
@@ -89,6 +133,8 @@ def _batch(page: Page, language: str) -> None:  # noqa: ARG001
 _VISITS = (
     ("start", _start),
     ("chat", _chat),
+    ("versions", _versions),
+    ("documents", _documents),
     ("prompt", _prompt),
     ("compare", _compare),
     ("speed", _speed),
@@ -142,7 +188,7 @@ def main() -> None:
                         page.mouse.move(0, 0)
                         page.wait_for_timeout(700)
                         # Chat fits the window; drawn at full length its message box would lie over what follows.
-                        whole = name not in ("start", "chat")
+                        whole = name not in ("start", "chat", "versions", "documents")
                         _keep(page.screenshot(full_page=whole), target / f"{name}-{language}-{width}-{scheme}.png")
                     page.close()
         browser.close()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser_helpers import Serve, Site, Visitor, until
+from chat_steps import say
 
 pytestmark = pytest.mark.browser
 
@@ -41,13 +42,20 @@ def test_another_model_is_loaded_with_progress_and_the_conversation_stays(serve:
 def test_the_notice_of_the_demo_leads_to_the_models_and_goes_away(serve: Serve, visitor: Visitor, width: int) -> None:
     """One line, a button to the Model page, and one that puts it away for good in this browser.
 
-    With it, all that a conversation can begin with stands above the message box.
+    With it, what a conversation can begin with, and the line under an answer, stand above the message box.
     """
-    page = visitor(serve("demo"), width=width, fresh=True).page
+    visit = visitor(serve("demo"), width=width, fresh=True)
+    page = visit.page
+
+    def is_above_the_box(part: str) -> bool:
+        below, above = (page.locator(one).bounding_box() for one in ("#cg-chat-composer", part))
+        return bool(above["y"] + above["height"] <= below["y"])
+
     note = page.locator(".cg-demo")
     assert "not a real ChatGLM" in note.inner_text()
-    below, above = (page.locator(f"#cg-chat-{part}").bounding_box() for part in ("composer", "presets"))
-    assert above["y"] + above["height"] <= below["y"]
+    until(lambda: is_above_the_box("#cg-chat-presets"))
+    say(visit, "What is AI?")
+    until(lambda: is_above_the_box("#cg-chat-status"))
     page.click(".cg-demo [data-action=model]")
     page.locator("#cg-model-source").wait_for()
     assert page.locator("[role=tab][aria-selected=true]").get_attribute("data-tab-id") == "model"

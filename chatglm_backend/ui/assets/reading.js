@@ -67,6 +67,9 @@
   });
   let watchedBox = null;
   setInterval(() => {
+    const note = document.querySelector(".cg-brief");
+    const height = note && note.offsetHeight;
+    document.documentElement.style.setProperty("--cg-notice", `${height ? height + 12 : 0}px`);
     const composer = document.getElementById("cg-chat-composer");
     if (!composer || composer === watchedBox) return;
     watchedBox = composer;
