@@ -6,7 +6,7 @@ import io
 import json
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -41,22 +41,28 @@ def raw(draw: DrawFn, data: bytes) -> bytes:
     return data
 
 
-def _changed(draw: DrawFn, value: Any) -> Any:
-    """The value with one of its parts changed."""
-    if isinstance(value, dict) and value and draw(st.integers(0, 3)):
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where each part of the value is; of a long list the first parts."""
+    yield path
+    parts = value.items() if isinstance(value, dict) else enumerate(value[:20]) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from _paths(part, (*path, key))
+
+
+def _changed(draw: DrawFn, value: Any, path: tuple[Any, ...]) -> Any:
+    """The value with the part at ``path`` changed."""
+    if path and isinstance(value, dict):
+        return {**value, path[0]: _changed(draw, value[path[0]], path[1:])}
+    if path:
+        return [*value[: path[0]], _changed(draw, value[path[0]], path[1:]), *value[path[0] + 1 :]]
+    if isinstance(value, dict) and value and draw(st.booleans()):
         key = draw(st.sampled_from(sorted(value)))
-        kind = draw(st.sampled_from(("inside", "inside", "drop", "rename")))
         rest = {k: v for k, v in value.items() if k != key}
-        if kind == "drop":
-            return rest
-        if kind == "rename":
-            return {**rest, draw(st.sampled_from((*sorted(value), "", "x", key + "x"))): value[key]}
-        return {**value, key: _changed(draw, value[key])}
-    if isinstance(value, list) and value and draw(st.integers(0, 3)):
+        other = draw(st.sampled_from((None, *sorted(value), "", "x", key + "x")))
+        return rest if other is None else {**rest, other: value[key]}
+    if isinstance(value, list) and value and draw(st.booleans()):
         at = draw(st.integers(0, len(value) - 1))
-        kind = draw(st.sampled_from(("inside", "inside", "drop", "twice")))
-        middle = {"inside": lambda: [_changed(draw, value[at])], "drop": list, "twice": lambda: [value[at]] * 2}[kind]()
-        return [*value[:at], *middle, *value[at + 1 :]]
+        return [*value[:at], *[value[at]] * draw(st.sampled_from((0, 2))), *value[at + 1 :]]
     if isinstance(value, str) and value and draw(st.booleans()):
         return raw(draw, value.encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
     if isinstance(value, (int, float)) and not isinstance(value, bool) and draw(st.booleans()):
@@ -70,7 +76,7 @@ def as_json(draw: DrawFn, data: bytes) -> bytes:
         return raw(draw, data)
     value = json.loads(data)
     for _ in range(draw(st.integers(1, 3))):
-        value = _changed(draw, value)
+        value = _changed(draw, value, draw(st.sampled_from(list(_paths(value)))))
     return json.dumps(value).encode()
 
 
