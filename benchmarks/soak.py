@@ -297,7 +297,7 @@ def lives(options: argparse.Namespace, folder: Path, token: str) -> Iterator[Acc
             for record in account.records:
                 record.seen.clear()
             sizes = {name: _megabytes(folder / name) for name in ("history.sqlite3", "history.sqlite3-wal", "cache/kv")}
-            print(f"life {life}: {sum(len(one.answers) for one in kept.diaries.values())} acknowledged, MB: {sizes}")
+            print(f"life {life}: {sum(one.answers.total() for one in kept.diaries.values())} acknowledged, MB: {sizes}")
             yield account
 
 
@@ -332,7 +332,8 @@ def report(account: Account) -> Iterator[str]:
         yield f"| {kind} | {' | '.join(str(ends[kind, end] or '') for end in told)} |"
     whole = sum(record.end in ("stop", "length") for record in account.records)
     parts = sum(bool(record.text) for record in account.records) - whole
-    yield f"\n- texts compared with those alone: {whole} whole, {parts} in part"
+    distinct = len({record.text for record in account.records if record.end in ("stop", "length")})
+    yield f"\n- texts compared with those alone: {whole} whole, {distinct} of them distinct, {parts} in part"
     freed = sorted(account.freed_s) or [0.0]
     yield f"- programs that hung up in the middle of an answer: {len(account.freed_s)}"
     yield f"- it ended after {freed[len(freed) // 2]:.3f} s (median), {freed[-1]:.3f} s at the latest"

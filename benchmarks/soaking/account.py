@@ -101,12 +101,14 @@ def check_counters(counters: Mapping[str, float], log: Sequence[Mapping[str, Any
 
 
 def check_kept(file: Path, diaries: Iterable[Diary]) -> list[str]:
-    """Every answer that a page said was whole is in the store, behind its question."""
+    """Every answer that a page said was whole is in the store behind its question, as often as it was said."""
     store, problems = ConversationStore(file), []
     for diary in diaries:
         talks = [store.read(diary.visitor, one.id).messages for one in store.list(diary.visitor, limit=1_000_000)]
-        pairs = {(one.content, plain(two.content)) for talk in talks for one, two in itertools.pairwise(talk)}
-        told = {(asked, plain(said)) for asked, said in diary.answers}
+        pairs = Counter((one.content, plain(two.content)) for talk in talks for one, two in itertools.pairwise(talk))
+        told: Counter[tuple[str, str]] = Counter()
+        for (asked, said), times in diary.answers.items():
+            told[asked, plain(said)] += times
         problems += [f"gone: {asked!r} and {said[:60]!r}" for asked, said in told - pairs]
     store.close()
     return problems

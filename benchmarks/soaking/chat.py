@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,12 +24,12 @@ _PIECES = (0, 1, 3, 8)
 class Diary:
     """What a visitor knows for longer than a server lives.
 
-    ``answers`` are those that the page said were whole, with their questions. ``place`` is the model, the
+    ``answers`` are those that the page said were whole, with their questions, as often as it said so. ``place`` is the model, the
     conversation and how many of its questions are answered. ``batch`` is asked already, ``lines`` came back of it.
     """
 
     cookies: dict[str, str] = field(default_factory=dict)
-    answers: set[tuple[str, str]] = field(default_factory=set)
+    answers: Counter[tuple[str, str]] = field(default_factory=Counter)
     place: tuple[str, int, int] | None = None
     batch: tuple[Question, ...] = ()
     lines: str = ""
@@ -119,7 +120,7 @@ class ChatClient(PageClient):
         tab.watch(record, leave, take=_take)
         tab.close(tear=self.chance.random() < 0.5)
         if record.end in _FINISHED:
-            diary.answers.add((question.text, record.text))
+            diary.answers[question.text, record.text] += 1
             diary.place = (model, number, at + 1)
         return [record]
 
