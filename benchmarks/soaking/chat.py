@@ -24,8 +24,8 @@ _PIECES = (0, 1, 3, 8)
 class Diary:
     """What a visitor knows for longer than a server lives.
 
-    ``answers`` are those that the page said were whole, with their questions, as often as it said so. ``place`` is the model, the
-    conversation and how many of its questions are answered. ``batch`` is asked already, ``lines`` came back of it.
+    ``answers`` are those that the page said were whole, with their questions, as often as it said so. ``place`` is the
+    model, the conversation and how many of its questions are answered. ``batch`` is asked already, ``lines`` came back.
     """
 
     cookies: dict[str, str] = field(default_factory=dict)

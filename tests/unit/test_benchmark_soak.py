@@ -5,15 +5,28 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("psutil")
 
-from benchmarks.soaking.account import check_counters, check_log, check_marks, check_texts, freed_after, growth
+from benchmarks.soaking.account import (
+    check_bounds,
+    check_counters,
+    check_kept,
+    check_log,
+    check_marks,
+    check_texts,
+    freed_after,
+    growth,
+)
+from benchmarks.soaking.chat import Diary
 from benchmarks.soaking.questions import MARKS, Record, questions_for, too_long
 from benchmarks.soaking.server import Sample
+from chatglm_backend.core import Message
+from chatglm_backend.store.conversations import ConversationStore
 
 FIRST, SECOND = (questions_for(number, 512, random.Random(number))[0] for number in (0, 1))
 ALONE = {FIRST: "one two three", SECOND: "four five six"}
@@ -120,3 +133,34 @@ def test_how_soon_a_request_ends_after_its_client_hung_up() -> None:
     found = [replace(records()[2], left_at=100.0), replace(records()[1], left_at=100.0)]
     ended = [{**line, "time": "1970-01-01T00:01:40.250+00:00"} for line in log()]
     assert freed_after(found, ended) == [pytest.approx(0.25)]
+
+
+def test_a_kill_costs_only_what_nobody_was_told_of() -> None:
+    """What was accepted may have no end then; an end that was told must be in the log."""
+    found, lines = records(), log()
+    del lines[7]
+    assert check_log(found, lines)
+    assert not check_log(found, lines, killed=True)
+    del lines[1]
+    assert check_log(found, lines, killed=True)
+
+
+def test_an_answer_that_is_gone_is_found(tmp_path: Path) -> None:
+    """Said twice and kept once is one gone."""
+    file, diary = tmp_path / "history.sqlite3", Diary({"chatglm_visitor_0": "ann.signature"})
+    store = ConversationStore(file)
+    store.save_answer(store.begin("ann", None, (Message("user", "q"),)).answer_id, "a", "complete")
+    store.close()
+    diary.answers["q", "a"] += 1
+    assert check_kept(file, [diary]) == []
+    diary.answers["q", "a"] += 1
+    assert len(check_kept(file, [diary])) == 1
+
+
+def test_what_outgrows_its_bounds_is_found(tmp_path: Path) -> None:
+    """K/V by what they were given."""
+    block = tmp_path / "cache" / "kv" / "a" / "000000"
+    block.parent.mkdir(parents=True)
+    block.write_bytes(bytes(100))
+    assert check_bounds(tmp_path, 100) == []
+    assert len(check_bounds(tmp_path, 99)) == 1
