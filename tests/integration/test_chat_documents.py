@@ -62,7 +62,7 @@ class Site:
 def test_the_second_question_reads_no_word_of_the_document_again(tmp_path: Path) -> None:
     """Nor does the first one after a restart of the program."""
     folder = tiny.build_checkpoint(tmp_path / "chatglm3-6b", "chatglm3")
-    settings = Settings(threads=1, data=str(tmp_path / "data"), cache=str(tmp_path / "cache"))
+    settings = Settings(threads=1, data=str(tmp_path / "data"))
     site = Site(folder, settings)
     text = "".join(chr(97 + i * i % 26) for i in range(300))
     first, known = site.ask("hi", text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ from chatglm_backend.checkpoint.tensors import open_file
 from chatglm_backend.engine.verify import verify_logits
 from chatglm_backend.errors import AdapterError, DamagedLowBit
 from chatglm_backend.int4.bigdl import quantize
-from chatglm_backend.int4.select import select_kernel
+from chatglm_backend.int4.kernel import KernelName
+from chatglm_backend.int4.select import KernelChoice, select_kernel
 from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.base import ChatModel, build_model
@@ -47,9 +49,15 @@ def loaded(folder: Path, weights: AdaptableWeights, dtype: torch.dtype, kv_dtype
     return load_adapter(inspect_adapter(folder), config, base=weights, dtype=dtype, kv_dtype=kv_dtype or dtype)
 
 
-def int4_model(base: str, kernel: str, half: torch.dtype = torch.float16) -> tuple[ChatModel, AdaptableWeights]:
+@lru_cache(maxsize=3)
+def chosen_kernel(name: KernelName) -> KernelChoice:
+    """Return what users get by this name, compiled once for all tests."""
+    return select_kernel(name, threads=2)
+
+
+def int4_model(base: str, kernel: KernelName, half: torch.dtype = torch.float16) -> tuple[ChatModel, AdaptableWeights]:
     """The base from packed weights, on a kernel with its own operations; an inexact one's K/V are in ``half``."""
-    choice = select_kernel(kernel, threads=2)  # type: ignore[arg-type]
+    choice = chosen_kernel(kernel)
     weights = Int4Weights(HeldTensors(packed_tensors(base)), choice.kernel)
     kv_dtype = torch.float32 if kernel == "exact" else half
     return build_model(golden_config(base), weights, kv_dtype=kv_dtype, ops=choice.ops), weights
@@ -68,7 +76,7 @@ def test_fp32_logits_and_greedy_ids_equal_the_authors(folder: Path) -> None:
 
 @pytest.mark.parametrize("kernel", ["exact", "auto", "bigdl"])
 @pytest.mark.parametrize("folder", ADAPTERS, ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_int4_logits_are_as_near_as_the_base_is(folder: Path, kernel: str) -> None:
+def test_int4_logits_are_as_near_as_the_base_is(folder: Path, kernel: KernelName) -> None:
     """The side path is added unrounded beside the INT4 product; replayed steps are among those compared."""
     model, weights = int4_model(folder.parent.name, kernel)
     exact = kernel == "exact"

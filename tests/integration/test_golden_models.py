@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_fp32_logits_equal_the_authors(name: str, max_rows: int) -> None:
 
 
 @pytest.fixture(params=["bigdl", *(v.name for v in VARIANTS)])
-def fast(request: pytest.FixtureRequest) -> tuple[Kernel, Ops]:
+def fast(request: pytest.FixtureRequest, compiled: Path) -> tuple[Kernel, Ops]:
     """Each kernel that rounds activations or sums in fp16, with the operations that go with it."""
     if request.param == "bigdl":
         choice = select_kernel("bigdl")
@@ -71,9 +72,9 @@ def fast(request: pytest.FixtureRequest) -> tuple[Kernel, Ops]:
     variant = next(v for v in VARIANTS if v.name == request.param)
     if variant not in usable_variants(host_cpu()):
         pytest.skip(f"this CPU has no {', '.join(sorted(variant.needs - host_cpu().features))}")
-    kernel = build_kernel(2, only=variant.name)
+    kernel = build_kernel(2, compiled, only=variant.name)
     assert kernel is not None
-    return kernel, CompiledOps(kernel.team, variant)
+    return kernel, CompiledOps(kernel.team, variant, compiled)
 
 
 @pytest.mark.model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -21,12 +23,12 @@ def team() -> Team:
 
 
 @pytest.fixture(scope="module", params=[v.name for v in VARIANTS])
-def ops(request: pytest.FixtureRequest, team: Team) -> CompiledOps:
+def ops(request: pytest.FixtureRequest, team: Team, compiled: Path) -> CompiledOps:
     """The operations compiled for each instruction set that this CPU has."""
     variant = next(v for v in VARIANTS if v.name == request.param)
     if variant not in usable_variants(host_cpu()):
         pytest.skip(f"this CPU has no {', '.join(sorted(variant.needs - host_cpu().features))}")
-    return CompiledOps(team, variant)
+    return CompiledOps(team, variant, compiled)
 
 
 @pytest.mark.parametrize(

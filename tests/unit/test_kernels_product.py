@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,9 +36,9 @@ TESTED = (*VARIANTS, AVXVNNI_IN_AVX512VL)
 
 
 @pytest.fixture(scope="module")
-def kernels() -> dict[str, CompiledKernel]:
-    """Every variant that this CPU can run, with two threads; compiled once a process."""
-    built = {v.name: build_kernel(2, only=v.name) for v in usable_variants(host_cpu())}
+def kernels(compiled: Path) -> dict[str, CompiledKernel]:
+    """Every variant that this CPU can run, with two threads; compiled once."""
+    built = {v.name: build_kernel(2, compiled, only=v.name) for v in usable_variants(host_cpu())}
     found = {name: kernel for name, kernel in built.items() if kernel is not None}
     if host_cpu().features >= AVXVNNI_IN_AVX512VL.needs:
         name = AVXVNNI_IN_AVX512VL.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,20 +33,25 @@ SHARED = {"num_layers": 3, "hidden_size": 512, "num_heads": 8, "head_dim": 64, "
 
 
 @pytest.fixture(scope="module", params=[*FAMILIES, "chatglm2 in 8 bits"])
-def model(request: pytest.FixtureRequest) -> Decoder:
+def model(request: pytest.FixtureRequest, compiled: Path) -> Decoder:
     """Return a model of random INT4 weights with the compiled operations."""
     family, *eight = request.param.split(maxsplit=1)
-    return built(small_config(family, **SHARED), torch.int8 if eight else torch.float16)
+    return built(compiled, small_config(family, **SHARED), torch.int8 if eight else torch.float16)
 
 
 def built(
-    config: ModelConfig, kv_dtype: torch.dtype = torch.float16, products: Kernel | KernelName | None = None
+    compiled: Path,
+    config: ModelConfig,
+    kv_dtype: torch.dtype = torch.float16,
+    products: Kernel | KernelName | None = None,
 ) -> Decoder:
     """Build a model for this CPU."""
-    kernel = build_kernel(2)
-    if kernel is None:
+    variants = usable_variants(host_cpu())
+    if not variants:
         pytest.skip("this CPU has no AVX2")
-    ops = CompiledOps(kernel.team, usable_variants(host_cpu())[0])
+    kernel = build_kernel(2, compiled, only=variants[0].name)
+    assert kernel is not None
+    ops = CompiledOps(kernel.team, variants[0], compiled)
     made = build_model(config, Int4Weights(SyntheticTensors(config), products or kernel), ops=ops, kv_dtype=kv_dtype)
     assert isinstance(made, Decoder)
     return made
@@ -136,10 +142,10 @@ def test_no_bit_depends_on_others_or_on_what_was_reused(model: Decoder) -> None:
     ids=["torch handles 32-bit caches", "a recording lacks other kernels' products", "the compiled attention is wider"],
 )
 def test_what_cannot_be_replayed_is_computed_step_by_step(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, int], options: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch, compiled: Path, changes: dict[str, int], options: dict[str, Any]
 ) -> None:
     """Nothing is recorded, and the result is the forward pass's."""
-    model = built(small_config("chatglm2", **SHARED | changes), **options)
+    model = built(compiled, small_config("chatglm2", **SHARED | changes), **options)
     monkeypatch.setattr(Team, "play", lambda *_: pytest.fail("replayed"))
     plain, other = started(model, FIRST), started(model, FIRST)
     for token in (3, 4, 5):
@@ -168,9 +174,9 @@ def test_memory_that_moved_half_way_is_not_taken_for_the_old(model: Decoder, mon
     assert torch.equal(step(model, 4, replayed, replays=True), step(model, 4, plain, replays=False))
 
 
-def test_a_model_is_free_as_soon_as_nobody_holds_it() -> None:
+def test_a_model_is_free_as_soon_as_nobody_holds_it(compiled: Path) -> None:
     """Nothing in it refers to the whole of it, so its weights do not wait for Python to look for circles."""
-    model = built(small_config("chatglm2", **SHARED))
+    model = built(compiled, small_config("chatglm2", **SHARED))
     cache = started(model, FIRST)
     for token in (3, 4):
         step(model, token, cache, replays=True)
@@ -183,9 +189,9 @@ def test_a_model_is_free_as_soon_as_nobody_holds_it() -> None:
         gc.enable()
 
 
-def test_a_recording_writes_only_into_memory_of_its_own(model: Decoder) -> None:
+def test_a_recording_writes_only_into_memory_of_its_own(model: Decoder, compiled: Path) -> None:
     """Buffers that grew while it was made are still its own: whatever was freed and given to others stays as it is."""
-    fresh = built(model.config)
+    fresh = built(compiled, model.config)
     cache = started(fresh, FIRST)
     step(fresh, 3, cache, replays=True)
     others = [np.full(size, 77, np.uint8) for size in (32, 64, 512, 1024, 2048, 4096, 8192) * 40]
