@@ -73,10 +73,10 @@ class PythonEnvironment:
         known = had if isinstance(had, dict) else {}
         return "ready" if all(known.get(name) == digest for name, digest in wanted.items()) else "changed"
 
-    def prepare(self, *, to_start: bool = False) -> None:
+    def prepare(self, *, own_use: bool = False) -> None:
         """Bring the environment to ``ready``. Raises ``LaunchError`` with one sentence when that fails.
 
-        ``to_start``: the page starts at once, and Python compiles what it imports, a tenth of what pip would compile.
+        ``own_use``: whoever prepares it is who uses it, and Python compiles what he imports, a tenth of what pip would.
         """
         state = self.state()
         if state == "ready":
@@ -90,7 +90,7 @@ class PythonEnvironment:
             self._remove()
         if state in ("unfinished", "missing"):
             self._create()
-        self._install(("--no-compile",) if to_start and not self.environ.get("PYTHONDONTWRITEBYTECODE") else ())
+        self._install(("--no-compile",) if own_use and not self.environ.get("PYTHONDONTWRITEBYTECODE") else ())
 
     def _runs(self) -> bool:
         return self._call([str(self.python), "-c", "import pip"], quiet=True) == 0

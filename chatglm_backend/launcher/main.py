@@ -46,11 +46,11 @@ def _run(argv: Sequence[str], root: Path) -> int:
     check_this_platform()
     environment = _environment(options, root)
     if options.action == "setup-only":
-        environment.prepare()
+        environment.prepare(own_use=options.dev)  # others may start the page later, but nobody else tests
         _say(Sentence("launch.ready", path=environment.path))
         return 0
     if options.action == "start":
-        environment.prepare(to_start=True)
+        environment.prepare(own_use=True)
     return _plan_and_start(options, environment, root)
 
 

@@ -23,7 +23,7 @@ from chatglm_backend.settings import Settings
 from chatglm_backend.testing import ScriptedModel, scripted_info
 
 SCENARIOS: dict[str, tuple[Callable[[], ScriptedModel], dict[str, Any]]] = {
-    "ready": (ScriptedModel, {"history": False, "allowed_hosts": "chatglm-demo.lan", "disconnect_grace": 15}),
+    "ready": (ScriptedModel, {"history": False, "allowed_hosts": "chatglm-demo.lan", "disconnect_grace": 6}),
     "kept": (
         lambda: ScriptedModel(info=replace(scripted_info(), tools=True)),
         {"history": True, "disconnect_grace": 60},
