@@ -111,6 +111,9 @@ class Database:
             connection.close()
             reason = Sentence("file.newer")
             raise HistoryUnavailable(path=self.path, reason=reason) from error
+        except UnicodeDecodeError as error:  # sqlite's own message, which tells of a damaged table by its name
+            connection.close()
+            raise sqlite3.DatabaseError("database disk image is malformed") from error
         except BaseException:
             connection.close()
             raise

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,14 +115,20 @@ def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
         ConversationStore(_path(tmp_path)).list("ann")
 
 
-@pytest.mark.parametrize("damage", [b"this is no database at all" * 300, None])
-def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"this is no database at all" * 300,
+        lambda whole: whole[:4096] + os.urandom(len(whole) - 4096),
+        lambda whole: whole.replace(b"TABLE conversations (\n", b"TABLE conversations \xff\xff"),
+    ],
+)
+def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     """A fresh file takes its place, the old one stays beside it, and one sentence says so once."""
     store = _filled(tmp_path)
     store.delete_all("nobody")  # empties the log, so that the damage below counts
     store.close()
-    whole = _path(tmp_path).read_bytes()
-    broken = damage if damage is not None else whole[:4096] + os.urandom(len(whole) - 4096)
+    broken = damage(_path(tmp_path).read_bytes())
     _path(tmp_path).write_bytes(broken)
     store = ConversationStore(_path(tmp_path))
     assert store.list("ann") == ()
