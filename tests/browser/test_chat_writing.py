@@ -52,6 +52,9 @@ def test_help_while_writing(kept: Visit) -> None:
     page.click("#cg-chat-max-new-tokens button")
     until(lambda: page.input_value(_NUMBER) == "512")
     assert page.evaluate("localStorage.getItem('chatglm_settings')") == "{}"
+    # What is set while the page is loading is not set back when it has been.
+    page.evaluate(f"document.querySelector('{_NUMBER}').value = 7")
+    assert page.evaluate("chatglm.settings([['cg-chat-max-new-tokens', 512, 1, 2048]])") == [7]
 
     page.locator("h1").click()
     page.keyboard.press("?")

@@ -233,6 +233,8 @@
   });
   globalThis.chatglm.settings = (known) => known.map(([id, value, low, high]) => {
     own.set(id, value);
+    const shown = document.querySelector(`#${CSS.escape(id)} input[type=number]`);
+    if (shown && shown.value !== "" && Number(shown.value) !== value) keep(id, shown.value); // set while the page loaded
     const mine = kept[id];
     if (typeof mine !== "number" || !Number.isFinite(mine)) return value;
     return Math.min(Math.max(mine, low ?? mine), high ?? mine);
