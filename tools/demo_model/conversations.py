@@ -23,10 +23,6 @@ class Conversations(Singles):
                 yield Example("follow_other", self.other_language(language))
             for _ in range(10000):
                 yield Example("name", (self.introduction(self.any_name(language), language),))
-        for _ in range(6000):
-            first, second = self.rng.sample(self._singles, 2)
-            if second.group != "name" or first.group != "name":
-                yield Example("follow_any", (*first.turns, *second.turns))
 
     def introduction(self, name: str, language: str) -> Turn:
         """A name given."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import sentencepiece
@@ -15,30 +15,35 @@ from tools.demo_model.corpus import OUT, read_corpus
 from tools.demo_model.examples import Turn, evaluation_keys, key
 from tools.demo_model.tables import read_tables
 
-# Relative; sums are short and learn slowest.
+# Relative; groups of few short answers that are soon learnt have small shares.
 SHARES = {
-    "topic": 0.45,
-    "fact": 0.12,
-    "capital": 0.05,
-    "word": 0.07,
-    "unknown": 0.17,
-    "unknown_sum": 0.02,
-    "name": 0.07,
-    "sum": 0.11,
-    "times": 0.03,
-    "follow_name": 0.10,
-    "follow_more": 0.07,
-    "follow_other": 0.03,
-    "follow_any": 0.01,
+    "topic": 0.36,
+    "talk": 0.10,
+    "fact": 0.15,
+    "capital": 0.03,
+    "word": 0.04,
+    "unknown": 0.09,
+    "refused": 0.20,
+    "unknown_sum": 0.015,
+    "name": 0.04,
+    "sum": 0.04,
+    "times": 0.015,
+    "follow_name": 0.03,
+    "follow_more": 0.03,
+    "follow_other": 0.012,
 }
 # Groups in which every answer is asked for as often as every other, however many wordings it has.
-EVEN = frozenset({"topic", "fact"})
+EVEN = frozenset({"topic", "talk", "fact"})
 
 
 # Groups whose answers are fixed sentences, and how many tokens of them are mostly enough.
-FIXED = frozenset({"topic", "fact", "unknown", "unknown_sum", "follow_more", "follow_other", "follow_any"})
+FIXED = frozenset({*EVEN, "unknown", "refused", "unknown_sum", "follow_more", "follow_other"})
 HEAD = 7
-SWAPPED = frozenset({"topic", "fact", "capital", "unknown"})
+SWAPPED = frozenset({*EVEN, "capital", "unknown", "refused"})
+# Groups of many written questions, of which a word may be lost.
+THINNED = frozenset({"topic", "fact", "unknown"})
+# A loss a token below which an example counts as easy.
+EASY = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +56,20 @@ class Batch:
     wanted: Tensor
     targets: Tensor
     weights: Tensor
+    names: tuple[str, ...] = ()
+
+
+Drawn = tuple[list[int], list[int], str]
+"""Prompt ids, answer ids, and what the example is called."""
 
 
 class Stream:
     """Endless batches of about ``tokens`` tokens each, sequences of similar length together."""
 
-    def __init__(self, tokens: int, seed: int) -> None:
+    def __init__(self, tokens: int, seed: int, behind: float = 0.0) -> None:
+        """``behind``: how many questions stand behind an earlier round of any kind, as those of a conversation do."""
         self.rng = random.Random(seed)
-        self.tokens = tokens
+        self.tokens, self.behind = tokens, behind
         self.sp = sentencepiece.SentencePieceProcessor(model_file=str(OUT / "ice_text.model"))
         self.gmask, self.sop, self.eop, self.newline = (
             self.sp.piece_to_id(p) for p in ("[gMASK]", "<sop>", "<eop>", "<n>")
@@ -71,26 +82,56 @@ class Stream:
                 self.groups.setdefault(name, []).append(turns)
                 self.answers.setdefault(group, []).append(name)
             self.answers[group] = sorted(set(self.answers[group]))
+        self.easy: set[str] = set()
         self.decks: dict[str, list[tuple[Turn, ...]]] = {}
         self.forbidden = evaluation_keys()
         self.tables = read_tables()
 
-    def draw(self) -> tuple[list[int], list[int]]:
-        """One (prompt ids, answer ids); every example of a group comes before one comes twice."""
-        group = self.rng.choices(list(SHARES), list(SHARES.values()))[0]
-        name = self.rng.choice(self.answers[group]) if group in EVEN else group
-        deck = self.decks.get(name)
-        if not deck:
-            deck = self.decks[name] = self.rng.sample(self.groups[name], len(self.groups[name]))
-        turns = deck.pop()
-        text = self.prompt_text(turns, group)
-        sample = self.rng.random() < 0.1 and group in SWAPPED
-        prompt = self.encode(text, sample=sample)
+    def draw(self) -> Drawn:
+        """One example, perhaps behind an earlier round."""
+        group, turns = self.example()
+        name = self.name(group, turns)
+        if len(turns) == 1 and self.rng.random() < self.behind:
+            turns = (*self.earlier(group), *turns)
+        prompt = self.encode(self.prompt_text(turns, group), sample=self.rng.random() < 0.1 and group in SWAPPED)
+        if group in THINNED and self.rng.random() < 0.3:
+            prompt = [one for one in prompt if self.rng.random() > 0.12]
         answer = [*self.encode(turns[-1][1], sample=False), self.eop]
         # Fixed sentences are soon known by heart: their beginnings hold what there is to decide.
-        if group in FIXED and len(answer) > HEAD and self.rng.random() < 0.85:
+        if group in FIXED and len(answer) > HEAD and self.rng.random() < 0.92:
             answer = answer[:HEAD]
-        return [*prompt, self.gmask, self.sop], answer
+        return [*prompt, self.gmask, self.sop], answer, name
+
+    @staticmethod
+    def name(group: str, turns: tuple[Turn, ...]) -> str:
+        """What an example is called."""
+        return "\n".join((group, *(question for question, _ in turns)))
+
+    def note(self, names: Sequence[str], losses: Sequence[float]) -> None:
+        """Remember which examples are soon to be skipped: those just answered without doubt."""
+        for name, loss in zip(names, losses, strict=True):
+            (self.easy.add if loss < EASY else self.easy.discard)(name)
+
+    def example(self) -> tuple[str, tuple[Turn, ...]]:
+        """A group and one of its examples; each comes or is skipped, as most easy ones are, before one comes twice."""
+        group = self.rng.choices(list(SHARES), list(SHARES.values()))[0]
+        name = self.rng.choice(self.answers[group]) if group in EVEN else group
+        for _ in range(5):
+            deck = self.decks.get(name)
+            if not deck:
+                deck = self.decks[name] = self.rng.sample(self.groups[name], len(self.groups[name]))
+            turns = deck.pop()
+            if self.name(group, turns) not in self.easy or self.rng.random() < 0.3:
+                break
+        return group, turns
+
+    def earlier(self, group: str) -> tuple[Turn, ...]:
+        """A round to stand before a question of ``group``: now and then with a wrong answer, as the model gives them."""
+        other, turns = self.example()
+        question, answer = turns[-1]
+        if "name" in group and "name" in other:
+            return ()
+        return ((question, self.example()[1][-1][1] if self.rng.random() < 0.08 else answer),)
 
     def encode(self, text: str, *, sample: bool) -> list[int]:
         """Ids of a text; with ``sample`` split in a random way, so that unseen splits are less strange."""
@@ -120,8 +161,10 @@ class Stream:
             question = self.slip(question, language)
         if swap and rng.random() < 0.1:
             question = rng.choice(forms["before"][language]) + question
-        if rng.random() < 0.12:
+        if rng.random() < 0.08:
             question = rng.choice(forms["openings"][language]) + question
+        elif rng.random() < 0.08:
+            question = rng.choice(forms["wrap"][language]).replace("{q}", question)
         if rng.random() < 0.12:
             question = question.rstrip("?？") + rng.choice(forms["endings"][language])
         return question
@@ -190,32 +233,33 @@ class Stream:
     def __iter__(self) -> Iterator[Batch]:
         """Batches for ever."""
         while True:
-            pool = sorted((self.draw() for _ in range(2048)), key=lambda pair: len(pair[0]) + len(pair[1]))
-            batches: list[list[tuple[list[int], list[int]]]] = [[]]
-            for pair in pool:
-                length = len(pair[0]) + len(pair[1])
+            pool = sorted((self.draw() for _ in range(1024)), key=lambda one: len(one[0]) + len(one[1]))
+            batches: list[list[Drawn]] = [[]]
+            for one in pool:
+                length = len(one[0]) + len(one[1])
                 if batches[-1] and length * (len(batches[-1]) + 1) > self.tokens:
                     batches.append([])
-                batches[-1].append(pair)
+                batches[-1].append(one)
             self.rng.shuffle(batches)
             for batch in batches:
                 yield self.collate(batch)
 
     @staticmethod
-    def collate(pairs: list[tuple[list[int], list[int]]]) -> Batch:
+    def collate(drawn: Sequence[Drawn]) -> Batch:
         """Pad one batch; the loss is on answers only, at the positions from ``<sop>`` on."""
-        longest = -(-max(len(p) + len(a) for p, a in pairs) // 4) * 4
-        ids = torch.zeros(len(pairs), longest, dtype=torch.long)
-        wanted = torch.zeros(len(pairs), longest, dtype=torch.bool)
+        longest = -(-max(len(p) + len(a) for p, a, _ in drawn) // 4) * 4
+        ids = torch.zeros(len(drawn), longest, dtype=torch.long)
+        wanted = torch.zeros(len(drawn), longest, dtype=torch.bool)
         targets: list[int] = []
         weights: list[float] = []
-        for row, (prompt, answer) in enumerate(pairs):
+        for row, (prompt, answer, _) in enumerate(drawn):
             whole = prompt + answer[:-1]
             ids[row, : len(whole)] = torch.tensor(whole)
             wanted[row, len(prompt) - 1 : len(whole)] = True
             targets += answer
             # Long fixed sentences would otherwise drown the few tokens that decide.
             weights += [1.0 / len(answer) ** 0.5] * len(answer)
-        starts = torch.tensor([len(p) - 1 for p, _ in pairs])
-        lengths = torch.tensor([len(p) + len(a) - 1 for p, a in pairs])
-        return Batch(ids, starts, lengths, wanted, torch.tensor(targets), torch.tensor(weights))
+        starts = torch.tensor([len(p) - 1 for p, _, _ in drawn])
+        lengths = torch.tensor([len(p) + len(a) - 1 for p, a, _ in drawn])
+        names = tuple(name for _, _, name in drawn)
+        return Batch(ids, starts, lengths, wanted, torch.tensor(targets), torch.tensor(weights), names)

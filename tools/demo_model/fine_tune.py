@@ -85,14 +85,14 @@ def train(network: Network, sp: sentencepiece.SentencePieceProcessor, kind: str,
     rng = random.Random(0)
     gmask, sop, eop = (sp.piece_to_id(piece) for piece in ("[gMASK]", "<sop>", "<eop>"))
     pairs = [
-        ([*sp.encode(prompt.replace("\n", "<n>")), gmask, sop], [*sp.encode(answer.replace("\n", "<n>")), eop])
+        ([*sp.encode(prompt.replace("\n", "<n>")), gmask, sop], [*sp.encode(answer.replace("\n", "<n>")), eop], "")
         for prompt, answer in examples(rng, kind)
     ]
     for number in range(rounds):
         for group in optimiser.param_groups:
             group["lr"] = RATES[kind] * (1 - number / rounds)
         batches = [pairs[at : at + 20] for at in range(0, len(pairs), 20)]
-        losses = [learn(network, optimiser, Stream.collate(batch)) for batch in batches]
+        losses = [float(learn(network, optimiser, Stream.collate(batch)).mean()) for batch in batches]
         rng.shuffle(pairs)
         print(f"round {number + 1} loss {sum(losses) / len(losses):.4f}", flush=True)
 

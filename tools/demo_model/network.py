@@ -64,7 +64,7 @@ class Attention(nn.Module):
         """Keys and values [2, heads, rows, head] that every row sees besides, as P-Tuning has them."""
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        """``x`` [batch, length, hidden]; ``rotary`` cos, sin [batch, 1, length, 2, head / 4]."""
+        """``x`` [batch, length, hidden]; ``rotary`` cos, sin [batch, 1, length, head]."""
         batch, length, _ = x.shape
         qkv = self.query_key_value(x).view(batch, length, self.size.heads, 3 * self.size.head).transpose(1, 2)
         q, k, v = qkv.split(self.size.head, dim=-1)
@@ -82,8 +82,7 @@ class Attention(nn.Module):
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate each half of the head by its own positions; within a half, its two halves form the pairs."""
     cos, sin = rotary
-    first, second = x.unflatten(-1, (2, 2, -1)).unbind(-2)
-    return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-2).flatten(-3)
+    return x * cos + x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3) * sin
 
 
 class Block(nn.Module):
@@ -101,10 +100,13 @@ class Block(nn.Module):
             }
         )
 
-    def forward(self, h: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        """``h`` [batch, length, hidden] -> the same shape."""
+    def forward(
+        self, h: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, wanted: Tensor | None = None
+    ) -> Tensor:
+        """``h`` [batch, length, hidden] -> the same shape, or the ``wanted`` positions' rows [number, hidden]."""
         a = self.input_layernorm(h)
-        h = ALPHA * a + self.attention(a, rotary, mask)
+        seen = self.attention(a, rotary, mask)
+        h = ALPHA * a + seen if wanted is None else ALPHA * a[wanted] + seen[wanted]
         m = self.post_attention_layernorm(h)
         inner = functional.gelu(self.mlp["dense_h_to_4h"](m), approximate="tanh")
         return ALPHA * m + self.mlp["dense_4h_to_h"](inner)
@@ -144,9 +146,11 @@ class Network(nn.Module):
         if torch.is_autocast_enabled("cpu"):
             h, mask = h.bfloat16(), mask.bfloat16()
             rotary = (rotary[0].bfloat16(), rotary[1].bfloat16())
-        for block in self.transformer.layers:
+        *blocks, last = self.transformer.layers
+        for block in blocks:
             h = block(h, rotary, mask)
-        h = self.transformer.final_layernorm(h[wanted])
+        # Of the last layer's MLP, which looks at no other position, only the wanted ones are worked out.
+        h = self.transformer.final_layernorm(last(h, rotary, mask, wanted))
         weight = self.transformer.word_embeddings.weight
         return functional.linear(h, fake_int4(weight) if Linear.int4 else weight)
 
@@ -160,7 +164,7 @@ def prefix_mask(starts: Tensor, lengths: Tensor, length: int) -> Tensor:
 
 
 def rotary_table(starts: Tensor, length: int, head: int) -> tuple[Tensor, Tensor]:
-    """Cos and sin, [batch, 1, length, 2, head / 4]: position ids first, block position ids second."""
+    """Cos and signed sin, [batch, 1, length, head]: position ids' halves first, block position ids' second."""
     at = torch.arange(length)[None, :]
     after = at >= starts[:, None]
     position = torch.where(after, starts[:, None] - 1, at)
@@ -168,4 +172,5 @@ def rotary_table(starts: Tensor, length: int, head: int) -> tuple[Tensor, Tensor
     dim = head // 2
     inv_freq = (1.0 / 10000 ** (torch.arange(0, dim, 2).float() / dim)).half().float()
     angles = torch.stack((position, block), dim=-1).float()[..., None] * inv_freq
-    return angles.cos()[:, None], angles.sin()[:, None]
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    return torch.cat((cos, cos), -1).flatten(-2), torch.cat((-sin, sin), -1).flatten(-2)

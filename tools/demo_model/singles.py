@@ -19,6 +19,11 @@ from tools.demo_model.sums import all_sums, held_out
 from tools.demo_model.tables import read_tables
 
 SEED = 6
+# Topics of small talk and of the model itself, which conversations hold more of than of all the others.
+TALK = frozenset(
+    "who made can human age chatgpt real6b langs learn hello morning afternoon evening night thanks bye "
+    "howareyou nice praise sorry ok".split()
+)
 
 
 class Singles:
@@ -43,14 +48,12 @@ class Singles:
 
     def explained(self) -> Iterator[Example]:
         """Topics and facts: every template for every term, and the written questions, some with an opening."""
-        for group, topics in (("topic", self.tables.topics), ("fact", self.tables.facts)):
+        for kind, topics in (("topic", self.tables.topics), ("fact", self.tables.facts)):
             for topic in topics:
+                group = "talk" if topic.key in TALK else kind
                 for language in LANGUAGES:
                     for question in topic_questions(topic, language, self.rng):
                         yield single(group, question, topic.answers[language])
-                    for question in topic.questions[language]:
-                        for wrap in self.rng.sample(self.forms("wrap", language), 3):
-                            yield single(group, wrap.format(q=question), topic.answers[language])
 
     def geography(self) -> Iterator[Example]:
         """Capitals, both ways."""
@@ -94,9 +97,9 @@ class Singles:
             for thing in things:
                 for form in self.rng.sample(self.forms("term", language), 16):
                     yield single("unknown", form.format(t=thing), answer)
-            for request in unknown[f"{language}_requests"]:
-                for form in ["{q}", *self.rng.sample(self.forms("wrap", language), 3)]:
-                    yield single("unknown", form.format(q=request), answer)
+            for request in (*unknown[f"{language}_requests"], *unknown[f"{language}_near"]):
+                yield single("refused", request, answer)
+            yield from self.exchanged(language, bare)
             places = [*unknown[f"{language}_places"], *(self.invented(language).title() for _ in range(150))]
             for place in places:
                 for form in self.rng.sample(self.forms("capital", language), 7):
@@ -110,6 +113,15 @@ class Singles:
                         yield single("unknown", form.format(z=word, e=word), self.say("refusal", asking))
             yield from self.who_what(language, bare)
             yield from self.hard_sums(language)
+
+    def exchanged(self, language: str, things: list[str]) -> Iterator[Example]:
+        """Short written questions about a topic with its name replaced by something that is no topic."""
+        for topic in self.tables.topics:
+            for question in topic.questions[language]:
+                found = [t for t in topic.terms.get(language, []) if t in question]
+                if found and len(question) < len(max(found, key=len)) + (10 if language == "zh" else 24):
+                    asked = question.replace(max(found, key=len), self.rng.choice(things))
+                    yield single("unknown", asked, self.say("refusal", language))
 
     def who_what(self, language: str, things: list[str]) -> Iterator[Example]:
         """Questions of the facts' forms about things outside the table."""

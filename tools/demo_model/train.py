@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tools.demo_model.corpus import OUT
@@ -24,6 +24,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--decay", type=int, default=2500, help="the last steps: falling rate, weights rounded to INT4")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens a step, padding counted")
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--behind", type=float, default=0.18, help="questions that stand behind an earlier round")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=4)
@@ -60,7 +61,7 @@ def main() -> None:
     state_file = OUT / f"{args.name}.pt"
     saved = torch.load(state_file) if state_file.exists() else None
     first, tokens = (saved["step"], saved["tokens"]) if saved else (0, 0)
-    stream = Stream(args.tokens, seed=first)
+    stream = Stream(args.tokens, seed=first, behind=args.behind)
     network = Network(Size(stream.sp.get_piece_size(), args.hidden, args.layers, args.heads))
     optimiser = optimiser_for(network, args.rate)
     if saved:
@@ -73,7 +74,9 @@ def main() -> None:
         Linear.int4 = step >= args.steps - args.decay
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, args.steps, args.decay, args.rate)
-        losses.append(learn(network, optimiser, batch))
+        each = learn(network, optimiser, batch)
+        stream.note(batch.names, each.tolist())
+        losses.append(float(each.mean()))
         seen += batch.ids.numel()
         if (step + 1) % 20 == 0:
             speed, seconds = seen / (time.time() - began), time.process_time()
@@ -86,8 +89,8 @@ def main() -> None:
             break
 
 
-def learn(network: Network, optimiser: torch.optim.AdamW, batch: Batch) -> float:
-    """One step; the loss before it."""
+def learn(network: Network, optimiser: torch.optim.AdamW, batch: Batch) -> Tensor:
+    """One step; each example's mean loss a token [examples] before it."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = network(batch.ids, batch.starts, batch.lengths, batch.wanted)
     each = functional.cross_entropy(logits.float(), batch.targets, reduction="none")
@@ -96,7 +99,9 @@ def learn(network: Network, optimiser: torch.optim.AdamW, batch: Batch) -> float
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimiser.step()
-    return float(loss.item())
+    rows = batch.wanted.nonzero()[:, 0]
+    summed = torch.zeros(len(batch.ids)).index_add_(0, rows, each.detach())
+    return summed / batch.wanted.sum(1)
 
 
 def save(path: Path, network: Network, optimiser: torch.optim.AdamW, step: int, tokens: int) -> None:
