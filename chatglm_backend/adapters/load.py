@@ -14,9 +14,10 @@ from torch import Tensor
 
 from chatglm_backend.adapters.folder import AdapterFolder
 from chatglm_backend.adapters.lora_tensors import LoraTensors, identity_of, read_lora
+from chatglm_backend.checkpoint.default import BUNDLED, bundled_base
 from chatglm_backend.checkpoint.prefix import read_prefix
 from chatglm_backend.checkpoint.tensors import open_file
-from chatglm_backend.errors import AdapterDamaged
+from chatglm_backend.errors import AdapterDamaged, AdapterMismatch
 from chatglm_backend.models.adapter import Adapter, Delta, Prefix
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.int8_rows import from_rows, to_rows
@@ -46,6 +47,9 @@ def load_adapter(
 
     Raises AdapterEmpty, AdapterMismatch, AdapterUnsupported, AdapterDamaged, and what reading files raises.
     """
+    # Of the bundled model, which is trained anew at times, every tensor would fit and no answer would be right.
+    if folder.base.partition("@")[0] == BUNDLED and folder.base != bundled_base():
+        raise AdapterMismatch(path=folder.path, reason=Sentence("adapter.other_training", own=bundled_base()))
     if folder.kind == "lora":
         return _lora(read_lora(folder, config), folder, config, base, dtype)
     tensors = {one.name: one.rows() for one in open_file(folder.file)}

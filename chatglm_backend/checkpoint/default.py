@@ -13,13 +13,14 @@ from pathlib import Path
 
 from chatglm_backend.checkpoint.cache import find_low_bit
 from chatglm_backend.checkpoint.hub import find_cached, hub_access
-from chatglm_backend.checkpoint.manifest import MANIFEST
+from chatglm_backend.checkpoint.manifest import MANIFEST, read_manifest
 from chatglm_backend.checkpoint.places import cache_root
 from chatglm_backend.errors import CheckpointError, ModelNotCached
 from chatglm_backend.installed import start_command
 from chatglm_backend.sentences import Sentence
 
 DEFAULT_MODEL = "THUDM/chatglm-6b"
+BUNDLED = "chatglm-demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,11 @@ class DefaultModel:
 def bundled_folder() -> Path:
     """Where the bundled model lies once there is one."""
     return Path(__file__).resolve().parent.parent / "demo_model"
+
+
+def bundled_base() -> str:
+    """What a fine-tune of the bundled model names as its base: every training of that model has another name."""
+    return f"{BUNDLED}@{read_manifest(bundled_folder()).identity[:8]}"
 
 
 def bundled_rounds() -> int:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from chatglm_backend.adapters.folder import inspect_adapter
 from chatglm_backend.adapters.load import load_adapter
-from chatglm_backend.checkpoint.default import bundled_folder
+from chatglm_backend.checkpoint.default import bundled_base, bundled_folder
 from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
 from chatglm_backend.checkpoint.manifest import verify_files
 from chatglm_backend.core import CancelToken, Completed, FinishReason, GenerationParams, GenerationRequest, Message
 from chatglm_backend.engine.engine import Engine
+from chatglm_backend.errors import AdapterMismatch
 from chatglm_backend.int4.weights import Int4Weights
 from chatglm_backend.models.base import build_model
 from chatglm_backend.tokenizers.base import load_tokenizer
@@ -120,3 +122,13 @@ def test_the_shipped_fine_tunes_end_their_answers_in_their_own_way(checkpoint: L
         assert not any(text.endswith(ends) for text in plain)
         assert sum(text.endswith(ends) for text in tuned) >= len(prompts) - 2
         assert sum(text.startswith(own) for text, own in zip(tuned, plain, strict=True)) >= len(prompts) - 1
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+def test_a_fine_tune_of_an_earlier_bundled_model_is_refused(checkpoint: LowBitCheckpoint, name: str) -> None:
+    """All its tensors fit: only the name of its base tells. The shipped ones name the present base."""
+    shipped = inspect_adapter(bundled_folder() / name)
+    assert shipped.base == bundled_base()
+    for earlier in ("chatglm-demo", "chatglm-demo@00000000"):
+        with pytest.raises(AdapterMismatch, match="earlier version of the bundled model"):
+            load_adapter(replace(shipped, base=earlier), checkpoint.config, base=Int4Weights(checkpoint, "bigdl"))

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from chatglm_backend.checkpoint.default import bundled_folder
+from chatglm_backend.checkpoint.default import bundled_base, bundled_folder
 from chatglm_backend.checkpoint.lowbit import open_low_bit
 from tools.demo_model.corpus import read_corpus
 from tools.demo_model.data import Stream
@@ -100,7 +100,7 @@ def train(network: Network, sp: sentencepiece.SentencePieceProcessor, kind: str,
 def save_lora(network: Network, folder: Path) -> None:
     """Write the folder as PEFT does."""
     config = {
-        "base_model_name_or_path": "chatglm-demo", "bias": "none", "fan_in_fan_out": False, "lora_alpha": ALPHA,
+        "base_model_name_or_path": bundled_base(), "bias": "none", "fan_in_fan_out": False, "lora_alpha": ALPHA,
         "peft_type": "LORA", "r": RANK, "target_modules": ["query_key_value"], "task_type": "CAUSAL_LM",
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
@@ -114,7 +114,7 @@ def save_lora(network: Network, folder: Path) -> None:
 
 def save_prefix(network: Network, folder: Path) -> None:
     """Write the folder as the authors' trainer does: a row is every layer's keys and values."""
-    config = {"_name_or_path": "chatglm-demo", "pre_seq_len": ROWS, "prefix_projection": False}
+    config = {"_name_or_path": bundled_base(), "pre_seq_len": ROWS, "prefix_projection": False}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     fronts = torch.stack([block.attention.front.detach() for block in network.transformer.layers])
     rows = fronts.permute(3, 0, 1, 2, 4).reshape(ROWS, -1).half()
