@@ -91,7 +91,7 @@ class Stream:
         """One example, perhaps behind an earlier round."""
         group, turns = self.example()
         name = self.name(group, turns)
-        if len(turns) == 1 and self.rng.random() < self.behind:
+        while len(turns) < 3 and self.rng.random() < self.behind / len(turns) ** 2:
             turns = (*self.earlier(group), *turns)
         prompt = self.encode(self.prompt_text(turns, group), sample=self.rng.random() < 0.1 and group in SWAPPED)
         if group in THINNED and self.rng.random() < 0.3:
@@ -142,10 +142,11 @@ class Stream:
 
     def prompt_text(self, turns: tuple[Turn, ...], group: str) -> str:
         """The prompt of the last turn, in recipe form or chat form."""
-        plain = [q for q, _ in turns]
-        padded = [q if "name" in group else self.pad(q, swap=group in SWAPPED) for q in plain]
-        # Fillers change the normalised prompt: they must not turn it into one of the evaluation set.
-        questions = [self.vary(q, named="name" in group) for q in (plain if key(padded) in self.forbidden else padded)]
+        questions = []
+        for plain, _ in turns:
+            padded = plain if "name" in group else self.pad(plain, swap=group in SWAPPED)
+            # Fillers change the normalised prompt: they must not turn it into one of an evaluation set.
+            questions.append(self.vary(plain if key([padded]) in self.forbidden else padded, named="name" in group))
         if len(turns) == 1:
             return f"问：{questions[0]}\n答：" if self.rng.random() < 0.6 else questions[0]
         text = "".join(f"[Round {i}]\n问：{questions[i]}\n答：{a}\n" for i, (_, a) in enumerate(turns[:-1]))

@@ -88,6 +88,9 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 class Block(nn.Module):
     """One layer; residuals start from the normalised input, scaled by alpha."""
 
+    dropout = 0.0
+    """How much of what attention and MLP give is left out, for all layers; nothing but in training."""
+
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.input_layernorm = nn.LayerNorm(size.hidden)
@@ -105,11 +108,11 @@ class Block(nn.Module):
     ) -> Tensor:
         """``h`` [batch, length, hidden] -> the same shape, or the ``wanted`` positions' rows [number, hidden]."""
         a = self.input_layernorm(h)
-        seen = self.attention(a, rotary, mask)
+        seen = functional.dropout(self.attention(a, rotary, mask), Block.dropout)
         h = ALPHA * a + seen if wanted is None else ALPHA * a[wanted] + seen[wanted]
         m = self.post_attention_layernorm(h)
         inner = functional.gelu(self.mlp["dense_h_to_4h"](m), approximate="tanh")
-        return ALPHA * m + self.mlp["dense_4h_to_h"](inner)
+        return ALPHA * m + functional.dropout(self.mlp["dense_4h_to_h"](inner), Block.dropout)
 
 
 class Network(nn.Module):
@@ -142,7 +145,7 @@ class Network(nn.Module):
         """
         mask = prefix_mask(starts, lengths, ids.shape[1])
         rotary = rotary_table(starts, ids.shape[1], self.size.head)
-        h = self.transformer.word_embeddings(ids)
+        h = functional.dropout(self.transformer.word_embeddings(ids), Block.dropout)
         if torch.is_autocast_enabled("cpu"):
             h, mask = h.bfloat16(), mask.bfloat16()
             rotary = (rotary[0].bfloat16(), rotary[1].bfloat16())

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tools.demo_model.corpus import OUT
 from tools.demo_model.data import Batch, Stream
-from tools.demo_model.network import Linear, Network, Size
+from tools.demo_model.network import Block, Linear, Network, Size
 
 
 def arguments() -> argparse.Namespace:
@@ -25,6 +25,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=4096, help="tokens a step, padding counted")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--behind", type=float, default=0.18, help="questions that stand behind an earlier round")
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=4)
@@ -55,6 +56,7 @@ def main() -> None:
     """Train up to ``--steps`` and save the state every few hundred steps, and when told to stop."""
     args = arguments()
     torch.set_num_threads(args.threads)
+    Block.dropout = args.dropout
     torch.manual_seed(0)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
