@@ -62,8 +62,8 @@ class Conversations(Singles):
         return (given, asked)
 
     def more_talk(self, language: str) -> tuple[Turn, ...]:
-        """Ask "what about ...?" after a capital, a word, a sum or a topic; sometimes about a thing unknown."""
-        kind = self.rng.choice(["capital", "capital", "word", "word", "topic", "sum"])
+        """Ask "what about ...?" after a capital, a word, a sum, a topic or a fact; sometimes about a thing unknown."""
+        kind = self.rng.choice(["capital", "capital", "word", "word", "topic", "fact", "sum"])
         if kind == "capital":
             a, b = self.rng.sample(self.tables.capitals, 2)
             fields = {"c": a.country[language], "k": a.city[language]}
@@ -83,11 +83,26 @@ class Conversations(Singles):
             one, two = self.rng.sample([t for t in self.tables.topics if t.terms], 2)
             first = (self.pick("term", language, t=self.rng.choice(one.terms[language])), one.answers[language])
             thing, answer = self.rng.choice(two.terms[language]), two.answers[language]
+            if self.rng.random() < 0.2:
+                thing, answer = self.rng.choice(self.tables.unknown[f"{language}_nouns"]), self.say("refusal", language)
+        elif kind == "fact":
+            first, thing, answer = self.relatives(language)
         else:
             c, d = (self.rng.choice([s for s in self.some_sums() if not held_out(*s)]) for _ in range(2))
             first = (self.sum_question(self.sum_text(*c, language), language), sum_answer(*c, language))
             thing, answer = self.sum_text(*d, language), sum_answer(*d, language)
         return (first, (self.pick("more", language, x=thing), answer))
+
+    def relatives(self, language: str) -> tuple[Turn, str, str]:
+        """A fact's question and answer, something of the same kind, and what is known of it."""
+        family = self.rng.choice(self.tables.families)
+        one, two = self.rng.sample(sorted(family["members"]), 2)
+        facts = {fact.key: fact for fact in self.tables.facts}
+        first = self.rng.choice(facts[one].questions[language]), facts[one].answers[language]
+        strangers = family["strangers"][language]
+        if strangers and self.rng.random() < 0.3:
+            return first, self.rng.choice(strangers), self.say("refusal", language)
+        return first, family["members"][two][language], facts[two].answers[language]
 
     def some_sums(self) -> list[tuple[int, str, int]]:
         """A few random additions and subtractions, the first always trained on."""

@@ -126,7 +126,7 @@ class Stream:
         return group, turns
 
     def earlier(self, group: str) -> tuple[Turn, ...]:
-        """A round to stand before a question of ``group``: now and then with a wrong answer, as the model gives them."""
+        """A round to stand before one of ``group``, now and then with a wrong answer, as the model gives them."""
         other, turns = self.example()
         question, answer = turns[-1]
         if "name" in group and "name" in other:

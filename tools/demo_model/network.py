@@ -103,9 +103,7 @@ class Block(nn.Module):
             }
         )
 
-    def forward(
-        self, h: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, wanted: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, wanted: Tensor | None = None) -> Tensor:
         """``h`` [batch, length, hidden] -> the same shape, or the ``wanted`` positions' rows [number, hidden]."""
         a = self.input_layernorm(h)
         seen = functional.dropout(self.attention(a, rotary, mask), Block.dropout)

@@ -21,8 +21,29 @@ from tools.demo_model.tables import read_tables
 SEED = 6
 # Topics of small talk and of the model itself, which conversations hold more of than of all the others.
 TALK = frozenset(
-    "who made can human age chatgpt real6b langs learn hello morning afternoon evening night thanks bye "
-    "howareyou nice praise sorry ok".split()
+    {
+        "who",
+        "made",
+        "can",
+        "human",
+        "age",
+        "chatgpt",
+        "real6b",
+        "langs",
+        "learn",
+        "hello",
+        "morning",
+        "afternoon",
+        "evening",
+        "night",
+        "thanks",
+        "bye",
+        "howareyou",
+        "nice",
+        "praise",
+        "sorry",
+        "ok",
+    }
 )
 
 

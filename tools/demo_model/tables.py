@@ -44,6 +44,7 @@ class Tables:
     unknown: dict[str, list[str]]
     sentences: dict[str, dict[str, str]]
     forms: dict[str, ByLanguage]
+    families: list[dict[str, dict[str, Any]]]
     in_other_language: dict[str, list[str]]
     stories: dict[str, dict[str, list[str]]]
     operators: dict[str, dict[str, list[str]]]
