@@ -20,31 +20,10 @@ from tools.demo_model.tables import read_tables
 
 SEED = 6
 # Topics of small talk and of the model itself, which conversations hold more of than of all the others.
-TALK = frozenset(
-    {
-        "who",
-        "made",
-        "can",
-        "human",
-        "age",
-        "chatgpt",
-        "real6b",
-        "langs",
-        "learn",
-        "hello",
-        "morning",
-        "afternoon",
-        "evening",
-        "night",
-        "thanks",
-        "bye",
-        "howareyou",
-        "nice",
-        "praise",
-        "sorry",
-        "ok",
-    }
-)
+TALK = frozenset([
+    "who", "made", "can", "human", "age", "chatgpt", "real6b", "langs", "learn", "hello", "morning",
+    "afternoon", "evening", "night", "thanks", "bye", "howareyou", "nice", "praise", "sorry", "ok",
+])  # fmt: skip
 
 
 class Singles:
