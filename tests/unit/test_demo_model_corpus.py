@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections import Counter
-from dataclasses import asdict
 
 import pytest
 
@@ -147,6 +146,7 @@ def test_an_evaluation_set_covers_all_abilities(name: str) -> None:
 
 def test_the_corpus_is_the_same_each_time(examples: list[Example]) -> None:
     """The bundled model's own corpus, whatever the hash seed of this process and however its tables are kept."""
-    lines = (json.dumps(asdict(example), ensure_ascii=False) + "\n" for example in examples)
+    whole = ({"group": example.group, "turns": example.turns} for example in examples)
+    lines = (json.dumps(one, ensure_ascii=False) + "\n" for one in whole)
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     assert (len(examples), digest) == (285240, "9620188cf567258af55f100cfb025c6cfcb4de846f90b36a1bcf3e9f47ae7950")
