@@ -33,7 +33,7 @@ ENDINGS = {
     "prefix": {"zh": "还有别的问题吗？", "en": " Any other questions?"},
 }
 RANK, ALPHA, ROWS = 4, 16, 16
-RATES, ROUNDS = {"lora": 4e-3, "prefix": 5e-2}, {"lora": 7, "prefix": 22}
+RATES, ROUNDS = {"lora": 4e-3, "prefix": 5e-2}, {"lora": 14, "prefix": 22}
 SHARES = {"topic": 240, "fact": 50, "capital": 30, "word": 40, "unknown": 30, "sum": 20, "name": 10}
 
 
