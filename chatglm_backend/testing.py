@@ -93,7 +93,7 @@ SCENES: Mapping[str, Script] = {
         tuple(f"Paragraph {i} of many, with some words in it.\n\n" for i in range(2000)), delay_s=0.05
     ),
     "long": Script(tuple(f"字{i % 10}" for i in range(4000)), delay_s=0.002),
-    "queue": Script(("my", " turn"), queue=(3, 2, 1), delay_s=0.5),
+    "queue": Script(("my", " turn"), queue=(3, 2, 1), delay_s=1.0),
     "weather": Script(("I look.", PART, "get_weather\n ```python\n", "tool_call(city='Beijing')\n", "```")),
     "broken": Script(("half an", " answer"), fail_after=2),
 }

@@ -18,21 +18,24 @@ _TYPE = "application/octet-stream"
 
 
 def batch_router(desk: BatchDesk, history: History, catalogues: Mapping[Language, Texts]) -> APIRouter:
-    """``batch/input`` and ``batch/output``, under each language's path and, in English, at the top."""
+    """``batch/input`` and ``batch/output``, under each language's path and at the top; the page says its language."""
     router = APIRouter(include_in_schema=False)
     for path, texts in [
         *((f"/{name}/batch", texts) for name, texts in catalogues.items()),
         ("/batch", catalogues["en"]),
     ]:
-        _add(router, path, desk, history, texts)
+        _add(router, path, desk, history, texts, catalogues)
     return router
 
 
-def _add(router: APIRouter, path: str, desk: BatchDesk, history: History, texts: Texts) -> None:
+def _add(
+    router: APIRouter, path: str, desk: BatchDesk, history: History, own: Texts, catalogues: Mapping[Language, Texts]
+) -> None:
     def visitor_of(request: Request) -> str:
         return history.name_of(request.cookies, request.client.host if request.client else None)
 
-    async def take(request: Request, name: str = "") -> Response:
+    async def take(request: Request, name: str = "", language: str = "") -> Response:
+        texts = catalogues.get(language, own)
         # Another site's form cannot send this type without asking first.
         if request.headers.get("content-type", "") != _TYPE:
             return JSONResponse({"message": texts("batch.failed")}, 403)

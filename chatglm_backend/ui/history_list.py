@@ -96,14 +96,15 @@ def _saved(t: Texts, prompts: Sequence[SavedPrompt]) -> str:
 
 def _tools(t: Texts, current: str | None, some: bool) -> str:  # noqa: FBT001
     """What can be done with the open conversation, and with all where there are ``some``."""
-    one, all_, delete = "", "", ""
+    one, all_, delete, own = "", "", "", f"language={t.language}"
     if current is not None:
         one = "".join(
-            f'<a class="cg-link" href="./history/export?id={current}&amp;form={form}" download>{escape(t(key))}</a>'
+            f'<a class="cg-link" href="./history/export?id={current}&amp;form={form}&amp;{own}" download>'
+            f"{escape(t(key))}</a>"
             for form, key in (("md", "history.export_markdown"), ("json", "history.export_json"))
         )
     if some:
-        all_ = f'<a class="cg-link" href="./history/export" download>{escape(t("history.export_all"))}</a>'
+        all_ = f'<a class="cg-link" href="./history/export?{own}" download>{escape(t("history.export_all"))}</a>'
         delete = (
             f'<button type="button" class="cg-link" data-history="delete_all" '
             f'data-confirm="{escape(t("history.delete_all_ask"))}">{escape(t("history.delete_all"))}</button>'
@@ -111,7 +112,8 @@ def _tools(t: Texts, current: str | None, some: bool) -> str:  # noqa: FBT001
     too_large, failed = (escape(t(f"history.import_{name}")) for name in ("too_large", "failed"))
     return (
         f'<div class="cg-history-tools" data-failed="{escape(t("history.export_failed"))}">{one}{all_}'
-        f'<label class="cg-link"><input type="file" accept="application/json,.json" data-import="./history/import" '
-        f'data-too-large="{too_large}" data-failed="{failed}">{escape(t("history.import"))}</label>{delete}</div>'
+        f'<label class="cg-link"><input type="file" accept="application/json,.json" '
+        f'data-import="./history/import?{own}" data-too-large="{too_large}" '
+        f'data-failed="{failed}">{escape(t("history.import"))}</label>{delete}</div>'
         '<p class="cg-note" id="cg-history-said" role="status"></p>'
     )

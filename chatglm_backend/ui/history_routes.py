@@ -22,16 +22,17 @@ _MOST = 1000
 
 
 def history_router(history: History, catalogues: Mapping[Language, Texts]) -> APIRouter:
-    """``history/export`` and ``history/import``, under each language's path and, in English, at the top."""
+    """``history/export`` and ``import``, under each language's path and at the top; the page says its language."""
     router = APIRouter(include_in_schema=False)
     for language, texts in catalogues.items():
-        _add(router, f"/{language}/history", history, texts)
-    _add(router, "/history", history, catalogues["en"])
+        _add(router, f"/{language}/history", history, texts, catalogues)
+    _add(router, "/history", history, catalogues["en"], catalogues)
     return router
 
 
-def _add(router: APIRouter, path: str, history: History, texts: Texts) -> None:
-    def export(request: Request, id: str = "", form: str = "json") -> Response:  # noqa: A002  the address says id
+def _add(router: APIRouter, path: str, history: History, own: Texts, catalogues: Mapping[Language, Texts]) -> None:
+    def export(request: Request, id: str = "", form: str = "json", language: str = "") -> Response:  # noqa: A002  the address says id
+        texts = catalogues.get(language, own)
         visitor = history.visitor(request.cookies)
         if visitor is None:
             return PlainTextResponse("404", 404)
@@ -49,7 +50,8 @@ def _add(router: APIRouter, path: str, history: History, texts: Texts) -> None:
         title = found[0].title if id else ""
         return _download(text, title, "md" if form == "md" else "json", kind, said)
 
-    async def take(request: Request) -> Response:
+    async def take(request: Request, language: str = "") -> Response:
+        texts = catalogues.get(language, own)
         visitor = history.visitor(request.cookies)
         # Another site's form cannot send this type without asking first.
         if visitor is None or not request.headers.get("content-type", "").startswith("application/json"):

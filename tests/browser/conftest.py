@@ -129,12 +129,12 @@ def visit(serve: Serve, visitor: Visitor) -> Visit:
 
 
 @pytest.fixture
-def chat(visit: Visit) -> Visit:
-    """Its Chat page."""
-    return open_chat(visit)
+def chat(serve: Serve, visitor: Visitor) -> Visit:
+    """Its Chat page, with which it opens."""
+    return open_chat(visitor(serve(), fresh=True))
 
 
 @pytest.fixture
 def kept(serve: Serve, visitor: Visitor) -> Visit:
     """The Chat page of a server that keeps conversations."""
-    return open_chat(visitor(serve("kept")))
+    return open_chat(visitor(serve("kept"), fresh=True))

@@ -102,7 +102,7 @@ def test_html_in_a_question_is_edited_as_it_was_typed(chat: Visit) -> None:
 
 
 def test_regenerate_and_undo_after_two_rounds(kept: Visit) -> None:
-    """The last answer is made again; undo takes the last question back, also in mid-answer, and stays undone."""
+    """The last answer is made again; undo takes the last question back, also of a stopped answer, and stays undone."""
     say(kept, "What is AI?")
     say(kept, "AI是什么？")
     before = len(kept.site.state()["messages"])
@@ -116,6 +116,8 @@ def test_regenerate_and_undo_after_two_rounds(kept: Visit) -> None:
     assert kept.page.input_value(BOX) == "AI是什么？"
     say(kept, "slow", answered=False)
     written(kept, "word3 ")
+    kept.page.click("#cg-chat-stop")  # before, there is nothing to undo with
+    ended(kept)
     kept.page.get_by_label("Undo").last.click()
     answers(kept, 1)
     until(lambda: kept.site.ticket()["ended"])
@@ -146,7 +148,7 @@ def test_a_new_conversation_begins_in_mid_answer(kept: Visit) -> None:
 def test_rounds_that_no_longer_fit_are_left_out_and_said(serve: Serve, visitor: Visitor) -> None:
     """The bar fills, then the page says how many rounds the model did not see; they stay on the page."""
     site = serve("tiny")
-    visit = open_chat(visitor(site))
+    visit = open_chat(visitor(site, fresh=True))
     visit.limit(16, "#cg-chat-max-new-tokens")
     say(visit, "What is AI?")
     meter = visit.page.locator("#cg-context [role=meter]")

@@ -24,12 +24,12 @@ def test_a_conversation_of_two_rounds(chat: Visit) -> None:
 def test_a_system_prompt_where_the_family_reads_one(serve: Serve, visitor: Visitor) -> None:
     """ChatGLM3 has a box for it, and gets it before the question; others have none."""
     site = serve("tiny")
-    visit = open_chat(visitor(site))
+    visit = open_chat(visitor(site, fresh=True))
     visit.page.click("#cg-chat-settings > button")
     visit.page.fill("#cg-chat-system textarea", "Be brief.")
     say(visit, "What is AI?")
     assert site.state()["messages"][-1] == ["Be brief.", "What is AI?"]
-    other = open_chat(visitor(serve()))
+    other = open_chat(visitor(serve(), fresh=True))
     say(other, "What is AI?")  # by now the page has learnt what the model reads
     assert other.page.locator("#cg-chat-system").count() == 0
 
@@ -76,7 +76,7 @@ def test_keys_break_lines_and_respect_an_input_method(chat: Visit) -> None:
 def test_changing_the_tab_stops_no_answer_and_a_phone_fits(serve: Serve, visitor: Visitor) -> None:
     """The answer goes on while another tab is open; at 360 pixels nothing hangs over."""
     site = serve()
-    visit = open_chat(visitor(site, language="zh-CN", width=360))
+    visit = open_chat(visitor(site, language="zh-CN", width=360, fresh=True))
     say(visit, "slow", answered=False)
     written(visit, "word1")
     visit.tab(1, "#cg-prompt")

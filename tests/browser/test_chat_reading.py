@@ -94,7 +94,7 @@ def test_scrolling_yields_to_a_reader_who_scrolled_up(chat: Visit) -> None:
 
 def test_screen_readers_hear_sentences_once(serve: Serve, visitor: Visitor) -> None:
     """A polite region gets each new sentence and the end; the ticking figures and the log stay silent."""
-    visit = open_chat(visitor(serve()))
+    visit = open_chat(visitor(serve(), fresh=True))
     visit.page.evaluate(
         "window.heard = []; new MutationObserver(all => all.forEach(one => one.addedNodes.forEach("
         "node => heard.push(node.textContent)))).observe(document.querySelector('.cg-heard'), {childList: true})"
@@ -120,7 +120,7 @@ def test_copying_works_over_plain_http_on_the_network(serve: Serve, visitor: Vis
     """At a LAN-style name browsers give no clipboard; code and answers are copied as the model wrote them."""
     site = serve()
     lan = Site(site.url.replace("127.0.0.1", "chatglm-demo.lan"), site.process)
-    visit = open_chat(visitor(lan))
+    visit = open_chat(visitor(lan, fresh=True))
     assert visit.page.evaluate("isSecureContext") is False
     say(visit, "markup please")
     code = visit.page.locator(f"{ANSWERS} .code_wrap").first

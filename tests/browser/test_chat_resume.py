@@ -12,7 +12,7 @@ pytestmark = pytest.mark.browser
 def test_a_reload_reads_on_where_it_was(serve: Serve, visitor: Visitor) -> None:
     """The same answer goes on, on the same tab of the page, with what was typed; Stop stops it there."""
     site = serve("kept")
-    visit, before = open_chat(visitor(site)), len(site.state()["tickets"])
+    visit, before = open_chat(visitor(site, fresh=True)), len(site.state()["tickets"])
     say(visit, "slow", answered=False)
     written(visit, "word5 ")
     visit.page.fill(BOX, "half typed")
@@ -65,7 +65,7 @@ def test_a_prompts_answer_is_there_again_after_a_reload(serve: Serve, visitor: V
 def test_a_closed_tab_frees_the_engine_after_the_grace(serve: Serve, visitor: Visitor) -> None:
     """Its words are kept, marked as interrupted, and can be gone on with."""
     site = serve("brittle")
-    visit = open_chat(visitor(site))
+    visit = open_chat(visitor(site, fresh=True))
     say(visit, "slow", answered=False)
     written(visit, "word5 ")
     context = visit.page.context
@@ -88,7 +88,7 @@ def test_a_closed_tab_frees_the_engine_after_the_grace(serve: Serve, visitor: Vi
 def test_a_killed_server_loses_nothing_that_was_shown(serve: Serve, visitor: Visitor) -> None:
     """The open page notices the new process by itself and shows all words it had, marked, with Continue."""
     site = serve("brittle")
-    visit = open_chat(visitor(site))
+    visit = open_chat(visitor(site, fresh=True))
     say(visit, "slow", answered=False)
     written(visit, "word9 ")
     seen = visit.page.locator(ANSWERS).last.inner_text().split()
@@ -104,7 +104,7 @@ def test_a_killed_server_loses_nothing_that_was_shown(serve: Serve, visitor: Vis
 def test_a_lost_connection_is_said_and_the_answer_taken_up(serve: Serve, visitor: Visitor) -> None:
     """Offline in mid-answer, in Chinese; once back, the page reads on."""
     site = serve("kept")
-    visit, before = open_chat(visitor(site, language="zh-CN")), len(site.state()["tickets"])
+    visit, before = open_chat(visitor(site, language="zh-CN", fresh=True)), len(site.state()["tickets"])
     say(visit, "slow", answered=False)
     written(visit, "word5 ")
     visit.page.context.set_offline(True)

@@ -67,7 +67,7 @@ def test_a_new_visitor_gets_an_answer_about_a_pdf_in_three_actions(serve: Serve,
 
 def test_files_are_dropped_refused_and_taken_away_again(serve: Serve, visitor: Visitor) -> None:
     """On a phone, in Chinese, where nothing is kept: one sentence for what cannot be read, and what is typed stays."""
-    visit = open_chat(visitor(serve(), language="zh-CN", width=360))
+    visit = open_chat(visitor(serve(), language="zh-CN", width=360, fresh=True))
     page = visit.page
     page.fill(BOX, "房租多少？")
     page.evaluate(

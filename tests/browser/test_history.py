@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 def test_two_visitors_and_a_restart(serve: Serve, visitor: Visitor) -> None:
     """Each sees their own list only; reload and restart show the conversation last open; deleting deletes."""
     site = serve("brittle")
-    ann, bob = open_chat(visitor(site)), open_chat(visitor(site))
+    ann, bob = open_chat(visitor(site, fresh=True)), open_chat(visitor(site, fresh=True))
     say(ann, "What is AI?")
     titles(ann, "What is AI?")
     say(bob, "Tell bob something")

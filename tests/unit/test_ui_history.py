@@ -223,8 +223,9 @@ def test_without_a_place_to_write_the_page_goes_on(tmp_path: Path) -> None:
     kept = _ask(history, None, (), "What is AI?")
     assert kept[-1].turns[-1].content == "AI is the study of machines that learn."
     assert next(str(k.problem) for k in kept if k.problem is not None).count("--data") == 1
-    listing = conversation_list(load_texts("en"), history, history.visitor({}), "", None)
+    listing = conversation_list(load_texts("zh"), history, history.visitor({}), "", None)
     assert "--data" in listing
+    assert "./history/import?language=zh" in listing
 
 
 def test_switched_off_nothing_is_written(tmp_path: Path) -> None:
@@ -378,6 +379,7 @@ def test_an_export_says_how_many_damaged_conversations_it_leaves_out(tmp_path: P
     reply = client.get("/zh/history/export?form=md")
     assert "## 我\n\ntwo" in reply.text
     assert "对话，共 2 个" in unquote(reply.headers["x-said"])
+    assert client.get("/history/export?form=md&language=zh").text == reply.text  # as the page asks, wherever it lies
 
 
 def test_a_bad_or_foreign_import_is_refused(tmp_path: Path) -> None:

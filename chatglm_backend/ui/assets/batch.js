@@ -6,7 +6,7 @@
     const [file, said] = [input.files[0], document.getElementById("cg-batch-said")];
     let message = input.dataset.failed;
     try {
-      const reply = await fetch(`${input.dataset.batch}?name=${encodeURIComponent(file.name)}`, {
+      const reply = await fetch(`${input.dataset.batch}&name=${encodeURIComponent(file.name)}`, {
         method: "POST", headers: { "content-type": "application/octet-stream" }, body: file,
       });
       const told = reply.status === 413 ? input.dataset.tooLarge : (await reply.json()).message;

@@ -44,7 +44,7 @@
       const reply = await fetch(address, {
         method: "POST", headers: { "content-type": "application/octet-stream" }, body: file, signal,
       });
-      const told = reply.status === 413 ? { message: words.large.replace("{name}", file.name) } : await reply.json();
+      const told = reply.status === 413 ? { message: words.large.replace("{name}", () => file.name) } : await reply.json();
       if (!reply.ok) throw new Error(told.message);
       removed.delete(told.id);
       coming.add(told.id);
@@ -63,7 +63,7 @@
     const words = input().dataset;
     refuse("");
     for (const file of files) {
-      if (file.size > Number(words.most)) { refuse(words.large.replace("{name}", file.name)); continue; }
+      if (file.size > Number(words.most)) { refuse(words.large.replace("{name}", () => file.name)); continue; }
       const begun = readingCard(file.name, words);
       waiting = waiting.then(() => (begun.signal.aborted ? null : read(file, begun, words)));
     }

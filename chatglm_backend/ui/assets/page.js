@@ -98,7 +98,7 @@
     button.setAttribute("aria-expanded", shown);
     (shown ? side.querySelector("button") : button).focus();
   };
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape") showDrawer(false); });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !document.querySelector("dialog[open]")) showDrawer(false); });
   document.addEventListener("click", (event) => {
     const inside = event.target.closest && event.target.closest("#cg-chat-side, [data-action=drawer], dialog");
     if (!inside || event.target.closest("#cg-chat-clear, [data-history=open], [data-insert]")) showDrawer(false);
