@@ -48,15 +48,14 @@ class DerivedLayouts:
 
     def find(self, tag: str) -> MappedTensors | None:
         """The layout published under ``tag`` for these weights, mapped; ``None`` for none, or a changed byte."""
+        ahead, self._ahead = self._ahead, {}  # what no kernel wants is not kept in memory
         try:
             entry = read_noted(self._folder / f"{slug(tag)}.json")
             if entry.get("weights") != self._weights or entry.get("tag") != tag:
                 return None
             path = self._folder / Path(str(entry.get("file"))).name
             # A layout is quickly made again, so one that was touched since is not worth hashing.
-            ahead = self._ahead.pop(path, None)
-            self._ahead.clear()  # what no kernel wants is not kept in memory
-            stamp, found, sums = ahead.result() if ahead is not None else _read(path)
+            stamp, found, sums = ahead[path].result() if path in ahead else _read(path)
             return found if (stamp, sums) == (entry.get("stamp"), entry.get("sums")) else None
         except (CheckpointError, OSError, ValueError):  # a name that no file can have
             return None

@@ -5,7 +5,6 @@ Knows folders and names only: nothing here opens a file of a checkpoint or reach
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import stat
@@ -52,15 +51,21 @@ def kernels_root(root: Path) -> Path:
 
 
 def closed_to_others(*folders: Path) -> bool:
-    """Whether nobody but their owners may write there; one's own are closed to the others first. True where none is."""
-    if os.name == "nt":
-        return True
-    for folder in folders:
-        with contextlib.suppress(OSError):
+    """Whether nobody but their owners may write there; one's own are closed to the others first. True where none is.
+
+    Where closing changes nothing, the file system knows of no rights, and what it says of them means nothing.
+    """
+    for folder in folders if os.name != "nt" else ():
+        try:
             found = folder.stat()
-            if found.st_mode & _OTHERS_WRITE and found.st_uid == os.getuid():
+        except OSError:
+            continue
+        if found.st_mode & _OTHERS_WRITE:
+            if found.st_uid != os.getuid():
+                return False
+            try:
                 folder.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS_WRITE)
-            if folder.stat().st_mode & _OTHERS_WRITE:
+            except OSError:
                 return False
     return True
 

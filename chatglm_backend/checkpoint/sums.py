@@ -25,7 +25,7 @@ def tensor_sum(tensor: Tensor) -> str:
     """A hash of the sums of each 64 KiB as int64, and of the bytes that are left: no single change goes unseen."""
     raw = tensor.reshape(-1).view(torch.uint8)
     whole = raw.numel() // (8 * _BLOCK_WORDS) * 8 * _BLOCK_WORDS
-    sums = np.add.reduce(raw[:whole].view(torch.int64).view(-1, _BLOCK_WORDS).numpy(), axis=1)  # as fast as memory is
+    sums = np.add.reduce(raw[:whole].view(torch.int64).view(-1, _BLOCK_WORDS).numpy(), axis=1)
     return hashlib.sha256(sums.tobytes() + raw[whole:].numpy().tobytes()).hexdigest()
 
 

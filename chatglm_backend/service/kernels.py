@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chatglm_backend.checkpoint.places import cache_root, closed_to_others, kernels_root
+from chatglm_backend.checkpoint.places import cache_root, kernels_root
 from chatglm_backend.core import CancelToken, GenerationRequest
 from chatglm_backend.settings import Settings, with_cache
 
@@ -43,17 +43,21 @@ def kernel_cache(settings: Settings, env: Mapping[str, str] = os.environ) -> Pat
     if settings.no_cache:
         return None
     folder = kernels_root(cache_root(with_cache(settings, env)))
-    ours = os.name != "nt" and folder.is_dir() and folder.stat().st_uid == os.getuid()
     with contextlib.suppress(OSError):
-        if ours and folder.stat().st_mode & 0o022:
+        if os.name != "nt" and folder.is_dir() and _ours(folder) and folder.stat().st_mode & 0o022:
             shutil.rmtree(folder)  # whoever may write there may have done so; it is made again in seconds
+    with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if os.name == "nt" or not folder.is_dir():
         return folder
-    if folder.stat().st_uid == os.getuid() and closed_to_others(folder):
+    if _ours(folder) and not folder.stat().st_mode & 0o022:  # not so where it could not be emptied
         return folder
     _log.warning("compiled kernels are not kept in %s: others may write there (chmod go-w)", folder)
     return None
+
+
+def _ours(folder: Path) -> bool:
+    return folder.stat().st_uid == os.getuid()
 
 
 def other_kernels(

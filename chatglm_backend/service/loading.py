@@ -143,7 +143,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
         revision=settings.revision,
     )
     how.progress(LoadProgress("map"))
-    if isinstance(checkpoint, LowBitCheckpoint) and not settings.no_cache:
+    if isinstance(checkpoint, LowBitCheckpoint) and not settings.no_cache and settings.kernel in ("auto", "vnni"):
         checkpoint.layouts.read_ahead()  # while the kernel is being set up
     with many_imports():  # numba's, half of them when its function is loaded
         choice = select_kernel(

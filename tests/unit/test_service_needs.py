@@ -81,6 +81,13 @@ def test_compiled_code_is_only_taken_from_a_folder_of_ones_own(
     assert folder.stat().st_mode & 0o777 == 0o700
     assert not any(folder.iterdir())
     assert caplog.text == ""
+    folder.rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").chmod(0o777)
+    folder.symlink_to(tmp_path / "elsewhere")  # what cannot be emptied is not used either
+    assert kernel_cache(settings, {}) is None
+    assert "chmod go-w" in caplog.text
+    folder.unlink()
+    assert kernel_cache(settings, {}) == folder
     if os.getuid() == 0:
         folder.chmod(0o777)
         os.chown(folder, 12345, -1)
@@ -89,12 +96,17 @@ def test_compiled_code_is_only_taken_from_a_folder_of_ones_own(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a user's folders apart by itself")
-def test_folders_of_ones_own_are_closed_to_others(tmp_path: Path) -> None:
-    """What is missing is closed; another's folder is as it is."""
+def test_folders_of_ones_own_are_closed_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is closed; another's folder is as it is, and so is one whose rights cannot be changed."""
     assert closed_to_others(tmp_path / "missing")
     tmp_path.chmod(0o2775)
     assert closed_to_others(tmp_path)
     assert tmp_path.stat().st_mode & 0o7777 == 0o2755
+    tmp_path.chmod(0o775)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "chmod", lambda *_: (_ for _ in ()).throw(PermissionError))
+        assert not closed_to_others(tmp_path)
+    tmp_path.chmod(0o755)
     if os.getuid() == 0:
         tmp_path.chmod(0o775)
         os.chown(tmp_path, 12345, -1)

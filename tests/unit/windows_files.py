@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pathlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ def forbid_what_windows_forbids(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
+    early = getattr(pathlib, "_NormalAccessor", object)  # where Python 3.10 keeps what pathlib calls
     for name in CALLS:
-        monkeypatch.setattr(os, name, guarded(name, getattr(os, name)))
+        call = guarded(name, getattr(os, name))
+        monkeypatch.setattr(os, name, call)
+        if hasattr(early, name):
+            monkeypatch.setattr(early, name, staticmethod(call))
     return refused
