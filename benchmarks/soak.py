@@ -14,8 +14,7 @@ times with a small model that calls tools. Four visitors then hold conversations
 there are fine-tunes, JSON by a schema and documents, and what was read is kept on disk.
 
 The exit code is 1 when anything was lost, mixed up or left over, or when memory grew by more than 3 % (between two
-kills, after the first minute: 2 %). Linux only,
-because each client binds a loopback address of its own.
+kills, after the first minute: 2 %). Linux only, because each client binds a loopback address of its own.
 """
 
 from __future__ import annotations

@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chatglm_backend.core import Message, PromptFormat
+from chatglm_backend.core import CancelToken, GenerationParams, GenerationRequest, Message, PromptFormat
+from chatglm_backend.engine.engine import Engine
+from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.models.base import Feed
 from chatglm_backend.models.config import Family, ModelConfig
 from chatglm_backend.models.positions import PositionPlan
 from chatglm_backend.tokenizers.base import EncodedPrompt
 
+OFF = EngineOptions(draft_tokens=0, prefix_cache_bytes=0)
 VOCAB = 260
 STOP_ID = 256
 
@@ -218,3 +221,25 @@ def collect(engine: Any, sequences: Sequence[Any], limit: int = 10_000) -> dict[
 def text_of(events: Iterable[Any]) -> str:
     """The concatenated texts of a stream."""
     return "".join(event.text for event in events if hasattr(event, "text"))
+
+
+def ask(prompt: str, name: str = "r", **params: Any) -> GenerationRequest:
+    """Return a request for 12 tokens unless told otherwise."""
+    return GenerationRequest(name, prompt=prompt, params=GenerationParams(**{"max_new_tokens": 12, **params}))
+
+
+def engine_of(model: FakeModel | None = None, options: EngineOptions = OFF) -> Engine:
+    """Return an engine over the fakes, on the model's clock."""
+    model = model or FakeModel()
+    return Engine(model, ByteTokenizer(), options, clock=model.clock)
+
+
+def start(engine: Engine, request: GenerationRequest, cancel: CancelToken | None = None) -> Any:
+    """Start a request now."""
+    return engine.start(request, cancel or CancelToken(), 0.0)
+
+
+def answer(text: str, prompt: str, options: EngineOptions = OFF, **params: Any) -> list[Any]:
+    """Return the events of a model that wants to say ``text``."""
+    model = FakeModel(row=script_row(text.encode(), len(prompt.encode())))
+    return list(engine_of(model, options).generate(ask(prompt, **{"max_new_tokens": 200, **params})))

@@ -21,11 +21,15 @@ from chatglm_backend.access.guard import Guard
 from chatglm_backend.access.policy import AccessPolicy
 from chatglm_backend.access.server import server_options
 from chatglm_backend.api import openai_router, operations_router
+from chatglm_backend.errors import ContextLimitExceeded, QueueFull, TooManyRequests
 from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
+from chatglm_backend.testing import SCENES, Script, ScriptedModel, scripted_service
 
 TOKEN = "a-token-for-tests"  # noqa: S105
 WEB_APP = "http://localhost:3000"
+USER = [{"role": "user", "content": "What is AI?"}]
+ANSWER = "AI is the study of machines that learn."
 
 
 @dataclass
@@ -77,6 +81,22 @@ def serving(
         finally:
             server.should_exit = True
             thread.join(20)
+
+
+@contextmanager
+def scripted_site() -> Iterator[Site]:
+    """Serve a scripted model that also refuses, as a service does."""
+    scenes = {
+        **SCENES,
+        "oversized": Script((), refuse=ContextLimitExceeded(prompt_tokens=9000, limit=2048)),
+        "full": Script((), refuse=QueueFull(waiting=64)),
+        "greedy visitor": Script((), refuse=TooManyRequests(limit=4)),
+    }
+    model = ScriptedModel(scenes)
+    service = scripted_service(model)
+    with serving(service, model=model) as running:
+        yield running
+    service.close()
 
 
 def wait_for(check: Callable[[], bool], seconds: float = 5.0) -> bool:

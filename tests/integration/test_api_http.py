@@ -11,31 +11,19 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
-from api_site import TOKEN, WEB_APP, Site, serving, wait_for
+from api_site import TOKEN, USER, WEB_APP, Site, scripted_site, serving, wait_for
 
 from chatglm_backend.access.server import ImpatientH11
-from chatglm_backend.errors import ContextLimitExceeded, QueueFull, TooManyRequests
 from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
-from chatglm_backend.testing import SCENES, Script, ScriptedModel, scripted_service
-
-USER = [{"role": "user", "content": "What is AI?"}]
+from chatglm_backend.testing import ScriptedModel, scripted_service
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     """The scripted model behind the endpoint."""
-    scenes = {
-        **SCENES,
-        "oversized": Script((), refuse=ContextLimitExceeded(prompt_tokens=9000, limit=2048)),
-        "full": Script((), refuse=QueueFull(waiting=64)),
-        "greedy visitor": Script((), refuse=TooManyRequests(limit=4)),
-    }
-    model = ScriptedModel(scenes)
-    service = scripted_service(model)
-    with serving(service, model=model) as running:
+    with scripted_site() as running:
         yield running
-    service.close()
 
 
 @pytest.mark.parametrize(

@@ -10,31 +10,16 @@ from typing import Any
 
 import openai
 import pytest
-from api_site import Site, serving
+from api_site import ANSWER, USER, Site, scripted_site, serving
 
-from chatglm_backend.errors import ContextLimitExceeded, QueueFull, TooManyRequests
-from chatglm_backend.testing import PART, SCENES, Script, ScriptedModel, scripted_info, scripted_service
-
-USER = [{"role": "user", "content": "What is AI?"}]
-
-
-ANSWER = "AI is the study of machines that learn."
+from chatglm_backend.testing import PART, Script, ScriptedModel, scripted_info, scripted_service
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     """The scripted model behind the endpoint."""
-    scenes = {
-        **SCENES,
-        "oversized": Script((), refuse=ContextLimitExceeded(prompt_tokens=9000, limit=2048)),
-        "full": Script((), refuse=QueueFull(waiting=64)),
-        "greedy visitor": Script((), refuse=TooManyRequests(limit=4)),
-    }
-    model = ScriptedModel(scenes)
-    service = scripted_service(model)
-    with serving(service, model=model) as running:
+    with scripted_site() as running:
         yield running
-    service.close()
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chatglm_backend.checkpoint.convert import ConvertOptions
+
+SMALL = ConvertOptions(threads=2, slice_bytes=32 << 10, file_bytes=64 << 10)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

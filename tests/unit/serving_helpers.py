@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from chatglm_backend.errors import (
     RequestError,
 )
 from chatglm_backend.serving.ticket import Logged, Ticket
-from chatglm_backend.serving.worker import Worker
+from chatglm_backend.serving.worker import Worker, WorkerOptions
 
 WAIT = 10.0
 
@@ -130,3 +131,19 @@ def reason_of(ticket: Ticket) -> FinishReason:
     last = list(ticket.events())[-1]
     assert isinstance(last, Completed)
     return last.finish_reason
+
+
+@contextmanager
+def lines(engine: FakeEngine) -> Iterator[Callable[..., Line]]:
+    """A maker of workers over an engine, which are closed afterwards."""
+    made: list[Line] = []
+
+    def build(clock: Clock = monotonic_clock, **options: Any) -> Line:
+        made.append(Line({"": engine}, WorkerOptions(**options)))
+        made[-1].clock = clock
+        return made[-1]
+
+    yield build
+    engine.gate.set()
+    for worker in made:
+        worker.close()

@@ -38,9 +38,7 @@ from chatglm_backend.errors import (
 from chatglm_backend.int4.blocks import dequantize
 from chatglm_backend.models.layout import tensor_specs
 from tests.tiny import build_checkpoint
-from tests.unit.checkpoint_helpers import quantize
-
-SMALL = ConvertOptions(threads=2, slice_bytes=32 << 10, file_bytes=64 << 10)
+from tests.unit.checkpoint_helpers import SMALL, quantize
 
 
 @pytest.fixture

@@ -9,16 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from chatglm_backend.checkpoint.convert import ConvertOptions, convert
+from chatglm_backend.checkpoint.convert import convert
 from chatglm_backend.checkpoint.lowbit import open_low_bit
 from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
 from chatglm_backend.errors import (
     DamagedLowBit,
 )
 from tests.tiny import build_checkpoint
-from tests.unit.checkpoint_helpers import flip_byte, quantize
-
-SMALL = ConvertOptions(threads=2, slice_bytes=32 << 10, file_bytes=64 << 10)
+from tests.unit.checkpoint_helpers import SMALL, flip_byte, quantize
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from refusals import refused
 
 from chatglm_backend.checkpoint import manifest as manifest_module
-from chatglm_backend.checkpoint.convert import ConvertOptions, convert
+from chatglm_backend.checkpoint.convert import convert
 from chatglm_backend.checkpoint.lowbit import LowBitCheckpoint, open_low_bit
 from chatglm_backend.checkpoint.manifest import MANIFEST, read_manifest, verify_files
 from chatglm_backend.checkpoint.prepare import Preparation, prepare
@@ -23,9 +23,7 @@ from chatglm_backend.errors import (
 )
 from chatglm_backend.sentences import Sentence
 from tests.tiny import build_checkpoint
-from tests.unit.checkpoint_helpers import flip_byte, largest_weights, quantize
-
-SMALL = ConvertOptions(threads=2, slice_bytes=32 << 10, file_bytes=64 << 10)
+from tests.unit.checkpoint_helpers import SMALL, flip_byte, largest_weights, quantize
 
 
 @pytest.fixture

@@ -9,10 +9,7 @@ import pytest
 import torch
 
 from chatglm_backend.core import (
-    CancelToken,
     FinishReason,
-    GenerationParams,
-    GenerationRequest,
     PromptChances,
     PromptFormat,
     TokenChance,
@@ -23,40 +20,21 @@ from chatglm_backend.engine.options import EngineOptions
 from chatglm_backend.errors import InvalidRequest
 from chatglm_backend.tokenizers.base import EncodedPrompt
 from tests.engine_fakes import (
+    OFF,
     STOP_ID,
     VOCAB,
     ByteDecoder,
     ByteTokenizer,
     FakeModel,
+    answer,
+    ask,
     collect,
+    engine_of,
     hash_row,
     script_row,
+    start,
     text_of,
 )
-
-OFF = EngineOptions(draft_tokens=0, prefix_cache_bytes=0)
-
-
-def ask(prompt: str, name: str = "r", **params: Any) -> GenerationRequest:
-    """Return a request for 12 tokens unless told otherwise."""
-    return GenerationRequest(name, prompt=prompt, params=GenerationParams(**{"max_new_tokens": 12, **params}))
-
-
-def engine_of(model: FakeModel | None = None, options: EngineOptions = OFF) -> Engine:
-    """Return an engine over the fakes, on the model's clock."""
-    model = model or FakeModel()
-    return Engine(model, ByteTokenizer(), options, clock=model.clock)
-
-
-def start(engine: Engine, request: GenerationRequest, cancel: CancelToken | None = None) -> Any:
-    """Start a request now."""
-    return engine.start(request, cancel or CancelToken(), 0.0)
-
-
-def answer(text: str, prompt: str, options: EngineOptions = OFF, **params: Any) -> list[Any]:
-    """Return the events of a model that wants to say ``text``."""
-    model = FakeModel(row=script_row(text.encode(), len(prompt.encode())))
-    return list(engine_of(model, options).generate(ask(prompt, **{"max_new_tokens": 200, **params})))
 
 
 class _Continuing(ByteTokenizer):

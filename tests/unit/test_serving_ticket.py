@@ -8,18 +8,15 @@ from typing import Any
 import pytest
 
 from chatglm_backend.core import (
-    Clock,
     Completed,
     FinishReason,
     TokenEvent,
-    monotonic_clock,
 )
 from chatglm_backend.errors import (
     EngineFailure,
 )
 from chatglm_backend.serving.ticket import Logged, Ticket
-from chatglm_backend.serving.worker import WorkerOptions
-from tests.unit.serving_helpers import FakeEngine, Line, ask, followed, reason_of
+from tests.unit.serving_helpers import FakeEngine, ask, followed, lines, reason_of
 
 
 @pytest.fixture
@@ -31,17 +28,8 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def make(engine: FakeEngine) -> Iterator[Any]:
     """A maker of workers that are closed afterwards."""
-    made: list[Line] = []
-
-    def build(clock: Clock = monotonic_clock, **options: Any) -> Line:
-        made.append(Line({"": engine}, WorkerOptions(**options)))
-        made[-1].clock = clock
-        return made[-1]
-
-    yield build
-    engine.gate.set()
-    for worker in made:
-        worker.close()
+    with lines(engine) as build:
+        yield build
 
 
 def test_a_ticket_gives_every_event_in_order(make: Any, engine: FakeEngine) -> None:

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from chatglm_backend.core import (
-    Clock,
     FinishReason,
     Queued,
-    monotonic_clock,
 )
 from chatglm_backend.errors import (
     EngineFailure,
@@ -21,8 +19,7 @@ from chatglm_backend.errors import (
     ShuttingDown,
     TooManyRequests,
 )
-from chatglm_backend.serving.worker import WorkerOptions
-from tests.unit.serving_helpers import WAIT, FakeEngine, Line, ask, reason_of
+from tests.unit.serving_helpers import WAIT, FakeEngine, Line, ask, lines, reason_of
 
 
 @pytest.fixture
@@ -34,17 +31,8 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def make(engine: FakeEngine) -> Iterator[Any]:
     """A maker of workers that are closed afterwards."""
-    made: list[Line] = []
-
-    def build(clock: Clock = monotonic_clock, **options: Any) -> Line:
-        made.append(Line({"": engine}, WorkerOptions(**options)))
-        made[-1].clock = clock
-        return made[-1]
-
-    yield build
-    engine.gate.set()
-    for worker in made:
-        worker.close()
+    with lines(engine) as build:
+        yield build
 
 
 @pytest.mark.parametrize(

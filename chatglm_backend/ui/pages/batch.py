@@ -22,7 +22,7 @@ def build_batch_page(page: gr.Blocks, presenter: BatchPresenter, history: Histor
     too_large, failed = escape(t("batch.too_large")), escape(t("batch.failed"))
     gr.HTML(
         f'<p class="cg-facts">{escape(t("batch.about"))}</p><label class="cg-tool cg-link cg-file">'
-        f'<input type="file" id="cg-batch-input" accept=".jsonl,.txt,.csv" '
+        '<input type="file" id="cg-batch-input" accept=".jsonl,.txt,.csv" '
         f'data-batch="./batch/input?language={t.language}" data-too-large="{too_large}" '
         f'data-failed="{failed}">{escape(t("batch.choose"))}</label>'
         '<p class="cg-note" id="cg-batch-said" role="status"></p>'
