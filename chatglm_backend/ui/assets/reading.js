@@ -77,11 +77,18 @@
     taller.observe(composer);
   }, 500);
 
-  // On a phone the answer stands below what was typed: it comes into sight as it begins.
+  // On a phone the answer stands below what was typed: it comes into sight as it begins, and stays there while what
+  // stands above it comes and goes, until the visitor moves the page.
+  let showing = false;
   const showAnswer = () => {
-    const answer = document.getElementById("cg-output");
-    if (answer && answer.getBoundingClientRect().top > innerHeight - 120) answer.scrollIntoView({ block: "center" });
+    const answer = showing && document.getElementById("cg-output");
+    if (!answer || !answer.offsetHeight) return;
+    const { top } = answer.getBoundingClientRect();
+    if (top < 0 || top > innerHeight - 120) answer.scrollIntoView({ block: "start" });
   };
+  ["wheel", "touchmove", "mousedown", "keydown"].forEach((name) => document.addEventListener(name, (event) => {
+    if (event.key !== "Enter") showing = false;
+  }, { capture: true, passive: true }));
 
   // The focus returns to the box, except on touch screens, where a keyboard would jump up.
   const coarse = matchMedia("(pointer: coarse)");
@@ -91,7 +98,7 @@
     if (!pressed) return;
     const inChat = /^cg-chat-(send|stop|clear|go-on)$/.test(pressed.id) || pressed.closest("#cg-chat .message-buttons");
     if (/^cg-chat-(send|go-on)$/.test(pressed.id)) following = true;
-    if (pressed.id === "cg-generate") showAnswer();
+    if (pressed.id === "cg-generate") { showing = true; showAnswer(); }
     const target = /^cg-(generate|stop|clear)$/.test(pressed.id) ? "cg-prompt" : inChat ? "cg-chat-box" : "";
     if (!target || coarse.matches) return;
     setTimeout(() => {
@@ -194,6 +201,7 @@
       one.setAttribute("aria-label", clean(one.getAttribute("aria-label")));
     });
     restore();
+    showAnswer();
     Object.entries(heard).forEach(([id, state]) => listen(id, state));
   }, 400);
 })();
