@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -221,18 +220,13 @@ def batch(root: Path) -> Target:
     files: dict[Path, tuple[str, bytes]] = {
         root / "in.jsonl": ("", "\n".join(map(json.dumps, asked)).encode()),
         root / "in.csv": ("ask {a} and {b}", b'a,b\n1,"2\n3"\nx,y\n'),
-        root / "in.tsv": ("ask {a}", b"a\tb\n1\t2\n"),
-        root / "in.txt": ("ask", b"one\ntwo\n"),
+        root / "in.txt": ("ask {text}", b"one\ntwo\n"),
     }
     for file, (_, data) in files.items():
         file.write_bytes(data)
 
     def read() -> object:
-        found = []
-        for file, (template, _) in files.items():
-            with suppress(ChatGLMError):
-                found.append(read_lines(file, template))
-        return found
+        return [read_lines(file, template) for file, (template, _) in files.items()]
 
     return Target(dict.fromkeys(files, mutate.lines), read)
 
