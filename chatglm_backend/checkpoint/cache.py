@@ -22,7 +22,16 @@ from chatglm_backend.checkpoint.adapters import (
 )
 from chatglm_backend.checkpoint.lock import writer_lock
 from chatglm_backend.checkpoint.manifest import LOCAL, MANIFEST, manifest_in, read_noted
-from chatglm_backend.checkpoint.places import cache_root, canonical, hub_cache, hub_id, kv_root, low_bit_root, slug
+from chatglm_backend.checkpoint.places import (
+    cache_root,
+    canonical,
+    closed_to_others,
+    hub_cache,
+    hub_id,
+    kv_root,
+    low_bit_root,
+    slug,
+)
 from chatglm_backend.checkpoint.source import CheckpointFolder, check_config, has_complete_weights
 from chatglm_backend.errors import CacheLocked, CheckpointError, ModelError, ModelNotFound
 from chatglm_backend.models.config import Family, family_named_in
@@ -47,6 +56,11 @@ class CacheEntry:
 def low_bit_folder(root: Path, name: str, fingerprint: str) -> Path:
     """Where the conversion of a source lies: one folder for each model name and content."""
     return low_bit_root(root) / f"{slug(canonical(name))}-{fingerprint[:8]}"
+
+
+def is_closed(folder: Path) -> bool:
+    """Whether nobody but its owner may change a conversion; one's own is closed to the others first."""
+    return closed_to_others(folder.parent, folder, *folder.rglob("*"))
 
 
 def drop_outdated(root: Path, source: CheckpointFolder, current: Path) -> None:

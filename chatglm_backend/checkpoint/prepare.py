@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chatglm_backend.checkpoint.cache import drop_outdated, low_bit_folder
+from chatglm_backend.checkpoint.cache import drop_outdated, is_closed, low_bit_folder
 from chatglm_backend.checkpoint.convert import convert, convert_in_memory
 from chatglm_backend.checkpoint.encode import Quantize
 from chatglm_backend.checkpoint.lowbit import Checkpoint, LowBitCheckpoint, open_low_bit
 from chatglm_backend.checkpoint.manifest import LOCAL, MANIFEST, manifest_in, read_noted
-from chatglm_backend.checkpoint.places import cache_root, closed_to_others, expanded
+from chatglm_backend.checkpoint.places import cache_root, expanded, low_bit_root
 from chatglm_backend.checkpoint.progress import Note, Progress, silent
 from chatglm_backend.checkpoint.resolve import resolve
 from chatglm_backend.checkpoint.source import CheckpointFolder, inspect_folder
@@ -50,12 +50,13 @@ class Preparation:
         """Return the INT4 tensors of a folder that was found already. Raises every CheckpointError."""
         self.progress(LoadProgress("check"))
         if folder.format == "lowbit":
+            self._refuse_others(folder.path)
             try:
                 return self._open(folder.path)
             except CheckpointError as error:
                 return self.rebuild(folder.path, folder.family, error)
         target = low_bit_folder(cache_root(self.env), folder.name, folder.fingerprint)
-        closed = not self.use_cache or closed_to_others(target.parent, target)
+        closed = not self.use_cache or is_closed(target)
         if not closed:
             self.note(Sentence("note.others_write", path=target))
         if not self.use_cache or not closed:
@@ -70,10 +71,16 @@ class Preparation:
 
     def rebuild(self, target: Path, family: Family | None, error: CheckpointError) -> Checkpoint:
         """Make a damaged low-bit folder again where its source is here; raises ``error`` where it is not."""
+        self._refuse_others(target)
         source = _source_of(target, family)
         if source is None:
             raise error
         return self._make_again(source, target, error)
+
+    def _refuse_others(self, folder: Path) -> None:
+        """Raises CheckpointError for a conversion of the cache that others may change: no source says what is right."""
+        if folder.resolve().parent == low_bit_root(cache_root(self.env)).resolve() and not is_closed(folder):
+            raise CheckpointError(path=folder, reason=Sentence("folder.others_write"))
 
     def _make_again(self, source: CheckpointFolder, target: Path, error: CheckpointError) -> Checkpoint:
         self.note(Sentence("note.made_again", problem=error, source=source.path))

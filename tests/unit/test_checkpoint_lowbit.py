@@ -145,18 +145,35 @@ def test_newer_format_is_refused(target: Path) -> None:
         open_low_bit(target)
 
 
-@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="only root can make another's folder")
-def test_another_users_folder_that_others_may_write_is_not_used(source: CheckpointFolder, tmp_path: Path) -> None:
-    """The model is converted in memory, and a sentence says why; one's own folder is closed and used."""
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a user's folders apart by itself")
+def test_another_users_folder_that_others_may_write_is_not_used(
+    source: CheckpointFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is converted in memory, and a sentence says why; without its source it is refused.
+
+    One's own is closed, with all that lies in it, and used.
+    """
     notes: list[object] = []
-    how = Preparation(quantize=quantize, note=notes.append, env={"CHATGLM_CACHE": str(tmp_path / "cache")})
-    made = prepare(str(source.path), how)
+    env = {"CHATGLM_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path)}
+    repo = tmp_path / "hub" / "models--THUDM--chatglm2-6b" / "snapshots" / "one"
+    repo.parent.mkdir(parents=True)
+    source.path.rename(repo)
+    how = Preparation(quantize=quantize, note=notes.append, env=env)
+    made = prepare("THUDM/chatglm2-6b", how)
     assert isinstance(made, LowBitCheckpoint)
-    made.folder.chmod(0o775)
-    assert isinstance(prepare(str(source.path), how), LowBitCheckpoint)
-    assert made.folder.stat().st_mode & 0o777 == 0o755
+    inside = [made.folder, *made.folder.rglob("*")]
+    for path in inside:
+        path.chmod(path.stat().st_mode | 0o022)
+    assert isinstance(prepare("THUDM/chatglm2-6b", how), LowBitCheckpoint)
+    assert not any(path.stat().st_mode & 0o022 for path in inside)
     assert notes == []
-    made.folder.chmod(0o775)
-    os.chown(made.folder, 12345, -1)
-    assert not isinstance(prepare(str(source.path), how), LowBitCheckpoint)
+    largest_weights(made.folder).chmod(0o664)
+    monkeypatch.setattr(os, "getuid", lambda: made.folder.stat().st_uid + 1)
+    assert not isinstance(prepare("THUDM/chatglm2-6b", how), LowBitCheckpoint)
     assert [one.code for one in notes if isinstance(one, Sentence)] == ["note.others_write"]
+    shutil.rmtree(repo)
+    for model in ("THUDM/chatglm2-6b", str(made.folder)):
+        with refused(CheckpointError, "folder.others_write"):
+            prepare(model, how)
+    largest_weights(made.folder).chmod(0o644)
+    assert isinstance(prepare("THUDM/chatglm2-6b", how), LowBitCheckpoint)

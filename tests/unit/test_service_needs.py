@@ -63,7 +63,7 @@ def test_long_prompts_are_estimated_from_a_measurement(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a user's folders apart by itself")
 def test_compiled_code_is_only_taken_from_a_folder_of_ones_own(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is made for its owner alone; one that others may write is emptied and closed, as an earlier version made it.
 
@@ -88,11 +88,10 @@ def test_compiled_code_is_only_taken_from_a_folder_of_ones_own(
     assert "chmod go-w" in caplog.text
     folder.unlink()
     assert kernel_cache(settings, {}) == folder
-    if os.getuid() == 0:
-        folder.chmod(0o777)
-        os.chown(folder, 12345, -1)
-        assert kernel_cache(settings, {}) is None
-        assert "chmod go-w" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    assert kernel_cache(settings, {}) is None
+    assert "chmod go-w" in caplog.text
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a user's folders apart by itself")
@@ -107,7 +106,8 @@ def test_folders_of_ones_own_are_closed_to_others(tmp_path: Path, monkeypatch: p
         patched.setattr(Path, "chmod", lambda *_: (_ for _ in ()).throw(PermissionError))
         assert not closed_to_others(tmp_path)
     tmp_path.chmod(0o755)
-    if os.getuid() == 0:
-        tmp_path.chmod(0o775)
-        os.chown(tmp_path, 12345, -1)
-        assert not closed_to_others(tmp_path.parent, tmp_path)
+    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    assert closed_to_others(tmp_path)
+    tmp_path.chmod(0o775)
+    assert not closed_to_others(tmp_path.parent, tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o775
