@@ -69,7 +69,10 @@ _BUNDLED = Path(__file__).resolve().parents[1] / "chatglm_backend" / "demo_model
 
 @dataclass
 class Account:
-    """What came out. ``checks`` holds the problems found by each check; memory in bytes."""
+    """What came out. ``checks`` holds the problems found by each check; memory in bytes.
+
+    ``short``: how many servers were there for too short a time to compare their memory.
+    """
 
     records: list[Record]
     seconds: float
@@ -79,6 +82,7 @@ class Account:
     freed_s: list[float]
     exit_code: int
     failures: list[str] = field(default_factory=list)
+    short: int = 0
 
     @property
     def ok(self) -> bool:
@@ -226,8 +230,8 @@ class Soak:
         log = [line for line in self._server.log() if line["message"].startswith("request ")]
         records, samples = self._records, list(self._server.samples)
         window, most = (60.0, _MAX_GROWTH) if self._kept is None else (_WINDOW_S, _MAX_GROWTH_OF_A_LIFE)
-        enough = warm_s is not None and samples[-1].at > warm_s + window
-        memory = growth(samples, warm_s, window) if warm_s is not None and enough else None
+        memory = None if warm_s is None else growth(samples, warm_s, window)
+        short = int(warm_s is not None and memory is None)
         checks = {
             "every accepted request ended once, as its client was told": check_log(records, log, killed=killed),
             "texts are those of the same requests alone": check_texts(records, self._alone),
@@ -241,7 +245,7 @@ class Soak:
             checks[f"memory grew by at most {most:.0%} after warming up"] = (
                 [f"it grew by {memory[2]:.1%}"] if grown else []
             )
-        return Account(records, seconds, checks, samples, memory, freed_after(records, log), code, self._failures)
+        return Account(records, seconds, checks, samples, memory, freed_after(records, log), code, self._failures, short)
 
     def _visit(self, client: Client, questions: Sequence[Question], more: Callable[[], bool]) -> None:
         visits = client.ways()
@@ -316,7 +320,7 @@ def together(accounts: Sequence[Account]) -> Account:
         [sample for one in accounts for sample in one.samples],
         max((one.memory for one in accounts if one.memory), key=lambda found: found[2], default=None),
         [seconds for one in accounts for seconds in one.freed_s], accounts[-1].exit_code,
-        [failure for one in accounts for failure in one.failures],
+        [failure for one in accounts for failure in one.failures], sum(one.short for one in accounts),
     )  # fmt: skip
 
 
@@ -338,10 +342,13 @@ def report(account: Account) -> Iterator[str]:
     yield f"- it ended after {freed[len(freed) // 2]:.3f} s (median), {freed[-1]:.3f} s at the latest"
     samples = account.samples
     yield f"- tokens read by clients: {sum(record.tokens or 0 for record in account.records)}"
-    yield f"- most at once: {max(s.running for s in samples)} running, {max(s.waiting for s in samples)} waiting"
-    quiet, last = samples[0], samples[-1]
-    yield f"- threads: {quiet.threads} before, {last.threads} at the end"
-    yield f"- open files: {quiet.files} before, {last.files} at the end"
+    if samples:
+        quiet, last = samples[0], samples[-1]
+        yield f"- most at once: {max(s.running for s in samples)} running, {max(s.waiting for s in samples)} waiting"
+        yield f"- threads: {quiet.threads} before, {last.threads} at the end"
+        yield f"- open files: {quiet.files} before, {last.files} at the end"
+    if account.short:
+        yield f"- memory was NOT compared in {account.short} server(s): too few samples after warming up"
     if account.memory is not None:
         before, after, more = account.memory
         minutes = [s.resident for before, s in itertools.pairwise(samples) if before.at // 60 < s.at // 60]

@@ -134,11 +134,16 @@ def freed_after(records: Iterable[Record], log: Sequence[Mapping[str, Any]]) -> 
     ]
 
 
-def growth(samples: Sequence[Sample], warm_s: float, window_s: float = 60.0) -> tuple[float, float, float]:
-    """Median memory in the window after the warm-up and in the last one, in bytes, and the relative growth."""
-    last = samples[-1].at
+def growth(samples: Sequence[Sample], warm_s: float, window_s: float = 60.0) -> tuple[float, float, float] | None:
+    """Median memory in the window after the warm-up and in the last one, in bytes, and the relative growth.
+
+    ``None`` where there are no samples of one of them, or the last begins before the warm-up is over.
+    """
+    last = samples[-1].at if samples else 0.0
     early = [sample.resident for sample in samples if warm_s <= sample.at < warm_s + window_s]
     late = [sample.resident for sample in samples if sample.at >= last - window_s]
+    if not early or last <= warm_s + window_s:
+        return None
     before, after = statistics.median(early), statistics.median(late)
     return before, after, after / before - 1
 

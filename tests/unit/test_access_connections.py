@@ -115,6 +115,35 @@ def test_connections_beyond_the_limits_get_a_503_and_the_others_are_served(
         assert wire.closed
 
 
+def test_tls_handshakes_count_in_their_addresss_share() -> None:
+    """Beside connections that are past theirs; who is one too many is hung up on at once, and counts no more."""
+
+    async def connect() -> None:
+        config = uvicorn.Config(answering, log_level="error", lifespan="off")
+        config.load()
+        state = ServerState()
+
+        def shake(client: str) -> tuple[bool, Wire, SmallH11]:
+            wire, protocol = Wire(client), SmallH11(config, state, {}, proxies=(ip_network("10.9.0.0/16"),))
+            return protocol.count_in(wire), wire, protocol  # type: ignore[arg-type]
+
+        past = SmallH11(config, state, {})
+        past.connection_made(Wire("10.0.0.1"))  # type: ignore[arg-type]
+        inside = [shake("10.0.0.1")]
+        for client in ("10.0.0.1", "::ffff:10.0.0.1"):
+            admitted, wire, _ = shake(client)
+            assert (admitted, wire.closed, len(state.connections)) == (False, True, 2)
+        inside += [shake("10.0.0.2"), shake("10.0.0.2")]
+        assert [(admitted, wire.closed) for admitted, wire, _ in inside] == [(True, False)] * 3
+        assert not shake("10.0.0.3")[0]  # all places are taken
+        state.connections -= {protocol for _, _, protocol in inside[1:]}  # as handshakes that failed
+        assert [shake(client)[0] for client in ("10.9.0.1", "10.9.0.1")] == [True, True]  # a proxy that was named
+        past.connection_lost(None)
+        assert shake("10.0.0.1")[0]
+
+    asyncio.run(connect())
+
+
 async def on_a_real_connection(
     policy: AccessPolicy, talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], **limits: float
 ) -> bytes:

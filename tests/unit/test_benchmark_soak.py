@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("psutil")
 
+from benchmarks.soak import Account, report, together
 from benchmarks.soaking.account import (
     check_bounds,
     check_counters,
@@ -114,6 +115,15 @@ def test_memory_is_compared_after_the_warm_up() -> None:
     """What came before it does not count."""
     samples = [Sample(float(at), 500 if at < 60 else 1000 + (at >= 240) * 50, 9, 9, 0, 0) for at in range(301)]
     assert growth(samples, 60.0) == (1000, 1050, pytest.approx(0.05))
+    assert [growth(some, 60.0) for some in ([], samples[:121], [*samples[:60], *samples[130:]])] == [None] * 3
+    assert growth(samples[:122], 60.0) is not None
+
+
+def test_a_server_whose_memory_was_not_compared_is_told() -> None:
+    """Also one without a single sample."""
+    brief = Account(records(), 1.0, {}, [], None, [], 0, short=1)
+    assert "memory was NOT compared in 2 server(s)" in "\n".join(report(together([brief, brief])))
+    assert "memory" not in "\n".join(report(replace(brief, short=0)))
 
 
 def test_every_visitor_has_a_mark_and_prompts_of_all_sizes() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,6 +173,35 @@ def test_close_leaves_a_loading_that_hears_nothing() -> None:
     service.close()
     assert service.status().state is ModelState.NONE
     heard.set()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a user's folders apart by itself")
+def test_keys_and_values_are_kept_where_nobody_else_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One's own folder is closed; in another's that is open nothing is kept, and the log says what to do."""
+    root, given = tmp_path / "kv", []
+
+    def loader(_model: str | None, how: Loading) -> LoadedModel:
+        given.append(how.blocks and how.blocks.root)
+        raise LoadCancelled(model="a model")
+
+    def start() -> None:
+        service = Service(Settings(cache=str(tmp_path)), loader=loader, env={})
+        service.load()
+        with pytest.raises(LoadCancelled):
+            service.wait_ready(10)
+        service.close()
+
+    root.mkdir()
+    root.chmod(0o777)
+    start()
+    assert (given, root.stat().st_mode & 0o777, caplog.text) == ([root], 0o755, "")
+    root.chmod(0o777)
+    monkeypatch.setattr(os, "getuid", lambda: root.stat().st_uid + 1)
+    start()
+    assert (given, root.stat().st_mode & 0o777) == ([root, None], 0o777)
+    assert "chmod go-w" in caplog.text
 
 
 def ask() -> GenerationRequest:
