@@ -101,7 +101,7 @@ class Journal:
                 break
             try:
                 entries.append(_entry(parse_json(data)))
-            except (ValueError, LookupError, TypeError):
+            except (ValueError, LookupError, TypeError, OverflowError):
                 raise BatchRefused(path=self.path.name, reason=Sentence("batch.not_output", number=number)) from None
             end += len(data)
         self._file.truncate(end)

@@ -169,7 +169,8 @@ def test_a_line_that_was_cut_off_anywhere_is_answered_again(tmp_path: Path) -> N
             assert (len(journal.entries), len(journal.left(lines))) == (count, 3 - count)
             assert journal.torn == (not whole[:end].endswith(b"\n") and end > 0)
         assert target.read_bytes() == b"".join(whole.splitlines(keepends=True)[:count])
-    for other in (b"my notes", b'{"my": "data"}\n', b"\n", whole + b"x\n", whole + b"x"):
+    endless = whole.replace(b'"completion_tokens": ', b'"completion_tokens": 1e999')
+    for other in (b"my notes", b'{"my": "data"}\n', b"\n", whole + b"x\n", whole + b"x", endless):
         target.write_bytes(other)
         with pytest.raises(BatchRefused, match="is no line of a batch's output"):
             Journal(target)
