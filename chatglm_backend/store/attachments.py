@@ -56,7 +56,7 @@ class Reader:
 
     def documents(self, row: str) -> tuple[Document, ...]:
         """Those that came with a question."""
-        found = tuple(self._known[key] for key in json.loads(row) if key in self._known)
+        found = tuple(self._known[key] for key in json.loads(row))
         self._passed += found
         return found
 

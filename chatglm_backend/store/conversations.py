@@ -73,7 +73,7 @@ class ConversationStore:
 
         With ``search``, those whose title, messages or names of documents contain it.
         """
-        pattern = "%" + search.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+        pattern = "%" + clean(search.strip()).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         with self._database.transaction() as db:
             self._sweep(db)
             rows = db.execute(
@@ -100,8 +100,11 @@ class ConversationStore:
     def last_open(self, visitor: str) -> Conversation | None:
         """The conversation that the visitor had open last, if it is still there."""
         with self._database.transaction() as db:
-            row = db.execute("SELECT open FROM visitors WHERE id = ?", (visitor,)).fetchone()
-            return None if row is None or row[0] is None else _read(db, visitor, row[0])
+            row = db.execute(
+                "SELECT c.id FROM visitors v JOIN conversations c ON c.id = open AND visitor = v.id WHERE v.id = ?",
+                (visitor,),
+            ).fetchone()
+            return None if row is None else _read(db, visitor, row[0])
 
     def leave(self, visitor: str) -> None:
         """Have nothing open: a new conversation was begun and has no message yet."""

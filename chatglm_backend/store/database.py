@@ -5,6 +5,7 @@ Turns sqlite's errors into the two that people can do something about. Knows no 
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -16,11 +17,15 @@ from pathlib import Path
 from chatglm_backend.errors import HistoryDamaged, HistoryUnavailable
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.store.folder import private_folder
+from chatglm_backend.store.repair import repair
 from chatglm_backend.store.schema import NewerSchema, migrate
 
 _PAGE = 4096
 _WAIT_S = 3.0
 _OF_ONE_ROW = ("CHECK constraint", "NULL value")  # found again by its digest, when it is read
+_OF_AN_INDEX = " index "  # which can be made again
+
+_log = logging.getLogger(__name__)
 
 
 class Database:
@@ -55,7 +60,7 @@ class Database:
                     _roll_back(connection)
                     raise
                 connection.execute("COMMIT")
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 _roll_back(connection)
                 raise self._explained(error) from error
 
@@ -65,7 +70,7 @@ class Database:
             connection = self._open()
             try:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 raise self._explained(error) from error
 
     def close(self) -> None:
@@ -79,7 +84,7 @@ class Database:
         if self._connection is None:
             try:
                 self._connection = self._connect()
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 if not _damaged(error):
                     raise self._explained(error) from error
                 self._notice = self._set_aside()
@@ -102,18 +107,19 @@ class Database:
         try:
             for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "secure_delete=ON"):
                 connection.execute(f"PRAGMA {pragma}")
-            problems = [row[0] for row in connection.execute("PRAGMA quick_check")]
-            if not all(problem == "ok" or problem.startswith(_OF_ONE_ROW) for problem in problems):
+            problems = [row[0] for row in connection.execute("PRAGMA integrity_check")]
+            indexes = [problem for problem in problems if _OF_AN_INDEX in problem]
+            if not all(one == "ok" or one.startswith(_OF_ONE_ROW) or one in indexes for one in problems):
                 raise sqlite3.DatabaseError("database disk image is malformed")
             migrate(connection)
+            if indexes:
+                repair(connection)
+                _log.warning("%s was damaged (%s) and was put right", self.path, indexes[0])
             connection.execute(f"PRAGMA max_page_count={max(1, self._max_bytes // _PAGE)}")
         except NewerSchema as error:
             connection.close()
             reason = Sentence("file.newer")
             raise HistoryUnavailable(path=self.path, reason=reason) from error
-        except UnicodeDecodeError as error:  # sqlite's own message, which tells of a damaged table by its name
-            connection.close()
-            raise sqlite3.DatabaseError("database disk image is malformed") from error
         except BaseException:
             connection.close()
             raise
@@ -136,7 +142,7 @@ class Database:
             raise HistoryUnavailable(path=self.path, reason=Sentence("file.cannot_rename")) from error
         return HistoryDamaged(path=aside)
 
-    def _explained(self, error: sqlite3.Error) -> HistoryUnavailable | HistoryDamaged:
+    def _explained(self, error: sqlite3.Error | UnicodeDecodeError) -> HistoryUnavailable | HistoryDamaged:
         if _damaged(error):
             self.close()
             damage = self._set_aside()
@@ -145,9 +151,10 @@ class Database:
         return HistoryUnavailable(path=self.path, reason=str(error))
 
 
-def _damaged(error: sqlite3.Error) -> bool:
+def _damaged(error: sqlite3.Error | UnicodeDecodeError) -> bool:
+    """Also where sqlite's own message is no text: it tells of a damaged table by its name."""
     text = str(error).lower()
-    return "malformed" in text or "not a database" in text
+    return isinstance(error, UnicodeDecodeError) or "malformed" in text or "not a database" in text
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -183,9 +183,12 @@ def history(root: Path) -> Target:
     def read() -> object:
         for left in root.glob("history.sqlite3[-.]*"):
             left.unlink()
+        empty = file.stat().st_size < 2  # which sqlite takes for a new file, and nobody can tell from one
         opened = ConversationStore(file)
         try:
-            for one in opened.list("ada"):
+            listed = opened.list("ada")
+            assert len(listed) == 3 or opened.take_notice() or empty, listed
+            for one in listed:
                 try:
                     said = [message.content for message in opened.read("ada", one.id).messages]
                 except ChatGLMError:

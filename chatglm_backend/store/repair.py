@@ -1,0 +1,45 @@
+"""Makes the indexes of a damaged file again, and the keys that only they still know. Knows no conversations."""
+
+from __future__ import annotations
+
+import sqlite3
+
+_KEYS = (
+    ("conversations", "id", "sqlite_autoindex_conversations_1", "messages", "conversation"),
+    ("conversations", "visitor", "conversations_of_visitor", "visitors", "id"),
+    ("messages", "conversation", "messages_by_place", "conversations", "id"),
+    ("documents", "conversation", "sqlite_autoindex_documents_1", "conversations", "id"),
+    ("prompts", "visitor", "sqlite_autoindex_prompts_1", "visitors", "id"),
+)
+"""A table, its column, an index that begins with it, and where else its values stand."""
+
+
+def repair(connection: sqlite3.Connection) -> None:
+    """Let tables and indexes say the same.
+
+    Where they differ the table is right, unless what it says stands nowhere else and what the index says does. Digests
+    stay as they were, so that a message with another damage is still found. Raises ``sqlite3.Error``.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        said = [
+            connection.execute(f"SELECT rowid, {column} FROM {table} INDEXED BY {index}").fetchall()  # noqa: S608
+            for table, column, index, _, _ in _KEYS
+        ]
+        digests = connection.execute("SELECT digest, message FROM checks").fetchall()
+        connection.execute("REINDEX")
+        for (table, column, _, other, key), rows in zip(_KEYS, said, strict=True):
+            now = dict(connection.execute(f"SELECT rowid, {column} FROM {table} NOT INDEXED"))  # noqa: S608
+            stands = f"EXISTS (SELECT 1 FROM {other} WHERE {key} = "  # noqa: S608  names, no values
+            connection.executemany(
+                f"UPDATE {table} SET {column} = :said WHERE rowid = :row "  # noqa: S608
+                f"AND NOT {stands} {table}.{column}) AND {stands} :said)",
+                [{"row": row, "said": value} for row, value in rows if now.get(row) != value],
+            )
+        connection.executemany("UPDATE checks SET digest = ? WHERE message = ?", digests)
+        connection.execute("COMMIT")
+    except sqlite3.IntegrityError as error:  # two rows say the same
+        raise sqlite3.DatabaseError("database disk image is malformed") from error
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")

@@ -1,0 +1,108 @@
+"""Texts that change in the conversations' file, wherever they stand: what each costs, and that it costs no more."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from chatglm_backend.core import Message
+from chatglm_backend.documents.passages import Passage, Sources
+from chatglm_backend.documents.reading import Document
+from chatglm_backend.errors import ConversationDamaged, HistoryDamaged
+from chatglm_backend.store.conversations import ConversationStore
+from chatglm_backend.store.records import Attached, Conversation
+from chatglm_backend.tokenizers.tools import ToolCall
+
+DOCUMENT = Document("doc-name.txt", ("page-text",))
+SOURCES = Sources((Passage(0, DOCUMENT.name, None, "page", 0),), 1)
+
+
+def _filled(file: Path) -> tuple[str, str]:
+    """A conversation of ann's that has everything, a plain one of bob's, and a prompt of each; ann's and bob's."""
+    store = ConversationStore(file)
+    opened = store.begin("bob", None, (Message("user", "other"),))
+    store.save_answer(opened.answer_id, "other", "complete")
+    store.prompts.save("bob", "another", "another")
+    asked = Attached("user", "question-text", documents=(DOCUMENT,))
+    ann = store.begin("visitor-ann", None, (asked,), adapter="adapter-name")
+    store.save_answer(ann.answer_id, "answer-text", "interrupted", {"ttft-name": 0.5}, (ToolCall("tool-name", "{}"),))
+    store.save_sources(ann.answer_id, SOURCES)
+    store.rename("visitor-ann", ann.place.conversation_id, "title-text")
+    store.prompts.save("visitor-ann", "prompt-name", "prompt-text")
+    store.delete_all("nobody")  # empties the log, so that damage to the file counts
+    store.close()
+    return ann.place.conversation_id, opened.place.conversation_id
+
+
+def _kept(one: Conversation | None) -> object:
+    """A conversation without what may change and be seen to."""
+    return None if one is None else replace(one, title="", adapter="", revision=0)
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"~"])
+def test_a_changed_text_costs_at_most_its_conversation(tmp_path: Path, bad: bytes) -> None:
+    """Each text of each column, in tables and in indexes: what names a row is put right, what was said is refused.
+
+    Titles, names of fine-tunes and saved prompts are shown as they are then. The others' things stay, and what is
+    damaged can be deleted.
+    """
+    file = tmp_path / "history.sqlite3"
+    ann, bob = _filled(file)
+    whole, store = file.read_bytes(), ConversationStore(file)
+    right, others = store.read("visitor-ann", ann), store.read("bob", bob)
+    store.close()
+    keys = {"visitor-ann", ann}
+    texts = {
+        DOCUMENT.id,
+        "doc-name",
+        "page-text",
+        "question-text",
+        "answer-text",
+        "interrupted",
+        "ttft-name",
+        "tool-name",
+    }
+    texts |= {"title-text", "adapter-name", "prompt-name", "prompt-text"}
+    seen: dict[str, int] = {}
+    for text in sorted(keys | texts):
+        for found in re.finditer(re.escape(text.encode()), whole):
+            seen[text] = seen.get(text, 0) + 1
+            for left in tmp_path.iterdir():
+                left.unlink()
+            file.write_bytes(whole[: found.start() + 1] + bad + whole[found.start() + 2 :])
+            store = ConversationStore(file)
+            assert [one.id for one in store.list("visitor-ann")] == [ann]
+            try:
+                assert _kept(store.read("visitor-ann", ann)) == _kept(right)
+                assert _kept(store.last_open("visitor-ann")) in (_kept(right), None)
+            except ConversationDamaged:
+                assert text not in keys
+            assert len(store.prompts.list("visitor-ann")) == 1
+            store.delete("visitor-ann", ann)
+            assert store.list("visitor-ann") == ()
+            assert store.read("bob", bob) == others
+            assert [one.name for one in store.prompts.list("bob")] == ["another"]
+            assert store.take_notice() is None
+            store.close()
+    assert seen.keys() == keys | texts
+    assert (seen["visitor-ann"], seen[ann], seen[DOCUMENT.id], seen["answer-text"]) == (6, 9, 3, 1)
+
+
+def test_a_table_whose_name_is_damaged_while_the_file_is_open(tmp_path: Path) -> None:
+    """Sqlite's own message is no text then; the store's error tells that the file was set aside."""
+    file = tmp_path / "history.sqlite3"
+    _filled(file)
+    store = ConversationStore(file)
+    assert len(store.list("bob")) == 1
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("PRAGMA writable_schema = ON")
+    other.execute("UPDATE sqlite_master SET sql = CAST(x'435245415445205441424c4520ff' AS TEXT) WHERE name = 'prompts'")
+    other.execute("PRAGMA schema_version = 999")
+    other.close()
+    with pytest.raises(HistoryDamaged):
+        store.list("bob")
+    assert store.list("bob") == ()
