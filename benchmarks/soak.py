@@ -245,7 +245,9 @@ class Soak:
             checks[f"memory grew by at most {most:.0%} after warming up"] = (
                 [f"it grew by {memory[2]:.1%}"] if grown else []
             )
-        return Account(records, seconds, checks, samples, memory, freed_after(records, log), code, self._failures, short)
+        return Account(
+            records, seconds, checks, samples, memory, freed_after(records, log), code, self._failures, short
+        )
 
     def _visit(self, client: Client, questions: Sequence[Question], more: Callable[[], bool]) -> None:
         visits = client.ways()
