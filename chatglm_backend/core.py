@@ -291,7 +291,7 @@ class ModelInfo:
     ``context_limit`` is the one in use, ``model_context`` the model's own, 0 where it is the same. ``prefix_rows`` of a
     P-Tuning prefix are inside the model itself; ``tools`` if it was trained to call them, ``completes_code`` if it was
     trained to go on with code and not to chat, ``is_base`` if with texts. ``chat_rounds`` are the earlier rounds that
-    it can use, 0: all that fit.
+    it can use, 0: all that fit. ``identity`` is a hash of the weights, empty where they were converted in memory.
     """
 
     name: str
@@ -314,6 +314,7 @@ class ModelInfo:
     completes_code: bool = False
     is_base: bool = False
     chat_rounds: int = 0
+    identity: str = ""
 
     @property
     def first_adapter(self) -> str:
@@ -334,3 +335,22 @@ class ModelStatus:
     progress: LoadProgress | None = None
     info: ModelInfo | None = None
     error: Exception | None = None
+
+
+MachineState = Literal["starting", "loading", "ready", "leaving", "lost", "refused", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineStatus:
+    """One machine of several: what it has loaded, answers it makes and could make, and tokens/s of its last answer.
+
+    ``why`` it is refused or has failed. One that is ``leaving`` ends its answers before it loads another model.
+    """
+
+    name: str
+    state: MachineState
+    info: ModelInfo | None = None
+    running: int = 0
+    places: int = 0
+    tok_s: float | None = None
+    why: object = None

@@ -7,7 +7,7 @@ Standard library only, so that any room may raise these.
     ├── ConfigError            a setting or flag is wrong
     ├── RequestError           this request cannot be served; the next one can
     │   ├── InvalidRequest, UnusableSchema, ContextLimitExceeded, QueueFull, TooManyRequests, DocumentRefused
-    │   └── ModelNotReady, UnknownAdapter, EngineFailure, ShuttingDown
+    │   └── ModelNotReady (NoMachine), UnknownAdapter, EngineFailure, ShuttingDown
     ├── ModelError             no usable model
     │   ├── ModelNotFound, ModelNotCached (ModelOffline), HubUnreachable, UnusableVariable, DownloadFailed
     │   ├── LoadCancelled      the user stopped a download or conversion
@@ -89,6 +89,10 @@ class DocumentRefused(RequestError, code="document_refused"):
 
 class ModelNotReady(RequestError, code="model_not_ready"):
     """No model is loaded yet."""
+
+
+class NoMachine(ModelNotReady, code="no_machine"):
+    """None of several machines answers."""
 
 
 class UnknownAdapter(RequestError, code="unknown_adapter"):

@@ -189,6 +189,7 @@ def open_model(model: str | None, how: Loading) -> OpenedModel:
         completes_code=completes_code(checkpoint.name),
         is_base=is_base(checkpoint.name),
         chat_rounds=bundled_rounds() if model == str(bundled_folder()) else 0,
+        identity=checkpoint.manifest.identity if isinstance(checkpoint, LowBitCheckpoint) else "",
     )
     kv_dtype = network.new_cache(1).dtype
     own = None if rows is None else own_prefix(rows, kv_dtype, checkpoint.tokenizer_folder)

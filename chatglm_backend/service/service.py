@@ -21,6 +21,7 @@ from chatglm_backend.core import (
     GenerationRequest,
     KeptAs,
     LoadProgress,
+    MachineStatus,
     ModelInfo,
     ModelState,
     ModelStatus,
@@ -31,6 +32,7 @@ from chatglm_backend.errors import (
     LoadCancelled,
     ModelError,
     ModelNotReady,
+    NoMachine,
     QueueFull,
     RequestError,
     ShuttingDown,
@@ -62,7 +64,10 @@ class Service:
         note: Note = _log.info,
         env: Mapping[str, str] | None = None,
         loader: Loader | None = None,
+        machines: Callable[[], tuple[MachineStatus, ...]] = tuple,
     ) -> None:
+        """``machines`` tells those that answer, where the ``loader`` has several do so."""
+        self.machines = machines
         self.settings = settings or Settings()
         self._note = note
         self._env: Mapping[str, str] = with_cache(self.settings, os.environ if env is None else env)
@@ -95,6 +100,9 @@ class Service:
             return ModelStatus(
                 ModelState.FAILED, info=loaded.info, error=EngineFailure(reason=Sentence("engine.worker_stopped"))
             )
+        machines = self.machines() if status.state is ModelState.READY else ()
+        if machines and all(one.state not in ("ready", "leaving") for one in machines):
+            return ModelStatus(ModelState.FAILED, info=status.info, error=NoMachine())
         return status
 
     def load(self, model: str | None = None) -> None:
@@ -167,7 +175,7 @@ class Service:
         )
         with self._changed:
             loaded, status = self._loaded, self._status
-            if wait and status.state is ModelState.LOADING:
+            if wait and status.state is ModelState.LOADING and not self._some_answer():
                 if len(self._parked) >= self.settings.queue_limit:
                     raise QueueFull(waiting=len(self._parked))
                 self._parked.append(ticket)
@@ -226,6 +234,10 @@ class Service:
         for ticket in parked:
             ticket.publish(ShuttingDown())
 
+    def _some_answer(self) -> bool:
+        """Whether of several machines any has a model that may be asked."""
+        return any(one.state == "ready" for one in self.machines())
+
     def _adapters(self) -> Adapters:
         adapters = self._ready().adapters
         if adapters is None:
@@ -242,7 +254,8 @@ class Service:
         """The loading thread: whatever happens ends in a status."""
         if previous is not None:
             previous.join()
-        self._give_up(0.0 if self._closed else self.settings.drain_seconds)
+        if self._closed or not self.machines():  # several go on with what they have while one of them loads
+            self._give_up(0.0 if self._closed else self.settings.drain_seconds)
         try:
             if cancel.cancelled:
                 raise LoadCancelled(model=model or "the model")
@@ -273,8 +286,10 @@ class Service:
             if newest and loaded is not None and cancel.cancelled:
                 status = ModelStatus(ModelState.NONE, error=LoadCancelled(model="the model"))
             parked: list[Ticket] = []
+            if newest and status.info is None and self._loaded is not None and self._some_answer():
+                status = ModelStatus(ModelState.READY, info=self._loaded.info, error=status.error)
             if newest:
-                self._loaded = loaded if status.info is not None else None
+                self._loaded = (loaded or self._loaded) if status.info is not None else None
                 parked, self._parked = self._parked, parked
                 self._set(status)
         if loaded is not None and (not newest or status.info is None):

@@ -127,6 +127,10 @@ class Worker(Generic[P]):
         _log.info("request accepted", extra={"facts": accepted_facts(request, prepared, self.options.log_prompts)})
         self._poke()
 
+    def measure(self, request: GenerationRequest) -> P:
+        """A request's length and memory on its own kernel. Raises what refuses its size."""
+        return self._within_memory(self._engines[""].prepare(request))
+
     def metrics(self) -> Metrics:
         """Counters and histograms of this moment."""
         with self._wake:

@@ -1,0 +1,243 @@
+"""The machines of a cluster as its front sees them: each is talked to on a thread of its own.
+
+Who is there, what they have loaded, and who may answer; not what they are asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import secrets
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from chatglm_backend import __version__
+from chatglm_backend.cluster.ports import Link, MachineLost, Report, Roster
+from chatglm_backend.core import (
+    AdapterInfo,
+    Event,
+    LoadProgress,
+    MachineState,
+    MachineStatus,
+    ModelInfo,
+    ModelState,
+)
+from chatglm_backend.errors import ChatGLMError, RequestError
+from chatglm_backend.sentences import Sentence
+
+_log = logging.getLogger(__name__)
+_READING_S = 600.0
+
+News = tuple[str, str, "Event | RequestError | MachineLost"]
+"""The session that it is of, a request's id (empty for the loss of the machine), and what was told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds: a machine that is ``silent_s`` without a heartbeat is lost; it is tried again, and others looked for."""
+
+    silent_s: float = 4.0
+    retry_s: float = 0.5
+    scan_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The model that machines shall have; of the same one there may be several loadings, with a number each."""
+
+    number: int = 0
+    model: str | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """One machine. ``session`` names the time since it was last reached, ``runs`` counts the answers it makes.
+
+    ``loaded`` is the number of the loading whose model it has, 0 where that is none; ``turn`` when it last began one.
+    """
+
+    name: str
+    wanted: Wanted
+    link: Link | None = None
+    session: str = ""
+    state: MachineState = "starting"
+    info: ModelInfo | None = None
+    loaded: int = 0
+    progress: LoadProgress | None = None
+    places: int = 0
+    runs: int = 0
+    tok_s: float | None = None
+    why: object = None
+    turn: int = 0
+    thread: threading.Thread | None = field(default=None, repr=False)
+
+
+class Members:
+    """Thread-safe. ``news`` has what the machines told; ``changed`` is notified, and ``told``, of any new state.
+
+    ``current`` is the model that a machine must have to answer, with the fine-tunes in ``tunes``.
+    """
+
+    def __init__(self, roster: Roster, pace: Pace | None = None) -> None:
+        self.news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self.changed = threading.Condition()
+        self.current: Wanted = Wanted()
+        self.tunes: tuple[AdapterInfo, ...] | None = None
+        self.told: Callable[[], None] = lambda: None
+        self.pace = pace or Pace()
+        self._roster = roster
+        self._members: dict[str, Member] = {}
+        self._identity: object = None
+        self._closed = threading.Event()
+        self._scanner = threading.Thread(target=self._scan, name="machines", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look for machines."""
+        self._scanner.start()
+
+    def close(self) -> None:
+        """End all threads; those that wait for a machine that does not answer end with the program."""
+        self._closed.set()
+        for thread in (self._scanner, *(one.thread for one in self.all())):
+            if thread is not None and thread.is_alive():
+                thread.join(self.pace.retry_s)
+
+    def all(self) -> tuple[Member, ...]:
+        """All that were ever seen."""
+        with self.changed:
+            return tuple(self._members.values())
+
+    def ready(self, without: Collection[Member] = ()) -> list[Member]:
+        """Those that may answer."""
+        return [one for one in self.all() if one.state == "ready" and one not in without]
+
+    def statuses(self) -> tuple[MachineStatus, ...]:
+        """All of them, in words and numbers."""
+        return tuple(
+            MachineStatus(one.name, one.state, one.info, one.runs, one.places, one.tok_s, one.why) for one in self.all()
+        )
+
+    def want(self, wanted: Wanted, *who: Member, adopt: bool) -> None:
+        """These machines shall load it. ``adopt``: it is now what a machine must have to answer."""
+        with self.changed:
+            if adopt:
+                self.current, self._identity, self.tunes = wanted, None, None
+            for one in who:
+                one.wanted, one.progress, one.why = wanted, None, None
+                self._set(one, "leaving" if one.runs else "loading")
+            for one in self._members.values():
+                if adopt and one.wanted is wanted and one.loaded == wanted.number:
+                    self._welcome(one)
+
+    def _scan(self) -> None:
+        while not self._closed.is_set():
+            with contextlib.suppress(MachineLost):
+                for name in self._roster.names():
+                    self._join(name)
+            self._closed.wait(self.pace.scan_s)
+
+    def _join(self, name: str) -> None:
+        with self.changed:
+            one = self._members.get(name) or self._members.setdefault(name, Member(name, self.current))
+            if one.thread is not None and one.thread.is_alive():
+                return
+            one.thread = threading.Thread(target=self._attend, args=(one,), name=f"machine {name}", daemon=True)
+        one.thread.start()
+
+    def _attend(self, one: Member) -> None:
+        """Talk to a machine for as long as it is there."""
+        while not self._closed.is_set():
+            try:
+                one.link = one.link or self._roster.open(one.name)
+                self._converse(one, one.link)
+            except MachineLost as lost:
+                self._lose(one, lost)
+            except ChatGLMError as error:
+                self._set(one, "refused", error)
+            except Exception:  # noqa: BLE001 - one machine's trouble is not the others', and it is logged
+                _log.exception("machine %s cannot be used", one.name)
+                self._lose(one, MachineLost())
+            self._closed.wait(self.pace.retry_s)
+            with contextlib.suppress(MachineLost):
+                if one.name not in self._roster.names():
+                    return
+
+    def _lose(self, one: Member, lost: MachineLost) -> None:
+        with self.changed:
+            session, one.session, one.loaded = one.session, "", 0
+            if lost.gone:
+                one.link, one.info = None, None
+            self._set(one, "lost")
+        if session:
+            self.news.put((session, "", lost))
+
+    def _converse(self, one: Member, link: Link) -> None:
+        session, sent, silent_s = secrets.token_hex(8), None, self.pace.silent_s
+        version = link.call("attach", session, timeout_s=silent_s)
+        if version != __version__:
+            self._set(one, "refused", Sentence("cluster.version", name=one.name, found=version, expected=__version__))
+            self._closed.wait(silent_s)
+            return
+        one.session = session
+        while not self._closed.is_set():
+            wanted = one.wanted
+            if wanted.number and wanted is not sent:
+                link.call("load", wanted.model, wanted.number, timeout_s=silent_s)
+                sent = wanted
+            report: Report = link.call("poll", session, timeout_s=silent_s)
+            for name, told in report.events:
+                self.news.put((session, name, told))
+            self._note(one, link, report)
+
+    def _note(self, one: Member, link: Link, report: Report) -> None:
+        """Who may answer, by what a machine reports."""
+        status, mine = report.status, report.load == one.wanted.number
+        one.info, one.places, one.progress = status.info, report.places, status.progress
+        one.loaded = report.load if status.state is ModelState.READY else 0
+        if mine and one.loaded and one.wanted.model == self.current.model:
+            if one.state not in ("ready", "refused"):
+                self._align(one, link)
+                self._welcome(one)
+        elif mine and status.error is not None and status.state is not ModelState.LOADING:
+            self._set(one, "failed", status.error)
+        else:
+            self._set(one, "leaving" if one.runs else "loading")
+
+    def _align(self, one: Member, link: Link) -> None:
+        """Give a machine that comes later the fine-tunes that the others have."""
+        have = {tune.name for tune in one.info.adapters} if one.info else set()
+        want = {tune.name: tune.path for tune in self.tunes or ()}
+        for name in () if self.tunes is None else have - want.keys():
+            link.call("remove_adapter", name, timeout_s=self.pace.silent_s)
+        for name in want.keys() - have:
+            link.call("add_adapter", f"{name}={want[name]}", timeout_s=_READING_S)
+
+    def _welcome(self, one: Member) -> None:
+        """It may answer, if its weights are those of the first that did."""
+        with self.changed:
+            identity = _identity(one.info)
+            self._identity = self._identity or identity
+            if self.tunes is None and one.info is not None:
+                self.tunes = one.info.adapters
+            if identity == self._identity:
+                self._set(one, "ready")
+            else:
+                model = one.info.name if one.info else ""
+                self._set(one, "refused", Sentence("cluster.other_weights", name=one.name, model=model))
+
+    def _set(self, one: Member, state: MachineState, why: object = None) -> None:
+        with self.changed:
+            if (state, why) == (one.state, one.why):
+                return
+            if state != one.state and state in ("lost", "refused", "failed"):
+                _log.warning("machine %s is %s: %s", one.name, state, why or "it does not answer")
+            one.state, one.why = state, why
+            self.changed.notify_all()
+        self.told()
+
+
+def _identity(info: ModelInfo | None) -> object:
+    """What two machines with the same weights have in common."""
+    return None if info is None else (info.name, info.identity, info.parameters)

@@ -1,0 +1,126 @@
+"""Machines in this process: real replicas with a scripted model, whose links break when a test wants it."""
+# ruff: noqa: D102 - the protocols describe the methods
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from chatglm_backend.cluster.front import Front
+from chatglm_backend.cluster.members import Members, Pace
+from chatglm_backend.cluster.ports import MachineLost
+from chatglm_backend.cluster.replica import Replica
+from chatglm_backend.service import Service
+from chatglm_backend.settings import Settings
+from chatglm_backend.testing import ScriptedModel
+
+QUICK = Pace(silent_s=0.6, retry_s=0.02, scan_s=0.02)
+LEASE_S = 0.7
+
+
+@dataclass(eq=False)
+class Host:
+    """A machine. ``silent``: nothing passes in either direction; ``dead``: its engine has ended."""
+
+    name: str
+    model: ScriptedModel
+    settings: Settings
+    silent: bool = False
+    dead: bool = False
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    replicas: list[Replica] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+
+    def begin(self) -> None:
+        self.dead = False
+        self.replicas.append(Replica(self.settings, loader=self.model, lease_s=LEASE_S, environ={}))
+
+    def call(self, method: str, *args: Any, timeout_s: float) -> Any:
+        if self.dead:
+            raise MachineLost(gone=True)
+        sent = pickle.loads(pickle.dumps(args))  # noqa: S301 - as it would pass between machines
+        future = asyncio.run_coroutine_threadsafe(getattr(self.replicas[-1], method)(*sent), self.loop)
+        until = time.monotonic() + timeout_s
+        while self.silent or not future.done():
+            if self.dead or time.monotonic() > until:
+                raise MachineLost(gone=self.dead)
+            time.sleep(0.002)
+        return pickle.loads(pickle.dumps(future.result()))  # noqa: S301
+
+    def send(self, method: str, *args: Any) -> None:
+        if not (self.silent or self.dead):
+            sent = pickle.loads(pickle.dumps(args))  # noqa: S301
+            asyncio.run_coroutine_threadsafe(getattr(self.replicas[-1], method)(*sent), self.loop)
+
+    def die(self) -> None:
+        self.dead = True
+        asyncio.run_coroutine_threadsafe(self.replicas[-1].close(), self.loop)
+
+    def end(self) -> None:
+        async def close() -> None:
+            for replica in self.replicas:
+                await replica.close()
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+
+        asyncio.run_coroutine_threadsafe(close(), self.loop).result(10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+        self.loop.close()
+
+    def playing(self) -> int:
+        return sum(not answer.ended.is_set() and answer.made > 0 for answer in self.model.answers)
+
+
+@dataclass
+class Hosts:
+    """A roster of them."""
+
+    hosts: dict[str, Host] = field(default_factory=dict)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.hosts)
+
+    def open(self, name: str) -> Host:
+        self.hosts[name].begin()
+        return self.hosts[name]
+
+    def add(self, name: str, model: ScriptedModel, **settings: Any) -> Host:
+        self.hosts[name] = host = Host(name, model, Settings(history=False, **settings))
+        return host
+
+
+@contextmanager
+def cluster(hosts: Hosts, **settings: Any) -> Iterator[Service]:
+    """A front's service over these machines, loaded."""
+    members = Members(hosts, QUICK)
+    front = Front(members)
+    service = Service(Settings(history=False, **settings), loader=front.load, machines=front.machines, env={})
+    members.start()
+    try:
+        service.load("scripted")
+        service.wait_ready(10)
+        wait_for(lambda: all(one.state in ("ready", "refused", "failed") for one in service.machines()))
+        yield service
+    finally:
+        service.close()
+        members.close()
+        for host in hosts.hosts.values():
+            host.end()
+
+
+def wait_for(condition: Any, timeout_s: float = 10.0) -> None:
+    """Until it holds, but not for ever."""
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
