@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from chatglm_backend.access.announce import announcement, share_links
 from chatglm_backend.access.policy import AccessPolicy, policy_from
-from chatglm_backend.errors import ChatGLMError, ConfigError
+from chatglm_backend.errors import ChatGLMError, ClusterError, ConfigError
 from chatglm_backend.imports import many_imports
 from chatglm_backend.logs import Say, catch_prints, start_logging
 from chatglm_backend.network import quiet_environment
@@ -181,7 +181,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if ended.is_set():
         return 0
     say = start_logging(settings)
-    run_page(Service(settings, note=say), settings, policy, listener, say)
+    if not settings.cluster:
+        run_page(Service(settings, note=say), settings, policy, listener, say)
+        return 0
+    from chatglm_backend.cluster.start import clustered
+
+    try:
+        with clustered(settings, say) as service:
+            run_page(service, settings, policy, listener, say)
+    except ClusterError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     return 0
 
 

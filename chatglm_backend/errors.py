@@ -19,7 +19,7 @@ Standard library only, so that any room may raise these.
     ├── HistoryError           conversations cannot be kept or found: HistoryUnavailable, HistoryDamaged,
     │                          ConversationGone, ConversationDamaged, ConversationChanged, ImportRefused
     ├── BatchRefused           a file cannot be a batch's input or output
-    └── PlatformError          this machine cannot run it: UnsupportedPlatform, NativeLibraryError, PortInUse
+    └── PlatformError          this machine cannot run it: UnsupportedPlatform, NativeLibraryError, PortInUse, ClusterError
 """
 
 from __future__ import annotations
@@ -293,3 +293,7 @@ class NativeLibraryError(PlatformError, code="native_library"):
 
 class PortInUse(PlatformError, code="port_in_use"):
     """The port is taken."""
+
+
+class ClusterError(PlatformError, code="cluster"):
+    """The cluster cannot be started or joined; the reason says what to do."""

@@ -146,6 +146,12 @@ class Settings:
     )  # fmt: skip
     tls_cert: str | None = _setting(None, "text", "Certificate file (PEM) for https.")
     tls_key: str | None = _setting(None, "text", "Key file (PEM) for https.")
+    cluster: bool = _setting(
+        default=False, kind="bool", help_text="Answer on several machines, which join this one (docs/cluster.md)."
+    )
+    cluster_address: str | None = _setting(
+        None, "text", "HOST:PORT of a cluster's head that runs elsewhere already.", other_name="address"
+    )
     queue_limit: int = _setting(64, "int", "Most requests that wait.", low=0, high=100_000)
     visitor_limit: int = _setting(4, "int", "Most answers of one visitor made at the same time.", low=1, high=100_000)
     request_timeout: float = _setting(600.0, "float", "Most seconds for one answer; 0: no limit.", low=0, high=86_400)

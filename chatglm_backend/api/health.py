@@ -30,7 +30,8 @@ def operations_router(service: Service) -> APIRouter:
 
     @router.get("/metrics", summary="Counters for Prometheus", response_class=Response)
     async def counters() -> Response:
-        content, kind = exposition(service.metrics(), ready=service.status().state is ModelState.READY)
+        ready = service.status().state is ModelState.READY
+        content, kind = exposition(service.metrics(), ready=ready, machines=service.machines())
         return Response(content, headers={"content-type": kind})
 
     return router

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from itertools import accumulate
@@ -12,22 +12,40 @@ import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from chatglm_backend.core import Usage
+from chatglm_backend.core import MachineStatus, Usage
 from chatglm_backend.serving.metrics import Histogram, Metrics
 
 
-def exposition(snapshot: Metrics | None, *, ready: bool) -> tuple[bytes, str]:
+def exposition(snapshot: Metrics | None, *, ready: bool, machines: Sequence[MachineStatus] = ()) -> tuple[bytes, str]:
     """The page of metrics and its content type; without a worker only what is known without one."""
-    return generate_latest(SimpleNamespace(collect=partial(_all, snapshot, ready=ready))), CONTENT_TYPE_LATEST
+    collect = partial(_all, snapshot, ready=ready, machines=machines)
+    return generate_latest(SimpleNamespace(collect=collect)), CONTENT_TYPE_LATEST
 
 
-def _all(snapshot: Metrics | None, *, ready: bool) -> Iterator[Metric]:
+def _all(snapshot: Metrics | None, *, ready: bool, machines: Sequence[MachineStatus]) -> Iterator[Metric]:
     memory = psutil.Process().memory_info().rss
     yield GaugeMetricFamily("chatglm_model_ready", "1 when a model is ready", value=int(ready))
     yield GaugeMetricFamily("chatglm_resident_bytes", "Memory of this process", value=memory)
     if snapshot is not None:
         yield from _counts(snapshot)
         yield from _times(snapshot)
+    if machines:
+        yield from _machines(machines)
+
+
+def _machines(machines: Sequence[MachineStatus]) -> Iterator[Metric]:
+    families = [
+        GaugeMetricFamily(f"chatglm_machine_{name}", text, labels=["machine"])
+        for name, text in (
+            ("ready", "1 when the machine answers"), ("running", "Answers that it makes"),
+            ("places", "Answers that it can make at once"), ("tokens_per_second", "Speed of its last answer"),
+        )
+    ]  # fmt: skip
+    for one in machines:
+        values = one.state == "ready", one.running, one.places, one.tok_s or 0.0
+        for family, value in zip(families, values, strict=True):
+            family.add_metric([one.name], value)
+    yield from families
 
 
 def _counts(now: Metrics) -> Iterator[Metric]:

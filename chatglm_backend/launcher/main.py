@@ -58,6 +58,8 @@ def _environment(options: LaunchOptions, root: Path) -> PythonEnvironment:
     files = [root / "requirements.txt"]
     if options.dev:
         files.append(root / "requirements-dev.txt")
+    if options.cluster:
+        files.append(root / "requirements-cluster.txt")
     path = Path(os.environ.get("CHATGLM_VENV") or root / ".venv").expanduser().absolute()
     return PythonEnvironment(path, tuple(files), dict(os.environ), _say)
 
@@ -73,6 +75,9 @@ def _plan_and_start(options: LaunchOptions, environment: PythonEnvironment, root
         return 0
     numactl, why_not = usable_numactl(prefix) if prefix else (None, None)
     command = [str(environment.python), str(root / "webui.py"), *options.page_args]
+    if options.join:
+        command[1:] = ["-m", "chatglm_backend.cluster.start", options.join]
+        added["PYTHONPATH"] = str(root)
     if numactl is not None:
         command = [numactl, *prefix, *command]
     if options.action == "dry-run":

@@ -29,6 +29,7 @@ Starts the page, after making its Python environment in .venv on the first run.
   --print-env               print the variables that would be set, for eval, and stop
   --dry-run                 say what would be done, and do nothing
   --setup-only              make the environment and stop
+  --join HEAD:PORT          be one more machine of a cluster instead of a page (docs/cluster.md; Linux)
   --dev                     install requirements-dev.txt as well
   --help                    this text
 
@@ -51,6 +52,12 @@ class LaunchOptions:
     dev: bool = False
     shell: Literal["sh", "powershell"] = "sh"
     page_args: tuple[str, ...] = ()
+    join: str = ""
+
+    @property
+    def cluster(self) -> bool:
+        """Whether this machine is one of several."""
+        return bool(self.join) or "--cluster" in self.page_args
 
 
 def parse_options(argv: Sequence[str]) -> LaunchOptions:
@@ -60,7 +67,7 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
     found, page = _parser().parse_known_args(own)
     action = min(found.actions, key=_LEAST_FIRST.index)
     wishes = Wishes(found.profile, found.threads, found.allocator, found.intel_openmp)
-    return LaunchOptions(action, wishes, found.dev, found.shell, (*page, *argv[end + 1 :]))
+    return LaunchOptions(action, wishes, found.dev, found.shell, (*page, *argv[end + 1 :]), found.join or "")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--shell", "sh", ("sh", "powershell")),
     ):
         parser.add_argument(name, nargs="?", const="", default=default, type=_one_of(name, allowed))
+    parser.add_argument("--join", nargs="?", const="", default=None, type=_address)
     parser.add_argument("--threads", nargs="?", const="", type=_whole_number)
     return parser
 
@@ -86,6 +94,13 @@ def _one_of(name: str, allowed: Sequence[str]) -> Callable[[str], str]:
         return value
 
     return check
+
+
+def _address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal():
+        raise _wrong("--join", value, Sentence("use.address"))
+    return value
 
 
 def _whole_number(value: str) -> int:

@@ -27,6 +27,7 @@ from chatglm_backend.ui.render import (
     answer_status,
     empty_prompt,
     example_chips,
+    machine_table,
     model_card,
     model_facts,
     timing_panel,
@@ -118,7 +119,7 @@ class Presenter:
         return HeaderView(
             card=model_card(self.texts, status),
             examples=example_chips(self.texts, prompts),
-            facts=model_facts(self.texts, status.info),
+            facts=model_facts(self.texts, status.info) + machine_table(self.texts, self.service.machines()),
             settled=status.state is not ModelState.LOADING,
             system="" if code or status.info is None else self._system(status.info.family),
             prompt_format="raw" if completes else "recipe",

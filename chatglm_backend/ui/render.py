@@ -5,16 +5,16 @@ It knows the catalogue and the style sheet's class names, and no components.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 
 import psutil
 
 from chatglm_backend import units
-from chatglm_backend.core import FinishReason, LoadProgress, ModelInfo, ModelState, ModelStatus
+from chatglm_backend.core import FinishReason, LoadProgress, MachineStatus, ModelInfo, ModelState, ModelStatus
 from chatglm_backend.sentences import Texts
 from chatglm_backend.store.records import Place
-from chatglm_backend.ui.html import alert, bar, chips, paragraph, status_line, terms
+from chatglm_backend.ui.html import alert, bar, chips, paragraph, status_line, table, terms
 from chatglm_backend.ui.plots import sparkline
 from chatglm_backend.ui.progress import Answer, Phase
 
@@ -78,7 +78,8 @@ def model_card(texts: Texts, status: ModelStatus) -> str:
     """The line under the page's title: which model, and whether it is ready."""
     state = status.state
     if state is ModelState.READY and status.info is not None:
-        return _ready_card(texts, status.info)
+        kept = alert(texts.say(status.error)) if status.error is not None else ""  # several machines go on as before
+        return _ready_card(texts, status.info) + kept
     if state is ModelState.LOADING:
         return _loading_card(texts, status.progress)
     if state is ModelState.FAILED and status.error is not None:
@@ -115,6 +116,23 @@ def model_facts(texts: Texts, info: ModelInfo | None) -> str:
     if tunes:
         rows.append(("adapters", ", ".join(tunes)))
     return terms(texts("model.facts"), [(texts(f"model.fact.{key}"), [value]) for key, value in rows])
+
+
+def machine_table(texts: Texts, machines: Sequence[MachineStatus]) -> str:
+    """The machines that answer and those that do not; nothing where there is only this one."""
+    if not machines:
+        return ""
+    head = [texts(f"machines.{key}") for key in ("name", "state", "answers", "rate", "model", "why")]
+    rows = [
+        (
+            one.name, texts(f"machines.{one.state}"), f"{one.running} / {one.places}",
+            _NONE if one.tok_s is None else units.digits(one.tok_s),
+            _NONE if one.info is None else f"{one.info.name} {one.info.identity[:8]}".rstrip(),
+            "" if one.why is None else texts.say(one.why),
+        )
+        for one in machines
+    ]  # fmt: skip
+    return table(texts("machines.title"), head, rows)
 
 
 def _family(texts: Texts, info: ModelInfo) -> str:

@@ -1,0 +1,145 @@
+"""Starting: this machine as the front and the head of a cluster, or as one more node of it.
+
+    python -m chatglm_backend.cluster.start HEAD:PORT      what ./launch.sh --join HEAD:PORT runs
+
+Whoever reaches a node's ports could run programs on it, so nothing starts without Ray's token authentication.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+
+from chatglm_backend.access.tokens import lan_addresses
+from chatglm_backend.cluster.front import Front
+from chatglm_backend.cluster.members import Members
+from chatglm_backend.errors import ClusterError
+from chatglm_backend.hardware import Wishes, plan_threads, read_machine
+from chatglm_backend.launcher.command import page_environment, start_page
+from chatglm_backend.logs import Say
+from chatglm_backend.sentences import Sentence
+from chatglm_backend.service import Service
+from chatglm_backend.settings import Settings
+
+_PORT = 6379
+_REACHING_S, _STARTING_S, _ENDING_S = 5.0, 90.0, 20.0
+_ROOT = Path(__file__).resolve().parents[2]
+_OBJECT_STORE = 100_000_000  # bytes; what passes between machines is small
+
+
+def require_token(environ: MutableMapping[str, str]) -> None:
+    """See that Ray runs with token authentication, and has a token. Raises ClusterError."""
+    mode = environ.setdefault("RAY_AUTH_MODE", "token").lower()
+    if mode != "token":
+        raise ClusterError(reason=Sentence("cluster.no_auth", mode=mode))
+    home = environ.get("HOME") or str(Path.home())
+    kept = environ.get("RAY_AUTH_TOKEN_PATH") or str(Path(home, ".ray", "auth_token"))
+    if not environ.get("RAY_AUTH_TOKEN") and not Path(kept).is_file():
+        ray = Path(sys.executable).with_name("ray")
+        raise ClusterError(reason=Sentence("cluster.no_token", command=f"{ray} get-auth-token --generate", path=kept))
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port. Raises ClusterError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ClusterError(reason=Sentence("cluster.address", address=address))
+    return host.strip("[]"), int(port)
+
+
+def node_command(address: str, *, head: bool) -> list[str]:
+    """What makes this machine a node, for as long as it runs; of the head, ``address`` is its own."""
+    host, port = split_address(address)
+    where = ["--address", address]
+    if head:
+        where = ["--head", f"--node-ip-address={host}", f"--port={port}", "--include-dashboard=false"]
+    options = ["--block", "--disable-usage-stats", f"--object-store-memory={_OBJECT_STORE}"]
+    return [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *options]
+
+
+def node_environment(environ: MutableMapping[str, str]) -> dict[str, str]:
+    """The variables of a node: its engine finds this program, has the threads of the plan, and tells nobody of itself.
+
+    Nor is it ended for the memory that it was promised.
+    """
+    path = os.pathsep.join(filter(None, [str(_ROOT), environ.get("PYTHONPATH")]))
+    plan = page_environment(plan_threads(read_machine(), Wishes(), environ), threads_asked=False)
+    return {
+        **environ, **plan, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def clustered(settings: Settings, say: Say) -> Iterator[Service]:
+    """A service over all machines of a cluster, this one among them. Raises ClusterError."""
+    require_token(os.environ)
+    joins = settings.cluster_address
+    address = joins or f"{next(iter(lan_addresses()), '127.0.0.1')}:{_PORT}"
+    host, port = split_address(address)
+    try:
+        from chatglm_backend.cluster.on_ray import RayRoster, connect, disconnect
+    except ModuleNotFoundError:
+        raise ClusterError(reason=Sentence("cluster.no_ray")) from None
+    if joins and not _reached(host, port, _REACHING_S):
+        raise ClusterError(reason=Sentence("cluster.unreachable", address=address))
+    node = subprocess.Popen(  # noqa: S603 - our own interpreter
+        node_command(address, head=not joins), env=node_environment(os.environ), stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent,
+    )  # fmt: skip
+    try:
+        if not _reached(host, port, _STARTING_S, node):
+            raise ClusterError(reason=Sentence("cluster.no_head", command=" ".join(node_command(address, head=True))))
+        connect(address)
+        members = Members(RayRoster(settings))
+        front = Front(members)
+        members.start()
+        say(str(Sentence("cluster.join_with", command=f"./launch.sh --join {address}")))
+        try:
+            yield Service(settings, note=lambda found: say(str(found)), loader=front.load, machines=front.machines)
+        finally:
+            members.close()
+            disconnect()
+    finally:
+        node.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            node.wait(_ENDING_S)
+
+
+def _reached(host: str, port: int, timeout_s: float, node: subprocess.Popen[bytes] | None = None) -> bool:
+    """Whether somebody listens there in time, as long as the ``node`` lives that is to."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until and (node is None or node.poll() is None):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 1.0):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _end_with_parent() -> None:
+    """Let the system end this process when the one that started it has ended, however that was."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def main(argv: list[str]) -> int:
+    """Become a node of the cluster at ``argv[0]``; returns only with an exit code that says why not."""
+    try:
+        require_token(os.environ)
+        host, port = split_address(argv[0])
+        if not _reached(host, port, _REACHING_S):
+            raise ClusterError(reason=Sentence("cluster.unreachable", address=argv[0]))
+    except ClusterError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return start_page(node_command(argv[0], head=False), node_environment(os.environ))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
