@@ -19,7 +19,8 @@ Standard library only, so that any room may raise these.
     ├── HistoryError           conversations cannot be kept or found: HistoryUnavailable, HistoryDamaged,
     │                          ConversationGone, ConversationDamaged, ConversationChanged, ImportRefused
     ├── BatchRefused           a file cannot be a batch's input or output
-    └── PlatformError          this machine cannot run it: UnsupportedPlatform, NativeLibraryError, PortInUse, ClusterError
+    └── PlatformError          this machine cannot run it: UnsupportedPlatform, NativeLibraryError, PortInUse,
+                               ClusterError
 """
 
 from __future__ import annotations

@@ -150,7 +150,10 @@ class Settings:
         default=False, kind="bool", help_text="Answer on several machines, which join this one (docs/cluster.md)."
     )
     cluster_address: str | None = _setting(
-        None, "text", "HOST:PORT of a cluster's head that runs elsewhere already.", other_name="address"
+        None,
+        "text",
+        "HOST:PORT of the cluster's head: here, or where it runs already (default: here, port 6379).",
+        other_name="address",
     )
     queue_limit: int = _setting(64, "int", "Most requests that wait.", low=0, high=100_000)
     visitor_limit: int = _setting(4, "int", "Most answers of one visitor made at the same time.", low=1, high=100_000)

@@ -23,7 +23,7 @@ from chatglm_backend.cluster.front import Front
 from chatglm_backend.cluster.members import Members
 from chatglm_backend.errors import ClusterError
 from chatglm_backend.hardware import Wishes, plan_threads, read_machine
-from chatglm_backend.launcher.command import page_environment, start_page
+from chatglm_backend.launcher.command import page_environment
 from chatglm_backend.logs import Say
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import Service
@@ -55,10 +55,13 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def node_command(address: str, *, head: bool) -> list[str]:
-    """What makes this machine a node, for as long as it runs; of the head, ``address`` is its own."""
+def node_command(address: str, *, head: bool, own: str = "") -> list[str]:
+    """What makes this machine a node, for as long as it runs; of the head, ``address`` is its own.
+
+    ``own`` is a further node's address, which else is that from which the head is reached.
+    """
     host, port = split_address(address)
-    where = ["--address", address]
+    where = [f"--address={address}", f"--node-ip-address={own or _route_to(host)}"]
     if head:
         where = ["--head", f"--node-ip-address={host}", f"--port={port}", "--include-dashboard=false"]
     options = ["--block", "--disable-usage-stats", f"--object-store-memory={_OBJECT_STORE}"]
@@ -81,19 +84,16 @@ def node_environment(environ: MutableMapping[str, str]) -> dict[str, str]:
 def clustered(settings: Settings, say: Say) -> Iterator[Service]:
     """A service over all machines of a cluster, this one among them. Raises ClusterError."""
     require_token(os.environ)
-    joins = settings.cluster_address
-    address = joins or f"{next(iter(lan_addresses()), '127.0.0.1')}:{_PORT}"
+    address = settings.cluster_address or f"{next(iter(lan_addresses()), '127.0.0.1')}:{_PORT}"
     host, port = split_address(address)
     try:
         from chatglm_backend.cluster.on_ray import RayRoster, connect, disconnect
     except ModuleNotFoundError:
         raise ClusterError(reason=Sentence("cluster.no_ray")) from None
-    if joins and not _reached(host, port, _REACHING_S):
+    head = _is_here(host)
+    if not head and not _reached(host, port, _REACHING_S):
         raise ClusterError(reason=Sentence("cluster.unreachable", address=address))
-    node = subprocess.Popen(  # noqa: S603 - our own interpreter
-        node_command(address, head=not joins), env=node_environment(os.environ), stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent,
-    )  # fmt: skip
+    node = _node(node_command(address, head=head))
     try:
         if not _reached(host, port, _STARTING_S, node):
             raise ClusterError(reason=Sentence("cluster.no_head", command=" ".join(node_command(address, head=True))))
@@ -113,6 +113,22 @@ def clustered(settings: Settings, say: Say) -> Iterator[Service]:
             node.wait(_ENDING_S)
 
 
+def _is_here(host: str) -> bool:
+    """Whether an address is this machine's own."""
+    try:
+        with socket.create_server((host, 0)):
+            return True
+    except OSError:
+        return False
+
+
+def _route_to(host: str) -> str:
+    """The address from which this machine reaches another; nothing is sent."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, _PORT))
+        return str(probe.getsockname()[0])
+
+
 def _reached(host: str, port: int, timeout_s: float, node: subprocess.Popen[bytes] | None = None) -> bool:
     """Whether somebody listens there in time, as long as the ``node`` lives that is to."""
     until = time.monotonic() + timeout_s
@@ -123,22 +139,37 @@ def _reached(host: str, port: int, timeout_s: float, node: subprocess.Popen[byte
     return False
 
 
+def _node(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start it. A Ctrl-C is for this process alone, whose end is the node's."""
+    return subprocess.Popen(  # noqa: S603 - our own interpreter
+        command, env=node_environment(os.environ), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent,
+    )  # fmt: skip
+
+
 def _end_with_parent() -> None:
     """Let the system end this process when the one that started it has ended, however that was."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def main(argv: list[str]) -> int:
-    """Become a node of the cluster at ``argv[0]``; returns only with an exit code that says why not."""
+    """Be a node of the cluster at ``argv[0]``, and of the head that may come after it; returns the exit code."""
     try:
         require_token(os.environ)
         host, port = split_address(argv[0])
         if not _reached(host, port, _REACHING_S):
             raise ClusterError(reason=Sentence("cluster.unreachable", address=argv[0]))
+        command = node_command(argv[0], head=False)
+        while True:
+            _node(command).wait()
+            sys.stderr.write(f"{Sentence('cluster.head_gone', address=argv[0])}\n")
+            while not _reached(host, port, _REACHING_S):
+                pass
     except ClusterError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    return start_page(node_command(argv[0], head=False), node_environment(os.environ))
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":
