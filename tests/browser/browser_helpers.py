@@ -7,13 +7,13 @@ every wait.
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 60.0
@@ -34,13 +34,23 @@ def until(check: Callable[[], object], seconds: float = PATIENCE_S) -> None:
         time.sleep(0.05)
 
 
+def answers(url: str) -> bool:
+    """Whether a server is there already."""
+    try:
+        urllib.request.urlopen(f"{url}/health", timeout=10).close()
+    except OSError:
+        return False
+    return True
+
+
 @dataclass
 class Site:
-    """A running page; ``state`` is what its scripted service has seen."""
+    """A running page, which keeps its files in ``data``; ``state`` is what its scripted service has seen."""
 
     url: str
-    process: subprocess.Popen[bytes]
-    environment: dict[str, str] = field(default_factory=dict)
+    make: Callable[[], BaseProcess]
+    data: Path = Path()
+    process: BaseProcess | None = None
 
     def state(self) -> dict[str, Any]:
         """Ask the scripted service."""
@@ -58,26 +68,30 @@ class Site:
         """Let loadings end."""
         self._ask("release")
 
-    def wait_until_open(self) -> None:
-        """Wait for the first answer of the server."""
-
-        def answers() -> bool:
-            assert self.process.poll() is None, f"the page ended with {self.process.returncode}"
-            try:
-                urllib.request.urlopen(f"{self.url}/health", timeout=10).close()
-            except OSError:
-                return False
-            return True
-
-        until(answers, 2 * PATIENCE_S)
+    def start(self) -> None:
+        """Start its process, and wait for the first answer of the server."""
+        self.process = self.make()
+        self.process.start()
+        until(self._is_open, 2 * PATIENCE_S)
 
     def restart(self) -> None:
         """Kill the server as a power cut would, and start it again on the same port."""
+        self.end(as_power_cut=True)
+        self.start()
+
+    def end(self, *, as_power_cut: bool = False) -> None:
+        """End the server: politely at first, unless it is to be killed."""
+        assert self.process is not None
+        if not as_power_cut:
+            self.process.terminate()
+            self.process.join(10)
         self.process.kill()
-        self.process.wait(15)
-        arguments = list(self.process.args)  # type: ignore[arg-type]
-        self.process = subprocess.Popen(arguments, env={**os.environ, **self.environment})
-        self.wait_until_open()
+        self.process.join(15)
+
+    def _is_open(self) -> bool:
+        assert self.process is not None
+        assert self.process.is_alive(), f"the page ended with {self.process.exitcode}"
+        return answers(self.url)
 
     def _ask(self, what: str) -> dict[str, Any]:
         with urllib.request.urlopen(f"{self.url}/scripted/{what}", timeout=10) as reply:

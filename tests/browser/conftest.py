@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from browser_helpers import PATIENCE_S, Serve, Site, Visit, Visitor, free_port
 from chat_steps import open_chat
+
+from tests.browser.serve import main
 
 playwright_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is missing: install requirements-dev.txt"
@@ -38,34 +39,34 @@ _FLAGS = (
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """Start a page: ``serve(scenario)``; the same scenario is shared unless it has an environment of its own.
 
-    Starting one takes seconds, so tests share where they can: each visitor has conversations of their own.
+    Each is forked from a process that has imported everything. Tests share where they can: each visitor has
+    conversations of their own.
     """
     running: dict[str, Site] = {}
     started: list[Site] = []
 
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["tests.browser.imported"])
+
     def start(scenario: str = "ready", **environment: str) -> Site:
         if scenario in running and not environment:
             return running[scenario]
-        port, data = free_port(), str(tmp_path_factory.mktemp(scenario))
-        own = {"SCRIPTED_DATA": data, **environment}
-        script = Path(__file__).with_name("serve.py")
-        process = subprocess.Popen([sys.executable, str(script), str(port), scenario], env={**os.environ, **own})
-        site = Site(f"http://127.0.0.1:{port}", process, own)
+        port, data, files = free_port(), tmp_path_factory.mktemp(scenario), tmp_path_factory.mktemp("gradio")
+        own = {"SCRIPTED_DATA": str(data), "GRADIO_TEMP_DIR": str(files), **environment}
+        site = Site(
+            f"http://127.0.0.1:{port}",
+            partial(forks.Process, target=main, args=(port, scenario, own), daemon=True),
+            data,
+        )
         started.append(site)
-        site.wait_until_open()
+        site.start()
         if not environment:
             running[scenario] = site
         return site
 
     yield start
     for site in started:
-        site.process.terminate()
-    for site in started:
-        try:
-            site.process.wait(10)
-        except subprocess.TimeoutExpired:  # noqa: PERF203
-            site.process.kill()
-            site.process.wait(5)
+        site.end()
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from browser_helpers import Site, free_port
+from browser_helpers import answers, free_port, until
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
@@ -152,9 +152,9 @@ def _page() -> Iterator[str]:
         command = [sys.executable, str(_ROOT / "webui.py"), "--port", str(port)]
         with subprocess.Popen(command, env={**kept, "HOME": home, "USERPROFILE": home}) as program:
             try:
-                site = Site(f"http://127.0.0.1:{port}", program)
-                site.wait_until_open()
-                yield site.url
+                url = f"http://127.0.0.1:{port}"
+                until(lambda: answers(url) or program.poll() is not None, 120)
+                yield url
             finally:
                 program.terminate()
 

@@ -1,4 +1,4 @@
-"""Starts the real page on a scripted model, for the browser tests: ``serve.py PORT [scenario]``.
+"""The real page on a scripted model, for the browser tests.
 
 Besides the page it answers ``/scripted/state`` with what the service has seen, and ``/scripted/hold`` and ``release``
 keep a loading from ending. ``SCRIPTED_DATA`` is the folder for conversations where the scenario keeps any.
@@ -7,13 +7,9 @@ keep a loading from ending. ``SCRIPTED_DATA`` is the folder for conversations wh
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from chatglm_backend.core import AdapterInfo
 from chatglm_backend.errors import MissingFile
@@ -53,9 +49,9 @@ SCENARIOS: dict[str, tuple[Callable[[], ScriptedModel], dict[str, Any]]] = {
 }
 
 
-def main() -> None:
-    """Serve until killed."""
-    port, scenario = int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "ready"
+def main(port: int, scenario: str, environment: dict[str, str]) -> None:
+    """Serve until killed, in a process of its own with these variables."""
+    os.environ.update(environment)
     quiet_environment(os.environ)
     import uvicorn
     from starlette.requests import Request
@@ -89,7 +85,3 @@ def _seen(model: ScriptedModel) -> dict[str, Any]:
         "adapters": [r.adapter for r in model.requests],
         "visitors": [r.visitor for r in model.requests],
     }
-
-
-if __name__ == "__main__":
-    main()

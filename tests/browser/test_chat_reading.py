@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from browser_helpers import Serve, Site, Visit, Visitor, until
+from browser_helpers import Serve, Visit, Visitor, until
 from chat_steps import ANSWERS, BOX, answers, ended, open_chat, say, written
 
 pytestmark = pytest.mark.browser
@@ -119,7 +120,7 @@ def _pasted(visit: Visit) -> str:
 def test_copying_works_over_plain_http_on_the_network(serve: Serve, visitor: Visitor) -> None:
     """At a LAN-style name browsers give no clipboard; code and answers are copied as the model wrote them."""
     site = serve()
-    lan = Site(site.url.replace("127.0.0.1", "chatglm-demo.lan"), site.process)
+    lan = replace(site, url=site.url.replace("127.0.0.1", "chatglm-demo.lan"))
     visit = open_chat(visitor(lan, fresh=True))
     assert visit.page.evaluate("isSecureContext") is False
     say(visit, "markup please")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from browser_helpers import Visit
 from chat_steps import ANSWERS, BOX, STATUS, answers, open_chat, say, titles
@@ -123,6 +121,6 @@ def test_without_history_nothing_is_kept_and_the_page_says_so(chat: Visit) -> No
     say(chat, "once more")
     answers(chat, 2)
     assert [text[:10] for text in chat.site.state()["messages"][-1]] == ["What is AI", "AI is the ", "once more"]
-    kept = {path.name for path in Path(chat.site.environment["SCRIPTED_DATA"]).iterdir()}
+    kept = {path.name for path in chat.site.data.iterdir()}
     assert kept <= {"batches"}  # what was given to the Batch page on purpose
     assert (chat.foreign, chat.faults) == ([], [])
