@@ -72,6 +72,7 @@ SCENES: Mapping[str, Script] = {
     ),
     "latex": Script(("Pythagoras: ", "$$a^2+b^2=c^2$$", " and inline ", "$e^{i\\pi}=-1$", ".")),
     "code": Script(("Here:\n\n```python\n", "def add(a, b):\n", "    return a + b\n", "```\n", "That adds.")),
+    "代码": Script(("代码：\n\n```python\n", "1 in x\n", "```\n", "完。")),
     "markup": Script(
         ("A <b>tag</b>, ", "`<i>`:\n\n~~~python\n", "if a < b:\n", '    print("<p>&lt;</p>")\n', "~~~\n", "Done.")
     ),

@@ -1,53 +1,34 @@
-"""What surrounds every page: the row of tabs, its keys, and the widths from phone to wall."""
+"""What surrounds and fills every page, fresh and used: accessibility, widths from phone to wall, one language."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
 from browser_helpers import Serve, Visitor, until
 
 pytestmark = pytest.mark.browser
 
-_TABS = ("chat", "prompt", "compare", "speed", "model", "batch")
-
-
-@pytest.mark.parametrize("language", ["en-US", "zh-CN"])
-def test_every_page_fits_every_width(serve: Serve, visitor: Visitor, language: str) -> None:
-    """All tabs stand in the row and nothing scrolls sideways, from 320 to 2560 pixels."""
-    page = visitor(serve("demo"), language=language, width=360).page
-    found = {}
-    for number, name in enumerate(_TABS):
-        page.get_by_role("tab").nth(number).click()
-        page.locator(f"#cg-tab-{name}").wait_for()
-        for width in (320, 360, 390, 768, 1280, 1920, 2560):
-            page.set_viewport_size({"width": width, "height": 900})
-            found[width, name] = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-            row, last = page.get_by_role("tablist").bounding_box(), page.get_by_role("tab").last.bounding_box()
-            assert page.get_by_role("tab").count() == len(_TABS)
-            assert last["x"] + last["width"] <= row["x"] + row["width"]
-    assert {key: over for key, over in found.items() if over > 0} == {}
-
-
-def test_tabs_are_walked_with_arrow_keys_and_name_their_panels(serve: Serve, visitor: Visitor) -> None:
-    """Right, End and Home move the focus, Enter opens; a screen reader finds the panel of each tab."""
-    page = visitor(serve("demo")).page
-    tabs = page.get_by_role("tab")
-    tabs.first.focus()
-    opened = []
-    for key in ("ArrowRight", "End", "ArrowRight", "ArrowLeft", "Home"):
-        page.keyboard.press(key)
-        page.keyboard.press("Enter")
-        chosen = page.locator("[role=tab][aria-selected=true]")
-        opened.append(chosen.get_attribute("data-tab-id"))
-        panel = page.locator(f"#{chosen.get_attribute('aria-controls')}")
-        panel.wait_for()
-        assert panel.get_attribute("role") == "tabpanel"
-    assert opened == ["prompt", "batch", "chat", "batch", "chat"]
-
-
+_AXE = Path(__file__).with_name("vendor") / "axe.min.js"
+_WIDTHS = (320, 360, 390, 768, 1280, 1920, 2560)
+# How many rules were kept, and what is broken seriously.
+_CHECK = """async () => {
+  const found = await axe.run(document, { resultTypes: ["violations"], selectors: false });
+  const serious = found.violations.filter((one) => ["serious", "critical"].includes(one.impact));
+  return [found.passes.length, serious.map((one) => [one.id, one.nodes.map((node) => node.html.slice(0, 160))])];
+}"""
+# How far the page goes beyond the window, the last tab beyond the row of tabs, and how many tabs there are.
+_FITS = """() => {
+  const tabs = [...document.querySelectorAll("[role=tab]")].filter((tab) => tab.checkVisibility());
+  const ends = (part) => part.getBoundingClientRect().right;
+  return [document.documentElement.scrollWidth - innerWidth,
+          ends(tabs.at(-1)) - ends(document.querySelector("[role=tablist]")), tabs.length];
+}"""
 _SHOWN = """() => {
   const found = new Set();
   const add = (text) => { const line = text.trim(); if (/[A-Za-z]{3}/.test(line)) found.add(line); };
@@ -72,16 +53,69 @@ def _foreign(texts: Iterable[str]) -> list[str]:
     )
 
 
-def test_a_chinese_page_says_everything_in_chinese(serve: Serve, visitor: Visitor) -> None:
-    """Texts, labels, titles, placeholders, Gradio's own among them, on every page, used; no other host is asked."""
-    visit = visitor(serve("demo"), language="zh-CN")
-    page = visit.page
-    shown: set[str] = set()
+@dataclass
+class _Seen:
+    """What was found on a page while it was walked through."""
 
-    for _ in visit.use_every_page("AI是什么？"):
-        with contextlib.suppress(AssertionError):  # until Gradio's own labels have been put into Chinese
-            until(lambda: not _foreign(page.evaluate(_SHOWN)), 10)
-        shown.update(page.evaluate(_SHOWN))
-    assert len(shown) > 30
-    assert _foreign(shown) == []
+    page: Any
+    findings: list[Any] = field(default_factory=list)
+    too_wide: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+    texts: set[str] = field(default_factory=set)
+
+    def check(self, where: str, width: int) -> None:
+        """Run the accessibility checker at a width."""
+        self.page.set_viewport_size({"width": width, "height": 900})
+        kept, serious = self.page.evaluate(_CHECK)
+        assert kept > 10
+        self.findings += [(where, width, *found) for found in serious]
+
+    def measure(self, where: str, tabs: int) -> None:
+        """Look for what does not fit, at every width; ``tabs`` are to be in the row."""
+        for width in _WIDTHS:
+            self.page.set_viewport_size({"width": width, "height": 900})
+            over, row, count = self.page.evaluate(_FITS)
+            if over > 0 or row > 0 or count != tabs:
+                self.too_wide[where, width] = [over, row, count]
+
+    def read(self) -> None:
+        """Take down what is said, once Gradio's own labels have been put into Chinese."""
+        with contextlib.suppress(AssertionError):
+            until(lambda: not _foreign(self.page.evaluate(_SHOWN)), 10)
+        self.texts.update(self.page.evaluate(_SHOWN))
+
+
+@pytest.mark.parametrize(("language", "scheme"), [("en-US", "light"), ("zh-CN", "dark")])
+def test_every_page_is_accessible_fits_and_speaks_one_language(
+    serve: Serve, visitor: Visitor, language: str, scheme: str
+) -> None:
+    """Contrast, names, roles and order, fresh and once it has been used, wide and on a phone; no serious finding.
+
+    All tabs stand in the row and nothing scrolls sideways, from 320 to 2560 pixels. On a Chinese page every text,
+    label, title and placeholder is Chinese, Gradio's own among them; no other host is asked.
+    """
+    visit = visitor(serve("demo"), language=language, scheme=scheme)
+    page = visit.page
+    page.evaluate(_AXE.read_text(encoding="utf-8"))
+    page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
+    seen, tabs = _Seen(page), page.get_by_role("tab").all()
+    for tab in tabs:
+        name = str(tab.get_attribute("data-tab-id"))
+        tab.click()
+        page.locator(f"#cg-tab-{name}").wait_for()
+        seen.measure(name, len(tabs))
+        if name != "batch":  # the last one of the walk below is as fresh
+            seen.check(f"fresh {name}", 1280)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.get_by_role("tab").nth(1).click()
+    for where in visit.use_every_page("请写代码" if language == "zh-CN" else "code please"):
+        if where == "chat":
+            page.locator("#cg-chat .token.keyword").first.wait_for()
+        for width in (360, 1280):
+            seen.check(where, width)
+        if language == "zh-CN":
+            seen.read()
+    assert seen.findings == []
+    assert (len(tabs), seen.too_wide) == (6, {})
+    assert language != "zh-CN" or len(seen.texts) > 30
+    assert _foreign(seen.texts) == []
     assert (visit.foreign, visit.faults) == ([], [])
