@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
@@ -89,12 +89,12 @@ SCENES: Mapping[str, Script] = {
             "```html\n</code></pre><img src=x onerror=window.hacked=7>\n```\n",
         )
     ),
-    "sentences": Script(("First", " one.", " Second", " one!", " Third", " one?", " The end"), delay_s=0.4),
+    "sentences": Script(("First", " one.", " Second", " one!", " Third", " one?", " The end"), delay_s=0.2),
     "paragraphs": Script(
         tuple(f"Paragraph {i} of many, with some words in it.\n\n" for i in range(2000)), delay_s=0.05
     ),
     "long": Script(tuple(f"字{i % 10}" for i in range(4000)), delay_s=0.002),
-    "queue": Script(("my", " turn"), queue=(3, 2, 1), delay_s=1.0),
+    "queue": Script(("my", " turn"), queue=(3, 2, 1), delay_s=0.1),
     "weather": Script(("I look.", PART, "get_weather\n ```python\n", "tool_call(city='Beijing')\n", "```")),
     "broken": Script(("half an", " answer"), fail_after=2),
 }
@@ -152,7 +152,8 @@ class ScriptedAnswer:
 class ScriptedModel:
     """Loads like a model, and answers like an engine. ``answers`` records all that were accepted.
 
-    ``load_error`` makes loading fail after its stages; with ``hold``, loadings stay half done until it is taken back.
+    ``load_error`` makes loading fail after its stages; with ``hold``, loadings stay half done and queues as they are
+    until it is taken back.
     """
 
     scenes: Mapping[str, Script] = field(default_factory=lambda: SCENES)
@@ -216,7 +217,7 @@ class ScriptedModel:
     ) -> ScriptedAnswer:
         """Begin to play."""
         del request
-        prepared.cancel, prepared.play = cancel, _play(prepared, submitted_at)
+        prepared.cancel, prepared.play = cancel, _play(prepared, submitted_at, lambda: self.hold)
         self._running.append(prepared)
         return prepared
 
@@ -257,12 +258,14 @@ def _chances(answer: ScriptedAnswer, piece: str) -> tuple[TokenChance, ...]:
     return (TokenChance(99 + answer.made, piece.encode(), -0.5), *others)
 
 
-def _play(answer: ScriptedAnswer, start: float) -> Iterator[float | Event | RequestError]:
+def _play(answer: ScriptedAnswer, start: float, held: Callable[[], bool]) -> Iterator[float | Event | RequestError]:
     """Events, and the pauses between them in seconds."""
     script, timer = answer.script, RequestTimer(monotonic_clock, start)
     for position in script.queue:
         yield Queued(position, position * 2.0)
         yield script.delay_s
+        while held() and not answer.cancelled:
+            yield _TICK_S
     timer.work_begins()
     for unit in range(1, script.prefill_units + 1):
         if not answer.cancelled:

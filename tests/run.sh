@@ -79,7 +79,7 @@ step types 300 "$python" -m mypy
 step unit 400 "$python" -m pytest -q -n 2 --dist loadfile tests/unit "$@"
 step integration 900 "$python" -m pytest -q -n 2 --dist loadfile tests/integration "$@"
 if [ -n "${CHROMIUM:-}" ]; then
-    step browser 900 "$python" -m pytest -q -n 2 --dist loadfile tests/browser "$@"
+    step browser 900 "$python" -m pytest -q -n 2 --dist worksteal tests/browser "$@"
 else
     note "browser: skipped, there is no Chromium (sudo apt install $packages, or set CHROMIUM)"
 fi

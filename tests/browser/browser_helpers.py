@@ -60,12 +60,12 @@ class Site:
         """The newest answer."""
         return dict(self.state()["tickets"][-1])
 
-    def hold_loading(self) -> None:
-        """Let loadings come half the way, until :meth:`end_loading`."""
+    def hold(self) -> None:
+        """Let loadings come half the way and whoever waits in line wait, until :meth:`release`."""
         self._ask("hold")
 
-    def end_loading(self) -> None:
-        """Let loadings end."""
+    def release(self) -> None:
+        """Let loadings end, and the line go on."""
         self._ask("release")
 
     def start(self) -> None:

@@ -110,7 +110,12 @@ def visitor(chromium: Any) -> Iterator[Visitor]:
             if address.scheme not in ("data", "blob") and address.netloc != urlsplit(site.url).netloc:
                 seen.foreign.append(request.url)
 
+        def forget(request: Any) -> None:
+            if request.url in seen.foreign and "csp" in (request.failure or "").lower():
+                seen.foreign.remove(request.url)  # the page's policy stopped it before it left
+
         context.on("request", note)
+        context.on("requestfailed", forget)
         seen.page.on("pageerror", lambda error: seen.faults.append(str(error)))
         seen.page.goto(site.url)
         seen.page.locator("#cg-chat-box textarea").wait_for()

@@ -1,7 +1,7 @@
 """The real page on a scripted model, for the browser tests.
 
 Besides the page it answers ``/scripted/state`` with what the service has seen, and ``/scripted/hold`` and ``release``
-keep a loading from ending. ``SCRIPTED_DATA`` is the folder for conversations where the scenario keeps any.
+keep a loading and a queue from ending. ``SCRIPTED_DATA`` is the folder for conversations where the scenario keeps any.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ SCENARIOS: dict[str, tuple[Callable[[], ScriptedModel], dict[str, Any]]] = {
     ),
     "locked": (ScriptedModel, {"history": False, "token": "a-token-for-tests"}),
     "demo": (lambda: ScriptedModel(info=scripted_info(is_demo=True)), {"history": False}),
-    "loading": (lambda: ScriptedModel(load_seconds=0.5, hold=True), {"history": False}),
+    "loading": (lambda: ScriptedModel(load_seconds=0.5), {"history": False}),
+    "opening": (lambda: ScriptedModel(load_seconds=0.5, hold=True), {"history": False}),
     "failing": (
         lambda: ScriptedModel(load_seconds=0.5, load_error=MissingFile(path="/models/chatglm/pytorch_model.bin")),
         {"history": False},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from browser_helpers import Serve, Visitor, until
 
@@ -12,9 +10,9 @@ pytestmark = pytest.mark.browser
 ANSWER = "AI is the study of machines that learn."
 
 
-def test_each_page_asks_the_fine_tune_that_it_shows(serve: Serve, visitor: Visitor, tmp_path: Path) -> None:
+def test_each_page_asks_the_fine_tune_that_it_shows(serve: Serve, visitor: Visitor) -> None:
     """The first at the start; Compare sets the model itself against it; a conversation comes back with its own."""
-    site = serve("tuned", SCRIPTED_DATA=str(tmp_path))
+    site = serve("tuned")
     visit = visitor(site)
     page = visit.page
     until(lambda: page.input_value("#cg-adapter input") == "polite")
@@ -40,10 +38,3 @@ def test_each_page_asks_the_fine_tune_that_it_shows(serve: Serve, visitor: Visit
     visit.tab(4, "#cg-adapters table")
     assert "terse" in page.inner_text("#cg-adapters")
     assert visit.faults == []
-
-
-def test_without_fine_tunes_nothing_offers_them(serve: Serve, visitor: Visitor) -> None:
-    """The lists are hidden; a box to add one is on the Model page, and says what is wrong."""
-    page = visitor(serve()).page
-    page.locator(".cg-model[data-state=ready]").wait_for()
-    assert page.locator("#cg-adapter:visible, #cg-chat-adapter:visible, #cg-compare-adapter-a:visible").count() == 0

@@ -121,7 +121,7 @@ def test_regenerate_and_undo_after_two_rounds(kept: Visit) -> None:
     kept.page.get_by_label("Undo").last.click()
     answers(kept, 1)
     until(lambda: kept.site.ticket()["ended"])
-    kept.page.wait_for_timeout(800)
+    kept.page.wait_for_timeout(400)  # time for a late word to come
     assert kept.page.locator(ANSWERS).count() == 1
     assert kept.page.input_value(BOX) == "slow"
     assert kept.page.is_enabled("#cg-chat-send")
@@ -138,7 +138,7 @@ def test_a_new_conversation_begins_in_mid_answer(kept: Visit) -> None:
     kept.page.click("#cg-chat-clear")
     answers(kept, 0)
     until(lambda: kept.site.ticket()["ended"])
-    kept.page.wait_for_timeout(800)
+    kept.page.wait_for_timeout(400)  # time for a late word to come
     assert kept.page.locator(ANSWERS).count() == 0
     kept.page.locator("#cg-history [data-history=open]").click()
     written(kept, "word3 ")

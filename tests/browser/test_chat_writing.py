@@ -73,18 +73,22 @@ def test_a_draft_is_never_lost(chat: Visit) -> None:
     """What is typed while a message is on its way stays; a question that comes back, or a beginning, goes before it."""
     page = chat.page
     held: list[Any] = []
+    going_on = False
 
     def hold(route: Any) -> None:
-        held.append(route)
+        if going_on:
+            route.continue_()
+        else:
+            held.append(route)
 
     page.route("**/queue/join*", hold)
     page.fill(BOX, "What is AI?")
     page.press(BOX, "Enter")
     page.keyboard.type("and then")
     until(lambda: page.wait_for_timeout(50) or held)
+    going_on = True
     for route in held:
         route.continue_()
-    page.unroute("**/queue/join*")
     ended(chat)
     assert page.input_value(BOX) == "and then"
     page.get_by_label("Undo").last.click()

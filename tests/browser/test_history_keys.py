@@ -25,7 +25,15 @@ def two(kept: Visit) -> Visit:
     return kept
 
 
-def test_renaming_by_keyboard_gives_the_focus_back(two: Visit) -> None:
+def test_the_list_and_a_conversation_are_led_with_the_keyboard_alone(two: Visit) -> None:
+    """No mouse is needed."""
+    _rename(two)
+    _lead(two)
+    _delete(two)
+    assert two.faults == []
+
+
+def _rename(two: Visit) -> None:
     """Esc leaves the title as it was; Enter takes the new one; both lead back to the row's button."""
     button = "#cg-history .cg-row[aria-current] [data-history=rename]"
     two.reach(button)
@@ -42,34 +50,10 @@ def test_renaming_by_keyboard_gives_the_focus_back(two: Visit) -> None:
     titles(two, "Renamed 改名", "What is AI?")
     _focused(two, button)
     assert two.page.locator("dialog").count() == 0
-    assert two.faults == []
 
 
-def test_deleting_by_keyboard_leads_to_the_next_row(two: Visit) -> None:
-    """The question begins at "no"; after "yes" the focus is on the next row, after the last one in the search."""
-    button = "#cg-history .cg-row [data-history=delete]"
-    two.reach(button)
-    two.page.keyboard.press("Enter")
-    _focused(two, "dialog button:not(.cg-yes)")
-    two.page.keyboard.press("Enter")
-    _focused(two, button)
-    titles(two, "AI是什么？", "What is AI?")
-    two.page.keyboard.press("Enter")
-    two.reach("dialog .cg-yes")
-    two.page.keyboard.press("Enter")
-    titles(two, "What is AI?")
-    _focused(two, "#cg-history .cg-row .cg-open")
-    two.reach(button)
-    two.page.keyboard.press("Enter")
-    two.reach("dialog .cg-yes")
-    two.page.keyboard.press("Enter")
-    titles(two)
-    _focused(two, "#cg-history-search :is(textarea, input)")
-    assert two.faults == []
-
-
-def test_a_conversation_is_led_with_the_keyboard_alone(two: Visit) -> None:
-    """Send, stop, a new one, copy, answer again, settings, another page and back, an old one: no mouse is needed."""
+def _lead(two: Visit) -> None:
+    """Send, stop, a new one, copy, answer again, settings, another page and back, an old one."""
     page = two.page
     two.reach("#cg-chat-clear")
     page.keyboard.press("Enter")
@@ -105,7 +89,31 @@ def test_a_conversation_is_led_with_the_keyboard_alone(two: Visit) -> None:
     page.keyboard.press("Enter")
     page.locator(ANSWERS, has_text="AI").first.wait_for()
     answers(two, 1)
-    assert two.faults == []
+
+
+def _delete(two: Visit) -> None:
+    """The question begins at "no"; after "yes" the focus is on the next row, after the last one in the search."""
+    button = "#cg-history .cg-row [data-history=delete]"
+    two.reach(button)
+    two.page.keyboard.press("Enter")
+    _focused(two, "dialog button:not(.cg-yes)")
+    two.page.keyboard.press("Enter")
+    _focused(two, button)
+    titles(two, "slow", "Renamed 改名", "What is AI?")
+    two.page.keyboard.press("Enter")
+    two.reach("dialog .cg-yes")
+    two.page.keyboard.press("Enter")
+    left = ["Renamed 改名", "What is AI?"]
+    titles(two, *left)
+    while left:
+        _focused(two, "#cg-history .cg-row .cg-open")
+        two.reach(button)
+        two.page.keyboard.press("Enter")
+        two.reach("dialog .cg-yes")
+        two.page.keyboard.press("Enter")
+        titles(two, *left[1:])
+        left = left[1:]
+    _focused(two, "#cg-history-search :is(textarea, input)")
 
 
 def test_without_history_nothing_is_kept_and_the_page_says_so(chat: Visit) -> None:
