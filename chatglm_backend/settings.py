@@ -259,7 +259,7 @@ def with_cache(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]
 def _read_toml(path: Path) -> dict[str, object]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise ConfigError(

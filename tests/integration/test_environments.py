@@ -21,6 +21,10 @@ _ODD = {
     "SSL_CERT_DIR": "/no/such",
     "REQUESTS_CA_BUNDLE": "/no/such.pem",
     "CURL_CA_BUNDLE": "/no/such.pem",
+    # a home that is none, and no other places for what is kept, made and set
+    "HOME": "/dev/null/home",
+    **dict.fromkeys(("CHATGLM_CACHE", "CHATGLM_DATA", "CHATGLM_CONFIG", "HF_HOME"), ""),
+    **dict.fromkeys(("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"), ""),
     # meant for other programs, or wrong
     "GRADIO_TEMP_DIR": "/dev/null/gradio",
     "GRADIO_SERVER_PORT": "odd",
