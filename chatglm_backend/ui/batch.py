@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import shutil
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from chatglm_backend.api.answering import Answering
 from chatglm_backend.batch.inputs import KINDS, read_lines
 from chatglm_backend.batch.journal import Journal
 from chatglm_backend.batch.runner import BatchRun
+from chatglm_backend.core import Clock, monotonic_clock
 from chatglm_backend.errors import BatchRefused, ChatGLMError
 from chatglm_backend.sentences import Sentence, Texts
 from chatglm_backend.service import Service
@@ -28,13 +30,22 @@ from chatglm_backend.store.folder import data_folder, private_folder
 from chatglm_backend.ui.html import alert, bar, paragraph, status_line
 
 _KEPT_S, _MOST_KEPT, _MOST_LINES = 86_400.0, 50, 10_000
+_JUMP_S = 3600.0
 _PACE_S = 0.5
 
 
 class BatchDesk:
     """The files of all visitors, and what is being answered. One per process; thread-safe."""
 
-    def __init__(self, service: Service, settings: Settings) -> None:
+    def __init__(
+        self,
+        service: Service,
+        settings: Settings,
+        *,
+        now: Callable[[], float] = time.time,
+        clock: Clock = monotonic_clock,
+    ) -> None:
+        self._now, self._clock, self._apart = now, clock, now() - clock()
         self._answering = Answering(service, settings)
         # One of the visitor's places is left for what they ask beside.
         self._at_once = max(1, settings.visitor_limit - 1)
@@ -126,14 +137,21 @@ class BatchDesk:
         return self._root / hashlib.sha256(visitor.encode()).hexdigest()[:32]
 
     def _tidy(self) -> None:
-        """Delete what is old, and the oldest of too many, but for what is being answered."""
+        """Delete what is old, and the oldest of too many, but for what is being answered.
+
+        After the time of day has jumped, all that is there counts as new.
+        """
         with self._lock, suppress(OSError):
+            now, before, self._apart = self._now(), self._apart, self._now() - self._clock()
+            jumped = abs(self._apart - before) > _JUMP_S
             self._runs = {visitor: run for visitor, run in self._runs.items() if self._folder(visitor).exists()}
             busy = {self._folder(visitor) for visitor in self._runs if self.running(visitor)}
             found = sorted((path.stat().st_mtime, path) for path in self._root.iterdir() if path not in busy)
             for number, (changed, path) in enumerate(found):
-                if len(found) - number > _MOST_KEPT or time.time() - changed > _KEPT_S:
+                if len(found) - number > _MOST_KEPT or (now - changed > _KEPT_S and not jumped):
                     shutil.rmtree(path, ignore_errors=True)
+                elif jumped:
+                    os.utime(path, (now, now))
 
 
 @dataclass(frozen=True, slots=True)

@@ -273,4 +273,20 @@ def test_answers_fetched_while_they_are_written_are_whole_lines(tmp_path: Path) 
     assert "answers.jsonl" in reply.headers["content-disposition"]
 
 
+@pytest.mark.parametrize("jump", [400 * 86_400, -400 * 86_400])
+def test_a_clock_that_jumped_deletes_no_answers(tmp_path: Path, jump: float) -> None:
+    """They are kept for a day by the clock as it goes on."""
+    pytest.importorskip("gradio")
+    from chatglm_backend.ui.batch import BatchDesk
+
+    settings, passed, wrong = Settings(data=str(tmp_path)), [0.0], [0.0]
+    service, began = scripted_service(None, settings), time.time()
+    desk = BatchDesk(service, settings, now=lambda: began + passed[0] + wrong[0], clock=lambda: 5.0 + passed[0])
+    desk.take("ann", "a.txt", b"hello")
+    for wrong[0], passed[0], left in ((jump, 3600, True), (jump, 86_400, True), (jump, 90_001, False)):
+        desk.take("bob", "b.txt", b"hello")
+        assert (desk.about("ann")["name"] == "a.txt") is left
+    service.close()
+
+
 _BYTES = "application/octet-stream"
