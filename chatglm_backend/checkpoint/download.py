@@ -10,6 +10,7 @@ and begins again at 0. docs/architecture.md has the rest of the comparison.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import time
@@ -27,8 +28,9 @@ from chatglm_backend.checkpoint.places import aliases, hub_folder_name
 from chatglm_backend.checkpoint.preflight import Room
 from chatglm_backend.checkpoint.progress import Progress, check_cancel, silent
 from chatglm_backend.core import CancelToken, LoadProgress
-from chatglm_backend.errors import DownloadFailed
+from chatglm_backend.errors import DownloadFailed, NotEnoughDisk
 from chatglm_backend.sentences import Sentence
+from chatglm_backend.units import size
 
 _ATTEMPTS = 5
 _MARGIN = 64 << 20
@@ -90,7 +92,18 @@ class _Download:
 
     def run(self, revision: str | None, room: Room) -> Path:
         """Fetch what is missing, file by file; small ones first."""
-        room.need_disk(self._repo, sum(self._missing_bytes(file) for file in self._model.files) + _MARGIN)
+        room.need_disk(self._repo, self._needed())
+        try:
+            return self._run(revision)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise NotEnoughDisk(path=self._repo, free=size(0), needed=size(self._needed())) from error
+
+    def _needed(self) -> int:
+        return sum(self._missing_bytes(file) for file in self._model.files) + _MARGIN
+
+    def _run(self, revision: str | None) -> Path:
         (self._repo / "blobs").mkdir(parents=True, exist_ok=True)
         self._snapshot.mkdir(parents=True, exist_ok=True)
         locks = self._cache / ".locks" / self._repo.name

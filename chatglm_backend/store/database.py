@@ -81,6 +81,8 @@ class Database:
                 self._connection = None
 
     def _open(self) -> sqlite3.Connection:
+        if self._connection is not None and not self.path.exists():
+            self.close()  # somebody has deleted it: what is written to it now would be in no file
         if self._connection is None:
             try:
                 self._connection = self._connect()

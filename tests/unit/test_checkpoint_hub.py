@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import re
 import socket
@@ -9,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from refusals import refused
@@ -312,6 +315,33 @@ def test_disk_is_checked_first(hub: FakeHub, env: dict[str, str]) -> None:
     with pytest.raises(NotEnoughDisk):
         download(MODEL, hub_access(env), room=Room(disk=lambda _: 1000))
     assert hub.fetched() == []
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_what_came_stays(
+    hub: FakeHub, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room again only the rest is asked for."""
+    real = Path.open
+
+    class Full(io.FileIO):
+        def write(self, _: Any, /) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device") if self.tell() else OSError(errno.EDQUOT, "Quota")
+
+    def full(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        large = path.suffix == ".incomplete" and mode == "r+b" and hub.fetched()[-1:] == [BIG]
+        return Full(path, "r+") if large else real(path, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", full)
+    for had in (0, 1000):
+        partial = next(iter(Path(env["HF_HOME"]).rglob("*.incomplete")), None)
+        if partial is not None:
+            partial.write_bytes(hub.files[BIG][:had])
+        with pytest.raises(NotEnoughDisk, match=r"has 0 B free, but \d+"):
+            fetch(MODEL, env=env)
+    monkeypatch.undo()
+    hub.requests.clear()
+    assert (fetch(MODEL, env=env) / BIG).read_bytes() == hub.files[BIG]
+    assert [asked for method, _, asked in hub.requests if method == "GET" and asked] == ["bytes=1000-"]
 
 
 @pytest.mark.parametrize("text", ["no such folder", "a/b/c", "", "/nowhere/at/all", r"C:\models"])

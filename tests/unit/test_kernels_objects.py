@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,6 +76,14 @@ def test_a_place_that_takes_no_files_is_no_error(tmp_path: Path) -> None:
     blocked.write_text("")
     keep_object(blocked, "gates", "key", CODE)
     assert kept_object(blocked, "gates", "key") is None
+
+
+def test_a_folder_deleted_while_it_is_used_is_made_again(kept: Path) -> None:
+    """Nothing is found in it, and what is compiled then is kept."""
+    shutil.rmtree(kept.parent)
+    assert kept_object(kept.parent, "gates", "key") is None
+    keep_object(kept.parent, "gates", "key", CODE)
+    assert kept_object(kept.parent, "gates", "key") == CODE
 
 
 def test_a_file_that_cannot_take_its_place_leaves_nothing_behind(kept: Path) -> None:

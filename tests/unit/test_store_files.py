@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import stat
 from collections.abc import Callable
@@ -194,6 +195,17 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(HistoryUnavailable, match="taken"):
         ConversationStore(tmp_path / "taken" / "history.sqlite3").list("ann")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes no open file")
+def test_a_folder_deleted_while_it_is_open_is_made_again(tmp_path: Path) -> None:
+    """What was kept is gone, as somebody wanted; what is written from now on is in a file again."""
+    store = _filled(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data")
+    assert store.list("ann") == ()
+    store.begin("ann", None, (Message("user", "new"),))
+    store.close()
+    assert [one.title for one in ConversationStore(_path(tmp_path / "data")).list("ann")] == ["new"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps rights in another way")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -178,6 +179,15 @@ def test_two_writers_leave_whole_blocks_or_none(tmp_path: Path) -> None:
     assert read(writers[0], IDS) <= len(IDS)  # every byte that is read is checked
     writers[1].write(ADA, IDS, TOKEN_BYTES, bytes_of)
     assert read(writers[0], IDS) == len(IDS)
+
+
+def test_a_folder_deleted_while_it_is_used_is_as_if_nothing_was_kept(tmp_path: Path) -> None:
+    """The next answer's blocks make it again."""
+    blocks = kept(tmp_path / "kv")
+    shutil.rmtree(tmp_path / "kv")
+    assert read(blocks, IDS) == 0
+    blocks.write(ADA, IDS, TOKEN_BYTES, bytes_of)
+    assert read(blocks, IDS) == len(IDS)
 
 
 def test_a_full_disk_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
