@@ -44,7 +44,7 @@ def disk_named(folder: Path, left: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
             raise CheckpointError(path=folder, reason=Sentence("folder.not_writable")) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

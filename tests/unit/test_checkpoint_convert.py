@@ -283,6 +283,14 @@ def test_a_disk_that_fails_at_any_file_is_named_and_left_clean(
     verify_files(convert(source, target, quantize=quantize), read_manifest(target), full=True)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has another error for it")
+def test_a_place_below_a_file_is_named(source: CheckpointFolder, tmp_path: Path) -> None:
+    """As with a cache folder that is none; the sentence says what to do."""
+    (tmp_path / "file").touch()
+    with refused(CheckpointError, "folder.not_writable"):
+        convert(source, tmp_path / "file" / "out", quantize=quantize)
+
+
 def test_not_onto_the_source(source: CheckpointFolder) -> None:
     """A conversion into the source's own folder is refused."""
     with pytest.raises(ConfigError):

@@ -401,6 +401,22 @@ def test_tensors_without_values_are_one_sentence(tmp_path: Path, make: Callable[
         open_file(path)
 
 
+def test_tensors_of_a_pickle_that_share_bytes_are_read_as_what_they_are(tmp_path: Path) -> None:
+    """Views that overlap, that repeat one number, that lie across: PyTorch stores the bytes once, with strides."""
+    base = torch.arange(96.0).view(3, 32)
+    made = {
+        "a": base[:2],
+        "b": base[1:],
+        "c": base[0, :1].expand(4, 64),
+        "d": base.t(),
+        "e": base.as_strided((3, 8), (4, 2)),
+    }
+    torch.save(made, tmp_path / "pytorch_model.bin")
+    found = {one.name: one.rows() for one in open_file(tmp_path / "pytorch_model.bin")}
+    assert found.keys() == made.keys()
+    assert all(torch.equal(found[name], made[name]) for name in made)
+
+
 @pytest.mark.parametrize(
     "offsets",
     [([0, 16], [8, 24]), ([0, 16], [24, 40]), ([8, 24], [24, 40]), ([0, 16], [0, 16]), ([0, 16], [16, math.inf])],
