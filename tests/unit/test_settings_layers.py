@@ -47,6 +47,12 @@ def test_each_layer_wins_over_the_one_before(
     assert load_settings(flags, environ, file=write(tmp_path / "c.toml", text)) == Settings(**expected)
 
 
+def test_below_a_file_there_are_no_settings(tmp_path: Path) -> None:
+    """As in a home that is none."""
+    file = write(tmp_path / "home", "")
+    assert load_settings({}, {}, file=file / "chatglm-cpu" / "config.toml") == Settings()
+
+
 def test_the_file_named_in_the_environment_is_read(tmp_path: Path) -> None:
     """CHATGLM_CONFIG names the file."""
     file = write(tmp_path / "張三.toml", "threads = 3\n")
