@@ -1,11 +1,12 @@
 """Machines as nodes of a Ray cluster: an actor on each holds its engine, and is called as the front needs it.
 
-The only file that imports Ray. Ray Serve's proxies and routers are not used: they would be a second queue in front
-of ours.
+The only file that imports Ray, which decides then about authentication: ``require_token`` comes first. Ray Serve's
+proxies and routers are not used: they would be a second queue in front of ours.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -30,15 +31,17 @@ class EngineActor(Replica):
             replace(settings, threads=mine.threads, cache=mine.cache, kernel=mine.kernel), loader=loader or load_model
         )
 
-    async def hello(self) -> None:
-        """Answers when it has started."""
+    async def hello(self) -> int:
+        """Answers when it has started, with its process's number."""
+        return os.getpid()
 
 
 class RayLink:
-    """The way to one actor."""
+    """The way to one actor, the process ``pid`` on its machine."""
 
     def __init__(self, actor: Any) -> None:  # noqa: ANN401 - Ray makes its class
         self._actor = actor
+        self.pid = 0
 
     def call(self, method: str, *args: Any, timeout_s: float) -> Any:  # noqa: ANN401
         """See :class:`~chatglm_backend.cluster.ports.Link`."""
@@ -79,7 +82,7 @@ class RayRoster:
         kind = ray.remote(EngineActor).options(scheduling_strategy=where, num_cpus=0, max_concurrency=1000)
         link = RayLink(kind.remote(self._settings, self._loader))
         try:
-            link.call("hello", timeout_s=_STARTING_S)
+            link.pid = link.call("hello", timeout_s=_STARTING_S)
         except MachineLost:
             link.end()
             raise

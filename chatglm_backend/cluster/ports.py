@@ -26,6 +26,9 @@ class Link(Protocol):
     def send(self, method: str, *args: object) -> None:
         """The same, without waiting for it or hearing of it."""
 
+    def end(self) -> None:
+        """End the engine."""
+
 
 class Roster(Protocol):
     """Which machines there are."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import signal
 import socket
@@ -64,7 +65,8 @@ def node_command(address: str, *, head: bool, own: str = "") -> list[str]:
     where = [f"--address={address}", f"--node-ip-address={own or _route_to(host)}"]
     if head:
         where = ["--head", f"--node-ip-address={host}", f"--port={port}", "--include-dashboard=false"]
-    options = ["--block", "--disable-usage-stats", f"--object-store-memory={_OBJECT_STORE}"]
+    # Without CPUs of its own to give away, a node starts no spare workers.
+    options = ["--block", "--num-cpus=0", "--disable-usage-stats", f"--object-store-memory={_OBJECT_STORE}"]
     return [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *options]
 
 
@@ -157,11 +159,16 @@ def main(argv: list[str]) -> int:
     try:
         require_token(os.environ)
         host, port = split_address(argv[0])
+        if importlib.util.find_spec("ray") is None:
+            raise ClusterError(reason=Sentence("cluster.no_ray"))
         if not _reached(host, port, _REACHING_S):
             raise ClusterError(reason=Sentence("cluster.unreachable", address=argv[0]))
         command = node_command(argv[0], head=False)
         while True:
+            began = time.monotonic()
             _node(command).wait()
+            if time.monotonic() - began < _STARTING_S and _reached(host, port, _REACHING_S):
+                raise ClusterError(reason=Sentence("cluster.no_head", command=" ".join(command)))
             sys.stderr.write(f"{Sentence('cluster.head_gone', address=argv[0])}\n")
             while not _reached(host, port, _REACHING_S):
                 pass

@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from chatglm_backend.cluster.front import Front
 from chatglm_backend.cluster.members import Members, Pace
-from chatglm_backend.cluster.ports import MachineLost
+from chatglm_backend.cluster.ports import MachineLost, Roster
 from chatglm_backend.cluster.replica import Replica
+from chatglm_backend.cluster.start import node_command, node_environment, require_token, split_address
 from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import ScriptedModel
@@ -66,6 +70,9 @@ class Host:
         asyncio.run_coroutine_threadsafe(self.replicas[-1].close(), self.loop)
 
     def end(self) -> None:
+        pass
+
+    def stop(self) -> None:
         async def close() -> None:
             for replica in self.replicas:
                 await replica.close()
@@ -87,6 +94,13 @@ class Hosts:
 
     hosts: dict[str, Host] = field(default_factory=dict)
 
+    def __enter__(self) -> Hosts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for host in self.hosts.values():
+            host.stop()
+
     def names(self) -> tuple[str, ...]:
         return tuple(self.hosts)
 
@@ -100,22 +114,51 @@ class Hosts:
 
 
 @contextmanager
-def cluster(hosts: Hosts, **settings: Any) -> Iterator[Service]:
-    """A front's service over these machines, loaded."""
-    members = Members(hosts, QUICK)
+def cluster(roster: Roster, count: int = 2, pace: Pace = QUICK, **settings: Any) -> Iterator[Service]:
+    """A front's service over so many machines, loaded."""
+    members = Members(roster, pace)
     front = Front(members)
     service = Service(Settings(history=False, **settings), loader=front.load, machines=front.machines, env={})
     members.start()
     try:
         service.load("scripted")
-        service.wait_ready(10)
-        wait_for(lambda: all(one.state in ("ready", "refused", "failed") for one in service.machines()))
+        service.wait_ready(60)
+        wait_for(lambda: sum(one.state == "ready" for one in service.machines()) == count, 60)
         yield service
     finally:
         service.close()
         members.close()
-        for host in hosts.hosts.values():
-            host.end()
+        for one in members.all():
+            if one.link is not None:
+                one.link.end()
+
+
+@contextmanager
+def ray_nodes() -> Iterator[None]:
+    """A real Ray cluster of two nodes on loopback addresses."""
+    require_token(os.environ)  # before Ray is imported, which looks at it then
+    from chatglm_backend.cluster.on_ray import connect, disconnect
+
+    head = "127.0.0.2:6391"
+    commands = [node_command(head, head=True), node_command(head, head=False, own="127.0.0.3")]
+    env, started = node_environment(os.environ), []
+    try:
+        for command in commands:
+            started.append(subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            wait_for(lambda: _listens(head), 90)
+        connect(head)
+        yield
+        disconnect()
+    finally:
+        for node in reversed(started):
+            node.terminate()
+            node.wait(30)
+
+
+def _listens(address: str) -> bool:
+    with suppress(OSError), socket.create_connection(split_address(address), 1.0):
+        return True
+    return False
 
 
 def wait_for(condition: Any, timeout_s: float = 10.0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from chatglm_backend.api.metrics import exposition
+from chatglm_backend.cluster.members import Pace
 from chatglm_backend.cluster.start import require_token, split_address
 from chatglm_backend.core import (
     Completed,
@@ -37,7 +39,7 @@ from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import Script, ScriptedModel, scripted_info, scripted_service
 from chatglm_backend.ui.render import machine_table
-from tests.unit.cluster_fakes import Host, Hosts, cluster, wait_for
+from tests.unit.cluster_fakes import Host, Hosts, cluster, ray_nodes, wait_for
 
 SLOW = Script(tuple(f"{n} " for n in range(400)), delay_s=0.02)
 SCENES = {
@@ -64,14 +66,27 @@ def places(ticket: Ticket) -> list[int]:
     return [event.position for event in ticket.read(timeout_s=0) if isinstance(event, Queued)]
 
 
-@pytest.fixture(params=["embedded", "machines"])
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[None]:
+    """A Ray cluster, where one is asked for."""
+    with ray_nodes():
+        yield
+
+
+@pytest.fixture(params=["embedded", "machines", *(["ray"] if os.environ.get("CHATGLM_TEST_RAY") else [])])
 def made(request: pytest.FixtureRequest) -> Iterator[Made]:
     """A maker of loaded services: with the engine in this process, and with one place on each of two machines."""
     with ExitStack() as until_the_end:
 
         def make(**settings: Any) -> Service:
+            if request.param == "ray":
+                request.getfixturevalue("nodes")
+                from chatglm_backend.cluster.on_ray import RayRoster
+
+                roster = RayRoster(Settings(history=False, max_running=1), scripted())
+                return until_the_end.enter_context(cluster(roster, pace=Pace(), **settings))
             if request.param == "machines":
-                hosts = Hosts()
+                hosts = until_the_end.enter_context(Hosts())
                 for name in ("a", "b"):
                     hosts.add(name, scripted(), max_running=1)
                 return until_the_end.enter_context(cluster(hosts, **settings))
@@ -158,12 +173,12 @@ def test_an_answer_that_nobody_reads_stops(made: Made) -> None:
 
 
 @pytest.fixture
-def hosts() -> Hosts:
+def hosts() -> Iterator[Hosts]:
     """Two machines of two places."""
-    found = Hosts()
-    for name in ("a", "b"):
-        found.add(name, scripted(), max_running=2)
-    return found
+    with Hosts() as found:
+        for name in ("a", "b"):
+            found.add(name, scripted(), max_running=2)
+        yield found
 
 
 @pytest.fixture
