@@ -57,7 +57,7 @@ class DocumentReader:
 
     def read(self, name: str, data: bytes, cancel: CancelToken | None = None) -> Document:
         """The document in ``data``; of ``name`` the last part is shown. Raises DocumentRefused, also on ``cancel``."""
-        name = clean_text(name.replace("\\", "/").rpartition("/")[2]).replace("\n", " ")[:_NAME_LENGTH] or "document"
+        name = document_name(name)
         if len(data) > self._max_bytes:
             raise DocumentRefused(name=name, reason=Sentence("document.large", limit=self._max_bytes >> 20))
         found = self._extracted(data, cancel or CancelToken())
@@ -90,3 +90,9 @@ def _said(process: subprocess.Popen[bytes], data: bytes | None, seconds: float) 
         return process.communicate(data, timeout=seconds)[0]
     except subprocess.TimeoutExpired:
         return None
+
+
+def document_name(name: str) -> str:
+    """The last part of a path, in one line."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return " ".join(clean_text(last).splitlines())[:_NAME_LENGTH] or "document"

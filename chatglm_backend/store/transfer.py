@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from chatglm_backend.core import Role
 from chatglm_backend.documents.passages import Passage
-from chatglm_backend.documents.reading import Document
+from chatglm_backend.documents.reading import Document, document_name
 from chatglm_backend.errors import ImportDamaged, ImportNotOurs, ImportOtherVersion, ImportTooLarge
 from chatglm_backend.store.records import Conversation, MessageState, StoredMessage
 from chatglm_backend.textfile import parse_json
@@ -20,7 +20,7 @@ from chatglm_backend.tokenizers.tools import TOOL_NAME, ToolCall
 
 MAX_IMPORT_BYTES = 8_000_000
 _FORMAT, _VERSION = "chatglm-conversations", 1
-_MAX_CONVERSATIONS, _MAX_MESSAGES, _MAX_TITLE, _MAX_NAME, _MAX_FIGURES, _MAX_CALLS = 1000, 10_000, 200, 64, 40, 16
+_MAX_CONVERSATIONS, _MAX_MESSAGES, _MAX_TITLE, _MAX_NAME, _MAX_FIGURES, _MAX_CALLS = 1_000_000, 10_000, 200, 64, 40, 16
 _Moment = Annotated[float, Field(ge=0, le=32_503_680_000)]  # to the year 3000
 _Figure = Annotated[float, Field(gt=-1e300, lt=1e300)]
 
@@ -46,7 +46,7 @@ class _Turn(BaseModel, strict=True, allow_inf_nan=False):
 
     def stored(self) -> StoredMessage:
         calls = tuple(ToolCall(call.name, call.arguments) for call in self.calls)
-        documents = tuple(Document(one.name, (), tokens=one.tokens) for one in self.documents)
+        documents = tuple(Document(document_name(one.name), (), tokens=one.tokens) for one in self.documents)
         return StoredMessage(self.role, self.content, self.state, self.timing, self.created, calls, documents)
 
 

@@ -283,6 +283,14 @@ def test_the_smallest_export_is_read() -> None:
     assert from_json(_export())[0].messages[0].content == "hi"
 
 
+def test_a_documents_name_is_one_line() -> None:
+    """As where it was attached: what follows a line break would stand beside the card."""
+    message = {"role": "user", "content": "hi", "created": 1.0, "documents": [{"name": "a/b\nc\u2028.txt"}]}
+    [one] = from_json(_export(messages=[message]))[0].messages[0].documents
+    assert len(one.name.splitlines()) == 1
+    assert one.name == "b c .txt"
+
+
 WRONG: dict[str, list[Any]] = {
     "format": ["other"],
     "version": [2],
