@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.resources import files
@@ -16,6 +17,9 @@ from typing import cast
 
 Language = str
 """The name of a catalogue's file, such as ``zh``."""
+
+_COUNTED = "(?:token|line|request|character|letter|round|passage|document|thread|core|CPU|row|byte|socket)"
+"""What English counts in two forms; other languages' catalogues do not use these words."""
 
 LANGUAGES: tuple[Language, ...] = ("zh", "en")
 
@@ -49,6 +53,8 @@ class Texts:
     def __call__(self, code: str, /, **fields: object) -> str:
         """The text for ``code`` with ``fields`` filled in. An unknown code raises ``KeyError``."""
         template = self._catalogue[code]
+        for name in [name for name, value in fields.items() if str(value) == "1"]:
+            template = re.sub(rf"(\{{{name}\}} (?:[a-z]+ )?{_COUNTED})s\b", r"\1", template)
         return template.format_map({name: self._field(value) for name, value in fields.items()}) if fields else template
 
     def say(self, what: object) -> str:

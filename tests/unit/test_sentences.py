@@ -27,6 +27,16 @@ LOCALES = PACKAGE / "locales"
 SOURCES = [*sorted(PACKAGE.rglob("*.py")), PACKAGE.parent / "webui.py"]
 
 
+def test_one_of_something_is_no_plural() -> None:
+    """Only what is counted changes, and only by the number that stands before it."""
+    t = load_texts("en")
+    assert t("status.done.stop", tokens=1) == "Finished after 1 token"
+    assert t("status.done.length", tokens="1") == "Reached the limit of 1 new token"
+    assert t("document.passages", chosen=1, count=1).startswith("Sources: 1 of 1 passage were")
+    assert t("status.done.stop", tokens=11) == "Finished after 11 tokens"
+    assert t("history.delete_named", title="1 tokens") == "Delete: 1 tokens"
+
+
 def _error_classes() -> dict[str, str]:
     """The codes in the catalogue of all errors, by class."""
     classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ChatGLMError)]
