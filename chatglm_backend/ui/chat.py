@@ -47,7 +47,8 @@ class ChatForm:
     """What the visitor set beside the conversation. ``params`` raises InvalidRequest for bad numbers.
 
     ``tools`` is a JSON list, ``adapter`` names a fine-tune. ``attached`` are the documents that are left for the next
-    question, ``None`` where those stay.
+    question, ``None`` where those stay. ``shown`` names the answer that stands on the page; ``accepted`` is called once
+    what is asked is not given back any more.
     """
 
     params: Callable[[], GenerationParams]
@@ -55,6 +56,8 @@ class ChatForm:
     tools: str = ""
     adapter: str = ""
     attached: tuple[Document, ...] | None = None
+    shown: str = ""
+    accepted: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +136,10 @@ class ChatPresenter:
         self, caller: Caller, place: Place | None, turns: Turns, asked: Turns, form: ChatForm
     ) -> AsyncGenerator[ChatView, None]:
         """Views of the answer to ``asked``; without it, ``turns`` as they are."""
+        before = self._lasting(caller, form.shown)
         if not asked:
-            yield replace(await self._still(turns), status=empty_prompt(self.texts), versions=None)
+            status = named(empty_prompt(self.texts), before)
+            yield replace(await self._still(turns), id=before, status=status, versions=None)
             return
         opened, problem, sent = None, None, len(asked) > len(turns)
         if caller.keeper is not None:
@@ -155,18 +160,21 @@ class ChatPresenter:
         replaced = turns[at].content if len(turns) > at else ""
         taken = answer.id if sent else ""
         yield replace(self._of(answer, Answer(), changed=True), attached=form.attached, taken=taken)
-        answers = self.answers.follow(watch, partial(self._request, answer, form, replaced))
+        answers, accepted = self.answers.follow(watch, partial(self._request, answer, form, replaced)), False
         async with aclosing(self._views(watch, answers)) as views:
             async for view in views:
                 if view.running or watch.turned or answer.ticket is not None:
+                    if answer.ticket is not None and not accepted:
+                        form.accepted()
+                        accepted = True
                     yield view
                     continue
                 moved = Moved(turns, place)
                 if caller.keeper is not None and opened is not None:
                     moved = await asyncio.to_thread(self._history.withdraw, caller.keeper, opened)
                 yield replace(
-                    await self._still(moved.turns), taken=taken, put=_typed(turns, asked), status=view.status,
-                    place=moved.place, versions=moved.versions, changed=True,
+                    await self._still(moved.turns), id=before, status=named(view.status, before), taken=taken,
+                    put=_typed(turns, asked), place=moved.place, versions=moved.versions, changed=True,
                     attached=form.attached if form.attached is None else attached_to(asked[-1:]),
                 )  # fmt: skip
 
@@ -227,6 +235,11 @@ class ChatPresenter:
                 changed = False
         if watch.instead is not None:
             yield watch.instead
+
+    def _lasting(self, caller: Caller, name: str) -> str:
+        """The name, if it is by this alone that a page loaded anew finds what it showed."""
+        found = self.answers.known("chat", caller, name)
+        return name if found is not None and found.keeping is None else ""
 
     async def _still(self, turns: Turns) -> ChatView:
         """The page between two answers."""

@@ -16,6 +16,7 @@ from chatglm_backend.ui.history import Command, History
 from chatglm_backend.ui.html import paragraph
 
 _MAX_TEXT = MOST_CHARACTERS + 1
+_LISTED = 200
 
 
 def read_command(source: str) -> Command:
@@ -42,15 +43,18 @@ def conversation_list(
     saved: Sequence[SavedPrompt] = ()
     if visitor is not None:
         try:
-            found, saved = history.store.list(visitor, search), history.store.prompts.list(visitor)
+            found = history.store.list(visitor, search, _LISTED + 1)
+            saved = history.store.prompts.list(visitor)
         except HistoryError as error:
             problem = problem or error
     problem = problem or history.problem
     current = None if place is None else place.conversation_id
-    rows = "".join(_row(t, one, one.id == current) for one in found)
+    rows = "".join(_row(t, one, one.id == current) for one in found[:_LISTED])
     empty = paragraph(t("history.nothing_found" if search.strip() else "history.empty"), "cg-note")
     said = "" if problem is None else paragraph(t.say(problem), "cg-alert", "alert")
     body = f'<ul class="cg-list" aria-label="{escape(t("history.title"))}">{rows}</ul>' if rows else empty
+    if len(found) > _LISTED:
+        body += paragraph(t("history.more", count=_LISTED), "cg-note")
     where = paragraph(t("history.where", path=shown_path(history.folder)), "cg-note")
     return said + body + _saved(t, saved) + _tools(t, current, bool(found or search.strip())) + where
 

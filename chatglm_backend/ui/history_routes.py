@@ -9,7 +9,7 @@ from functools import partial
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse
 
 from chatglm_backend.errors import ConversationDamaged, HistoryError, ImportRefused
 from chatglm_backend.sentences import Language, Texts
@@ -18,7 +18,7 @@ from chatglm_backend.store.transfer import MAX_IMPORT_BYTES, from_json, to_json,
 from chatglm_backend.ui.attached import where
 from chatglm_backend.ui.history import History
 
-_MOST = 1000
+_ALL = 1_000_000
 
 
 def history_router(history: History, catalogues: Mapping[Language, Texts]) -> APIRouter:
@@ -35,11 +35,11 @@ def _add(router: APIRouter, path: str, history: History, own: Texts, catalogues:
         texts = catalogues.get(language, own)
         visitor = history.visitor(request.cookies)
         if visitor is None:
-            return PlainTextResponse("404", 404)
+            return JSONResponse({"message": texts("history.export_failed")}, 404)
         try:
             found, damaged = _found(history, visitor, id)
         except HistoryError as error:
-            return PlainTextResponse(texts.say(error), 404)
+            return JSONResponse({"message": texts.say(error)}, 404)
         if form == "md":
             words = ("user", "assistant", "tool", "interrupted", "document", "sources")
             names = {name: texts(f"history.{name}") for name in words}
@@ -76,7 +76,7 @@ def _found(history: History, visitor: str, name: str) -> tuple[tuple[Conversatio
     if name:
         return (history.store.read(visitor, name),), 0
     whole, damaged = [], 0
-    for one in history.store.list(visitor, limit=_MOST):
+    for one in history.store.list(visitor, limit=_ALL):
         try:
             whole.append(history.store.read(visitor, one.id))
         except ConversationDamaged:  # noqa: PERF203

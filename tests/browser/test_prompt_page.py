@@ -73,6 +73,10 @@ def _fail(visit: Visit) -> None:
     alert.wait_for()
     assert "Other requests go on; try again." in alert.inner_text()
     until(lambda: visit.output() == "half an answer")
+    visit.page.fill("#cg-prompt textarea", "a draft")
+    visit.page.click("button[data-fill='AI是什么？']")
+    visit.page.keyboard.press("Control+z")
+    assert visit.page.input_value("#cg-prompt textarea") == "a draft"
     visit.page.click("button[data-fill='AI是什么？']")
     visit.page.keyboard.press("Control+Enter")
     visit.answered("AI是人工智能的缩写，它让机器学会思考。")

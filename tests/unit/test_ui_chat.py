@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from chatglm_backend.core import AdapterInfo, GenerationParams, Message
+from chatglm_backend.errors import QueueFull
 from chatglm_backend.models.config import family_named_in
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.records import Calling
-from chatglm_backend.testing import PART, Script, ScriptedModel, scripted_info, scripted_service
+from chatglm_backend.testing import PART, SCENES, Script, ScriptedModel, scripted_info, scripted_service
 from chatglm_backend.tokenizers.code import completes_code, is_base
 from chatglm_backend.tokenizers.tools import ToolCall, offer_text
 from chatglm_backend.ui.answers import Caller, PageAnswers
@@ -41,10 +42,10 @@ def _chat(**info: object) -> tuple[ScriptedModel, ChatPresenter]:
 
 def _ask(
     presenter: ChatPresenter, action: str, turns: Turns, index: int = 0, text: str = "", tokens: int = 512,
-    system: str = "", tools: str = "", act: Callable[[ChatView], object] = lambda _: None,
+    system: str = "", tools: str = "", act: Callable[[ChatView], object] = lambda _: None, **form: Any,
 ) -> list[ChatView]:  # fmt: skip
     asked = presenter.asked(action, turns, index, text)
-    form = ChatForm(lambda: GenerationParams(max_new_tokens=tokens), system, tools)
+    form = ChatForm(lambda: GenerationParams(max_new_tokens=tokens), system, tools, **form)
     return all_views(lambda: presenter.answer(ANN, None, turns, asked, form), act)
 
 
@@ -278,6 +279,20 @@ def test_a_conversation_that_is_not_kept_is_there_again_after_a_reload() -> None
     assert (again.turns, again.status, again.context) == (last.turns, last.status, last.context)
     for caller, name in ((Caller("bob", "tab"), last.id), (Caller("ann", "other tab"), "unknown")):
         assert all_views(lambda caller=caller, name=name: presenter.again(caller, name)) == []  # type: ignore[misc]
+
+
+def test_what_is_refused_or_empty_loses_nothing_that_is_not_kept() -> None:
+    """The page still names its last answer; a document is let go of with the question that was accepted."""
+    model, presenter = _chat()
+    model.scenes = {**SCENES, "forbidden": Script((), refuse=QueueFull(waiting=9))}
+    accepted: list[str] = []
+    last = _send(presenter, _TALK, "What is AI?", accepted=lambda: accepted.append("first"))[-1]
+    for text in ("forbidden", "  "):
+        how = {"shown": last.id, "accepted": lambda text=text: accepted.append(text)}
+        refused = _send(presenter, last.turns, text, **how)[-1]
+        assert refused.turns == last.turns
+        assert (refused.id, f'data-answer="{last.id}"' in refused.status) == (last.id, True)
+    assert accepted == ["first"]
 
 
 def test_a_question_without_an_answer_is_asked_again() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import threading
 from collections.abc import AsyncGenerator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -95,3 +98,50 @@ def test_a_generator_that_yields_nothing_leaves_its_outputs_as_they_are() -> Non
         return [spoken, silent, [v async for v in nothing()]]
 
     assert asyncio.run(run()) == [["r:x", "r:y"], [gr.skip()], [(gr.skip(), gr.skip())]]
+
+
+class _Watched:
+    """A store that takes down which threads use it."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.threads: set[threading.Thread] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.threads.add(threading.current_thread())
+        return getattr(self._store, name)
+
+
+def test_the_list_of_conversations_is_read_beside_the_loop(tmp_path: Path) -> None:
+    """A slow disk must not hold what everybody else is doing."""
+    from chatglm_backend.sentences import load_texts
+    from chatglm_backend.settings import Settings
+    from chatglm_backend.testing import scripted_service
+    from chatglm_backend.ui.answers import PageAnswers
+    from chatglm_backend.ui.chat import ChatPresenter
+    from chatglm_backend.ui.documents import DocumentDesk
+    from chatglm_backend.ui.history import History
+    from chatglm_backend.ui.pages.chat import build_chat_page
+
+    settings, service = Settings(data=str(tmp_path)), scripted_service()
+    history = History(settings)
+    presenter = ChatPresenter(service, PageAnswers(service, settings), history, load_texts("en"))
+    signer = history.signer()
+    cookies = {signer.cookie_name: signer.issue()}
+
+    async def run() -> set[threading.Thread]:
+        with gr.Blocks() as page:
+            build_chat_page(page, presenter, history, DocumentDesk(service, settings), settings)
+        history.store = watched = _Watched(history.store)  # type: ignore[assignment]
+        request = SimpleNamespace(cookies=cookies, client=None, session_hash="tab")
+        for event in page.fns.values():
+            if event.name == "turn":
+                values = [(), *[None] * (len(event.inputs) - 1)]
+                updates = [one async for one in event.fn(request, gr.EventData(None, {}), *values)]
+                assert updates
+        return watched.threads
+
+    used = asyncio.run(run())
+    assert used
+    assert threading.main_thread() not in used
+    service.close()

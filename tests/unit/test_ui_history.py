@@ -19,7 +19,8 @@ from chatglm_backend.core import GenerationParams, KeptAs, Message
 from chatglm_backend.errors import ConversationGone, QueueFull
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.settings import Settings
-from chatglm_backend.store.records import Place, StoredMessage
+from chatglm_backend.store.records import Conversation, Place, StoredMessage
+from chatglm_backend.store.transfer import from_json
 from chatglm_backend.testing import SCENES, Script, ScriptedModel, scripted_service
 from chatglm_backend.ui.answers import Caller, PageAnswers
 from chatglm_backend.ui.chat import ChatForm, ChatPresenter, ChatView
@@ -363,6 +364,24 @@ def test_files_go_out_and_in_for_their_owner_only(tmp_path: Path) -> None:
     assert _contents(history, _visitor(history, bob)) == [["a/b 问题", "answer"]]
     whole = ann.get("/history/export")
     assert (json.loads(whole.text)["conversations"][0]["title"], whole.headers["x-said"]) == ("a/b 问题", "")
+
+
+def test_more_conversations_than_are_listed_are_said_and_exported(tmp_path: Path) -> None:
+    """The list ends with a word on the others; the file has all, and comes back whole. What failed is a sentence."""
+    history = _history(tmp_path)
+    client = _client(history)
+    visitor = _visitor(history, client)
+    turn = StoredMessage("user", "x", "complete", None, 1.0)
+    talks = [Conversation("", f"talk {number}", 1.0, 1.0, 0, (turn,)) for number in range(1001)]
+    history.store.add_all(visitor, talks[:200])
+    assert "Only the newest" not in conversation_list(load_texts("en"), history, visitor, "", None)
+    history.store.add_all(visitor, talks[200:])
+    listing = conversation_list(load_texts("en"), history, visitor, "", None)
+    assert (listing.count('class="cg-row"'), "Only the newest 200 are listed." in listing) == (200, True)
+    whole = client.get("/history/export").content
+    assert len(json.loads(whole)["conversations"]) == len(from_json(whole)) == 1001
+    gone = client.get("/zh/history/export?id=gone")
+    assert (gone.status_code, "对话" in gone.json()["message"]) == (404, True)
 
 
 def test_an_export_says_how_many_damaged_conversations_it_leaves_out(tmp_path: Path) -> None:

@@ -132,11 +132,13 @@
     before = JSON.parse(sessionStorage.getItem(KEY) || "[]");
     sessionStorage.removeItem(KEY);
   } catch { /* private window */ }
-  let tries = before.length ? 8 : 0;
+  let tries = before.length ? 16 : 0;
   const restore = () => {
     if (tries === 0) return;
-    tries = shownIds().length || reading() ? 0 : tries - 1;
+    const back = drawnIds();
+    tries = back.length || reading() ? 0 : tries - 1;
     if (tries && document.querySelector("#cg-chat-wanted :is(textarea, input)")) want(before);
+    if (!tries && !reading() && before.some((id) => !back.includes(id) && !removed.has(id))) refuse(input().dataset.gone);
   };
   setInterval(restore, 600);
 

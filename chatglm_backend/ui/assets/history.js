@@ -127,7 +127,7 @@
     let message = link.parentElement.dataset.failed;
     try {
       const reply = await fetch(link.href);
-      message = reply.ok ? decodeURIComponent(reply.headers.get("x-said") || "") : await reply.text();
+      message = reply.ok ? decodeURIComponent(reply.headers.get("x-said") || "") : (await reply.json()).message || message;
       if (reply.ok) {
         const name = /''(.*)$/.exec(reply.headers.get("content-disposition"))[1];
         const file = element("a", { href: URL.createObjectURL(await reply.blob()), download: decodeURIComponent(name) });

@@ -31,9 +31,12 @@
   };
   const fill = (textarea, text) => {
     if (!textarea) return;
+    textarea.focus();
+    textarea.select();
+    // As if it were typed: Ctrl+Z brings back what stood there.
+    if (document.execCommand("insertText", false, text)) return;
     textarea.value = text;
     textarea.dispatchEvent(new Event("input", { bubbles: true }));
-    textarea.focus();
   };
 
   // What to begin with is put before what is typed, in place of another beginning.
@@ -84,7 +87,7 @@
       event.preventDefault();
       event.stopPropagation();
       press("cg-chat-send");
-    } else if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
+    } else if (event.key === "Escape" && !document.querySelector("dialog[open], #cg-chat-side.cg-shown")) {
       ["cg-stop", "cg-chat-stop", "cg-compare-stop", "cg-speed-stop"].some(press);
     }
   }, true);

@@ -207,10 +207,10 @@ class _Handlers:
             asked = self._presenter.asked(action, given.turns, index, text, given.documents)
             # A tool's result takes none along, and what is asked again has its own.
             sent = given.documents if action == "send" and attached_to(asked[-1:]) else ()
-            self._desk.keep_only(caller.visitor, (), sent)
             form = ChatForm(
                 partial(self._sampling.params, numbers), given.system or "", given.tools or "", adapter,
-                attached=() if sent else None,
+                attached=() if sent else None, shown=given.id,
+                accepted=partial(self._desk.keep_only, caller.visitor, (), sent),
             )  # fmt: skip
             views = self._presenter.answer(caller, given.place, given.turns, asked, form)
             async with aclosing(shown(views, partial(self._show, caller, given.search))) as updates:
@@ -234,7 +234,8 @@ class _Handlers:
                 if isinstance(problem, ConversationChanged) and given.place is not None:
                     found = _Outputs(status=newer_state(self._presenter.texts, problem, given.place))
                 elif action in ("command", "restore"):
-                    found = _Outputs(listing=self._list(caller, given.search, given.place, problem))
+                    listing = await asyncio.to_thread(self._list, caller, given.search, given.place, problem)
+                    found = _Outputs(listing=listing)
                 if action == "restore":
                     found = replace(found, adapter=choice_update(self._presenter.choice(None)))
                 yield tuple(found.all())
@@ -296,7 +297,7 @@ class _Handlers:
     def _caller(self, request: gr.Request) -> Caller:
         return caller_of(request, self._history)
 
-    def _show(self, caller: Caller, search: str, view: ChatView, sent: bool) -> _Outputs:  # noqa: FBT001
+    async def _show(self, caller: Caller, search: str, view: ChatView, sent: bool) -> _Outputs:  # noqa: FBT001
         """``sent``: an answer is being written, and the page's buttons are as they should be then already."""
         t = self._presenter.texts
         start, stop = start_and_stop(t("chat.send"), t("prompt.stop"), running=view.running, sent=sent)
@@ -319,7 +320,8 @@ class _Handlers:
         if view.adapter is not None:
             found = replace(found, adapter=choice_update(self._presenter.choice(as_choice(view.adapter))))
         if view.changed:
-            found = replace(found, place=view.place, listing=self._list(caller, search, view.place, view.problem))
+            listing = await asyncio.to_thread(self._list, caller, search, view.place, view.problem)
+            found = replace(found, place=view.place, listing=listing)
         return found
 
     def _cards(self, turn: Message, last: bool) -> list[str]:  # noqa: FBT001

@@ -38,14 +38,15 @@ def build_documents(desk: DocumentDesk, history: History, t: Texts) -> Documents
     """Lay the row out in the current Blocks. The page's script reads files, and lists the ids that are to stay."""
     documents = gr.State(())
     cards = gr.HTML("", elem_id="cg-chat-cards")
-    words = {name: escape(t(f"document.{name}")) for name in ("reading", "failed", "cancel", "attach", "wait")}
+    words = {name: escape(t(f"document.{name}")) for name in ("reading", "failed", "cancel", "attach", "wait", "gone")}
     large = escape(t("document.large_named", name="{name}", limit=desk.max_bytes >> 20))
     gr.HTML(
         f'<ul class="cg-docs" id="cg-chat-reading"></ul><p class="cg-note" id="cg-chat-refused" role="alert"></p>'
         f'<label class="cg-tool cg-attach" title="{words["attach"]}"><input type="file" multiple '
         f'id="cg-chat-attach" accept="{KINDS}" aria-label="{words["attach"]}" data-language="{t.language}" '
         f'data-most="{desk.max_bytes}" data-large="{large}" data-reading="{words["reading"]}" '
-        f'data-cancel="{words["cancel"]}" data-failed="{words["failed"]}" data-wait="{words["wait"]}">{_CLIP}</label>',
+        f'data-cancel="{words["cancel"]}" data-failed="{words["failed"]}" data-wait="{words["wait"]}" '
+        f'data-gone="{words["gone"]}">{_CLIP}</label>',
         elem_id="cg-chat-files",
     )
     with gr.Column(elem_classes="cg-unseen"):  # apart, or the message box would be hidden with it

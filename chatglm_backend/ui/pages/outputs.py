@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeVar
@@ -41,7 +41,7 @@ _AGAIN = 8
 
 
 async def shown(
-    views: AsyncGenerator[V, None], show: Callable[[V, bool], Outputs]
+    views: AsyncGenerator[V, None], show: Callable[[V, bool], Outputs | Awaitable[Outputs]]
 ) -> AsyncGenerator[tuple[Any, ...], None]:
     """Updates of a page; ``show`` is told whether its buttons are as they should be while something runs already.
 
@@ -51,7 +51,8 @@ async def shown(
     async with aclosing(views):
         async for view in views:
             since = since + 1 if view.running else 0
-            yield tuple(show(view, since > 2 and since % _AGAIN > 0).all())
+            found = show(view, since > 2 and since % _AGAIN > 0)
+            yield tuple((found if isinstance(found, Outputs) else await found).all())
 
 
 def shown_before(*statuses: str) -> dict[str, Any]:
