@@ -23,6 +23,7 @@ from chatglm_backend.errors import ChatGLMError, ClusterError, ConfigError
 from chatglm_backend.imports import many_imports
 from chatglm_backend.logs import Say, catch_prints, start_logging
 from chatglm_backend.network import quiet_environment
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.settings import Settings
 from chatglm_backend.ui.gradio_insides.environment import gradio_environment
 from chatglm_backend.ui.listen import take_port
@@ -171,6 +172,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_environment(os.environ)
     try:
         settings = page_settings(argv)
+        if settings.cluster_address and not settings.cluster:
+            reason = Sentence("cluster.address_alone")
+            raise ConfigError(name="--address", value=settings.cluster_address, reason=reason)
         policy = policy_from(settings)
         listener = take_port(policy.bind_host, policy.port)
     except ChatGLMError as error:

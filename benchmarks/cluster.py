@@ -145,16 +145,26 @@ def service_over(count: int, loader: Loader) -> Iterator[tuple[Service, Members]
 
 
 def scaling(most: int) -> dict[str, Any]:
-    """Tokens/s of as many clients as there are places, against one machine."""
-    rates: dict[int, float] = {}
+    """Tokens/s of as many clients as there are places, against one machine; and what the front's process spends."""
+    rows: dict[str, Any] = {}
+    one = 0.0
     for count in (n for n in (1, 2, 4, 8) if n <= most):
         with service_over(count, scripted()) as (service, _):
             crowd(service, count * PLACES, times=1)
+            before = time.process_time()
             found, took = crowd(service, count * PLACES, times=4)
+            spent = time.process_time() - before
         if {one.end for one in found} != {"stop"}:
             raise SystemExit(f"an answer failed: {Counter(one.end for one in found)}")
-        rates[count] = len(found) * TOKENS / took
-    return {f"{n} machines": {"tok/s": round(r, 1), "of linear": round(r / rates[1] / n, 3)} for n, r in rates.items()}
+        rate = len(found) * TOKENS / took
+        one = one or rate
+        rows[f"{count} machines"] = {
+            "tok/s": round(rate, 1),
+            "of linear": round(rate / one / count, 3),
+            "front: ms of CPU per token": round(1000 * spent / len(found) / TOKENS, 2),
+            "front: share of a core": round(spent / took, 2),
+        }
+    return rows
 
 
 def overhead(_: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -37,7 +38,9 @@ _OBJECT_STORE = 100_000_000  # bytes; what passes between machines is small
 
 
 def require_token(environ: MutableMapping[str, str]) -> None:
-    """See that Ray runs with token authentication, and has a token. Raises ClusterError."""
+    """See that Ray runs here with token authentication, and has a token. Raises ClusterError."""
+    if not sys.platform.startswith("linux"):
+        raise ClusterError(reason=Sentence("cluster.linux"))
     mode = environ.setdefault("RAY_AUTH_MODE", "token").lower()
     if mode != "token":
         raise ClusterError(reason=Sentence("cluster.no_auth", mode=mode))
@@ -45,7 +48,9 @@ def require_token(environ: MutableMapping[str, str]) -> None:
     kept = environ.get("RAY_AUTH_TOKEN_PATH") or str(Path(home, ".ray", "auth_token"))
     if not environ.get("RAY_AUTH_TOKEN") and not Path(kept).is_file():
         ray = Path(sys.executable).with_name("ray")
-        raise ClusterError(reason=Sentence("cluster.no_token", command=f"{ray} get-auth-token --generate", path=kept))
+        raise ClusterError(
+            reason=Sentence("cluster.no_token", command=f"umask 077; {ray} get-auth-token --generate", path=kept)
+        )
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -96,10 +101,12 @@ def clustered(settings: Settings, say: Say) -> Iterator[Service]:
     if not head and not _reached(host, port, _REACHING_S):
         raise ClusterError(reason=Sentence("cluster.unreachable", address=address))
     node = _node(node_command(address, head=head))
+    ending = threading.Event()
     try:
         if not _reached(host, port, _STARTING_S, node):
             raise ClusterError(reason=Sentence("cluster.no_head", command=" ".join(node_command(address, head=True))))
         connect(address)
+        threading.Thread(target=_end_without, args=(node, ending, say), name="head", daemon=True).start()
         members = Members(RayRoster(settings))
         front = Front(members)
         members.start()
@@ -110,6 +117,7 @@ def clustered(settings: Settings, say: Say) -> Iterator[Service]:
             members.close()
             disconnect()
     finally:
+        ending.set()
         node.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             node.wait(_ENDING_S)
@@ -147,6 +155,14 @@ def _node(command: list[str]) -> subprocess.Popen[bytes]:
         command, env=node_environment(os.environ), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent,
     )  # fmt: skip
+
+
+def _end_without(node: subprocess.Popen[bytes], ending: threading.Event, say: Say) -> None:
+    """End this process in good order when its node has ended, without which Ray would end it in none."""
+    node.wait()
+    if not ending.is_set():
+        say(str(Sentence("cluster.head_lost")))
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end_with_parent() -> None:
