@@ -270,6 +270,30 @@ def lora(root: Path) -> Target:
     return Target(files, lambda: read_lora(inspect_adapter(copy), config))
 
 
+def prefix(root: Path) -> Target:
+    """A P-Tuning prefix in the authors' form, of the references."""
+    import shutil
+
+    from chatglm_backend.adapters.folder import inspect_adapter
+    from chatglm_backend.checkpoint.prefix import read_prefix
+    from chatglm_backend.checkpoint.tensors import open_file
+    from chatglm_backend.models.config import ModelConfig
+
+    golden = Path(__file__).parents[1] / "golden" / "chatglm-6b-ptuning"
+    files: dict[Path, Mutator] = {root / "config.json": mutate.as_json, root / "pytorch_model.bin": mutate.archive}
+    for file in files:
+        shutil.copyfile(golden / "checkpoint-3000" / file.name, file)
+    config = ModelConfig.from_json(json.loads((golden / "config.json").read_text("utf-8")), family="chatglm")
+
+    def read() -> object:
+        found = inspect_adapter(root)
+        tensors = {one.name: one.rows() for one in open_file(found.file)}
+        trained = read_prefix(tensors, config, found.file, found.config.get("pre_seq_len"))
+        return [part.float().sum().item() for part in trained.parts()]
+
+    return Target(files, read)
+
+
 def documents(root: Path) -> Target:
     """PDF, docx and text; whatever is raised is a sentence of the process that reads, so only its end counts."""
     import logging
@@ -322,6 +346,6 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     made.__name__: made
     for made in (
         safetensors, pickles, old_pickles, folder, sentencepiece, tiktoken, tokenizers, low_bit, kernels, kv, history,
-        export, batch, journal, lora, documents, settings, measured,
+        export, batch, journal, lora, prefix, documents, settings, measured,
     )
 }  # fmt: skip
