@@ -35,6 +35,24 @@ def sessions(open_kept: int, closed_kept: int, quiet_s: float = 0) -> Sessions:
     return in_loop(build)
 
 
+def test_a_session_describes_no_component_and_still_holds_what_is_set() -> None:
+    """Not when it begins, not when a value or a property of a component changes."""
+    kept = sessions(100, 2)
+    state, box = (
+        next(key for key, one in kept.blocks.blocks.items() if one.get_block_name() == name)
+        for name in ("state", "textbox")
+    )
+    mine = kept["mine"]
+    mine[state] = (1, 2)
+    mine[box] = in_loop(lambda: gr.Textbox(label="other", render=False))
+    mine._update_config(box)
+    mine._update_value_in_config(box, "typed")
+    assert list(mine.components) == [] == list(kept["another"].components)
+    for session, held, label in ((mine, (1, 2), "other"), (kept["another"], (), None)):
+        assert session[state] == held
+        assert session[box].label == label
+
+
 def test_of_closed_pages_only_the_last_are_kept() -> None:
     """However many were opened and closed; those that are open stay."""
     kept = sessions(100, 2)

@@ -1,13 +1,45 @@
 """What Gradio keeps of each page that was opened, within limits: by itself it keeps ten thousand, closed ones too.
 
-A session takes some hundred kilobytes, because it holds a description of every component. It knows no components.
+It also describes every component once for each of them, some hundred kilobytes, for links to a page as it stands, which
+are not served here. It knows no components.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass, field
+from typing import Any
 
-from gradio.state_holder import StateHolder
+from gradio.state_holder import SessionState, StateHolder
+
+
+@dataclass(frozen=True)
+class _Undescribed:
+    """A page as a session's beginning sees it, with no component to describe."""
+
+    default_config: Any
+    blocks: dict[int, Any] = field(default_factory=dict)
+
+
+class _Nothing(dict[int, Any]):
+    """Stays empty whatever is put in."""
+
+    def __setitem__(self, key: int, value: Any) -> None:  # noqa: ANN401 - Gradio's
+        pass
+
+
+class Session(SessionState):  # type: ignore[misc]
+    """What a page's components hold for one visitor, without a description of each."""
+
+    def __init__(self, blocks: Any) -> None:  # noqa: ANN401 - Gradio's
+        super().__init__(_Undescribed(blocks.default_config))
+        self.config_values = _Nothing()
+
+    def _update_config(self, key: int) -> None:
+        pass
+
+    def _update_value_in_config(self, key: int, value: Any) -> None:  # noqa: ANN401 - Gradio's
+        pass
 
 
 class Sessions(StateHolder):  # type: ignore[misc]
@@ -27,6 +59,12 @@ class Sessions(StateHolder):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._open_kept, self._closed_kept, self._quiet = open_kept, closed_kept, quiet
+
+    def __getitem__(self, session_id: str) -> SessionState:
+        """The session of that name, begun if it is new."""
+        if session_id not in self.session_data:
+            self.session_data[session_id] = Session(self.blocks)
+        return super().__getitem__(session_id)
 
     def update(self, session_id: str) -> None:
         """Note that a session is in use, and give up what is too much. Called at every access."""
