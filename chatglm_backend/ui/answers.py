@@ -7,6 +7,7 @@ shared by all languages. It knows no components.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -136,7 +137,8 @@ class PageAnswers:
             raise error if isinstance(error, ChatGLMError) else EngineFailure(reason=type(error).__name__) from error
         if answer.stopped:
             ticket.cancel()
-        answer.task = asyncio.create_task(self._attend(answer, ticket))
+        # In a new context: the request's own would keep that request in memory for as long as the answer.
+        answer.task = contextvars.Context().run(asyncio.create_task, self._attend(answer, ticket))
 
     def resume(
         self, page: Page, caller: Caller, wanted: Callable[[PageAnswer], bool] = lambda _: True, *, left: bool = False
@@ -247,6 +249,7 @@ class PageAnswers:
         self._answers.pop(answer.id, None)
         if answer.ticket is not None and answer.keeping is None:
             self._ended[answer.id] = answer
-            asyncio.get_running_loop().call_later(_ENDED_S, self._ended.pop, answer.id, None)
+            later, anew = asyncio.get_running_loop().call_later, contextvars.Context()
+            later(_ENDED_S, self._ended.pop, answer.id, None, context=anew)
             while len(self._ended) > _ENDED:
                 self._ended.pop(next(iter(self._ended)))

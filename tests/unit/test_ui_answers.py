@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -357,6 +360,29 @@ def test_an_answer_that_has_ended_is_found_by_its_name() -> None:
     for caller, name in ((BOB, last.id), (ANNS_OTHER_TAB, ""), (ANNS_OTHER_TAB, "0123")):
         assert _run(lambda caller=caller, name=name: scene(caller, name)) == []  # type: ignore[misc]
     assert site.answers.known("compare a", ANN, last.id) is None
+
+
+def test_an_answer_that_is_kept_does_not_keep_its_request() -> None:
+    """What the request carried with it is free once the answer has ended, though the answer is still found."""
+
+    class Carried:
+        pass
+
+    async def scene() -> None:
+        site, carried = _site(), Carried()
+        gone = weakref.ref(carried)
+        context = contextvars.copy_context()
+        context.run(contextvars.ContextVar[Carried]("carried").set, carried)
+        watch = await context.run(asyncio.ensure_future, site.begin("AI是什么？"))
+        await site.take(watch)
+        assert watch.answer.task is not None
+        await watch.answer.task
+        assert site.answers.known("prompt", ANN, watch.answer.id) is watch.answer
+        del carried, context
+        gc.collect()
+        assert gone() is None
+
+    _run(scene)
 
 
 @pytest.mark.parametrize("form", ["recipe", "chat", "raw"])

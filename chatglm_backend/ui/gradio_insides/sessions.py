@@ -54,7 +54,7 @@ class Sessions(StateHolder):  # type: ignore[misc]
         self,
         *,
         open_kept: int = 512,
-        closed_kept: int = 64,
+        closed_kept: int = 16,
         quiet: dt.timedelta = dt.timedelta(minutes=2),
     ) -> None:
         super().__init__()
