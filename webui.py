@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from chatglm_backend.access.announce import announcement, share_links
 from chatglm_backend.access.policy import AccessPolicy, policy_from
 from chatglm_backend.errors import ChatGLMError, ClusterError, ConfigError
+from chatglm_backend.hardware.allocator import keep_small, share_heaps
 from chatglm_backend.imports import many_imports
 from chatglm_backend.logs import Say, catch_prints, start_logging
 from chatglm_backend.network import quiet_environment
@@ -126,7 +127,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         asyncio.get_running_loop().call_later(0.05, service.load, settings.model)
-        tidying = [asyncio.create_task(one.keep_tidy()) for one in (batches, documents)]
+        tidying = [asyncio.create_task(one) for one in (batches.keep_tidy(), documents.keep_tidy(), keep_small())]
         yield
         for task in tidying:
             task.cancel()
@@ -169,6 +170,7 @@ def create_app(
 def main(argv: Sequence[str] | None = None) -> int:
     """Start the page; returns the exit code: 2 for a setting that cannot be, 1 for what this machine lacks."""
     ended = _end_while_starting()
+    share_heaps()
     quiet_environment(os.environ)
     try:
         settings = page_settings(argv)
