@@ -13,11 +13,12 @@ from torch import Tensor
 from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.kv_cache import KVCache
-from chatglm_backend.models.network import Network, Projected
+from chatglm_backend.models.network import Network
+from chatglm_backend.models.ops import Place
 from chatglm_backend.models.positions import PositionPlan
 from chatglm_backend.models.prefill import Prefill, prefill_of
-from chatglm_backend.models.rows import Feed, Rows, Span, row_groups, rows_of
-from chatglm_backend.models.single import SingleRow
+from chatglm_backend.models.replays import Forward, Replays
+from chatglm_backend.models.rows import Feed, Rows, Span, rows_of
 
 Planner = Callable[[Sequence[int], KVCache], PositionPlan]
 """Decides a prompt's positions when its prefill starts; raises where the family cannot start there."""
@@ -33,9 +34,9 @@ class Decoder:
         self._network = network
         self._planner = planner
         self._kv_dtype = kv_dtype
-        self._single = SingleRow(network.ops, config.hidden_size)
+        self._recorded = Replays(network.ops, config.hidden_size)
         self.replays = True
-        """Whether a single row may be replayed from a recording, where the operations can; the results are the same."""
+        """Whether a step may be replayed from a recording, where the operations can; the results are the same."""
 
     def new_cache(self, capacity: int, adapter: Adapter | None = None) -> KVCache:
         """An empty cache for at most ``capacity`` tokens of ``adapter``. Raises ValueError past the context limit."""
@@ -71,36 +72,26 @@ class Decoder:
         if not feeds or len({id(feed.cache) for feed in feeds}) != len(feeds) or not all(feed.ids for feed in feeds):
             raise ValueError("feed at least one id to each of several different caches")
         spans = [Span.of(feed) for feed in feeds]
-        groups = row_groups([(feed.cache, len(feed.ids)) for feed in feeds])
-        hidden = self._network.embed([token for feed in feeds for token in feed.ids], groups)
-        if len(hidden) == 1 and self.replays and self._single.possible:
-            logits = self._single(hidden, spans[0], groups, self._forward)
-        else:
-            rows = rows_of([(span.cache, span.plan, span.start, span.end) for span in spans])
-            logits = self._forward(hidden, rows, spans)
+        rows = rows_of([(span.cache, span.plan, span.start, span.end) for span in spans])
+        hidden = self._network.embed([token for feed in feeds for token in feed.ids], rows.groups)
+        places = [place for span in spans for place in span.places]
+        forward = self._recorded if self.replays else _at_once
+        logits = forward(hidden, rows, places, self._forward)
         # A kernel may reuse its result.
         logits = logits.clone()
         for span in spans:
             span.cache.length = span.end
         return logits
 
-    def _forward(self, hidden: Tensor, rows: Rows, spans: Sequence[Span]) -> Tensor:
+    def _forward(self, hidden: Tensor, rows: Rows, places: Sequence[Place]) -> Tensor:
         for index, layer in enumerate(self.layers):
             projected = layer.project(hidden, rows)
-            attended = self._attend(index, projected, spans)
+            # One row at a time, as when the ids are fed one by one: a product of several rows rounds differently,
+            # which INT4 kernels amplify, and draft tokens must not change an answer.
+            attended = self.ops.attend(index, projected.q, projected.k, projected.v, places)
             hidden = layer.finish(projected.residual, attended, rows)
         return self._network.logits(hidden, rows)
 
-    def _attend(self, index: int, projected: Projected, spans: Sequence[Span]) -> Tensor:
-        # One row at a time, as when the ids are fed one by one: a product of several rows rounds differently,
-        # which INT4 kernels amplify, and draft tokens must not change an answer.
-        results = []
-        row = 0
-        for span in spans:
-            here = slice(row, row + span.end - span.start)
-            self.ops.store(projected.k[here], projected.v[here], *span.cache.room(index, span.start, span.end))
-            for offset, visible in enumerate(span.visible):
-                keys, values = span.cache.read(index, span.start + offset + 1)
-                results.append(self.ops.attention(projected.q[row : row + 1], keys, values, (visible,)))
-                row += 1
-        return results[0] if len(results) == 1 else torch.cat(results)
+
+def _at_once(hidden: Tensor, rows: Rows, places: Sequence[Place], forward: Forward) -> Tensor:
+    return forward(hidden, rows, places)

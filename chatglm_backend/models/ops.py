@@ -7,6 +7,7 @@ families, caches or weights. Everything is fp32 but keys and values.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -41,15 +42,25 @@ def rotary_table(
     return RotaryTable(angles.cos(), angles.sin())
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row belongs: it becomes token ``token`` of a cache and sees the first ``visible``.
+
+    ``layers`` are the whole keys and values [kv_heads, reserved, width] of each layer, ``identity`` an object that is
+    another one whenever they are.
+    """
+
+    layers: Sequence[tuple[Tensor, Tensor]]
+    identity: object
+    token: int
+    visible: int
+
+
 class Replay(Protocol):
-    """A recorded forward pass of one row, ready to be done again for another token."""
+    """A recorded forward pass of some rows, ready to be done again for other tokens."""
 
-    def __call__(self, layers: Sequence[tuple[Tensor, Tensor]], identity: object, start: int, visible: int) -> Tensor:
-        """The logits, valid until the next call; its other inputs are read from where they were.
-
-        ``layers`` are the whole keys and values [kv_heads, reserved, width] of each layer, ``identity`` an object that
-        is another one whenever they are. The row becomes token ``start`` and sees the first ``visible``.
-        """
+    def __call__(self, places: Sequence[Place]) -> Tensor:
+        """The logits, valid until the next call; its other inputs are read from where they were."""
 
 
 class Ops:
@@ -116,12 +127,26 @@ class Ops:
         keys.copy_(to_rows(k.transpose(0, 1), keys.dtype))
         values.copy_(to_rows(v.transpose(0, 1), values.dtype))
 
-    def record(self, forward: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
-        """Do a forward pass of one row, and learn to replay it where everything in it can be replayed.
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, places: Sequence[Place]) -> Tensor:
+        """Put each row's key and value into its cache, then :meth:`attention` of each row as if it were alone.
 
-        ``forward`` uses only these operations, the products that go with them, and views; the tensors that it starts
-        from must stay where they are.
+        Shapes as for :meth:`store` and :meth:`attention`. Rows of one sequence stand in the order of their tokens.
         """
+        results = []
+        for row, place in enumerate(places):
+            here, after = slice(row, row + 1), place.token + 1
+            keys, values = place.layers[layer]
+            self.store(k[here], v[here], keys[:, place.token : after], values[:, place.token : after])
+            results.append(self.attention(q[here], keys[:, :after], values[:, :after], (place.visible,)))
+        return results[0] if len(results) == 1 else torch.cat(results)
+
+    def record(self, forward: Callable[[], Tensor], places: Sequence[Place]) -> tuple[Tensor, Replay | None]:
+        """Do a forward pass of rows at ``places``, and learn to replay it where everything in it can be replayed.
+
+        ``forward`` uses only these operations, the products that go with them, and views; it attends at ``places``
+        only; the tensors that it starts from must stay where they are.
+        """
+        del places
         return forward(), None
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.kv_cache import KVCache
+from chatglm_backend.models.ops import Place
 from chatglm_backend.models.positions import PositionPlan
 
 
@@ -40,13 +41,12 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One feed's place in its sequence: tokens ``start`` to ``end``; they see so many leading rows of the cache."""
+    """One feed's place in its sequence: tokens ``start`` to ``end``."""
 
     cache: KVCache
     plan: PositionPlan
     start: int
     end: int
-    visible: tuple[int, ...]
 
     @staticmethod
     def of(feed: Feed) -> Span:
@@ -56,9 +56,16 @@ class Span:
             raise ValueError("a sequence starts with a prefill")
         end = start + len(feed.ids)
         feed.cache.reserve(end)
-        return Span(
-            feed.cache, plan, start, end, tuple(feed.cache.lead + plan.visible(index) for index in range(start, end))
-        )
+        return Span(feed.cache, plan, start, end)
+
+    @property
+    def places(self) -> list[Place]:
+        """Of each row."""
+        cache, layers = self.cache, self.cache.layers()
+        return [
+            Place(layers, cache.identity, cache.lead + index, cache.lead + self.plan.visible(index))
+            for index in range(self.start, self.end)
+        ]
 
 
 def rows_of(spans: Sequence[tuple[KVCache, PositionPlan, int, int]]) -> Rows:

@@ -1,4 +1,4 @@
-"""A replayed step of one row gives the bits that the forward pass itself gives, whatever came between."""
+"""A replayed step of one row or several gives the bits that the forward pass itself gives, whatever came between."""
 
 from __future__ import annotations
 
@@ -84,18 +84,46 @@ def test_replayed_tokens_have_the_same_bits(model: Decoder) -> None:
                 assert torch.equal(mine, theirs)
 
 
-def test_a_replayed_token_is_one_call(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first token, the threads are called once a token: no step is done on its own."""
+def steps(model: Decoder, caches: Sequence[KVCache], counts: Sequence[int], first: int, *, replays: bool) -> Tensor:
+    """Feed so many ids to each cache and keep the first of them, as where the others were wrong drafts."""
+    model.replays = replays
+    lengths = [cache.length for cache in caches]
+    feeds = [Feed(tuple(range(first, first + count)), cache) for cache, count in zip(caches, counts, strict=True)]
+    logits = model.decode(feeds)
+    for cache, length in zip(caches, lengths, strict=True):
+        cache.truncate(length + 1)
+    return logits
+
+
+@pytest.mark.parametrize("counts", [(n,) for n in range(2, 10)] + [(1, 1), (1,) * 8, (1, 3, 1), (2, 5)])
+def test_replayed_steps_of_several_rows_have_the_same_bits(model: Decoder, counts: tuple[int, ...]) -> None:
+    """Drafts of one sequence, batches, and both; the same recording is then turned to sequences in another order."""
+    prompts = [(*range(10, 13 + place), *FIRST) for place in range(len(counts))]
+    plain, replayed = ([started(model, ids) for ids in prompts] for _ in range(2))
+    for number in range(4):
+        expected = steps(model, plain, counts, 20 + number, replays=False)
+        assert torch.equal(steps(model, replayed, counts, 20 + number, replays=True), expected), number
+        if set(counts) == {1}:
+            plain, replayed = plain[::-1], replayed[::-1]
+    for layer in range(model.config.num_layers):
+        for mine, theirs in zip(plain, replayed, strict=True):
+            pairs = zip(mine.read(layer, mine.length), theirs.read(layer, theirs.length), strict=True)
+            assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("counts", [(1,), (4,), (1, 1, 1), (2, 1)])
+def test_a_replayed_step_is_one_call(model: Decoder, monkeypatch: pytest.MonkeyPatch, counts: tuple[int, ...]) -> None:
+    """After the first one, the threads are called once a step of the model: no part of it is done on its own."""
     calls: list[str] = []
     for name in ("_do", "play"):
         original = getattr(Team, name)
         monkeypatch.setattr(
             Team, name, lambda self, *args, name=name, original=original: (calls.append(name), original(self, *args))[1]
         )
-    cache = started(model, FIRST)
-    step(model, 3, cache, replays=True)
+    caches = [started(model, FIRST) for _ in counts]
+    steps(model, caches, counts, 3, replays=True)
     calls.clear()
-    step(model, 4, cache, replays=True)
+    steps(model, caches, counts, 30, replays=True)
     assert calls == ["play"]
 
 

@@ -16,6 +16,7 @@ from enum import IntEnum
 
 from llvmlite import ir
 
+from chatglm_backend.int4.kernels.emit_rows import CacheWord
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.int4.kernels.writer import F32, I32, I64, KernelWriter, Values
 
@@ -31,28 +32,26 @@ _FAR = -60.0
 class AttentionArg(IntEnum):
     """An item is some queries, ``EACH`` bytes apart, of a head, or of heads if ``STEP`` is their number.
 
-    Items of one row, or of as many as there are queries, follow one another: ``OUTER`` bytes to the next. ``VISIBLE``
-    is the address of int64 counts, ``SCALE`` that of one fp32 number.
+    Items of one row, or of as many as there are queries, follow one another: ``OUTER`` bytes to the next. ``CACHES`` is
+    the address of their :class:`CacheWord`, ``VISIBLE`` that of int64 counts, ``SCALE`` that of one fp32 number.
     """
 
     Q = 0
     Q_OUTER = 1
     Q_HEAD = 2
     Q_EACH = 3
-    KEYS = 4
-    KEYS_HEAD = 5
-    VALUES = 6
-    VALUES_HEAD = 7
-    OUT = 8
-    OUT_OUTER = 9
-    OUT_EACH = 10
-    VISIBLE = 11
-    VISIBLE_OUTER = 12
-    VISIBLE_EACH = 13
-    HEADS = 14
-    GROUP = 15
-    STEP = 16
-    SCALE = 17
+    CACHES = 4
+    CACHES_OUTER = 5
+    OUT = 6
+    OUT_OUTER = 7
+    OUT_EACH = 8
+    VISIBLE = 9
+    VISIBLE_OUTER = 10
+    VISIBLE_EACH = 11
+    HEADS = 12
+    GROUP = 13
+    STEP = 14
+    SCALE = 15
 
 
 def query_counts(variant: Variant) -> tuple[int, ...]:
@@ -131,8 +130,9 @@ class Attention(KernelWriter):
         inner = b.sdiv(a[AttentionArg.HEADS], a[AttentionArg.STEP])
         outer, head = b.sdiv(item, inner), b.mul(b.srem(item, inner), a[AttentionArg.STEP])
         shared = b.sdiv(head, a[AttentionArg.GROUP])
-        keys = b.add(a[AttentionArg.KEYS], b.mul(shared, a[AttentionArg.KEYS_HEAD]))
-        values = b.add(a[AttentionArg.VALUES], b.mul(shared, a[AttentionArg.VALUES_HEAD]))
+        cache = self.table(b.add(a[AttentionArg.CACHES], b.mul(outer, a[AttentionArg.CACHES_OUTER])), CacheWord)
+        keys = b.add(cache[CacheWord.KEYS], b.mul(shared, cache[CacheWord.KEYS_HEAD]))
+        values = b.add(cache[CacheWord.VALUES], b.mul(shared, cache[CacheWord.VALUES_HEAD]))
 
         def each(base: ir.Value, step: ir.Value) -> Values:
             return [b.add(base, b.mul(step, ir.Constant(I64, i))) for i in range(self.count)]

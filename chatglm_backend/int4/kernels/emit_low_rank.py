@@ -50,7 +50,7 @@ class _Path:
     def __init__(self, writer: KernelWriter, index: ir.Value) -> None:
         self.writer, self.vector = writer, ir.VectorType(F32, UP_COLUMNS)
         table = writer.offset(writer.arg(Arg.SIDES), index, 8 * len(SideWord))
-        self.words = {word: writer.load(writer.offset(table, word * 8), I64, align=8) for word in SideWord}
+        self.words = writer.table(table, SideWord)
         self.scale = writer.load(writer.offset(table, SideWord.SCALE * 8), F32, align=8)
 
     def halves(self, address: ir.Value) -> ir.Value:

@@ -60,10 +60,20 @@ class AddArg(IntEnum):
     FACTOR = 7
 
 
-class StoreArg(IntEnum):
-    """Row i of ``K`` and ``V`` becomes token ``FIRST`` + i of ``KEYS`` and ``VALUES``, in the cache's format.
+class CacheWord(IntEnum):
+    """Words about a sequence's keys and values of one layer: where they begin, and the bytes from head to head."""
 
-    ``FIRST`` is the address of an int64; tokens follow one another, ``UNITS`` (a multiple of 16) features each.
+    KEYS = 0
+    KEYS_HEAD = 1
+    VALUES = 2
+    VALUES_HEAD = 3
+
+
+class StoreArg(IntEnum):
+    """Row i of ``K`` and ``V`` becomes token ``TOKENS[i]`` of its sequence, in the cache's format.
+
+    ``CACHES`` is the address of the first row's :class:`CacheWord`, ``CACHES_ROW`` bytes before the next row's;
+    ``TOKENS`` that of int64 numbers. Tokens follow one another, ``UNITS`` (a multiple of 16) features each.
     """
 
     K = 0
@@ -72,13 +82,11 @@ class StoreArg(IntEnum):
     V = 3
     V_ROW = 4
     V_HEAD = 5
-    KEYS = 6
-    KEYS_HEAD = 7
-    VALUES = 8
-    VALUES_HEAD = 9
-    HEADS = 10
-    UNITS = 11
-    FIRST = 12
+    CACHES = 6
+    CACHES_ROW = 7
+    HEADS = 8
+    UNITS = 9
+    TOKENS = 10
 
 
 def build_rows(variant: Variant, triple: str) -> ir.Module:
@@ -234,17 +242,17 @@ class Store(KernelWriter):
         """Write the whole function."""
         b = self.builder
         words = {which: self.arg(which) for which in StoreArg}
-        start = self.load(words[StoreArg.FIRST], I64, align=8)
         kinds = (
-            (StoreArg.K, StoreArg.K_ROW, StoreArg.K_HEAD, StoreArg.KEYS, StoreArg.KEYS_HEAD),
-            (StoreArg.V, StoreArg.V_ROW, StoreArg.V_HEAD, StoreArg.VALUES, StoreArg.VALUES_HEAD),
+            (StoreArg.K, StoreArg.K_ROW, StoreArg.K_HEAD, CacheWord.KEYS, CacheWord.KEYS_HEAD),
+            (StoreArg.V, StoreArg.V_ROW, StoreArg.V_HEAD, CacheWord.VALUES, CacheWord.VALUES_HEAD),
         )
 
         def row(r: ir.Value, _: Values) -> Values:
-            token = self.token_bytes(b.add(start, r))
+            token = self.token_bytes(self.load(self.offset(words[StoreArg.TOKENS], r, 8), I64, align=8))
+            caches = self.table(b.add(words[StoreArg.CACHES], b.mul(r, words[StoreArg.CACHES_ROW])), CacheWord)
             for x, x_row, x_head, cache, cache_head in kinds:
                 source = b.add(words[x], b.mul(r, words[x_row]))
-                self._heads(source, words[x_head], b.add(words[cache], token), words[cache_head])
+                self._heads(source, words[x_head], b.add(caches[cache], token), caches[cache_head])
             return []
 
         self.loop(self.first, self.last, 1, [], row)

@@ -8,6 +8,7 @@ Whatever shape or dtype the compiled code does not take is left to
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from chatglm_backend.int4.kernels.emit_attention_formats import build_attention
 from chatglm_backend.int4.kernels.emit_gates import GateArg, build_gates
 from chatglm_backend.int4.kernels.emit_rows import ROW_LANES, AddArg, NormArg, RotaryArg, StoreArg, build_rows
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
+from chatglm_backend.int4.kernels.places import PlaceWords, cache_words
 from chatglm_backend.int4.kernels.replay import RecordedStep, attention_work, queries_for
-from chatglm_backend.int4.kernels.team import Team
+from chatglm_backend.int4.kernels.team import Team, Words
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.models.int8_rows import row_width
-from chatglm_backend.models.ops import Ops, Replay, RotaryTable
+from chatglm_backend.models.ops import Ops, Place, Replay, RotaryTable
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -51,7 +53,7 @@ class CompiledOps(Ops):
         self._attention_args = np.zeros(len(AttentionArg), np.int64)
         self._add_args = np.zeros(len(AddArg), np.int64)
         self._store_args = np.zeros(len(StoreArg), np.int64)
-        self._first = np.zeros(1, np.int64)
+        self._recorded: PlaceWords | None = None
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
@@ -126,57 +128,86 @@ class CompiledOps(Ops):
 
     def store(self, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> None:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
-        rows, heads, dim = k.shape
+        rows, _, dim = k.shape
         fits = all(x.dtype is torch.float32 and x.stride(2) == 1 for x in (k, v)) and dim % ROW_LANES == 0
         if not (fits and rows and _known_format(keys, values, dim)):
             self._team.spoil()
             super().store(k, v, keys, values)
             return
-        size = keys.itemsize
-        kernels = self._storing(self._native(dim, keys.dtype))
+        caches, tokens = np.array(cache_words(keys, values), np.int64), np.arange(rows, dtype=np.int64)
+        self._store(k, v, keys.dtype, caches, 0, tokens)
+
+    def _store(self, k: Tensor, v: Tensor, dtype: torch.dtype, caches: Words, caches_row: int, tokens: Words) -> None:
+        rows, heads, dim = k.shape
+        kernels = self._storing(self._native(dim, dtype))
         with self._team.lock:
             self._store_args[:] = (
                 k.data_ptr(), k.stride(0) * 4, k.stride(1) * 4, v.data_ptr(), v.stride(0) * 4, v.stride(1) * 4,
-                keys.data_ptr(), keys.stride(0) * size, values.data_ptr(), values.stride(0) * size,
-                heads, dim, self._first.ctypes.data,
+                caches.ctypes.data, caches_row, heads, dim, tokens.ctypes.data,
             )  # fmt: skip
             self._team.share(kernels.addresses["store"], self._store_args, rows, work=rows * heads * dim)
 
-    def record(self, forward: Callable[[], Tensor]) -> tuple[Tensor, Replay | None]:
+    def record(self, forward: Callable[[], Tensor], places: Sequence[Place]) -> tuple[Tensor, Replay | None]:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
+        words = PlaceWords(places)
         with self._team.recording() as recording:
-            result = forward()
+            self._recorded = words
+            try:
+                result = forward()
+            finally:
+                self._recorded = None
         kernels = [step[Word.KERNEL] for step in recording.steps]
         # A product by other means than this team's is no step, and a recording without it would be wrong.
         products = sum(step[Word.QUANTIZE] != 0 for step in recording.steps)
-        for (_, dtype), native in self._attention.items():
+        for (dim, dtype), native in self._attention.items():
             attends = {count: native.addresses[f"attend_{count}"] for count in query_counts(self._variant)}
-            store = self._storing(native).addresses["store"]
-            layers = sum(kernel in attends.values() for kernel in kernels)
-            if recording.whole and 0 < layers == kernels.count(store) < products:
-                return result, RecordedStep(self._team, recording, result, attends=attends, store=store, dtype=dtype)
+            layers = kernels.count(self._storing(native).addresses["store"])
+            if recording.whole and dtype is words.dtype and 0 < layers == len(words.caches) < products:
+                return result, RecordedStep(self._team, recording, result, words, attends, dim)
         return result, None
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, places: Sequence[Place]) -> Tensor:
+        """See :class:`~chatglm_backend.models.ops.Ops`."""
+        dim = q.shape[2]
+        keys, _ = places[0].layers[layer]
+        strided = all(x.dtype is torch.float32 and x.stride(2) == 1 for x in (q, k, v)) and dim % ROW_LANES == 0
+        formats = {id(place.identity): place.layers[layer] for place in places}.values()
+        fits = strided and takes(dim, int8=keys.dtype is torch.int8) and min(place.visible for place in places) > 0
+        if not (fits and all(_known_format(*pair, dim) and pair[0].dtype is keys.dtype for pair in formats)):
+            self._team.spoil()
+            return super().attend(layer, q, k, v, places)
+        words = self._recorded or PlaceWords([replace(x, layers=x.layers[layer : layer + 1]) for x in places])
+        caches = words.caches[layer if self._recorded else 0]
+        self._store(k, v, keys.dtype, caches, caches.strides[0], words.tokens)
+        apart = caches.strides[0] if len(formats) > 1 else 0
+        return self._attention_of(q, keys.dtype, caches, apart, keys.shape[0], words.visible)
 
     def attention(self, q: Tensor, keys: Tensor, values: Tensor, visible: Sequence[int]) -> Tensor:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
-        rows, heads, dim = q.shape
+        rows, _, dim = q.shape
         fits = takes(dim, int8=keys.dtype is torch.int8) and q.dtype is torch.float32 and q.stride(2) == 1
         if not (fits and min(visible) > 0 and _known_format(keys, values, dim)):
             self._team.spoil()
             return super().attention(q, keys, values, visible)
+        caches = np.array(cache_words(keys, values), np.int64)
+        return self._attention_of(q, keys.dtype, caches, 0, keys.shape[0], np.fromiter(visible, np.int64, rows))
+
+    def _attention_of(
+        self, q: Tensor, dtype: torch.dtype, caches: Words, caches_row: int, kv_heads: int, visible: Words
+    ) -> Tensor:
+        """``caches_row`` is 0 where all rows see the same cache."""
+        rows, heads, dim = q.shape
         result = self._team.empty(rows, heads * dim)
-        counts = np.fromiter(visible, np.int64, rows)
-        native, group, size = self._native(dim, keys.dtype), heads // keys.shape[0], keys.itemsize
-        widths = query_counts(self._variant)
+        native, group, widths = self._native(dim, dtype), heads // kv_heads, query_counts(self._variant)
         with self._team.lock:
             args = self._attention_args
             args[:] = (
-                q.data_ptr(), q.stride(0) * 4, q.stride(1) * 4, q.stride(1) * 4, keys.data_ptr(),
-                keys.stride(0) * size, values.data_ptr(), values.stride(0) * size, result.data_ptr(), heads * dim * 4,
-                dim * 4, counts.ctypes.data, 8, 0, heads, group, 1, self._constants(dim**-0.5).ctypes.data,
+                q.data_ptr(), q.stride(0) * 4, q.stride(1) * 4, q.stride(1) * 4, caches.ctypes.data, caches_row,
+                result.data_ptr(), heads * dim * 4, dim * 4, visible.ctypes.data, 8, 0, heads, group, 1,
+                self._constants(dim**-0.5).ctypes.data,
             )  # fmt: skip
-            longest = int(counts.max())
-            if rows == 1 or group % widths[-2] == 0:
+            longest = int(visible.max())
+            if rows == 1 or caches_row or group % widths[-2] == 0:
                 width = queries_for(heads * rows, group, self._team.threads, longest, widths)
                 args[AttentionArg.STEP] = width
                 self._attend(native, width, rows * heads // width, longest, dim)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,14 +68,28 @@ class Work:
 class Recording:
     """The steps that a team did, with argument blocks of their own and all that their addresses point to.
 
-    ``whole`` turns False when something was done that is not among the steps.
+    ``whole`` turns False when something was done that is not among the steps. ``free`` is memory of results that nobody
+    has any more, by numbers: later steps write there, as they do when the steps are done again in the same order.
     """
 
     work: Work
+    free: dict[int, list[Tensor]] = field(default_factory=dict)
     steps: list[tuple[int, ...]] = field(default_factory=list)
     args: list[Words] = field(default_factory=list)
     kept: list[object] = field(default_factory=list)
     whole: bool = True
+
+    def empty(self, numbers: int) -> Tensor:
+        """Uninitialised fp32 [numbers]."""
+        free = self.free.setdefault(numbers, [])
+        if not free:
+            free.append(torch.empty(numbers))
+            self.kept.append(free[0])
+        memory = free.pop()
+        # The tensor keeps this array, not its own memory: with the last view of it goes the array.
+        array = memory.numpy()[:]
+        weakref.finalize(array, free.append, memory).atexit = False
+        return torch.from_numpy(array)
 
     def add(self, step: Words, args: Words) -> None:
         """A step that was just done with ``args``."""
@@ -108,11 +123,10 @@ class Team:
         self._recording: Recording | None = None
 
     def empty(self, rows: int, units: int) -> Tensor:
-        """Uninitialised fp32 for a result; a recording keeps it."""
-        result = torch.empty(rows, units)
+        """Uninitialised fp32 for a result."""
         if self._recording is not None:
-            self._recording.kept.append(result)
-        return result
+            return self._recording.empty(rows * units).view(rows, units)
+        return torch.empty(rows, units)
 
     def keep(self, operand: object) -> None:
         """A recording points to this memory, so it has to stay."""

@@ -7,6 +7,8 @@ argument words, a range of work, and scratch memory. Knows nothing of what the k
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import TypeVar
 
 from llvmlite import ir
 
@@ -16,6 +18,7 @@ I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
 
 Values = list[ir.Value]
+Word = TypeVar("Word", bound=IntEnum)
 
 _EXPONENT_ALL_ONES = 0x7F800000
 
@@ -36,6 +39,10 @@ class KernelWriter:
     def arg(self, which: int) -> ir.Value:
         """The argument word at index ``which``."""
         return self.load(self.offset(self.args, int(which) * 8), I64, align=8)
+
+    def table(self, address: ir.Value, kind: type[Word]) -> dict[Word, ir.Value]:
+        """All int64 words of a ``kind`` of table, the first of them at ``address``."""
+        return {word: self.load(self.offset(address, word * 8), I64, align=8) for word in kind}
 
     def offset(self, address: ir.Value, by: ir.Value | int, scale: int = 1) -> ir.Value:
         """``address + by * scale``, in bytes."""

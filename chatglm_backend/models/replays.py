@@ -1,0 +1,60 @@
+"""Decode steps of one row or a few, the commonest: recorded once, then replayed as a whole.
+
+Knows which steps can be replayed and what differs from step to step; the forward pass itself is the decoder's.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from chatglm_backend.models.ops import Ops, Place, Replay
+from chatglm_backend.models.rows import Rows
+
+_MOST_ROWS = 16
+_ROWS_KEPT = 128
+"""Rows of all recordings together; each takes up to a megabyte."""
+
+Forward = Callable[[Tensor, Rows, Sequence[Place]], Tensor]
+_Kind = tuple[str, int, bool]
+"""Whose fine-tune, how many rows, and whether all are one sequence's."""
+
+
+class Replays:
+    """The forward pass of a decode step. Not thread-safe."""
+
+    def __init__(self, ops: Ops, hidden_size: int) -> None:
+        self._ops = ops
+        self._hidden = torch.empty(_MOST_ROWS, hidden_size)
+        self._positions, self._blocks = torch.zeros(2, _MOST_ROWS, dtype=torch.int64)
+        self._replays: OrderedDict[_Kind, Replay | None] = OrderedDict()
+
+    def __call__(self, hidden: Tensor, rows: Rows, places: Sequence[Place], forward: Forward) -> Tensor:
+        """``hidden`` [rows, hidden] -> logits [rows, vocab], valid until the next call.
+
+        ``forward`` is always the same one, and is not kept: a circle of references would keep the model's memory
+        until Python looks for such circles.
+        """
+        count = len(places)
+        if count > _MOST_ROWS or any(some != slice(None) for _, some in rows.groups):
+            return forward(hidden, rows, places)
+        alone = all(place.identity is places[0].identity for place in places)
+        kind = rows.groups[0][0].identity if rows.groups else "", count, alone
+        replay = self._replays.get(kind)
+        if kind in self._replays:
+            self._replays.move_to_end(kind)
+            if replay is None:  # a recording has shown that it cannot be replayed
+                return forward(hidden, rows, places)
+        self._hidden[:count], self._positions[:count], self._blocks[:count] = hidden, rows.positions, rows.blocks
+        if replay is not None:
+            return replay(places)
+        mine = replace(rows, positions=self._positions[:count], blocks=self._blocks[:count])
+        start = self._hidden[:count]
+        logits, self._replays[kind] = self._ops.record(lambda: forward(start, mine, places), places)
+        while sum(rows for _, rows, _ in self._replays) > _ROWS_KEPT:
+            self._replays.popitem(last=False)
+        return logits
