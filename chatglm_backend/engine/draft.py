@@ -6,10 +6,15 @@ Knows token ids only.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-_NGRAMS = (8, 5, 3, 2)
+_NGRAMS = (8, 4, 2)
+_LONGEST = 32
+"""Matches of so many tokens are as good as longer ones."""
+_MOST_PLACES = 32
+_LIKELY = 0.5
 _FIRST_SIZE = 2
 _FIRST_PAUSE = 16
 _MAX_PAUSE = 256
@@ -36,12 +41,15 @@ class DraftSource(Protocol):
 
 
 class PromptLookup:
-    """Proposes what followed the last few tokens when they occurred before, in the prompt or the answer."""
+    """Proposes what followed the last few tokens when they occurred before, in what is known or in the answer.
 
-    def __init__(self, prompt_ids: Iterable[int]) -> None:
+    The longest such place decides; of several as long, what followed them most often, and then what did so last.
+    """
+
+    def __init__(self, known_ids: Iterable[int]) -> None:
         self._ids: list[int] = []
-        self._index: dict[tuple[int, ...], int] = {}
-        for token in prompt_ids:
+        self._ends: dict[tuple[int, ...], list[int]] = {}
+        for token in known_ids:
             self.append(token)
 
     def append(self, token: int) -> None:
@@ -50,17 +58,31 @@ class PromptLookup:
         # The n-gram that ends before this token is entered only now, so that a lookup never finds itself.
         for length in _NGRAMS:
             if length <= end:
-                self._index[tuple(self._ids[end - length :])] = end
+                self._ends.setdefault(tuple(self._ids[end - length :]), []).append(end)
         self._ids.append(token)
 
     def propose(self, size: int) -> tuple[int, ...]:
-        """See :class:`DraftSource`. A repetition is taken to go on repeating."""
+        """See :class:`DraftSource`. A repetition is taken to go on repeating; a mere minority is no opinion."""
+        ends: list[int] = []
         for length in _NGRAMS:
-            start = self._index.get(tuple(self._ids[-length:]))
-            if start is not None:
-                period = self._ids[start : start + size]
-                return tuple(period[place % len(period)] for place in range(size))
-        return ()
+            ends = ends or self._ends.get(tuple(self._ids[-length:]), [])[-_MOST_PLACES:]
+        matches = [self._match(end) for end in ends]
+        ends = [end for end, match in zip(ends, matches, strict=True) if match == max(matches)]
+        ids = self._ids.copy()
+        for place in range(size if ends else 0):
+            token, count = Counter(ids[end + place] for end in reversed(ends)).most_common(1)[0]
+            if count < _LIKELY * len(ends):
+                break
+            ends = [end for end in ends if ids[end + place] == token]
+            ids.append(token)
+        return tuple(ids[len(self._ids) :])
+
+    def _match(self, end: int) -> int:
+        """How many tokens before ``end`` are the last ones again."""
+        ids, length = self._ids, 0
+        while length < min(end, _LONGEST) and ids[end - 1 - length] == ids[-1 - length]:
+            length += 1
+        return length
 
 
 class StepCosts:

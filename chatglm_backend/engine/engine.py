@@ -155,7 +155,8 @@ class Engine:
         if request.params.greedy and self.options.draft_tokens > 0:
             # As if the predicted answer had been given to this prompt before.
             before = (*ready.prompt_ids[-_CUE:], *ready.predicted) if ready.predicted else ()
-            known = (*before, *ready.prompt_ids)
+            beside = self.prefix_cache.beside(_owner(request, cache), ready.prompt_ids)
+            known = (*beside, *before, *ready.prompt_ids)
             draft = Drafter(self._draft_source(known), max_tokens=self.options.draft_tokens)
         sequence = Sequence(
             ready,

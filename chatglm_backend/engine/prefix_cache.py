@@ -14,6 +14,10 @@ from collections.abc import Callable
 from chatglm_backend.models.adapter import Adapter
 from chatglm_backend.models.kv_cache import KVCache
 
+_CUE = 8
+_BESIDE_KNOWN, _BESIDE_TOKENS = 2, 2048
+"""Of how many sequences the ends are looked at, and how much of each."""
+
 
 class PrefixCache:
     """Keeps copies of KV caches by owner and token ids; nothing where there is no room for any."""
@@ -71,6 +75,15 @@ class PrefixCache:
         while self.nbytes > self._max_bytes and self._entries:
             self._drop(next(iter(self._entries)))
         return copy
+
+    def beside(self, owner: str, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """What ``owner`` has had that goes on otherwise than ``ids``, each from a little before, the latest last."""
+        found: list[int] = []
+        for known in self._known(owner)[-_BESIDE_KNOWN:]:
+            common = common_prefix(known, ids)
+            if common < len(known):
+                found += known[max(0, common - _CUE, len(known) - _BESIDE_TOKENS) :]
+        return tuple(found)
 
     def clear(self) -> None:
         """Forget everything."""

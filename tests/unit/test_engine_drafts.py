@@ -70,6 +70,22 @@ def test_a_predicted_answer_comes_in_fewer_steps() -> None:
     assert right < plain / 2
 
 
+@pytest.mark.parametrize(("visitor", "prompt"), [("me", "hello"), ("me", "hallo"), ("other", "hello")])
+def test_an_answer_made_again_comes_in_fewer_steps(visitor: str, prompt: str) -> None:
+    """To the same prompt or to one that was edited a little; one visitor's answer helps nobody else."""
+    text = "sphinx of black quartz, judge my vow"
+    model = FakeModel(row=script_row(text.encode(), len("hello")))
+    engine = engine_of(model, EngineOptions(draft_tokens=8))
+    first, again = (
+        replace(ask(words, max_new_tokens=60), visitor=name) for words, name in (("hello", "me"), (prompt, visitor))
+    )
+    assert text_of(engine.generate(first)) == text
+    plain, _ = model.log.count("decode1"), model.log.clear()
+    assert text_of(engine.generate(again)) == text
+    steps = model.log.count("decode1")
+    assert (steps < plain / 2) if visitor == "me" else (steps == plain)
+
+
 class WrongDraft:
     """Always has an opinion, never a right one: the models here never choose the token 257."""
 

@@ -65,6 +65,10 @@ def test_percentiles_interpolate() -> None:
     [
         ([1, 2, 3, 4, 9, 1, 2], 2, (3, 4)),
         ([7, 7, 7, 7], 6, (7,) * 6),  # a run of one token is taken to go on, longer than the run seen
+        ([8, 1, 2, 3, 9, 1, 2, 4, 8, 1, 2], 1, (3,)),  # the longest match, though it is older
+        ([1, 2, 3, 0, 1, 2, 3, 9, 1, 2, 4, 6, 1, 2], 2, (3, 9)),  # the most frequent, then the later one
+        ([1, 2, 3, 0, 1, 2, 4, 9, 1, 2], 1, (4,)),  # of two as frequent the later one
+        ([1, 2, 3, 0, 1, 2, 4, 9, 1, 2, 5, 6, 1, 2], 1, ()),  # of three different ones none
         ([1, 2, 3], 8, ()),
         ([], 8, ()),
     ],
