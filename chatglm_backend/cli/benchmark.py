@@ -73,7 +73,8 @@ def benchmark(
     runs = run_plan(bench.model, plan, bench.machine, bench.adapters(settings.adapter))
     for run in runs:
         if run.batch == 1 and not run.adapter:  # the last is the longest, which tells most of long prompts
-            found = measured(bench.model.config, run.threads, run.prompt_tokens, run.prefill_tok_s, run.decode_tok_s)
+            rates, kv = (run.prefill_tok_s, run.decode_tok_s), bench.model.new_cache(1).bytes_per_token
+            found = measured(bench.model.config, run.threads, run.prompt_tokens, *rates, kv)
             remember(kernel_cache(settings), bench.model.config, found)
     report = BenchmarkReport(runs, peak_rss_gb(), bench.load_s)
     if threads_sweep:

@@ -135,7 +135,7 @@ def _look_at_models(found: Findings, settings: Settings) -> None:
     for offer in Reckoning(settings, env, entries).offers():
         row, needs, time = offer.model, offer.needs, None
         if speed is not None and needs.tokens:
-            time = speed.said(row.config, needs.tokens)
+            time = speed.said(row.config, needs.tokens, needs.kv / needs.context)
         found.models.append(
             {"name": row.short, "model": row.hub_id, "checked": row.checked, "good_for": row.use, "here": offer.here,
              "download_bytes": row.download_bytes, "disk_bytes": needs.disk, "memory_bytes": needs.memory,

@@ -17,9 +17,9 @@ from chatglm_backend.units import seconds, whole_seconds
 _FILE = "speed.json"
 _LARGE = 256_000_000  # smaller models measure something else
 # Measured on full-size shapes, docs/log/2026-11-28.md: a multiplication in attention takes as long as so many in a
-# product, and a byte of K/V as long as so many of weights.
-_ATTENTION_COST = 3.0
-_KV_COST = 4.0
+# product while a prompt is read, and as reading so many bytes of weights behind it.
+_ATTENTION_COST = 2.6
+_ATTENTION_BYTES = 0.18
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +35,30 @@ class Speed:
         attention = config.num_layers * config.num_heads * config.head_dim * tokens
         return tokens * (_multiplications(config) + _ATTENTION_COST * attention) / self.reads
 
-    def itl_s(self, config: ModelConfig, tokens: int) -> float:
-        """Seconds between two tokens behind so many, with 16-bit K/V."""
-        return (int4_bytes(config) + _KV_COST * 2 * kv_values(config) * tokens) / self.makes
+    def itl_s(self, config: ModelConfig, tokens: int, kv_bytes: float) -> float:
+        """Seconds between two tokens behind so many, with ``kv_bytes`` of K/V each."""
+        multiplications = 2 * config.num_layers * config.num_heads * config.head_dim
+        # Where heads share keys and values, these are read in less time than it takes to multiply with them.
+        token = max(kv_bytes, _ATTENTION_BYTES * multiplications)
+        return (int4_bytes(config) + token * tokens) / self.makes
 
     def rate(self, config: ModelConfig) -> float:
-        """Tokens per second of a short answer."""
-        return 1 / self.itl_s(config, 128)
+        """Tokens per second of a short answer; 16-bit K/V will do here."""
+        return 1 / self.itl_s(config, 128, 2 * kv_values(config))
 
-    def said(self, config: ModelConfig, tokens: int) -> Sentence:
+    def said(self, config: ModelConfig, tokens: int, kv_bytes: float) -> Sentence:
         """Both, as an estimate."""
-        ttft, itl = self.ttft_s(config, tokens), self.itl_s(config, tokens)
+        ttft, itl = self.ttft_s(config, tokens), self.itl_s(config, tokens, kv_bytes)
         return Sentence("known.time", tokens=tokens, ttft=whole_seconds(ttft), itl=seconds(itl))
 
 
-def measured(config: ModelConfig, threads: int, prompt: int, prefill_tok_s: float, decode_tok_s: float) -> Speed:
-    """The machine's speed, from a model's rates behind a prompt of so many tokens."""
+def measured(
+    config: ModelConfig, threads: int, prompt: int, prefill_tok_s: float, decode_tok_s: float, kv_bytes: float
+) -> Speed:
+    """The machine's speed, from a model's rates behind a prompt of so many tokens with ``kv_bytes`` of K/V each."""
     unit = Speed(threads, 1.0, 1.0)
     reads = unit.ttft_s(config, prompt) / prompt * prefill_tok_s
-    return Speed(threads, reads, unit.itl_s(config, prompt) * decode_tok_s)
+    return Speed(threads, reads, unit.itl_s(config, prompt, kv_bytes) * decode_tok_s)
 
 
 def remember(folder: Path | None, config: ModelConfig, speed: Speed) -> None:

@@ -200,7 +200,8 @@ class SpeedPresenter:
                 statistics.median(found)
                 for found in ([run.prefill_tok_s for run in runs], [run.decode_tok_s for run in runs])
             )
-            speed = measured(row.config, info.threads, runs[0].prompt_tokens, prefill, decode)
+            kv = info.kv_bytes_per_token
+            speed = measured(row.config, info.threads, runs[0].prompt_tokens, prefill, decode, kv)
             remember(kernel_cache(self._service.settings), row.config, speed)
 
     def _download(self, info: ModelInfo, results: Sequence[QuickResult]) -> str:

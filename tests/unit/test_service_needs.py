@@ -11,7 +11,7 @@ from chatglm_backend.checkpoint.known import MODELS, low_bit_bytes
 from chatglm_backend.checkpoint.places import closed_to_others
 from chatglm_backend.errors import ModelTooLarge
 from chatglm_backend.service.kernels import kernel_cache
-from chatglm_backend.service.needs import context_for
+from chatglm_backend.service.needs import context_for, kv_bytes
 from chatglm_backend.service.speed import measured, recall, remember
 from chatglm_backend.settings import Settings
 
@@ -50,15 +50,31 @@ def test_what_does_not_fit_is_refused_with_numbers(asked: int | str, free: int) 
 def test_long_prompts_are_estimated_from_a_measurement(tmp_path: Path) -> None:
     """The measured rates come back; longer prompts and larger models take longer; kept for a number of threads."""
     short = MODELS["chatglm3-6b"].config
-    speed = measured(short, 2, 512, 50.0, 10.0)
+    speed = measured(short, 2, 512, 50.0, 10.0, KV)
     assert speed.ttft_s(short, 512) == pytest.approx(512 / 50)
-    assert speed.itl_s(short, 512) == pytest.approx(0.1)
+    assert speed.itl_s(short, 512, KV) == pytest.approx(0.1)
     assert speed.ttft_s(LONG, 32_768) > 64 * speed.ttft_s(short, 512)
-    assert speed.itl_s(MODELS["glm-4-9b-chat"].config, 512) > 0.1 > speed.itl_s(short, 32)
+    assert speed.itl_s(MODELS["glm-4-9b-chat"].config, 512, 40 * 1024) > 0.1 > speed.itl_s(short, 32, KV)
     remember(tmp_path / "kernels", short, speed)
     assert (recall(tmp_path / "kernels", 2), recall(tmp_path / "kernels", 4), recall(None, 2)) == (speed, None, None)
     (tmp_path / "kernels" / "speed.json").write_text("{")
     assert recall(tmp_path / "kernels", 2) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "tokens", "found"),
+    [("chatglm3-6b-32k", "float16", 8192, 1.13), ("chatglm3-6b-32k", "float16", 32_767, 1.44),
+     ("chatglm3-6b-32k", "int8", 8192, 1.10), ("chatglm3-6b-32k", "int8", 32_767, 1.35),
+     ("chatglm-6b", "float16", 2000, 1.30), ("chatglm-6b", "int8", 2000, 1.17)],
+)  # fmt: skip
+def test_tokens_behind_many_are_estimated_as_they_were_measured(
+    model: str, kind: str, tokens: int, found: float
+) -> None:
+    """The time of a token against one behind 32, in the number format of the K/V: docs/log/2026-11-28.md."""
+    config = MODELS[model].config
+    kv = kv_bytes(config, Settings(kv_dtype=kind))
+    speed = measured(config, 2, 128, 50.0, 10.0, kv)
+    assert speed.itl_s(config, tokens, kv) / speed.itl_s(config, 32, kv) == pytest.approx(found, rel=0.08)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a user's folders apart by itself")
