@@ -17,7 +17,8 @@ Standard library only, so that any room may raise these.
     │   │                          AdapterUnsupported, AdapterMismatch, AdapterDamaged
     │   └── NotEnoughDisk, NotEnoughMemory, CacheLocked, ModelInUse
     ├── HistoryError           conversations cannot be kept or found: HistoryUnavailable, HistoryDamaged,
-    │                          ConversationGone, ConversationDamaged, ConversationChanged, ImportRefused
+    │                          HistoryRepaired, ConversationGone, ConversationDamaged, ConversationChanged,
+    │                          ImportRefused
     ├── BatchRefused           a file cannot be a batch's input or output
     └── PlatformError          this machine cannot run it: UnsupportedPlatform, NativeLibraryError, PortInUse,
                                ClusterError
@@ -238,6 +239,10 @@ class HistoryUnavailable(HistoryError, code="history_unavailable"):
 
 class HistoryDamaged(HistoryError, code="history_damaged"):
     """The file was damaged and set aside."""
+
+
+class HistoryRepaired(HistoryError, code="history_repaired"):
+    """The file was damaged and could be put right; what was asked was not done."""
 
 
 class ConversationGone(HistoryError, code="conversation_gone"):

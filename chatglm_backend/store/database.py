@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chatglm_backend.errors import HistoryDamaged, HistoryUnavailable
+from chatglm_backend.errors import HistoryDamaged, HistoryError, HistoryRepaired, HistoryUnavailable
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.store.folder import private_folder
 from chatglm_backend.store.repair import repair
@@ -48,7 +48,8 @@ class Database:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, one at a time across threads and processes.
 
-        Raises :class:`HistoryUnavailable`, and :class:`HistoryDamaged` after a fresh file was begun.
+        Raises :class:`HistoryUnavailable`, :class:`HistoryRepaired` after the file was put right, and
+        :class:`HistoryDamaged` after a fresh one was begun.
         """
         with self._lock:
             connection = self._open()
@@ -93,7 +94,7 @@ class Database:
                 try:
                     self._connection = self._connect()
                 except sqlite3.Error as again:
-                    raise self._explained(again) from again
+                    raise HistoryUnavailable(path=self.path, reason=str(again)) from again
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:
@@ -144,13 +145,16 @@ class Database:
             raise HistoryUnavailable(path=self.path, reason=Sentence("file.cannot_rename")) from error
         return HistoryDamaged(path=aside)
 
-    def _explained(self, error: sqlite3.Error | UnicodeDecodeError) -> HistoryUnavailable | HistoryDamaged:
-        if _damaged(error):
-            self.close()
-            damage = self._set_aside()
-            self._notice = damage
-            return damage
-        return HistoryUnavailable(path=self.path, reason=str(error))
+    def _explained(self, error: sqlite3.Error | UnicodeDecodeError) -> HistoryError:
+        if not _damaged(error):
+            return HistoryUnavailable(path=self.path, reason=str(error))
+        self.close()
+        self._notice = None
+        try:
+            self._open()  # looks at the whole file, and puts it right or sets it aside
+        except HistoryError as problem:
+            return problem
+        return self._notice or HistoryRepaired()
 
 
 def _damaged(error: sqlite3.Error | UnicodeDecodeError) -> bool:

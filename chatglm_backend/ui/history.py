@@ -20,6 +20,7 @@ from chatglm_backend.errors import (
     ConversationGone,
     HistoryDamaged,
     HistoryError,
+    HistoryRepaired,
     HistoryUnavailable,
 )
 from chatglm_backend.settings import Settings
@@ -112,7 +113,7 @@ class History:
             except ConversationGone:
                 # Deleted in another tab: what this tab shows goes on as a conversation of its own.
                 return self.store.begin(visitor, None, turns, adapter), None
-            except HistoryDamaged:
+            except (HistoryDamaged, HistoryRepaired):
                 return self.store.begin(visitor, None, turns, adapter), self.store.take_notice()
         except HistoryError as error:
             return None, error

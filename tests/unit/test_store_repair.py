@@ -12,7 +12,7 @@ import pytest
 from chatglm_backend.core import Message
 from chatglm_backend.documents.passages import Passage, Sources
 from chatglm_backend.documents.reading import Document
-from chatglm_backend.errors import ConversationDamaged, HistoryDamaged
+from chatglm_backend.errors import ConversationDamaged, HistoryDamaged, HistoryRepaired
 from chatglm_backend.store.conversations import ConversationStore
 from chatglm_backend.store.records import Attached, Conversation
 from chatglm_backend.tokenizers.tools import ToolCall
@@ -90,6 +90,26 @@ def test_a_changed_text_costs_at_most_its_conversation(tmp_path: Path, bad: byte
             store.close()
     assert seen.keys() == keys | texts
     assert (seen["visitor-ann"], seen[ann], seen[DOCUMENT.id], seen["answer-text"]) == (6, 9, 3, 1)
+
+
+def test_a_key_that_changes_while_the_file_is_open(tmp_path: Path) -> None:
+    """Sqlite meets it when the conversation is deleted: the file is put right, not set aside, and then it works."""
+    file = tmp_path / "history.sqlite3"
+    ann, bob = _filled(file)
+    store, other = ConversationStore(file), ConversationStore(file)
+    assert len(store.list("visitor-ann")) == 1
+    other.prompts.save("bob", "third", "third")  # what the first has in memory counts no more
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(ann.encode() + b"user", b"~" + ann[1:].encode() + b"user"))
+    assert file.read_bytes() != whole
+    with pytest.raises(HistoryRepaired, match="Try again"):
+        store.delete("visitor-ann", ann)
+    assert len(store.read("visitor-ann", ann).messages) == 2
+    store.delete("visitor-ann", ann)
+    assert (store.list("visitor-ann"), len(store.read("bob", bob).messages)) == ((), 2)
+    assert store.take_notice() is None
+    store.close()
+    other.close()
 
 
 def test_a_table_whose_name_is_damaged_while_the_file_is_open(tmp_path: Path) -> None:
