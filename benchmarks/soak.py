@@ -279,7 +279,7 @@ def lives(options: argparse.Namespace, folder: Path, token: str) -> Iterator[Acc
 
     calling = build_checkpoint(folder / "chatglm3-6b", "chatglm3", shards=1)
     fine_tunes = ["--adapter", str(_BUNDLED / "friendly-lora"), "--adapter", str(_BUNDLED / "curious-prefix")]
-    common = ["--prefix-cache-mb", "32", "--kv-disk-mb", str(_KV_DISK_MB), "--cache", str(folder / "cache")]
+    common = ["--prefix-cache-mb", "8", "--kv-disk-mb", str(_KV_DISK_MB), "--cache", str(folder / "cache")]
     kept = Kept()
     ways = [[*common, *fine_tunes], [*common, "--model", str(calling)]]
     made = {"clients": options.clients, "context": options.context, "pages": options.pages, "kept": kept}

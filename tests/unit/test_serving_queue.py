@@ -48,7 +48,7 @@ def test_a_full_queue_says_how_many_wait() -> None:
     """The error counts."""
     queue: FairQueue[int] = FairQueue(1)
     queue.push("a", 1)
-    with pytest.raises(QueueFull, match="1 requests"):
+    with pytest.raises(QueueFull, match=r"with 1 request\."):
         queue.push("b", 2)
 
 

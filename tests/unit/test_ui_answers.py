@@ -369,7 +369,7 @@ def test_an_answer_that_is_kept_does_not_keep_its_request() -> None:
         pass
 
     async def scene() -> None:
-        site, carried = _site(), Carried()
+        site, carried = _site(grace=0.0), Carried()
         gone = weakref.ref(carried)
         context = contextvars.copy_context()
         context.run(contextvars.ContextVar[Carried]("carried").set, carried)

@@ -47,7 +47,7 @@ def test_tokens_are_counted_by_the_model_and_a_text_that_does_not_fit_is_said() 
     assert said("x" * 100, length=1_000_000)[1]
     assert said("") == ("", False)
     half = {"content": b'{"text": "\\ud83d", "length": 1}', "headers": {"content-type": "application/json"}}
-    assert client.post("/chat/count", **half).json()["said"] == "1 tokens"  # of a pair that was cut
+    assert client.post("/chat/count", **half).json()["said"] == "1 token"  # of a pair that was cut
     assert client.post("/chat/count", json={"text": "x" * 100_001, "length": 1}).status_code == 422
 
 
