@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from chatglm_backend.cluster.front import Front
@@ -273,6 +274,8 @@ def nodes(count: int) -> Iterator[None]:
     """A cluster of so many machines, the first of which is the head; they end afterwards."""
     from chatglm_backend.cluster.on_ray import connect, disconnect
 
+    Path("/run/netns").mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/netns"], check=True)  # names of this network's own
     ip("link", "set", "lo", "up")
     ip("link", "add", "br0", "type", "bridge")
     ip("link", "set", "br0", "up")

@@ -32,6 +32,7 @@ from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
 
 _PORT = 6379
+_TRIES = 3
 _REACHING_S, _STARTING_S, _ENDING_S = 5.0, 90.0, 20.0
 _ROOT = Path(__file__).resolve().parents[2]
 _OBJECT_STORE = 100_000_000  # bytes; what passes between machines is small
@@ -180,10 +181,12 @@ def main(argv: list[str]) -> int:
         if not _reached(host, port, _REACHING_S):
             raise ClusterError(reason=Sentence("cluster.unreachable", address=argv[0]))
         command = node_command(argv[0], head=False)
+        failed = 0
         while True:
             began = time.monotonic()
             _node(command).wait()
-            if time.monotonic() - began < _STARTING_S and _reached(host, port, _REACHING_S):
+            failed = failed + 1 if time.monotonic() - began < _STARTING_S and _reached(host, port, _REACHING_S) else 0
+            if failed == _TRIES:
                 raise ClusterError(reason=Sentence("cluster.no_head", command=" ".join(command)))
             sys.stderr.write(f"{Sentence('cluster.head_gone', address=argv[0])}\n")
             while not _reached(host, port, _REACHING_S):
