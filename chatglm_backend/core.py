@@ -329,12 +329,20 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """A snapshot of the model's life: ``progress`` while loading, ``info`` when ready, ``error`` when failed."""
+    """A snapshot of the model's life: ``progress`` while loading, ``info`` when ready, ``error`` when failed.
+
+    Of several machines some may go on with the model of ``info`` while others load the next.
+    """
 
     state: ModelState
     progress: LoadProgress | None = None
     info: ModelInfo | None = None
     error: Exception | None = None
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is a model that may be asked."""
+        return self.state is ModelState.READY or (self.state is ModelState.LOADING and self.info is not None)
 
 
 MachineState = Literal["starting", "loading", "ready", "leaving", "lost", "refused", "failed"]

@@ -30,8 +30,7 @@ def operations_router(service: Service) -> APIRouter:
 
     @router.get("/metrics", summary="Counters for Prometheus", response_class=Response)
     async def counters() -> Response:
-        ready = service.status().state is ModelState.READY
-        content, kind = exposition(service.metrics(), ready=ready, machines=service.machines())
+        content, kind = exposition(service.metrics(), ready=service.status().answers, machines=service.machines())
         return Response(content, headers={"content-type": kind})
 
     return router
@@ -39,7 +38,7 @@ def operations_router(service: Service) -> APIRouter:
 
 def readiness(status: ModelStatus) -> tuple[int, dict[str, Any]]:
     """HTTP status and body. ``progress`` is in percent of the stage, absent where its size is unknown."""
-    if status.state is ModelState.READY:
+    if status.answers:
         return 200, {"status": "ready"}
     body: dict[str, Any] = {"status": status.state.value}
     step = status.progress

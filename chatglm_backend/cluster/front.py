@@ -21,6 +21,7 @@ from chatglm_backend.core import (
     Clock,
     Completed,
     Event,
+    FinishReason,
     GenerationRequest,
     MachineStatus,
     ModelInfo,
@@ -31,11 +32,13 @@ from chatglm_backend.core import (
     monotonic_clock,
 )
 from chatglm_backend.errors import (
+    ContextLimitExceeded,
     EngineFailure,
     LoadCancelled,
     ModelError,
     ModelNotReady,
     NoMachine,
+    NoMemoryForPrompt,
     QueueFull,
     RequestError,
     ShuttingDown,
@@ -45,9 +48,9 @@ from chatglm_backend.service.loading import LoadedModel, Loading
 from chatglm_backend.serving.worker import Worker, WorkerOptions
 from chatglm_backend.tokenizers.base import EncodedPrompt
 
-_TICK_S, _POLL_S, _AGAIN_S = 0.005, 0.2, 1.0
+_TICK_S, _POLL_S, _AGAIN_S, _GONE_S = 0.005, 0.2, 1.0, 60.0
 _HOMES = 10_000
-_ELSEWHERE = (ModelNotReady, QueueFull, ShuttingDown)
+_ELSEWHERE = (ModelNotReady, QueueFull, ShuttingDown, ContextLimitExceeded, NoMemoryForPrompt)
 
 
 @dataclass(eq=False, slots=True)
@@ -94,8 +97,8 @@ class Front:
             found = self._await(wanted, how)
         except ModelError:
             for one in who:
-                if one.link is not None:
-                    one.link.send("cancel_load")
+                if (link := one.link) is not None:
+                    link.send("cancel_load")
             if first is not None:
                 self._number += 1
                 self._members.want(Wanted(self._number, before.model), first, adopt=False)
@@ -154,6 +157,9 @@ class Front:
             run.first_at = self._clock()
         if isinstance(told, TokenEvent):
             run.tokens += 1
+        if isinstance(told, Completed) and told.finish_reason is FinishReason.CANCELLED and not run.cancel.cancelled:
+            yield from self._lose(run)  # the machine stopped it, as nobody had asked for so long
+            return
         if isinstance(told, Completed):
             run.member.tok_s = told.timing.decode_tok_s or run.member.tok_s
             told = replace(told, timing=self._timing(run, told.timing))
@@ -168,6 +174,8 @@ class Front:
         self._end(run)
         if run.cancel.cancelled:
             yield run, Completed(run.cancel.reason, Usage(0, run.tokens), self._timing(run, Timing()))
+        elif run.first_at is None:
+            yield run, NoMachine()
         else:
             yield run, EngineFailure(reason=Sentence("cluster.lost", name=run.member.name))
 
@@ -189,23 +197,26 @@ class Front:
         self._homes.move_to_end(run.request.visitor)
         if len(self._homes) > _HOMES:
             self._homes.popitem(last=False)
-        if member.link is None or not run.session:
+        link = member.link
+        if link is None or not run.session:
             self._members.news.put((run.session, "", MachineLost()))
         else:
-            member.link.send("submit", run.session, run.request)
+            link.send("submit", run.session, run.request)
 
     def _end(self, run: Run) -> None:
         self._runs.pop(run.request.request_id, None)
         run.member.runs -= 1
+        if run.member.state != "ready":
+            self._resize()
 
     def _stop_cancelled(self) -> None:
         """Tell the machines of those that were cancelled, again until they have ended."""
         now = self._clock()
         for run in self._runs.values():
             due = run.cancelled_at is None or now - run.cancelled_at > _AGAIN_S
-            if run.cancel.cancelled and due and run.member.link is not None:
+            if run.cancel.cancelled and due and (link := run.member.link) is not None:
                 run.cancelled_at = now
-                run.member.link.send("cancel", run.request.request_id, run.cancel.reason)
+                link.send("cancel", run.request.request_id, run.cancel.reason)
 
     def _place(self, visitor: str, *without: Member) -> Member | None:
         """The visitor's own machine if it has a place, else the one with the most, the longest unused of several."""
@@ -220,8 +231,8 @@ class Front:
         while len(tried) < 2 and (one := self._place(visitor, *tried)) is not None:
             tried.append(one)
             try:
-                if one.link is not None:
-                    return one.link.call(method, *args, timeout_s=self._members.pace.silent_s)
+                if (link := one.link) is not None:
+                    return link.call(method, *args, timeout_s=self._members.pace.silent_s)
             except MachineLost:
                 continue
         raise NoMachine
@@ -237,15 +248,20 @@ class Front:
         )
 
     def _await(self, wanted: Wanted, how: Loading) -> Member:
-        """Wait until a machine has it. Raises what they all failed with, and LoadCancelled."""
+        """Wait until a machine has it. Raises what they failed with, NoMachine if they stay lost, and LoadCancelled."""
+        seen = self._clock()
         while not how.cancel.cancelled:
             mine = [one for one in self._members.all() if one.wanted is wanted]
             found = next((one for one in mine if one.loaded == wanted.number and one.state != "refused"), None)
             if found is not None:
                 return found
-            if mine and all(one.state in ("failed", "refused") for one in mine):
-                why = mine[0].why
-                raise why if isinstance(why, ModelError) else ModelError(reason=why)
+            if any(one.state != "lost" for one in mine):
+                seen = self._clock()
+            failed = [one.why for one in mine if one.state in ("failed", "refused")]
+            if failed and all(one.state in ("failed", "refused", "lost") for one in mine):
+                raise failed[0] if isinstance(failed[0], ModelError) else ModelError(reason=failed[0])
+            if mine and self._clock() - seen > _GONE_S:
+                raise ModelError(reason=NoMachine())
             progress = next((one.progress for one in mine if one.progress is not None), None)
             if progress is not None:
                 how.progress(progress)
@@ -254,7 +270,8 @@ class Front:
         raise LoadCancelled(model=wanted.model or "the model")
 
     def _resize(self) -> None:
-        """As many answers at once as the machines that may answer make together."""
-        if self._worker is not None:
-            places = sum(one.places for one in self._members.ready())
-            self._worker.options = replace(self._worker.options, max_running=places)
+        """As many answers at once as the machines that may answer make, beside those that others still make."""
+        with self._members.changed:
+            if self._worker is not None:
+                places = sum(one.places if one.state == "ready" else one.runs for one in self._members.all())
+                self._worker.options = replace(self._worker.options, max_running=places)

@@ -125,8 +125,9 @@ class Members:
             if adopt:
                 self.current, self._identity, self.tunes = wanted, None, None
             for one in who:
-                one.wanted, one.progress, one.why = wanted, None, None
-                self._set(one, "leaving" if one.runs else "loading")
+                one.wanted, one.progress = wanted, None
+                if one.state != "lost":
+                    self._set(one, "leaving" if one.runs else "loading")
             for one in self._members.values():
                 if adopt and one.wanted is wanted and one.loaded == wanted.number:
                     self._welcome(one)

@@ -6,16 +6,20 @@ proxies and routers are not used: they would be a second queue in front of ours.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from chatglm_backend.cluster.ports import MachineLost
 from chatglm_backend.cluster.replica import Replica
+from chatglm_backend.errors import ClusterError
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import Loader, load_model
 from chatglm_backend.settings import Settings, load_settings
 
@@ -52,11 +56,13 @@ class RayLink:
         except GetTimeoutError:
             raise MachineLost from None
         except RayError as error:
-            raise MachineLost(gone=isinstance(error, RayActorError)) from error
+            away = isinstance(error, ActorUnavailableError)  # and may come back, with its model
+            raise MachineLost(gone=isinstance(error, RayActorError) and not away) from None
 
     def send(self, method: str, *args: object) -> None:
-        """See :class:`~chatglm_backend.cluster.ports.Link`."""
-        getattr(self._actor, method).remote(*args)
+        """See :class:`~chatglm_backend.cluster.ports.Link`. That a machine is lost, its next question tells."""
+        with contextlib.suppress(RayError):
+            getattr(self._actor, method).remote(*args)
 
     def end(self) -> None:
         """Give the actor up."""
@@ -67,7 +73,8 @@ class RayRoster:
     """The nodes that are alive. ``loader`` makes models where it is given, instead of the product's own."""
 
     def __init__(self, settings: Settings, loader: Loader | None = None) -> None:
-        self._settings, self._loader = settings, loader
+        self._settings = replace(settings, token=None, auth=None, tls_cert=None, tls_key=None)  # the front's alone
+        self._loader = loader
 
     def names(self) -> tuple[str, ...]:
         """See :class:`~chatglm_backend.cluster.ports.Roster`."""
@@ -95,9 +102,18 @@ class RayRoster:
             raise MachineLost from error
 
 
-def connect(address: str) -> None:
-    """Be a front of the cluster at ``address``, through this machine's own node. Raises ConnectionError."""
-    ray.init(address=address, namespace="chatglm", log_to_driver=False, configure_logging=False)
+def connect(address: str, timeout_s: float = 120.0) -> None:
+    """Be a front of the cluster at ``address``, through this machine's own node once it is up. Raises ClusterError."""
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            ray.init(address=address, namespace="chatglm", log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RayError, RuntimeError) as error:  # noqa: PERF203 - tried again
+            if time.monotonic() > until:
+                raise ClusterError(reason=Sentence("cluster.no_front", address=address, reason=str(error))) from None
+            time.sleep(0.5)
+        else:
+            return
 
 
 def disconnect() -> None:

@@ -19,7 +19,7 @@ from chatglm_backend.core import AdapterInfo, Clock, Event, FinishReason, Genera
 from chatglm_backend.errors import ChatGLMError, EngineFailure, ModelNotReady, RequestError
 from chatglm_backend.service import LoadedModel, Loader, Service, load_model
 from chatglm_backend.service.loading import Loading
-from chatglm_backend.settings import AUTO, Settings
+from chatglm_backend.settings import Settings
 
 if TYPE_CHECKING:
     from chatglm_backend.serving.ticket import Ticket
@@ -30,7 +30,7 @@ _HEARTBEAT_S, _PACE_S = 0.25, 0.02
 
 
 class Replica:
-    """All methods belong to one event loop. Of the front's ``settings`` those hold that are no machine's own."""
+    """All methods belong to one event loop. ``settings`` are the front's, but for what is this machine's own."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Replica:
         environ: dict[str, str] | None = None,
     ) -> None:
         self._loader, self._lease_s, self._clock = loader, lease_s, clock
-        own = replace(settings, threads=AUTO, kv_disk_mb=0, cache=None)
+        own = replace(settings, kv_disk_mb=0)
         self._service = Service(own, loader=self._load, env=environ)
         self._loaded: LoadedModel | None = None
         self._number = 0

@@ -32,6 +32,7 @@ from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
 
 _PORT = 6379
+_OWN = ("threads", "cache", "kernel")
 _TRIES = 3
 _REACHING_S, _STARTING_S, _ENDING_S = 5.0, 90.0, 20.0
 _ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +51,9 @@ def require_token(environ: MutableMapping[str, str]) -> None:
     if not environ.get("RAY_AUTH_TOKEN") and not Path(kept).is_file():
         ray = Path(sys.executable).with_name("ray")
         raise ClusterError(
-            reason=Sentence("cluster.no_token", command=f"umask 077; {ray} get-auth-token --generate", path=kept)
+            reason=Sentence(
+                "cluster.no_token", command=f"umask 077; {ray} get-auth-token --generate > /dev/null", path=kept
+            )
         )
 
 
@@ -101,12 +104,15 @@ def clustered(settings: Settings, say: Say) -> Iterator[Service]:
     head = _is_here(host)
     if not head and not _reached(host, port, _REACHING_S):
         raise ClusterError(reason=Sentence("cluster.unreachable", address=address))
+    for name in _OWN:  # a flag of the page is one of its machine, whose engine reads variables
+        if (value := getattr(settings, name)) is not None:
+            os.environ[f"CHATGLM_{name.upper()}"] = str(value)
     node = _node(node_command(address, head=head))
     ending = threading.Event()
     try:
         if not _reached(host, port, _STARTING_S, node):
             raise ClusterError(reason=Sentence("cluster.no_head", command=" ".join(node_command(address, head=True))))
-        connect(address)
+        connect(address, _STARTING_S)
         threading.Thread(target=_end_without, args=(node, ending, say), name="head", daemon=True).start()
         members = Members(RayRoster(settings))
         front = Front(members)

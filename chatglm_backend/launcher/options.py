@@ -66,6 +66,8 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
     own = ["--help" if word == "-h" else word for word in argv[:end]]
     found, page = _parser().parse_known_args(own)
     action = min(found.actions, key=_LEAST_FIRST.index)
+    if found.join and (page or argv[end + 1 :]):
+        raise _wrong("--join", " ".join((found.join, *page, *argv[end + 1 :])), Sentence("use.join"))
     wishes = Wishes(found.profile, found.threads, found.allocator, found.intel_openmp)
     return LaunchOptions(action, wishes, found.dev, found.shell, (*page, *argv[end + 1 :]), found.join or "")
 

@@ -92,6 +92,8 @@ class Service:
         """A snapshot; a model whose worker has died counts as failed."""
         with self._changed:
             status, loaded, closed = self._status, self._loaded, self._closed
+        if status.state is ModelState.LOADING and loaded is not None and self._some_answer():
+            status = replace(status, info=loaded.info)  # that of the machines which go on meanwhile
         if status.info is not None and loaded is not None and loaded.adapters is not None:
             status = replace(status, info=replace(status.info, adapters=loaded.adapters.infos()))
         if closed and status.state is ModelState.READY:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from chatglm_backend.core import FinishReason, KeptAs
 from chatglm_backend.documents.passages import Sources
@@ -32,6 +33,15 @@ from chatglm_backend.ui.progress import Answer
 from chatglm_backend.ui.visitor import VisitorSigner
 
 _ALL = 1_000_000
+_T = TypeVar("_T")
+
+
+def once_repaired(act: Callable[[], _T]) -> _T:
+    """Do it, and again where it met damage that has been put right by now. Raises what it raises."""
+    try:
+        return act()
+    except HistoryRepaired:
+        return act()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +119,11 @@ class History:
         """
         try:
             try:
-                return self.store.begin(visitor, place, turns, adapter), None
+                return once_repaired(lambda: self.store.begin(visitor, place, turns, adapter)), None
             except ConversationGone:
                 # Deleted in another tab: what this tab shows goes on as a conversation of its own.
                 return self.store.begin(visitor, None, turns, adapter), None
-            except (HistoryDamaged, HistoryRepaired):
+            except HistoryDamaged:
                 return self.store.begin(visitor, None, turns, adapter), self.store.take_notice()
         except HistoryError as error:
             return None, error
@@ -127,7 +137,7 @@ class History:
         if opened is None:
             return Moved()
         try:
-            found = self.store.withdraw(visitor, opened)
+            found = once_repaired(lambda: self.store.withdraw(visitor, opened))
         except HistoryError:
             return Moved()
         return Moved() if found is None else _moved(found)

@@ -40,6 +40,13 @@ def test_two_dashes_end_the_launchers_flags() -> None:
     assert parse_options(["--dry-run", "--", "--help"]) == LaunchOptions(action="dry-run", page_args=("--help",))
 
 
+def test_a_machine_that_joins_takes_no_settings_of_the_page() -> None:
+    """They are the front's; what would be ignored is refused."""
+    assert parse_options(["--join", "10.0.0.1:6379", "--threads", "4"]).join == "10.0.0.1:6379"
+    with pytest.raises(ConfigError, match="CHATGLM_CACHE"):
+        parse_options(["--join", "10.0.0.1:6379", "--cache", "/big"])
+
+
 @pytest.mark.parametrize(
     "argv",
     [

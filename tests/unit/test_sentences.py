@@ -32,7 +32,7 @@ def test_one_of_something_is_no_plural() -> None:
     t = load_texts("en")
     assert t("status.done.stop", tokens=1) == "Finished after 1 token"
     assert t("status.done.length", tokens="1") == "Reached the limit of 1 new token"
-    assert t("document.passages", chosen=1, count=1).startswith("Sources: 1 of 1 passage were")
+    assert t("document.passages", chosen=1, count=1).startswith("Sources: 1 of 1 passage, ")
     assert t("status.done.stop", tokens=11) == "Finished after 11 tokens"
     assert t("history.delete_named", title="1 tokens") == "Delete: 1 tokens"
 

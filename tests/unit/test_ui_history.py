@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -16,10 +17,11 @@ from fastapi.responses import HTMLResponse
 from fastapi.testclient import TestClient
 
 from chatglm_backend.core import GenerationParams, KeptAs, Message
-from chatglm_backend.errors import ConversationGone, QueueFull
+from chatglm_backend.errors import ConversationGone, HistoryRepaired, QueueFull
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.settings import Settings
-from chatglm_backend.store.records import Conversation, Place, StoredMessage
+from chatglm_backend.store.conversations import ConversationStore
+from chatglm_backend.store.records import Conversation, Opened, Place, StoredMessage
 from chatglm_backend.store.transfer import from_json
 from chatglm_backend.testing import SCENES, Script, ScriptedModel, scripted_service
 from chatglm_backend.ui.answers import Caller, PageAnswers
@@ -431,3 +433,35 @@ def test_a_conversation_that_was_cut_short_comes_back_marked(tmp_path: Path) -> 
     moved = history.last_open("ann")
     assert moved is not None
     assert moved.turns == (*_QUESTION, Message("assistant", "whole"))
+
+
+def test_what_met_damage_that_was_put_right_is_done_once_more(tmp_path: Path) -> None:
+    """A question goes on in its own conversation, not in a copy; a refused one is taken back."""
+
+    class Damaged(ConversationStore):
+        times = 0
+
+        def begin(self, *args: Any, **options: Any) -> Opened:
+            self._repair()
+            return super().begin(*args, **options)
+
+        def withdraw(self, *args: Any) -> Any:
+            self._repair()
+            return super().withdraw(*args)
+
+        def _repair(self) -> None:
+            self.times += 1
+            if self.times % 2:
+                raise HistoryRepaired
+
+    history = _history(tmp_path)
+    history.store = Damaged(tmp_path / "history.sqlite3")
+    first, problem = history.begin("ann", None, (Message("user", "one"),))
+    assert first is not None
+    history.store.save_answer(first.answer_id, "done", "complete")
+    turns = (Message("user", "one"), Message("assistant", "done"), Message("user", "two"))
+    second, problem = history.begin("ann", first.place, turns)
+    assert second is not None
+    assert problem is None
+    assert len(history.store.list("ann")) == 1
+    assert [turn.content for turn in history.withdraw("ann", second).turns] == ["one", "done"]

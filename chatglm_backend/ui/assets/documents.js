@@ -134,11 +134,12 @@
   } catch { /* private window */ }
   let tries = before.length ? 16 : 0;
   const restore = () => {
-    if (tries === 0) return;
+    if (tries === 0 || reading()) return;
     const back = drawnIds();
-    tries = back.length || reading() ? 0 : tries - 1;
-    if (tries && document.querySelector("#cg-chat-wanted :is(textarea, input)")) want(before);
-    if (!tries && !reading() && before.some((id) => !back.includes(id) && !removed.has(id))) refuse(input().dataset.gone);
+    const left = before.filter((id) => !back.includes(id) && !removed.has(id));
+    tries = left.length ? tries - 1 : 0;
+    if (tries && document.querySelector("#cg-chat-wanted :is(textarea, input)")) want([...left, ...back]);
+    if (!tries && left.length) refuse(input().dataset.gone);
   };
   setInterval(restore, 600);
 

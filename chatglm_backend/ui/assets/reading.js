@@ -153,6 +153,7 @@
       state.at = now;
     }
     if (ended) { say(status.textContent); state.read = 0; }
+    if (ended && id === "cg-answer-status") setTimeout(() => { showing = false; }, 2000); // its figures are drawn by then
     state.phase = phase;
   };
 

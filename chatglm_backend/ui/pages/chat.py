@@ -27,7 +27,7 @@ from chatglm_backend.ui.conversation import shown as shown_turns
 from chatglm_backend.ui.documents import DocumentDesk
 from chatglm_backend.ui.gradio_insides.buttons import start_and_stop
 from chatglm_backend.ui.gradio_insides.handlers import event_about
-from chatglm_backend.ui.history import History, Moved
+from chatglm_backend.ui.history import History, Moved, once_repaired
 from chatglm_backend.ui.history_list import conversation_list, read_command
 from chatglm_backend.ui.html import chips, typing_line
 from chatglm_backend.ui.markdown import as_typed
@@ -271,7 +271,8 @@ class _Handlers:
         if action == "undo":
             moved = self._presenter.undo(given.turns, index)
         try:
-            return (moved if caller.keeper is None else self._kept(action, caller.keeper, given, moved)), None
+            keeper = caller.keeper
+            return (moved if keeper is None else once_repaired(lambda: self._kept(action, keeper, given, moved))), None
         except ConversationChanged as error:
             return None, error
         except HistoryError as error:
