@@ -7,6 +7,7 @@ they know nothing of models, pages, HTTP or files.
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,12 @@ Clock = Callable[[], float]
 """Seconds from an arbitrary start, never going backwards."""
 
 monotonic_clock: Clock = time.perf_counter
+
+
+def uptime_clock() -> float:
+    """A clock that goes on while the machine sleeps, as Linux's other ones do not."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.perf_counter()
+
 
 # What a terminal writes to colour a text or to name its window, and other characters that nobody means to say.
 _TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])?")

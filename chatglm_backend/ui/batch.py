@@ -21,7 +21,7 @@ from chatglm_backend.api.answering import Answering
 from chatglm_backend.batch.inputs import KINDS, read_lines
 from chatglm_backend.batch.journal import Journal
 from chatglm_backend.batch.runner import BatchRun
-from chatglm_backend.core import Clock, monotonic_clock
+from chatglm_backend.core import Clock, uptime_clock
 from chatglm_backend.errors import BatchRefused, ChatGLMError
 from chatglm_backend.sentences import Sentence, Texts
 from chatglm_backend.service import Service
@@ -43,7 +43,7 @@ class BatchDesk:
         settings: Settings,
         *,
         now: Callable[[], float] = time.time,
-        clock: Clock = monotonic_clock,
+        clock: Clock = uptime_clock,
     ) -> None:
         self._now, self._clock, self._apart = now, clock, now() - clock()
         self._answering = Answering(service, settings)
