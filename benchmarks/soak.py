@@ -152,7 +152,7 @@ class Soak:
                 page = isinstance(client, PageClient)
                 rounds = [
                     mixed_questions(client.number, self._context, self._random, model, adapters, tools=not adapters)
-                    for _ in range(_ROUNDS if adapters else 1)
+                    for _ in range(_ROUNDS)
                 ]
                 asked = rounds[0][:1] if isinstance(client, ChatClient) else itertools.chain(*rounds)
                 kept.questions[model].append([self._ask(asker, one) for one in asked if not (page and one.chat)])
