@@ -125,6 +125,16 @@
     if (ours && event.key === "Enter" && event.shiftKey) event.stopPropagation();
   }, true));
 
+  // A list that is drawn anew between press and release swallows the click: the button that stands there now takes it.
+  const buttonAt = (place) => place && place.closest && place.closest("button:enabled");
+  let pressed = null;
+  document.addEventListener("pointerdown", (event) => { pressed = buttonAt(event.target); }, true);
+  document.addEventListener("pointerup", (event) => {
+    if (!pressed || pressed.isConnected) return;
+    const heir = buttonAt(document.elementFromPoint(event.clientX, event.clientY));
+    if (heir && heir.outerHTML === pressed.outerHTML) heir.click();
+  }, true);
+
   document.addEventListener("click", (event) => {
     const target = event.target.closest && event.target.closest("[data-fill], [data-action]");
     if (!target) return;
