@@ -28,6 +28,7 @@ from chatglm_backend.core import (
 from chatglm_backend.errors import ChatGLMError
 
 _FIRST_READ_S = 5.0
+_EVENT_BYTES = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,12 @@ class Ticket:
         with self._changed:
             events = [logged.event for logged in self._log]
         return "".join(event.text for event in events if isinstance(event, (TokenEvent, Completed)))
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory its events and what was asked take."""
+        asked = (self.request.prompt or "", *(message.content for message in self.request.messages))
+        return _EVENT_BYTES * len(self._log) + 2 * sum(map(len, asked))
 
     def begin(self, wake: Callable[[], None]) -> None:
         """A worker has it from now on, and calls its time from now."""

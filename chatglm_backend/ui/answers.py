@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from chatglm_backend.core import GenerationRequest
+from chatglm_backend.core import GenerationRequest, monotonic_clock
 from chatglm_backend.errors import ChatGLMError, EngineFailure, HistoryError
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import Service
@@ -31,7 +31,7 @@ Page = Literal["prompt", "chat", "compare a", "compare b"]
 
 _PACE_S = 0.2
 _HEARTBEAT_S = 0.5
-_ENDED, _ENDED_S = 200, 3600.0
+_ENDED, _ENDED_S, _ENDED_BYTES = 200, 3600.0, 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ class PageAnswer:
     """One answer of a page, which goes on behind ``begun``.
 
     ``turns``, ``fitted``, ``place``, ``versions`` and ``keeping`` are the Chat page's. ``id`` is the request's;
-    ``tools`` may be called; ``problem`` is why the history could not keep it, until a page has told.
+    ``tools`` may be called; ``problem`` is why the history could not keep it, until a page has told. ``ended`` is when
+    nobody watched it any more, in seconds of the system's monotonic clock.
     """
 
     id: str
@@ -65,6 +66,7 @@ class PageAnswer:
     problem: HistoryError | None = None
     stopped: bool = False
     seen: bool = False
+    ended: float = 0.0
     task: asyncio.Task[None] | None = None
 
     def reader(self) -> ReplyReader | None:
@@ -158,6 +160,7 @@ class PageAnswers:
 
     def known(self, page: Page, caller: Caller, name: str) -> PageAnswer | None:
         """The visitor's answer of this name, also for a while after its end: the newest are kept in memory."""
+        self._tidy()
         found = self._answers.get(name) or self._ended.get(name)
         mine = found is not None and (found.page, found.visitor) == (page, caller.visitor) and found.ticket is not None
         return found if mine else None
@@ -247,9 +250,15 @@ class PageAnswers:
     def _forget(self, answer: PageAnswer) -> None:
         """It has ended, and is found by its name only, for a while; where it is kept, by that."""
         self._answers.pop(answer.id, None)
-        if answer.ticket is not None and answer.keeping is None:
+        if answer.ticket is not None and answer.keeping is None and not answer.ended:
+            answer.ended = monotonic_clock()
             self._ended[answer.id] = answer
-            later, anew = asyncio.get_running_loop().call_later, contextvars.Context()
-            later(_ENDED_S, self._ended.pop, answer.id, None, context=anew)
-            while len(self._ended) > _ENDED:
-                self._ended.pop(next(iter(self._ended)))
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Keep of what has ended what is new and not too much."""
+        oldest, room = monotonic_clock() - _ENDED_S, _ENDED_BYTES
+        for place, answer in enumerate(reversed(tuple(self._ended.values()))):
+            room -= 0 if answer.ticket is None else answer.ticket.size
+            if place >= _ENDED or answer.ended < oldest or (room < 0 and place):
+                del self._ended[answer.id]

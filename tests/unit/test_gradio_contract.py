@@ -90,6 +90,30 @@ def test_the_idle_queue_sleeps_as_long_as_it_is_told(monkeypatch: pytest.MonkeyP
     assert slept == [0.01], changed("the queue no longer polls as `sleep_when_free` says; see mounting.py")
 
 
+def test_no_statistics_are_made_of_events() -> None:
+    """``mounting``: the queue keeps as many events for them, and makes them after so many, as it is told."""
+    from fastapi import FastAPI
+    from gradio.data_classes import PredictBodyInternal
+
+    from chatglm_backend.ui.gradio_insides.mounting import mount_pages
+
+    page = in_loop(small_page)
+    in_loop(lambda: mount_pages(FastAPI(), {"zh": page}))
+    queue, (number,) = page._queue, page.fns
+    queue.create_event_queue_for_fn(page.fns[number])
+
+    async def press() -> None:
+        for session in "ab":
+            body = PredictBodyInternal(session_hash=session, fn_index=number, data=["x"])
+            assert (await queue.push(body, None, None))[0]
+
+    asyncio.run(press())
+    assert len(queue.event_analytics) == 1, changed("it keeps events for its statistics; see mounting.py")
+    unreadable = [object()]
+    told = "it makes statistics after every event; see mounting.py"
+    assert queue.compute_analytics_summary(unreadable) == {"functions": {}}, changed(told)
+
+
 def test_mounting_ends_with_a_route_that_can_be_taken_out() -> None:
     """``mounting``: the last route is the mounted application; it shares its holder of sessions with the page."""
     from fastapi import FastAPI

@@ -19,6 +19,7 @@ from chatglm_backend.sentences import LANGUAGES, load_texts
 from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import Script, ScriptedModel, scripted_info, scripted_service
+from chatglm_backend.ui import answers
 from chatglm_backend.ui.answers import Caller, PageAnswers, Watch
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 from chatglm_backend.ui.progress import Answer, Phase
@@ -360,6 +361,26 @@ def test_an_answer_that_has_ended_is_found_by_its_name() -> None:
     for caller, name in ((BOB, last.id), (ANNS_OTHER_TAB, ""), (ANNS_OTHER_TAB, "0123")):
         assert _run(lambda caller=caller, name=name: scene(caller, name)) == []  # type: ignore[misc]
     assert site.answers.known("compare a", ANN, last.id) is None
+
+
+def test_of_what_has_ended_the_newest_are_kept_within_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one however long it is, and none after its time."""
+    site = _site()
+    known = [site.views(PromptForm(f"What is AI? {'long ' * 100}"))[-1].id for _ in range(4)]
+
+    def found() -> list[bool]:
+        return [site.answers.known("prompt", ANN, name) is not None for name in known]
+
+    assert found() == [True] * 4
+    last = site.answers.known("prompt", ANN, known[-1])
+    assert last is not None
+    assert last.ticket is not None
+    monkeypatch.setattr(answers, "_ENDED_BYTES", last.ticket.size * 5 // 2)
+    assert found() == [False, False, True, True]
+    monkeypatch.setattr(answers, "_ENDED_BYTES", 1000)
+    assert found() == [False] * 3 + [True]
+    last.ended -= 3601
+    assert found() == [False] * 4
 
 
 def test_an_answer_that_is_kept_does_not_keep_its_request() -> None:

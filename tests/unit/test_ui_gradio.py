@@ -53,15 +53,38 @@ def test_a_session_describes_no_component_and_still_holds_what_is_set() -> None:
         assert session[box].label == label
 
 
-def test_of_closed_pages_only_the_last_are_kept() -> None:
-    """However many were opened and closed; those that are open stay."""
+def test_sessions_share_the_components_that_are_alike() -> None:
+    """Each holds no more than what differs from the page, and of what others hold too, the same."""
     kept = sessions(100, 2)
+    box = next(key for key, one in kept.blocks.blocks.items() if one.get_block_name() == "textbox")
+    labels = ("other", "other", "third")
+    for name, label in enumerate(labels):
+        kept[str(name)][box] = in_loop(lambda label=label: gr.Textbox(label=label, render=False))
+    held = [kept[str(name)][box] for name in range(3)]
+    assert [one.label for one in held] == list(labels)
+    assert held[0] is held[1]
+    for name in range(3):
+        config = kept[str(name)].blocks_config
+        assert list(config.blocks.maps[0]) == [box]
+        assert config.fns is kept.blocks.default_config.fns
+    assert kept["fresh"][box] is kept.blocks.blocks[box]
+
+
+def test_of_closed_pages_only_the_last_are_kept() -> None:
+    """However many were opened and closed; those that are open stay, and what is still to be said to a closed one."""
+    kept = sessions(100, 2)
+    queue = kept.blocks._queue
     kept["open"]
     for number in range(20):
         kept[f"closed{number}"].is_closed = True
+        queue.pending_messages_per_session[f"closed{number}"] = in_loop(asyncio.Queue)
+        queue.pending_event_ids_session[f"closed{number}"] = {f"event{number}"}
+        queue.event_ids_to_events |= {"event7": None}
     kept["open"]
     assert list(kept.session_data) == ["closed18", "closed19", "open"]
     assert set(kept.time_last_used) == set(kept.session_data)
+    for pending in (queue.pending_messages_per_session, queue.pending_event_ids_session):
+        assert list(pending) == ["closed7", "closed18", "closed19"]
 
 
 def test_a_closed_page_that_comes_back_is_still_known() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -49,6 +50,8 @@ def mount_pages(app: FastAPI, pages: Mapping[Language, gr.Blocks]) -> None:
         with no_spare_apps():
             page.queue(default_concurrency_limit=None, api_open=False)
         page._queue.sleep_when_free = _LOOK_S
+        # Statistics of the last ten thousand events, made anew after each of them, for a route that is not served.
+        page._queue.ANALYTICS_MAX_EVENTS, page._queue.ANAYLTICS_CACHE_FREQUENCY = 1, sys.maxsize
         gr.mount_gradio_app(
             app, page, path=f"/{language}", theme=page_theme(), css=page_styles(), footer_links=[], run_history=False,
             show_error=False, max_file_size="1mb", ssr_mode=False, pwa=False, enable_monitoring=False,

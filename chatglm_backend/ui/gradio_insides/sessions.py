@@ -1,15 +1,19 @@
 """What Gradio keeps of each page that was opened, within limits: by itself it keeps ten thousand, closed ones too.
 
 It also describes every component once for each of them, some hundred kilobytes, for links to a page as it stands, which
-are not served here. It knows no components.
+are not served here, lists all of them anew, and makes each that changed anew. It knows no components.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+from collections import ChainMap
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
+from gradio.components import Component, State
 from gradio.state_holder import SessionState, StateHolder
 
 
@@ -28,12 +32,30 @@ class _Nothing(dict[int, Any]):
         pass
 
 
-class Session(SessionState):  # type: ignore[misc]
-    """What a page's components hold for one visitor, without a description of each."""
+Known = MutableMapping[tuple[int, str], Component]
+"""The components that sessions hold in place of the page's own, by the number of that one and how they were made."""
 
-    def __init__(self, blocks: Any) -> None:  # noqa: ANN401 - Gradio's
+
+class Session(SessionState):  # type: ignore[misc]
+    """What a page's components hold for one visitor, without a description of each.
+
+    Nothing changes a component once it was made, so that sessions share those that were made alike, as they share the
+    page's own.
+    """
+
+    def __init__(self, blocks: Any, known: Known) -> None:  # noqa: ANN401 - Gradio's
         super().__init__(_Undescribed(blocks.default_config))
         self.config_values = _Nothing()
+        self.blocks_config.blocks = ChainMap({}, blocks.default_config.blocks)
+        self.blocks_config.fns = blocks.default_config.fns
+        self._known = known
+
+    def __setitem__(self, key: int, value: Any) -> None:  # noqa: ANN401 - Gradio's
+        if isinstance(value, Component) and not isinstance(value, State):
+            made = key, repr(value.constructor_args)
+            self.blocks_config.blocks[key] = self._known.setdefault(made, value)
+        else:
+            super().__setitem__(key, value)
 
     def _update_config(self, key: int) -> None:
         pass
@@ -59,11 +81,12 @@ class Sessions(StateHolder):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._open_kept, self._closed_kept, self._quiet = open_kept, closed_kept, quiet
+        self._known: Known = WeakValueDictionary()
 
     def __getitem__(self, session_id: str) -> SessionState:
         """The session of that name, begun if it is new."""
         if session_id not in self.session_data:
-            self.session_data[session_id] = Session(self.blocks)
+            self.session_data[session_id] = Session(self.blocks, self._known)
         return super().__getitem__(session_id)
 
     def update(self, session_id: str) -> None:
@@ -80,6 +103,11 @@ class Sessions(StateHolder):  # type: ignore[misc]
         return bool(self.session_data[name].is_closed) and dt.datetime.now() - used >= self._quiet
 
     def _forget(self, names: list[str]) -> None:
+        queue = self.blocks._queue
         for name in names:
             del self.session_data[name]
             self.time_last_used.pop(name, None)
+            pending = queue.pending_event_ids_session
+            if not any(event in queue.event_ids_to_events for event in pending.get(name, ())):
+                pending.pop(name, None)
+                queue.pending_messages_per_session.pop(name, None)
