@@ -10,7 +10,8 @@ import io
 import json
 import sys
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 MEMORY_BYTES, SECONDS = 1 << 30, 30
 _UNPACKED_BYTES, _CHARACTERS = 200 << 20, 4_000_000
@@ -27,36 +28,53 @@ def pages_of(data: bytes) -> tuple[list[str], bool]:
     if not data.strip():
         raise Unreadable("empty")
     if b"%PDF-" in data[:1024]:
-        return _pdf(data), True
+        with _library():
+            return _pdf(data), True
     if data.startswith(b"PK\x03\x04"):
-        pages = _docx(data)
+        with _library():
+            pages = _docx(data)
         return pages, len(pages) > 1
     if data.startswith(_OLD_OFFICE):
         raise Unreadable("old_office")
     return [_plain(data)], False
 
 
+@contextmanager
+def _library() -> Iterator[None]:
+    """Whatever a library raises for a damaged file is one problem."""
+    try:
+        yield
+    except (Unreadable, MemoryError, ImportError):
+        raise
+    except Exception as error:
+        raise Unreadable("damaged") from error
+
+
 def _plain(data: bytes) -> str:
     """Text in UTF-8, UTF-16 or GB18030. Nothing else is guessed: a wrong guess is nonsense that looks like text."""
     for mark, encoding in _BOMS.items():
         if data.startswith(mark):
-            return data.decode(encoding)
+            return _decoded(data, encoding)
     if b"\0" in data:
         even, odd = data[::2].count(0), data[1::2].count(0)
         if max(even, odd) * 4 < len(data) or min(even, odd) * 20 > len(data):
             raise Unreadable("binary")
-        return data.decode("utf-16-be" if even > odd else "utf-16-le")
+        return _decoded(data, "utf-16-be" if even > odd else "utf-16-le")
     with suppress(UnicodeDecodeError):
         return data.decode("utf-8")
-    try:
-        text = data.decode("gb18030")
-    except UnicodeDecodeError:
-        raise Unreadable("binary") from None
+    text = _decoded(data, "gb18030", otherwise="binary")
     foreign = [character for character in text if ord(character) > 127]
     # Letters of other alphabets with accents also make valid GB18030, but of rare characters.
     if len("".join(foreign).encode("gb2312", "ignore")) < 1.6 * len(foreign):
         raise Unreadable("binary")
     return text
+
+
+def _decoded(data: bytes, encoding: str, otherwise: str = "damaged") -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        raise Unreadable(otherwise) from None
 
 
 def _pdf(data: bytes) -> list[str]:
@@ -128,8 +146,6 @@ def main() -> None:
         answer = {"problem": "memory"}
     except ImportError:
         answer = {"problem": "library"}
-    except Exception:  # noqa: BLE001 - whatever the libraries raise for a damaged file
-        answer = {"problem": "damaged"}
     sys.stdout.write(json.dumps(answer))
 
 
