@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,7 +15,9 @@ from chatglm_backend.models.layout import tensor_specs
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.units import seconds, whole_seconds
 
-_FILE = "speed.json"
+_log = logging.getLogger(__name__)
+_FILE, _VERSION = "speed.json", 2
+"""The version goes up with every change of what a number means."""
 _LARGE = 256_000_000  # smaller models measure something else
 # Measured on full-size shapes, docs/log/2026-11-28.md: a multiplication in attention takes as long as so many in a
 # product while a prompt is read, and as reading so many bytes of weights behind it.
@@ -66,14 +69,20 @@ def remember(folder: Path | None, config: ModelConfig, speed: Speed) -> None:
     if folder is not None and int4_bytes(config) >= _LARGE and speed.reads and speed.makes:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / _FILE).write_text(json.dumps(asdict(speed)), encoding="utf-8")
+            (folder / _FILE).write_text(json.dumps({"version": _VERSION, **asdict(speed)}), encoding="utf-8")
 
 
 def recall(folder: Path | None, threads: int) -> Speed | None:
-    """What was measured with so many threads."""
+    """What was measured with so many threads, and means what it means today."""
     with suppress(OSError, ValueError, TypeError):
-        found = Speed(**json.loads((folder / _FILE).read_text(encoding="utf-8"))) if folder is not None else None
-        if found is not None and found.threads == threads and min(found.reads, found.makes) > 0:
+        if folder is None:
+            return None
+        kept = dict(json.loads((folder / _FILE).read_text(encoding="utf-8")))
+        if kept.pop("version", 1) != _VERSION:
+            _log.info("%s is of another version: measure again with the benchmark command", folder / _FILE)
+            return None
+        found = Speed(**kept)
+        if found.threads == threads and min(found.reads, found.makes) > 0:
             return found
     return None
 

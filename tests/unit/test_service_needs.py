@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -57,8 +58,13 @@ def test_long_prompts_are_estimated_from_a_measurement(tmp_path: Path) -> None:
     assert speed.itl_s(MODELS["glm-4-9b-chat"].config, 512, 40 * 1024) > 0.1 > speed.itl_s(short, 32, KV)
     remember(tmp_path / "kernels", short, speed)
     assert (recall(tmp_path / "kernels", 2), recall(tmp_path / "kernels", 4), recall(None, 2)) == (speed, None, None)
-    (tmp_path / "kernels" / "speed.json").write_text("{")
-    assert recall(tmp_path / "kernels", 2) is None
+    kept = tmp_path / "kernels" / "speed.json"
+    before_there_were_versions = {
+        name: value for name, value in json.loads(kept.read_text()).items() if name != "version"
+    }
+    for other in ("{", "[]", "[[1]]", json.dumps(before_there_were_versions), '{"version": 3}'):
+        kept.write_text(other)
+        assert recall(tmp_path / "kernels", 2) is None
 
 
 @pytest.mark.parametrize(
