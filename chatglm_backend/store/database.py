@@ -36,6 +36,7 @@ class Database:
         self._max_bytes = max_bytes
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None  # which one the connection is to, whatever its name is by now
         self._notice: HistoryDamaged | None = None
 
     def take_notice(self) -> HistoryDamaged | None:
@@ -82,26 +83,36 @@ class Database:
                 self._connection = None
 
     def _open(self) -> sqlite3.Connection:
-        if self._connection is not None and not self.path.exists():
-            self.close()  # somebody has deleted it: what is written to it now would be in no file
+        if self._connection is not None and not self._there():
+            self.close()  # somebody has deleted or replaced it: what is written to it now would be lost
         if self._connection is None:
             try:
                 self._connection = self._connect()
             except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 if not _damaged(error):
                     raise self._explained(error) from error
-                self._notice = self._set_aside()
+                if self._there():  # not where another process has set it aside meanwhile
+                    self._notice = self._set_aside()
                 try:
                     self._connection = self._connect()
                 except sqlite3.Error as again:
                     raise HistoryUnavailable(path=self.path, reason=str(again)) from again
         return self._connection
 
+    def _there(self) -> bool:
+        """Whether the file that was opened is the one of that name."""
+        try:
+            return _identity(self.path.stat()) == self._file
+        except OSError:
+            return False
+
     def _connect(self) -> sqlite3.Connection:
         private_folder(self.path.parent)
         try:
             # Made here, for its owner only: sqlite gives its log the same rights.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._file = _identity(os.fstat(handle))
+            os.close(handle)
         except OSError as error:
             raise HistoryUnavailable(path=self.path, reason=error.strerror or type(error).__name__) from error
         connection = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
@@ -155,6 +166,10 @@ class Database:
         except HistoryError as problem:
             return problem
         return self._notice or HistoryRepaired()
+
+
+def _identity(file: os.stat_result) -> tuple[int, int]:
+    return file.st_dev, file.st_ino
 
 
 def _damaged(error: sqlite3.Error | UnicodeDecodeError) -> bool:

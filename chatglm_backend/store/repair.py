@@ -17,24 +17,35 @@ _KEYS = (
 def repair(connection: sqlite3.Connection) -> None:
     """Let tables and indexes say the same.
 
-    Where they differ the table is right, unless what it says stands nowhere else and what the index says does. Digests
-    stay as they were, so that a message with another damage is still found. Raises ``sqlite3.Error``.
+    Where they differ the table is right, unless what it says stands nowhere else and what the index says does; of a
+    prompt, unless its owner's digest says so. Messages' digests stay as they were, so that a message with another
+    damage is still found. Raises ``sqlite3.Error``.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
         said = [
-            connection.execute(f"SELECT rowid, {column} FROM {table} INDEXED BY {index}").fetchall()  # noqa: S608
+            connection.execute(
+                f"SELECT said.rowid, said.{column} FROM {table} said INDEXED BY {index} "  # noqa: S608  names, no values
+                f"JOIN {table} now NOT INDEXED ON now.rowid = said.rowid WHERE now.{column} IS NOT said.{column}"
+            ).fetchall()
             for table, column, index, _, _ in _KEYS
         ]
-        digests = connection.execute("SELECT digest, message FROM checks").fetchall()
         connection.execute("REINDEX")
+        digests = [
+            found
+            for (table, *_), rows in zip(_KEYS, said, strict=True)
+            if table == "messages"
+            for row, _ in rows
+            for found in connection.execute("SELECT digest, message FROM checks WHERE message = ?", (row,))
+        ]
         for (table, column, _, other, key), rows in zip(_KEYS, said, strict=True):
-            now = dict(connection.execute(f"SELECT rowid, {column} FROM {table} NOT INDEXED"))  # noqa: S608
             stands = f"EXISTS (SELECT 1 FROM {other} WHERE {key} = "  # noqa: S608  names, no values
+            right = f"NOT {stands} {table}.{column}) AND {stands} ?1)"
+            if table == "prompts":
+                right = f"({right}) OR owner = digest(CAST(?1 AS BLOB))"
             connection.executemany(
-                f"UPDATE {table} SET {column} = :said WHERE rowid = :row "  # noqa: S608
-                f"AND NOT {stands} {table}.{column}) AND {stands} :said)",
-                [{"row": row, "said": value} for row, value in rows if now.get(row) != value],
+                f"UPDATE {table} SET {column} = ?1 WHERE rowid = ?2 AND ({right})",  # noqa: S608
+                [(value, row) for row, value in rows],
             )
         connection.executemany("UPDATE checks SET digest = ? WHERE message = ?", digests)
         connection.execute("COMMIT")

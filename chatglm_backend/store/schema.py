@@ -83,6 +83,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     # When the clock was last looked at, and since when it has gone on rightly: by a wrong one nothing is deleted.
     ("CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 1), seen REAL NOT NULL, since REAL NOT NULL)",),
+    # Whose a saved prompt was when it was written: that may stand nowhere else.
+    (
+        "ALTER TABLE prompts ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+        "UPDATE prompts SET owner = digest(CAST(visitor AS BLOB))",
+        """CREATE TRIGGER prompt_new AFTER INSERT ON prompts BEGIN
+            UPDATE prompts SET owner = digest(CAST(NEW.visitor AS BLOB)) WHERE rowid = NEW.rowid; END""",
+    ),
 )
 """Only ever appended to: a released migration stays as it is."""
 
@@ -96,7 +103,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] 
 
     Raises :class:`NewerSchema` and ``sqlite3.Error``.
     """
-    connection.create_function("digest", len(_CHECKED), _digest, deterministic=True)
+    connection.create_function("digest", -1, _digest, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute("CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, applied REAL NOT NULL)")

@@ -16,7 +16,7 @@ from refusals import refused
 
 from chatglm_backend.core import Message
 from chatglm_backend.documents.reading import Document
-from chatglm_backend.errors import ConversationDamaged, HistoryUnavailable, ImportRefused
+from chatglm_backend.errors import ConversationDamaged, HistoryDamaged, HistoryUnavailable, ImportRefused
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.conversations import ConversationStore
 from chatglm_backend.store.folder import data_folder, visitor_key
@@ -60,7 +60,9 @@ def test_an_older_file_is_brought_up_to_date(tmp_path: Path) -> None:
     assert ([m.content for m in found.messages], found.adapter) == (["hello"], "")
     store.close()
     connection = sqlite3.connect(_path(tmp_path))
-    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert [row[0] for row in connection.execute("SELECT version FROM migrations")] == list(
+        range(1, len(MIGRATIONS) + 1)
+    )
 
 
 def test_messages_in_a_row_become_a_branch(tmp_path: Path) -> None:
@@ -206,6 +208,42 @@ def test_a_folder_deleted_while_it_is_open_is_made_again(tmp_path: Path) -> None
     store.begin("ann", None, (Message("user", "new"),))
     store.close()
     assert [one.title for one in ConversationStore(_path(tmp_path / "data")).list("ann")] == ["new"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows renames no open file")
+def test_a_file_replaced_while_it_is_open_is_opened_anew(tmp_path: Path) -> None:
+    """By somebody's copy of it: what is written from then on is in that."""
+    store = _filled(tmp_path)
+    store.delete_all("nobody")
+    shutil.copy(_path(tmp_path), tmp_path / "copy")
+    store.begin("ann", None, (Message("user", "lost"),))
+    for log in ("-wal", "-shm"):
+        _path(tmp_path).with_name(_path(tmp_path).name + log).unlink()
+    (tmp_path / "copy").replace(_path(tmp_path))
+    store.begin("ann", None, (Message("user", "new"),))
+    store.close()
+    assert {one.title for one in ConversationStore(_path(tmp_path)).list("ann")} == {"new", "问题 with | and `code`"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows renames no open file")
+def test_two_who_find_the_file_damaged_go_on_with_the_same_fresh_one(tmp_path: Path) -> None:
+    """It is set aside once; what the first then writes is not, and neither writes into what was set aside."""
+    first, second = _filled(tmp_path), ConversationStore(_path(tmp_path))
+    assert len(second.list("ann")) == 1
+    second.begin("ann", None, (Message("user", "more"),))
+    second.delete_all("nobody")  # empties the log, so that the damage below counts
+    broken = b"this is no database at all" * 3000
+    _path(tmp_path).write_bytes(broken)
+    with pytest.raises(HistoryDamaged):
+        first.list("ann")
+    first.begin("ann", None, (Message("user", "fresh"),))
+    assert [one.title for one in second.list("ann")] == ["fresh"]
+    second.begin("ann", None, (Message("user", "again"),))
+    assert {one.title for one in first.list("ann")} == {"fresh", "again"}
+    first.close()
+    second.close()
+    assert [path.read_bytes() for path in tmp_path.glob("*.damaged-*[0-9]")] == [broken]
+    assert len(ConversationStore(_path(tmp_path)).list("ann")) == 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps rights in another way")

@@ -15,6 +15,8 @@ from chatglm_backend.documents.reading import Document
 from chatglm_backend.errors import ConversationDamaged, HistoryDamaged, HistoryRepaired
 from chatglm_backend.store.conversations import ConversationStore
 from chatglm_backend.store.records import Attached, Conversation
+from chatglm_backend.store.repair import repair
+from chatglm_backend.store.schema import migrate
 from chatglm_backend.tokenizers.tools import ToolCall
 
 DOCUMENT = Document("doc-name.txt", ("page-text",))
@@ -90,6 +92,44 @@ def test_a_changed_text_costs_at_most_its_conversation(tmp_path: Path, bad: byte
             store.close()
     assert seen.keys() == keys | texts
     assert (seen["visitor-ann"], seen[ann], seen[DOCUMENT.id], seen["answer-text"]) == (6, 9, 3, 1)
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"~"])
+def test_a_prompt_of_one_without_a_conversation_stays_theirs(tmp_path: Path, bad: bytes) -> None:
+    """Its owner stands in the table and in the index only, and which of them is right is known."""
+    file = tmp_path / "history.sqlite3"
+    store = ConversationStore(file)
+    store.prompts.save("visitor-ann", "name", "text")
+    store.delete_all("nobody")
+    store.close()
+    whole = file.read_bytes()
+    places = [found.start() for found in re.finditer(b"visitor-ann", whole)]
+    for place in places:
+        file.write_bytes(whole[: place + 1] + bad + whole[place + 2 :])
+        store = ConversationStore(file)
+        assert [one.text for one in store.prompts.list("visitor-ann")] == ["text"]
+        store.prompts.save("visitor-ann", "name", "other", replace=True)
+        assert [one.text for one in store.prompts.list("visitor-ann")] == ["other"]
+        assert store.take_notice() is None
+        store.close()
+    assert len(places) == 2
+
+
+def test_putting_right_writes_only_what_differs(tmp_path: Path) -> None:
+    """A message with another damage is found afterwards, and the file is not written anew as a whole."""
+    file = tmp_path / "history.sqlite3"
+    ann, _ = _filled(file)
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(ann.encode() + b"user", b"~" + ann[1:].encode() + b"user"))
+    connection = sqlite3.connect(file, isolation_level=None)
+    migrate(connection)
+    digests = connection.execute("SELECT * FROM checks").fetchall()
+    before = connection.total_changes
+    repair(connection)
+    assert connection.total_changes - before == 3  # the message, and its digest there and back; of four messages
+    assert connection.execute("SELECT * FROM checks").fetchall() == digests
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
 
 
 def test_a_key_that_changes_while_the_file_is_open(tmp_path: Path) -> None:
