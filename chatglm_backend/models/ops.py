@@ -60,7 +60,7 @@ class Replay(Protocol):
     """A recorded forward pass of some rows, ready to be done again for other tokens."""
 
     def __call__(self, places: Sequence[Place]) -> Tensor:
-        """The logits, valid until the next call; its other inputs are read from where they were."""
+        """The logits, valid until the same operations record or replay again; other inputs are read where they were."""
 
 
 class Ops:

@@ -16,12 +16,12 @@ from chatglm_backend.models.ops import Ops, Place, Replay
 from chatglm_backend.models.rows import Rows
 
 _MOST_ROWS = 16
-_ROWS_KEPT = 128
-"""Rows of all recordings together; each takes up to a megabyte."""
+_KEPT = 64
+"""Recordings; each takes some 0.2 MB for its steps, and all of them share the memory that results lie in."""
 
 Forward = Callable[[Tensor, Rows, Sequence[Place]], Tensor]
-_Kind = tuple[str, int, bool]
-"""Whose fine-tune, how many rows, and whether all are one sequence's."""
+_Kind = tuple[int, bool, tuple[tuple[str, int, int], ...]]
+"""How many rows, whether all are one sequence's, and which of them are which fine-tune's."""
 
 
 class Replays:
@@ -40,10 +40,11 @@ class Replays:
         until Python looks for such circles.
         """
         count = len(places)
-        if count > _MOST_ROWS or any(some != slice(None) for _, some in rows.groups):
+        # An output layer for some of the rows only is put among the others by torch, which is no step.
+        if count > _MOST_ROWS or any(some != slice(None) and who.output is not None for who, some in rows.groups):
             return forward(hidden, rows, places)
         alone = all(place.identity is places[0].identity for place in places)
-        kind = rows.groups[0][0].identity if rows.groups else "", count, alone
+        kind = count, alone, tuple((who.identity, *some.indices(count)[:2]) for who, some in rows.groups)
         replay = self._replays.get(kind)
         if kind in self._replays:
             self._replays.move_to_end(kind)
@@ -55,6 +56,6 @@ class Replays:
         mine = replace(rows, positions=self._positions[:count], blocks=self._blocks[:count])
         start = self._hidden[:count]
         logits, self._replays[kind] = self._ops.record(lambda: forward(start, mine, places), places)
-        while sum(rows for _, rows, _ in self._replays) > _ROWS_KEPT:
+        if len(self._replays) > _KEPT:
             self._replays.popitem(last=False)
         return logits

@@ -69,7 +69,7 @@ class Span:
 
 
 def rows_of(spans: Sequence[tuple[KVCache, PositionPlan, int, int]]) -> Rows:
-    """The rows of tokens ``start`` to ``end`` of each sequence. A lone sequence's group is all rows, however many."""
+    """The rows of tokens ``start`` to ``end`` of each sequence. A group that has all of them is so, however many."""
     places = [(plan, index) for _, plan, start, end in spans for index in range(start, end)]
     return Rows(
         positions=torch.tensor([plan.position(index) for plan, index in places], dtype=torch.int64),
@@ -81,9 +81,9 @@ def rows_of(spans: Sequence[tuple[KVCache, PositionPlan, int, int]]) -> Rows:
 def row_groups(counts: Sequence[tuple[KVCache, int]]) -> tuple[RowGroup, ...]:
     """Who computes which of the rows, so many for each cache; neighbours with the same fine-tune are one group."""
     groups: list[RowGroup] = []
-    row = 0
+    row, total = 0, sum(rows for _, rows in counts)
     for adapter, some in groupby(counts, key=lambda count: count[0].adapter):
         first, row = row, row + sum(rows for _, rows in some)
         if adapter is not None and adapter.computes:
-            groups.append((adapter, slice(first, row) if len(counts) > 1 else slice(None)))
+            groups.append((adapter, slice(first, row) if row - first < total else slice(None)))
     return tuple(groups)

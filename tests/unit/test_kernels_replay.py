@@ -13,17 +13,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from chatglm_backend.int4.kernel import Kernel, KernelName
+from chatglm_backend.int4.kernel import KernelName
 from chatglm_backend.int4.kernels.choose import build_kernel
 from chatglm_backend.int4.kernels.ops import CompiledOps
+from chatglm_backend.int4.kernels.product import CompiledKernel
 from chatglm_backend.int4.kernels.team import Team
 from chatglm_backend.int4.kernels.variants import host_cpu, usable_variants
 from chatglm_backend.int4.synthetic import SyntheticTensors
 from chatglm_backend.int4.weights import Int4Weights
+from chatglm_backend.models.adapter import Adapter, Delta
 from chatglm_backend.models.base import Feed, build_model
 from chatglm_backend.models.config import Family, ModelConfig
 from chatglm_backend.models.decoder import Decoder
 from chatglm_backend.models.kv_cache import GROWTH_BLOCK, KVCache
+from chatglm_backend.models.layout import tensor_specs
+from chatglm_backend.models.low_rank import low_rank
 from tests.small_models import GMASK, SOP, read_prompt, small_config
 
 FAMILIES: tuple[Family, ...] = ("chatglm", "chatglm2")
@@ -39,29 +43,48 @@ def model(request: pytest.FixtureRequest, compiled: Path) -> Decoder:
     return built(compiled, small_config(family, **SHARED), torch.int8 if eight else torch.float16)
 
 
-def built(
-    compiled: Path,
-    config: ModelConfig,
-    kv_dtype: torch.dtype = torch.float16,
-    products: Kernel | KernelName | None = None,
-) -> Decoder:
-    """Build a model for this CPU."""
+def compiled_kernel(compiled: Path) -> CompiledKernel:
+    """Build the widest variant for this CPU."""
     variants = usable_variants(host_cpu())
     if not variants:
         pytest.skip("this CPU has no AVX2")
     kernel = build_kernel(2, compiled, only=variants[0].name)
     assert kernel is not None
-    ops = CompiledOps(kernel.team, variants[0], compiled)
+    return kernel
+
+
+def built(
+    compiled: Path,
+    config: ModelConfig,
+    kv_dtype: torch.dtype = torch.float16,
+    products: CompiledKernel | KernelName | None = None,
+) -> Decoder:
+    """Build a model for this CPU."""
+    kernel = products if isinstance(products, CompiledKernel) else compiled_kernel(compiled)
+    ops = CompiledOps(kernel.team, usable_variants(host_cpu())[0], compiled)
     made = build_model(config, Int4Weights(SyntheticTensors(config), products or kernel), ops=ops, kv_dtype=kv_dtype)
     assert isinstance(made, Decoder)
     return made
 
 
-def started(model: Decoder, ids: Sequence[int], capacity: int = 600) -> KVCache:
+def started(model: Decoder, ids: Sequence[int], capacity: int = 600, adapter: Adapter | None = None) -> KVCache:
     """Return a cache that holds the prompt."""
-    cache = model.new_cache(capacity)
+    cache = model.new_cache(capacity, adapter)
     read_prompt(model, ids, cache)
     return cache
+
+
+def lora(config: ModelConfig, name: str, rank: int) -> Adapter:
+    """Return a fine-tune of random factors beside every product, and of a bias beside the queries'."""
+    generator = torch.Generator().manual_seed(rank)
+    deltas = {}
+    for spec in tensor_specs(config):
+        if spec.kind == "linear":
+            out, in_ = spec.shape
+            a, b = (torch.randn(shape, generator=generator) * 0.1 for shape in ((rank, in_), (out, rank)))
+            bias = torch.randn(out, generator=generator) * 0.1 if "query_key_value" in spec.name else None
+            deltas[spec.name.removesuffix(".weight")] = Delta(low_rank(a, b, 1.0), bias)
+    return Adapter(name, name, deltas)
 
 
 def step(model: Decoder, token: int, cache: KVCache, *, replays: bool) -> Tensor:
@@ -111,15 +134,93 @@ def test_replayed_steps_of_several_rows_have_the_same_bits(model: Decoder, count
             assert all(torch.equal(one, other) for one, other in pairs)
 
 
-@pytest.mark.parametrize("counts", [(1,), (4,), (1, 1, 1), (2, 1)])
-def test_a_replayed_step_is_one_call(model: Decoder, monkeypatch: pytest.MonkeyPatch, counts: tuple[int, ...]) -> None:
-    """After the first one, the threads are called once a step of the model: no part of it is done on its own."""
+@pytest.mark.parametrize(
+    ("whose", "counts"),
+    [
+        ("A", (3,)),
+        ("AA", (1, 1)),
+        ("AAAA", (1, 1, 2, 1)),
+        (" AA", (1, 1, 1)),
+        ("AAB", (1, 2, 1)),
+        ("  AB", (1, 3, 1, 1)),
+    ],
+    ids=repr,
+)
+def test_replayed_steps_of_fine_tunes_have_the_same_bits(
+    model: Decoder, calls: list[str], whose: str, counts: tuple[int, ...]
+) -> None:
+    """One fine-tune's visitors, and a mixture with others and the base: as computed step by step, and as if alone."""
+    tunes = {name: lora(model.config, name, rank) for name, rank in (("A", 8), ("B", 3))}
+    prompts = [(*range(10, 13 + place), *FIRST) for place in range(len(counts))]
+    plain, replayed, alone = (
+        [started(model, ids, adapter=tunes.get(name)) for ids, name in zip(prompts, whose, strict=True)]
+        for _ in range(3)
+    )
+    base = [started(model, ids) for ids in prompts]
+    for number in range(3):
+        expected = steps(model, plain, counts, 20 + number, replays=False)
+        calls.clear()
+        assert torch.equal(steps(model, replayed, counts, 20 + number, replays=True), expected), number
+        assert calls == ["play"] or number == 0
+        each = [steps(model, [one], [n], 20 + number, replays=True) for one, n in zip(alone, counts, strict=True)]
+        assert torch.equal(torch.cat(each), expected)
+        assert not torch.equal(steps(model, base, counts, 20 + number, replays=True), expected)
+
+
+@pytest.mark.parametrize(("whose", "replayed"), [("AA", True), ("A ", False)])
+def test_an_output_layer_of_some_rows_is_not_replayed(
+    compiled: Path, calls: list[str], whose: str, replayed: bool
+) -> None:
+    """Torch puts its logits among the others', which no recording knows; where all rows have it, none are moved."""
+    kernel, config = compiled_kernel(compiled), small_config("chatglm2", **SHARED)
+    model = built(compiled, config, products=kernel)
+    own = Int4Weights(SyntheticTensors(config, seed=5), kernel).linear("transformer.output_layer")
+    tunes = {"A": Adapter("A", "A", output=own)}
+    caches, others = ([started(model, FIRST, adapter=tunes.get(name)) for name in whose] for _ in range(2))
+    for token in (20, 21, 22):
+        expected = steps(model, caches, (1, 1), token, replays=False)
+        calls.clear()
+        assert torch.equal(steps(model, others, (1, 1), token, replays=True), expected)
+    assert (calls == ["play"]) is replayed
+
+
+def test_recordings_share_the_memory_that_results_lie_in(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the step of the most rows any other kind of step is recorded without more of it."""
+    model = built(compiled, small_config("chatglm2", **SHARED))
+    tune, made, empty = lora(model.config, "A", 8), [0], torch.empty
+    caches = [
+        started(model, (*range(10, 14 + place), *FIRST), adapter=tune if place > 3 else None) for place in range(8)
+    ]
+
+    def counting(*sizes: int, **options: Any) -> Tensor:
+        made[0] += 1
+        return empty(*sizes, **options)
+
+    monkeypatch.setattr(torch, "empty", counting)
+    steps(model, caches, [2] * 8, 3, replays=True)
+    assert made[0] > 0
+    made[0] = 0
+    for first in range(4):
+        for last in range(4, 9):
+            steps(model, caches[first:last], [1] * (last - first), 3, replays=True)
+    assert made[0] == 0
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of the calls of the threads, as they come."""
     calls: list[str] = []
     for name in ("_do", "play"):
         original = getattr(Team, name)
         monkeypatch.setattr(
             Team, name, lambda self, *args, name=name, original=original: (calls.append(name), original(self, *args))[1]
         )
+    return calls
+
+
+@pytest.mark.parametrize("counts", [(1,), (4,), (1, 1, 1), (2, 1)])
+def test_a_replayed_step_is_one_call(model: Decoder, calls: list[str], counts: tuple[int, ...]) -> None:
+    """After the first one, the threads are called once a step of the model: no part of it is done on its own."""
     caches = [started(model, FIRST) for _ in counts]
     steps(model, caches, counts, 3, replays=True)
     calls.clear()

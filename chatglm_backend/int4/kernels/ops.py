@@ -25,7 +25,7 @@ from chatglm_backend.int4.kernels.emit_rows import ROW_LANES, AddArg, NormArg, R
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_module
 from chatglm_backend.int4.kernels.places import PlaceWords, cache_words
 from chatglm_backend.int4.kernels.replay import RecordedStep, attention_work, queries_for
-from chatglm_backend.int4.kernels.team import Team, Words
+from chatglm_backend.int4.kernels.team import Pool, Team, Words
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.models.int8_rows import row_width
 from chatglm_backend.models.ops import Ops, Place, Replay, RotaryTable
@@ -54,6 +54,7 @@ class CompiledOps(Ops):
         self._add_args = np.zeros(len(AddArg), np.int64)
         self._store_args = np.zeros(len(StoreArg), np.int64)
         self._recorded: PlaceWords | None = None
+        self._pool: Pool = {}
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
@@ -150,7 +151,7 @@ class CompiledOps(Ops):
     def record(self, forward: Callable[[], Tensor], places: Sequence[Place]) -> tuple[Tensor, Replay | None]:
         """See :class:`~chatglm_backend.models.ops.Ops`."""
         words = PlaceWords(places)
-        with self._team.recording() as recording:
+        with self._team.recording(self._pool) as recording:
             self._recorded = words
             try:
                 result = forward()

@@ -150,7 +150,7 @@ class Product:
         between, words = team.empty(1, numbers), np.array(table, np.int64)
         words[:, SideWord.BETWEEN] += between.data_ptr()
         team.work.sides = (between, words)
-        team.keep(team.work.sides)
+        team.keep(words)
         args = team.work.args
         args[Arg.SIDES], args[Arg.BLOCKS] = words.ctypes.data, self.in_ // BLOCK
         team.share(code.down, args, items, work=numbers * self.in_ * _WEIGHTS_PER_NUMBER)

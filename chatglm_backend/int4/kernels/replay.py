@@ -45,7 +45,8 @@ class RecordedStep:
         self, team: Team, recording: Recording, result: Tensor, places: PlaceWords, attends: Mapping[int, int], dim: int
     ) -> None:
         """``attends`` are the kernels by their numbers of queries; each layer has attended at ``places``."""
-        self._team, self._result, self._kept, self._places = team, result, recording, places
+        self._team, self._result, self._places = team, result, places
+        self._kept = recording.args, recording.kept
         self._program = np.array(recording.steps, np.int64)
         self._attend, self._dim = dict(attends), dim
         attending = np.flatnonzero(np.isin(self._program[:, Word.KERNEL], list(attends.values())))

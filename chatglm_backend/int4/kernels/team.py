@@ -36,6 +36,8 @@ TILE_ROWS = 128
 """Most rows that one pass of the tile kernel takes: their sums fit the L1 cache."""
 PIECES_PER_THREAD = 8
 """Into how many pieces each thread's share is cut, to be done by whichever thread has a core."""
+RECORDED_ROWS = 16
+"""Rows that buffers of recorded steps have room for at once; they still grow where a recording has more."""
 _WORK_PER_THREAD = 256 * 1024
 """Weights that one thread multiplies in some 5 to 10 microseconds, about what waking another costs."""
 _PARALLEL_QUANTIZE = 128 * 1024
@@ -43,9 +45,13 @@ _PARALLEL_QUANTIZE = 128 * 1024
 
 
 class Work:
-    """Buffers for one call: quantised activations, sums of tiles, the argument block. Grows, never shrinks."""
+    """Buffers for one call: quantised activations, sums of tiles, the argument block. Grows, never shrinks.
 
-    def __init__(self, threads: int) -> None:
+    They have room for ``least_rows`` rows at once, so that they do not grow with each further row.
+    """
+
+    def __init__(self, threads: int, least_rows: int = 1) -> None:
+        self._least_rows = least_rows
         self.args = np.zeros(len(Arg), np.int64)
         self.scratch = np.zeros((threads, TILE_ROWS, GROUP), np.float32)
         self.buffers: tuple[np.ndarray[Any, Any], ...] = (
@@ -57,23 +63,28 @@ class Work:
 
     def reserve(self, rows: int, blocks: int) -> None:
         """Make room for ``rows`` x ``blocks`` 64-blocks and note the addresses in ``args``."""
-        count = rows * blocks
+        count = max(rows, self._least_rows) * blocks
         if self.buffers[1].size < count:
             self.buffers = np.empty(count * BLOCK, np.int8), np.empty(count, np.float32), np.empty(count, np.int32)
             for word, buffer in zip((Arg.XQ, Arg.XS, Arg.XC), self.buffers, strict=True):
                 self.args[word] = buffer.ctypes.data
 
 
+Pool = dict[int, list[Tensor]]
+"""fp32 memory by numbers, always a power of 2, which recordings that are never played at the same time share."""
+
+
 @dataclass(slots=True)
 class Recording:
     """The steps that a team did, with argument blocks of their own and all that their addresses point to.
 
-    ``whole`` turns False when something was done that is not among the steps. ``free`` is memory of results that nobody
-    has any more, by numbers: later steps write there, as they do when the steps are done again in the same order.
+    ``whole`` turns False when something was done that is not among the steps. ``free`` is the part of ``pool`` that no
+    result lies in: later steps write there, as they do when the steps are done again in the same order.
     """
 
     work: Work
-    free: dict[int, list[Tensor]] = field(default_factory=dict)
+    pool: Pool
+    free: Pool
     steps: list[tuple[int, ...]] = field(default_factory=list)
     args: list[Words] = field(default_factory=list)
     kept: list[object] = field(default_factory=list)
@@ -81,13 +92,17 @@ class Recording:
 
     def empty(self, numbers: int) -> Tensor:
         """Uninitialised fp32 [numbers]."""
-        free = self.free.setdefault(numbers, [])
-        if not free:
-            free.append(torch.empty(numbers))
-            self.kept.append(free[0])
+        room = min((size for size, free in self.free.items() if free and size >= numbers), default=0)
+        if not room:
+            room = 1 << (numbers - 1).bit_length()
+            memory = torch.empty(room)
+            self.pool.setdefault(room, []).append(memory)
+            self.free.setdefault(room, []).append(memory)
+        free = self.free[room]
         memory = free.pop()
+        self.kept.append(memory)
         # The tensor keeps this array, not its own memory: with the last view of it goes the array.
-        array = memory.numpy()[:]
+        array = memory.numpy()[:numbers]
         weakref.finalize(array, free.append, memory).atexit = False
         return torch.from_numpy(array)
 
@@ -111,7 +126,7 @@ class Team:
         torch_threads = torch.get_num_threads()
         self.threads = max(1, min(threads, int(numba.config.NUMBA_NUM_THREADS)))
         self.lock = threading.RLock()
-        self.work = Work(self.threads)
+        self.work, self._recorded_work = Work(self.threads), Work(self.threads, RECORDED_ROWS)
         self._driver = _load_driver(cache)
         numba.set_num_threads(self.threads)
         # numba's pool has now started, and set the shared OpenMP library to all processors: torch's and bigdl's too.
@@ -167,11 +182,11 @@ class Team:
         self._do(args)
 
     @contextmanager
-    def recording(self) -> Iterator[Recording]:
-        """Note every step until the end, with buffers of its own; other threads wait meanwhile."""
+    def recording(self, pool: Pool) -> Iterator[Recording]:
+        """Note every step until the end, with results in ``pool``; other threads wait meanwhile."""
         with self.lock:
-            before, self.work = self.work, Work(self.threads)
-            self._recording = Recording(self.work)
+            before, self.work = self.work, self._recorded_work
+            self._recording = Recording(self.work, pool, {room: memory[:] for room, memory in pool.items()})
             try:
                 yield self._recording
             finally:
