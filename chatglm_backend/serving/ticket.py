@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from array import array
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from chatglm_backend.core import (
 from chatglm_backend.errors import ChatGLMError
 
 _FIRST_READ_S = 5.0
-_EVENT_BYTES = 300
+_EVENT_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ class Ticket:
         self._timeout_s = timeout_s
         self._deadline: float | None = None
         self._changed = threading.Condition()
-        self._log: list[Logged] = []
+        self._log: list[Event] = []
+        self._times = array("d")  # when each of them came
         self._completed = False
         self._error: ChatGLMError | None = None
         self._readers = 0
@@ -88,7 +90,7 @@ class Ticket:
     def text(self) -> str:
         """The answer so far."""
         with self._changed:
-            events = [logged.event for logged in self._log]
+            events = list(self._log)
         return "".join(event.text for event in events if isinstance(event, (TokenEvent, Completed)))
 
     @property
@@ -163,7 +165,8 @@ class Ticket:
             if isinstance(result, ChatGLMError):
                 self._error = result
             else:
-                self._log.append(Logged(self._clock(), result))
+                self._log.append(result)
+                self._times.append(self._clock())
                 self._completed = isinstance(result, Completed)
             self._changed.notify_all()
             listeners = list(self._listeners)
@@ -191,7 +194,7 @@ class Ticket:
                 self.cancel_token.cancel(FinishReason.CANCELLED)
 
     def _since(self, start: int) -> list[Logged]:
-        found = self._log[start:]
+        found = list(map(Logged, self._times[start:], self._log[start:]))
         if not found and self._error is not None:
             raise self._error
         return found

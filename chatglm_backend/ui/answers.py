@@ -31,7 +31,7 @@ Page = Literal["prompt", "chat", "compare a", "compare b"]
 
 _PACE_S = 0.2
 _HEARTBEAT_S = 0.5
-_ENDED, _ENDED_S, _ENDED_BYTES = 200, 3600.0, 8_000_000
+_ENDED, _ENDED_S, _ENDED_BYTES = 100, 3600.0, 8_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -41,7 +42,8 @@ class SessionOwner:
             await self._app(scope, receive, send)
             return
         request, body = Request(scope, receive), b""
-        visitor = self._visitor(request.cookies, request.client.host if request.client else None)
+        # One text for all that is remembered of a visitor.
+        visitor = sys.intern(self._visitor(request.cookies, request.client.host if request.client else None))
         if request.method == "POST":
             body = await request.body()
             receive = replay(body, receive)
