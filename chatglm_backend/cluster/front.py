@@ -1,8 +1,9 @@
 """The engine that is several machines: what the worker of one process drives, and the loader that makes it ready.
 
 Queue, fairness, limits and deadlines are the worker's, over all machines together. A visitor's requests go to the
-machine that has read the conversation, unless it is full or gone. What a machine had not begun to answer when it was
-lost goes to another one, once; what it had ends with an error behind the text so far.
+machine that has read the conversation, unless it is full or gone. What a machine refuses as it is full goes to the
+next, until all have refused it. What one had not begun to answer when it was lost goes to another one, once; what it
+had ends with an error behind the text so far.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import queue
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from chatglm_backend.cluster.members import Member, Members, News, Wanted
-from chatglm_backend.cluster.ports import MachineLost, Measured
+from chatglm_backend.cluster.ports import Held, MachineLost, Measured
 from chatglm_backend.cluster.remote import RemoteAdapters, RemoteTokenizer
 from chatglm_backend.core import (
     CancelToken,
@@ -50,12 +51,15 @@ from chatglm_backend.tokenizers.base import EncodedPrompt
 
 _TICK_S, _POLL_S, _AGAIN_S, _GONE_S = 0.005, 0.2, 1.0, 60.0
 _HOMES = 10_000
-_ELSEWHERE = (ModelNotReady, QueueFull, ShuttingDown, ContextLimitExceeded, NoMemoryForPrompt)
+_ELSEWHERE = (ModelNotReady, QueueFull, ShuttingDown, NoMemoryForPrompt)
 
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """One answer on its way. ``session`` is that of the machine which makes it; ``again``: the second one to try."""
+    """One answer on its way. ``session`` is that of the machine which makes it.
+
+    ``tried`` are those that did not, ``moved`` if one of them was lost with it.
+    """
 
     request: GenerationRequest
     cancel: CancelToken
@@ -65,7 +69,8 @@ class Run:
     started_at: float = 0.0
     first_at: float | None = None
     tokens: int = 0
-    again: bool = False
+    tried: list[Member] = field(default_factory=list)
+    moved: bool = False
     cancelled_at: float | None = None
 
 
@@ -89,7 +94,8 @@ class Front:
     def load(self, model: str | None, how: Loading) -> LoadedModel:
         """Make ``model`` ready on one machine while the others go on with what they have, and then on those."""
         self._number += 1
-        wanted, before, ready = Wanted(self._number, model), self._members.current, self._members.ready()
+        wanted = Wanted(self._number, model, self._number)
+        before, ready = self._members.current, self._members.ready()
         first = min(ready, key=lambda one: one.runs, default=None) if len(ready) > 1 else None
         who = self._members.all() if first is None else (first,)
         self._members.want(wanted, *who, adopt=first is None)
@@ -101,20 +107,26 @@ class Front:
                     link.send("cancel_load")
             if first is not None:
                 self._number += 1
-                self._members.want(Wanted(self._number, before.model), first, adopt=False)
+                self._members.want(replace(before, number=self._number), first, adopt=False)
             raise
         if first is not None:
             self._members.want(wanted, *(one for one in self._members.all() if one is not first), adopt=True)
         if self._worker is None or not self._worker.healthy:
             self._worker = Worker({"": self}, WorkerOptions.of(how.settings, 1))
         self._resize()
+        for note in found.notes:
+            how.note(Sentence("cluster.note", name=found.name, note=note))
         info = replace(cast("ModelInfo", found.info), other_kernels=())
         parts: Any = RemoteTokenizer(self._ask), self.encode, self._worker, RemoteAdapters(self._members)
         return LoadedModel(info, *parts)
 
     def prepare(self, request: GenerationRequest) -> Measured:
-        """A machine's own measure. Raises what refuses it there, and NoMachine."""
-        return cast("Measured", self._ask(request.visitor, "measure", request))
+        """A machine's own measure. Raises what refuses it there, NoMachine, and ContextLimitExceeded of any machine."""
+        found = cast("Measured", self._ask(request.visitor, "measure", request))
+        limit = min((one.info.context_limit for one in self._members.ready() if one.info), default=0)
+        if found.prompt_tokens >= limit > 0:
+            raise ContextLimitExceeded(prompt_tokens=found.prompt_tokens, limit=limit)
+        return found
 
     def encode(self, request: GenerationRequest) -> EncodedPrompt:
         """The exact prompt. Raises NoMachine."""
@@ -147,11 +159,17 @@ class Front:
             for run in [run for run in self._runs.values() if run.session == session]:
                 yield from self._lose(run)
             return
+        if isinstance(told, Held):
+            late = told.asked_at - self._members.pace.silent_s
+            for run in [run for run in self._runs.values() if run.session == session and run.started_at < late]:
+                if run.request.request_id not in told.ids:
+                    yield from self._lose(run)  # it never came there
+            return
         answer = self._runs.get(name)
         if answer is None or answer.session != session:
             return
         run = answer
-        if isinstance(told, _ELSEWHERE) and self._elsewhere(run):
+        if isinstance(told, _ELSEWHERE) and self._elsewhere(run, lost=False):
             return
         if isinstance(told, (TokenEvent, PromptChances)) and run.first_at is None:
             run.first_at = self._clock()
@@ -168,8 +186,8 @@ class Front:
         yield run, cast("Event | RequestError", told)
 
     def _lose(self, run: Run) -> Iterator[tuple[Run, Event | RequestError]]:
-        """Its machine is lost."""
-        if not run.cancel.cancelled and self._elsewhere(run):
+        """Its machine is lost, or does not know of it."""
+        if not run.cancel.cancelled and self._elsewhere(run, lost=True):
             return
         self._end(run)
         if run.cancel.cancelled:
@@ -179,13 +197,18 @@ class Front:
         else:
             yield run, EngineFailure(reason=Sentence("cluster.lost", name=run.member.name))
 
-    def _elsewhere(self, run: Run) -> bool:
-        """Send what was not begun to another machine, once."""
-        other = None if run.again or run.first_at is not None else self._place(run.request.visitor, run.member)
+    def _elsewhere(self, run: Run, *, lost: bool) -> bool:
+        """Send what was not begun to another machine; where it was ``lost``, once."""
+        if run.first_at is not None or (lost and run.moved):
+            return False
+        other = self._place(run.request.visitor, *run.tried, run.member)
         if other is None:
             return False
+        if lost and (link := run.member.link) is not None:
+            link.send("cancel", run.request.request_id, FinishReason.CANCELLED)
         run.member.runs -= 1
-        run.again = True
+        run.tried.append(run.member)
+        run.moved = run.moved or lost
         self._send(run, other)
         return True
 
@@ -226,16 +249,19 @@ class Front:
         return min(able, key=lambda one: (one.name != home, one.runs / max(1, one.places), one.turn), default=None)
 
     def _ask(self, visitor: str, method: str, *args: object) -> object:
-        """Ask a machine, and another one if it does not answer."""
+        """Ask a machine, and the others if it does not answer or cannot. Raises what the last one did, or NoMachine."""
         tried: list[Member] = []
-        while len(tried) < 2 and (one := self._place(visitor, *tried)) is not None:
+        refusal: RequestError = NoMachine()
+        while (one := self._place(visitor, *tried)) is not None:
             tried.append(one)
             try:
                 if (link := one.link) is not None:
                     return link.call(method, *args, timeout_s=self._members.pace.silent_s)
             except MachineLost:
                 continue
-        raise NoMachine
+            except _ELSEWHERE as error:
+                refusal = error
+        raise refusal
 
     def _timing(self, run: Run, told: Timing) -> Timing:
         """The times of the machine, and what was spent here."""

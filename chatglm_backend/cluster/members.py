@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from chatglm_backend import __version__
-from chatglm_backend.cluster.ports import Link, MachineLost, Report, Roster
+from chatglm_backend.cluster.ports import Held, Link, MachineLost, Report, Roster
 from chatglm_backend.core import (
     AdapterInfo,
     Event,
@@ -23,15 +23,16 @@ from chatglm_backend.core import (
     MachineStatus,
     ModelInfo,
     ModelState,
+    monotonic_clock,
 )
-from chatglm_backend.errors import ChatGLMError, RequestError
+from chatglm_backend.errors import AdapterError, ChatGLMError, RequestError
 from chatglm_backend.sentences import Sentence
 
 _log = logging.getLogger(__name__)
 _READING_S = 600.0
 
-News = tuple[str, str, "Event | RequestError | MachineLost"]
-"""The session that it is of, a request's id (empty for the loss of the machine), and what was told."""
+News = tuple[str, str, "Event | RequestError | MachineLost | Held"]
+"""The session that it is of, a request's id (empty for what is the machine's), and what was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,14 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The model that machines shall have; of the same one there may be several loadings, with a number each."""
+    """The model that machines shall have: a loading's ``number``, and ``of`` which one it is to have the weights.
+
+    Under the same name there may be others by now.
+    """
 
     number: int = 0
     model: str | None = None
+    of: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -70,6 +75,7 @@ class Member:
     runs: int = 0
     tok_s: float | None = None
     why: object = None
+    notes: tuple[Sentence, ...] = ()
     turn: int = 0
     thread: threading.Thread | None = field(default=None, repr=False)
 
@@ -77,7 +83,8 @@ class Member:
 class Members:
     """Thread-safe. ``news`` has what the machines told; ``changed`` is notified, and ``told``, of any new state.
 
-    ``current`` is the model that a machine must have to answer, with the fine-tunes in ``tunes``.
+    ``current`` is the model that a machine must have to answer, with the fine-tunes in ``tunes``; while somebody
+    holds ``tuning``, these change and no machine comes to those that answer.
     """
 
     def __init__(self, roster: Roster, pace: Pace | None = None) -> None:
@@ -85,6 +92,7 @@ class Members:
         self.changed = threading.Condition()
         self.current: Wanted = Wanted()
         self.tunes: tuple[AdapterInfo, ...] | None = None
+        self.tuning = threading.Lock()
         self.told: Callable[[], None] = lambda: None
         self.pace = pace or Pace()
         self._roster = roster
@@ -104,6 +112,14 @@ class Members:
             if thread is not None and thread.is_alive():
                 thread.join(self.pace.retry_s)
 
+    def give_up(self) -> None:
+        """Nothing holds the machines together any more: all are lost, and stop what they make."""
+        self._closed.set()
+        for one in self.all():
+            if (link := one.link) is not None:
+                link.send("stop")
+            self._lose(one, MachineLost())
+
     def all(self) -> tuple[Member, ...]:
         """All that were ever seen."""
         with self.changed:
@@ -116,7 +132,16 @@ class Members:
     def statuses(self) -> tuple[MachineStatus, ...]:
         """All of them, in words and numbers."""
         return tuple(
-            MachineStatus(one.name, one.state, one.info, one.runs, one.places, one.tok_s, one.why) for one in self.all()
+            MachineStatus(
+                one.name,
+                one.state,
+                one.info,
+                one.runs,
+                one.places,
+                one.tok_s,
+                (one.notes or None) if one.why is None else one.why,
+            )
+            for one in self.all()
         )
 
     def want(self, wanted: Wanted, *who: Member, adopt: bool) -> None:
@@ -187,20 +212,28 @@ class Members:
             if wanted.number and wanted is not sent:
                 link.call("load", wanted.model, wanted.number, timeout_s=silent_s)
                 sent = wanted
+            before, asked_at = self.tunes, monotonic_clock()
             report: Report = link.call("poll", session, timeout_s=silent_s)
+            if self._closed.is_set():
+                return
             for name, told in report.events:
                 self.news.put((session, name, told))
-            self._note(one, link, report)
+            self.news.put((session, "", Held(report.answers, asked_at)))
+            self._note(one, link, report, before)
 
-    def _note(self, one: Member, link: Link, report: Report) -> None:
-        """Who may answer, by what a machine reports."""
+    def _note(self, one: Member, link: Link, report: Report, before: object) -> None:
+        """Who may answer, by what a machine reports; ``before`` were the fine-tunes when it was asked."""
         status, mine = report.status, report.load == one.wanted.number
-        one.info, one.places, one.progress = status.info, report.places, status.progress
+        one.info, one.places, one.progress, one.notes = status.info, report.places, status.progress, report.notes
         one.loaded = report.load if status.state is ModelState.READY else 0
-        if mine and one.loaded and one.wanted.model == self.current.model:
-            if one.state not in ("ready", "refused"):
-                self._align(one, link)
-                self._welcome(one)
+        if mine and one.loaded and one.wanted.of == self.current.of:
+            if one.state not in ("ready", "refused") and self.tuning.acquire(blocking=False):
+                try:
+                    if self.tunes is before:  # else its next report is the first that can be compared with them
+                        self._align(one, link)
+                        self._welcome(one)
+                finally:
+                    self.tuning.release()
         elif mine and status.error is not None and status.state is not ModelState.LOADING:
             self._set(one, "failed", status.error)
         else:
@@ -208,12 +241,16 @@ class Members:
 
     def _align(self, one: Member, link: Link) -> None:
         """Give a machine that comes later the fine-tunes that the others have."""
-        have = {tune.name for tune in one.info.adapters} if one.info else set()
-        want = {tune.name: tune.path for tune in self.tunes or ()}
-        for name in () if self.tunes is None else have - want.keys():
+        if self.tunes is None:
+            return
+        have = {tune.name: tune.identity for tune in one.info.adapters} if one.info else {}
+        want = {tune.name: tune.identity for tune in self.tunes}
+        for name in [name for name in have if have[name] != want.get(name)]:
             link.call("remove_adapter", name, timeout_s=self.pace.silent_s)
-        for name in want.keys() - have:
-            link.call("add_adapter", f"{name}={want[name]}", timeout_s=_READING_S)
+        for tune in self.tunes:
+            if have.get(tune.name) != tune.identity:
+                found: AdapterInfo = link.call("add_adapter", f"{tune.name}={tune.path}", timeout_s=_READING_S)
+                same_tune(one, found, tune)
 
     def _welcome(self, one: Member) -> None:
         """It may answer, if its weights are those of the first that did."""
@@ -237,6 +274,12 @@ class Members:
             one.state, one.why = state, why
             self.changed.notify_all()
         self.told()
+
+
+def same_tune(one: Member, found: AdapterInfo, other: AdapterInfo) -> None:
+    """See that a machine's fine-tune is that of the others. Raises AdapterError."""
+    if found.identity != other.identity:
+        raise AdapterError(reason=Sentence("cluster.other_tune", name=one.name, tune=found.name, path=found.path))
 
 
 def _identity(info: ModelInfo | None) -> object:

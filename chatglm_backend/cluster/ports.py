@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from chatglm_backend.core import Event, ModelStatus
 from chatglm_backend.errors import RequestError
+from chatglm_backend.sentences import Sentence
 
 
 class MachineLost(Exception):
@@ -56,10 +57,21 @@ class Measured:
 class Report:
     """News of a machine: what its answers told since the last one, and how its model is.
 
-    ``load`` is the number of the loading that ``status`` is of, and ``places`` how many answers it makes at once.
+    ``load`` is the number of the loading that ``status`` is of, ``places`` how many answers it makes at once,
+    ``answers`` the ids of those that have not ended, and ``notes`` what it has to say of its loading.
     """
 
     events: tuple[tuple[str, Event | RequestError], ...]
     status: ModelStatus
     load: int
     places: int
+    answers: frozenset[str] = frozenset()
+    notes: tuple[Sentence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The ids of the answers that a machine still had, asked for at ``asked_at`` (seconds of our clock) or later."""
+
+    ids: frozenset[str]
+    asked_at: float

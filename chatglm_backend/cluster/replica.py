@@ -17,6 +17,7 @@ from chatglm_backend import __version__
 from chatglm_backend.cluster.ports import Measured, Report
 from chatglm_backend.core import AdapterInfo, Clock, Event, FinishReason, GenerationRequest, monotonic_clock
 from chatglm_backend.errors import ChatGLMError, EngineFailure, ModelNotReady, RequestError
+from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import LoadedModel, Loader, Service, load_model
 from chatglm_backend.service.loading import Loading
 from chatglm_backend.settings import Settings
@@ -43,12 +44,14 @@ class Replica:
     ) -> None:
         self._loader, self._lease_s, self._clock = loader, lease_s, clock
         own = replace(settings, kv_disk_mb=0)
-        self._service = Service(own, loader=self._load, env=environ)
+        self._notes: list[Sentence] = []
+        self._service = Service(own, note=self._note, loader=self._load, env=environ)
         self._loaded: LoadedModel | None = None
         self._number = 0
         self._session = ""
         self._asked = self._told = 0.0
         self._tickets: dict[str, Ticket] = {}
+        self._taken: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._news: list[tuple[str, Event | RequestError]] = []
         self._changed = asyncio.Event()
@@ -64,7 +67,7 @@ class Replica:
     async def load(self, model: str | None, number: int) -> None:
         """Begin loading; a loading of this number is not begun again."""
         if number != self._number:
-            self._number = number
+            self._number, self._notes = number, []
             self._service.load(model)
 
     async def cancel_load(self) -> None:
@@ -94,6 +97,7 @@ class Replica:
 
     async def submit(self, session: str, request: GenerationRequest) -> None:
         """Begin an answer; whatever becomes of it is news."""
+        self._taken.add(request.request_id)
         self._begin(self._answer(session, request))
 
     async def cancel(self, request_id: str, reason: FinishReason) -> None:
@@ -116,7 +120,11 @@ class Replica:
             self._asked = self._told = self._clock()
         loaded = self._loaded
         places = 0 if loaded is None else loaded.worker.options.max_running
-        return Report(news, self._service.status(), self._number, places)
+        return Report(news, self._service.status(), self._number, places, frozenset(self._taken), tuple(self._notes))
+
+    async def stop(self) -> None:
+        """End all answers: their front cannot go on."""
+        self._stop_all()
 
     async def close(self) -> None:
         """Stop everything."""
@@ -124,6 +132,10 @@ class Replica:
         await asyncio.to_thread(self._service.close)
         for task in tuple(self._tasks):
             task.cancel()
+
+    def _note(self, note: Sentence) -> None:
+        _log.info("%s", note)
+        self._notes.append(note)
 
     def _load(self, model: str | None, how: Loading) -> LoadedModel:
         self._loaded = self._loader(model, how)
@@ -157,6 +169,7 @@ class Replica:
             self._tell(session, (name, EngineFailure(reason=reason)))
         finally:
             self._tickets.pop(name, None)
+            self._taken.discard(name)
 
     def _tell(self, session: str, *news: tuple[str, Event | RequestError]) -> None:
         if session == self._session:

@@ -33,8 +33,9 @@ from chatglm_backend.settings import Settings
 
 _PORT = 6379
 _OWN = ("threads", "cache", "kernel")
-_TRIES = 3
 _REACHING_S, _STARTING_S, _ENDING_S = 5.0, 90.0, 20.0
+_JOINING_S, _AGAIN_S = 600.0, 10.0
+_LOOK_S, _REFUSALS = 1.0, 2
 _ROOT = Path(__file__).resolve().parents[2]
 _OBJECT_STORE = 100_000_000  # bytes; what passes between machines is small
 
@@ -113,8 +114,9 @@ def clustered(settings: Settings, say: Say) -> Iterator[Service]:
         if not _reached(host, port, _STARTING_S, node):
             raise ClusterError(reason=Sentence("cluster.no_head", command=" ".join(node_command(address, head=True))))
         connect(address, _STARTING_S)
-        threading.Thread(target=_end_without, args=(node, ending, say), name="head", daemon=True).start()
         members = Members(RayRoster(settings))
+        watching = (node, address, ending, members, say)
+        threading.Thread(target=_end_without, args=watching, name="head", daemon=True).start()
         front = Front(members)
         members.start()
         say(str(Sentence("cluster.join_with", command=f"./launch.sh --join {address}")))
@@ -125,9 +127,7 @@ def clustered(settings: Settings, say: Say) -> Iterator[Service]:
             disconnect()
     finally:
         ending.set()
-        node.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            node.wait(_ENDING_S)
+        end_node(node)
 
 
 def _is_here(host: str) -> bool:
@@ -164,10 +164,42 @@ def _node(command: list[str]) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def _end_without(node: subprocess.Popen[bytes], ending: threading.Event, say: Say) -> None:
-    """End this process in good order when its node has ended, without which Ray would end it in none."""
-    node.wait()
+def end_node(node: subprocess.Popen[bytes]) -> None:
+    """End it with all its processes."""
+    node.terminate()
+    try:
+        node.wait(_ENDING_S)
+    except subprocess.TimeoutExpired:
+        node.kill()
+
+
+def wait_for_end(node: subprocess.Popen[bytes], address: str, look_s: float = _LOOK_S) -> None:
+    """Wait for the end of a node, or of its head, which Ray would look for during a minute.
+
+    A head that does not answer at all may only be cut off, and is left to Ray; engines stop by themselves then.
+    """
+    host, port = split_address(address)
+    refused = 0
+    while refused < _REFUSALS:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            node.wait(look_s)
+            return
+        try:
+            socket.create_connection((host, port), _REACHING_S).close()
+            refused = 0
+        except ConnectionRefusedError:
+            refused += 1
+        except OSError:
+            refused = 0
+
+
+def _end_without(
+    node: subprocess.Popen[bytes], address: str, ending: threading.Event, members: Members, say: Say
+) -> None:
+    """Stop all engines and end this process in good order when the head has ended; Ray would end it in none."""
+    wait_for_end(node, address)
     if not ending.is_set():
+        members.give_up()
         say(str(Sentence("cluster.head_lost")))
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -187,21 +219,33 @@ def main(argv: list[str]) -> int:
         if not _reached(host, port, _REACHING_S):
             raise ClusterError(reason=Sentence("cluster.unreachable", address=argv[0]))
         command = node_command(argv[0], head=False)
-        failed = 0
+        until = time.monotonic() + _JOINING_S
         while True:
             began = time.monotonic()
-            _node(command).wait()
-            failed = failed + 1 if time.monotonic() - began < _STARTING_S and _reached(host, port, _REACHING_S) else 0
-            if failed == _TRIES:
-                raise ClusterError(reason=Sentence("cluster.no_head", command=" ".join(command)))
-            sys.stderr.write(f"{Sentence('cluster.head_gone', address=argv[0])}\n")
-            while not _reached(host, port, _REACHING_S):
-                pass
+            node = _node(command)
+            wait_for_end(node, argv[0])
+            end_node(node)
+            now, shown = time.monotonic(), " ".join(command)
+            if now - began > _STARTING_S or not _reached(host, port, _REACHING_S):
+                _tell(Sentence("cluster.head_gone", address=argv[0]))
+                while not _reached(host, port, _REACHING_S):
+                    pass
+                until = time.monotonic() + _JOINING_S
+            elif now > until:
+                raise ClusterError(reason=Sentence("cluster.no_head", command=shown))
+            else:
+                _tell(Sentence("cluster.again", minutes=max(1, round((until - now) / 60)), command=shown))
+                time.sleep(_AGAIN_S)
     except ClusterError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _tell(what: Sentence) -> None:
+    sys.stderr.write(f"{what}\n")
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -96,14 +96,18 @@ class Service:
             status = replace(status, info=loaded.info)  # that of the machines which go on meanwhile
         if status.info is not None and loaded is not None and loaded.adapters is not None:
             status = replace(status, info=replace(status.info, adapters=loaded.adapters.infos()))
+        machines = self.machines()
+        limits = [one.info.context_limit for one in machines if one.state == "ready" and one.info is not None]
+        if status.info is not None and limits:  # what fits every one of them
+            status = replace(status, info=replace(status.info, context_limit=min(limits)))
         if closed and status.state is ModelState.READY:
             return ModelStatus(ModelState.FAILED, info=status.info, error=ShuttingDown())
         if status.state is ModelState.READY and loaded is not None and not loaded.worker.healthy:
             return ModelStatus(
                 ModelState.FAILED, info=loaded.info, error=EngineFailure(reason=Sentence("engine.worker_stopped"))
             )
-        machines = self.machines() if status.state is ModelState.READY else ()
-        if machines and all(one.state not in ("ready", "leaving") for one in machines):
+        gone = bool(machines) and all(one.state not in ("ready", "leaving") for one in machines)
+        if gone and status.state is ModelState.READY:
             return ModelStatus(ModelState.FAILED, info=status.info, error=NoMachine())
         return status
 
@@ -285,7 +289,10 @@ class Service:
     def _finish(self, cancel: CancelToken, status: ModelStatus, loaded: LoadedModel | None) -> None:
         with self._changed:
             newest = self._cancel is cancel
-            if newest and loaded is not None and cancel.cancelled:
+            shared = loaded is not None and self._loaded is not None and loaded.worker is self._loaded.worker
+            if shared:  # the machines that answer have it now, whether or not somebody wants another by then
+                self._loaded = loaded
+            elif newest and loaded is not None and cancel.cancelled:
                 status = ModelStatus(ModelState.NONE, error=LoadCancelled(model="the model"))
             parked: list[Ticket] = []
             if newest and status.info is None and self._loaded is not None and self._some_answer():
@@ -294,7 +301,7 @@ class Service:
                 self._loaded = (loaded or self._loaded) if status.info is not None else None
                 parked, self._parked = self._parked, parked
                 self._set(status)
-        if loaded is not None and (not newest or status.info is None):
+        if loaded is not None and not shared and (not newest or status.info is None):
             loaded.close()
             loaded = None
         for ticket in parked:

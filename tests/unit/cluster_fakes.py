@@ -10,9 +10,9 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from chatglm_backend.cluster.front import Front
@@ -20,7 +20,11 @@ from chatglm_backend.cluster.members import Members, Pace
 from chatglm_backend.cluster.ports import MachineLost, Roster
 from chatglm_backend.cluster.replica import Replica
 from chatglm_backend.cluster.start import node_command, node_environment, require_token, split_address
-from chatglm_backend.service import Service
+from chatglm_backend.core import AdapterInfo
+from chatglm_backend.errors import AdapterNameUsed
+from chatglm_backend.sentences import Sentence
+from chatglm_backend.service import LoadedModel, Loader, Service
+from chatglm_backend.service.loading import Loading
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import ScriptedModel
 
@@ -30,13 +34,17 @@ LEASE_S = 0.7
 
 @dataclass(eq=False)
 class Host:
-    """A machine. ``silent``: nothing passes in either direction; ``dead``: its engine has ended."""
+    """A machine. ``silent``: nothing passes in either direction; ``dead``: its engine has ended.
+
+    ``drops`` are methods that are not called though they are sent.
+    """
 
     name: str
     model: ScriptedModel
     settings: Settings
     silent: bool = False
     dead: bool = False
+    drops: set[str] = field(default_factory=set)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     replicas: list[Replica] = field(default_factory=list)
 
@@ -61,7 +69,7 @@ class Host:
         return pickle.loads(pickle.dumps(future.result()))  # noqa: S301
 
     def send(self, method: str, *args: Any) -> None:
-        if not (self.silent or self.dead):
+        if not (self.silent or self.dead or method in self.drops):
             sent = pickle.loads(pickle.dumps(args))  # noqa: S301
             asyncio.run_coroutine_threadsafe(getattr(self.replicas[-1], method)(*sent), self.loop)
 
@@ -113,12 +121,56 @@ class Hosts:
         return host
 
 
+@dataclass
+class Tunes:
+    """The fine-tunes beside a scripted model; ``files`` has what is where, ``before`` is called before one is added."""
+
+    files: dict[str, str]
+    before: Callable[[], object]
+    have: dict[str, AdapterInfo] = field(default_factory=dict)
+
+    def infos(self) -> tuple[AdapterInfo, ...]:
+        return tuple(self.have.values())
+
+    def add(self, source: str, progress: object) -> AdapterInfo:
+        del progress
+        name, path = source.split("=")
+        if name in self.have:
+            raise AdapterNameUsed(name=name, path=path)
+        self.before()
+        self.have[name] = AdapterInfo(name, "lora", 8, 100, "", path, self.files[path])
+        return self.have[name]
+
+    def remove(self, name: str) -> AdapterInfo:
+        return self.have.pop(name)
+
+
+@dataclass(slots=True)
+class Tuned(ScriptedModel):
+    """A scripted model that takes fine-tunes, and has ``said`` of its loading."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    before: Callable[[], object] = lambda: None
+    said: tuple[Sentence, ...] = ()
+    tunes: Tunes | None = None
+
+    def __call__(self, model: str | None, how: Loading) -> LoadedModel:
+        loaded = ScriptedModel.__call__(self, model, how)
+        for note in self.said:
+            how.note(note)
+        self.tunes = Tunes(self.files, lambda: self.before())
+        return replace(loaded, adapters=self.tunes)  # type: ignore[arg-type]
+
+
 @contextmanager
-def cluster(roster: Roster, count: int = 2, pace: Pace = QUICK, **settings: Any) -> Iterator[Service]:
-    """A front's service over so many machines, loaded."""
-    members = Members(roster, pace)
+def cluster(
+    roster: Roster, count: int = 2, pace: Pace = QUICK, wrap: Callable[[Loader], Loader] = lambda load: load,
+    members: Members | None = None, **settings: Any,
+) -> Iterator[Service]:  # fmt: skip
+    """A front's service over so many machines, loaded; ``wrap`` stands between it and the loader."""
+    members = members or Members(roster, pace)
     front = Front(members)
-    service = Service(Settings(history=False, **settings), loader=front.load, machines=front.machines, env={})
+    service = Service(Settings(history=False, **settings), loader=wrap(front.load), machines=front.machines, env={})
     members.start()
     try:
         service.load("scripted")

@@ -1,0 +1,236 @@
+"""Machines that differ, refuse, lose what was sent to them, or have no head any more."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from html import escape
+
+import pytest
+
+from chatglm_backend.cluster.members import Members
+from chatglm_backend.cluster.start import end_node, wait_for_end
+from chatglm_backend.core import Completed, GenerationParams, GenerationRequest, ModelState
+from chatglm_backend.errors import AdapterError, ContextLimitExceeded, EngineFailure, NoMachine, QueueFull
+from chatglm_backend.sentences import Sentence, load_texts
+from chatglm_backend.service import LoadedModel, Loader, Service
+from chatglm_backend.service.loading import Loading
+from chatglm_backend.testing import Script, ScriptedModel, scripted_info
+from chatglm_backend.ui.render import machine_table
+from tests.unit.cluster_fakes import QUICK, Hosts, Tuned, cluster, wait_for
+
+SLOW = Script(tuple(f"{n} " for n in range(400)), delay_s=0.02)
+
+
+def ask(name: str, prompt: str = "hello") -> GenerationRequest:
+    """A request of a visitor of its own."""
+    return GenerationRequest(name, name, prompt=prompt, params=GenerationParams(max_new_tokens=1000))
+
+
+def states(service: Service) -> dict[str, str]:
+    """The machines' states."""
+    return {one.name: one.state for one in service.machines()}
+
+
+def model(**scenes: Script) -> ScriptedModel:
+    """A scripted model with a slow answer."""
+    return ScriptedModel({"slow": SLOW, **scenes})
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    """No machines yet."""
+    with Hosts() as found:
+        yield found
+
+
+def test_a_loading_that_is_superseded_at_its_last_moment_ends_no_answer(hosts: Hosts) -> None:
+    """All machines have its model by then; the one wanted next comes, and the worker is the same all along."""
+    for name in ("a", "b"):
+        hosts.add(name, model(), max_running=2)
+
+    def wrap(load: Loader) -> Loader:
+        def loading(name: str | None, how: Loading) -> LoadedModel:
+            found = load(name, how)
+            if name == "second":
+                service.load("third")
+            return found
+
+        return loading
+
+    with cluster(hosts, wrap=wrap) as service:
+        waiting = service.submit(ask("waiting", "slow"))
+        wait_for(lambda: waiting.text)
+        service.load("second")
+        wait_for(lambda: [host.model.loaded[-1] for host in hosts.hosts.values()].count("second"))
+        waiting.cancel()
+        list(waiting.events())
+        wait_for(lambda: [host.model.loaded[-1] for host in hosts.hosts.values()] == ["third", "third"])
+        service.wait_ready(10)
+        wait_for(lambda: set(states(service).values()) == {"ready"})
+        now = service.metrics()
+        assert now is not None
+        assert now.accepted == 1  # of the worker that was there before
+        assert isinstance(list(service.submit(ask("after")).events())[-1], Completed)
+
+
+def test_changed_weights_under_the_same_name_are_loaded_anew(hosts: Hosts) -> None:
+    """The first machine that has them is not refused for what it had before; one that keeps the old ones is."""
+    for name in ("a", "b", "c"):
+        hosts.add(name, model())
+    with cluster(hosts, 3) as service:
+        for name in ("a", "b"):
+            hosts.hosts[name].model.info = replace(scripted_info(), identity="new")
+        hosts.hosts["c"].model.info = replace(scripted_info(), identity="old")
+        wait_for(lambda: set(states(service).values()) == {"ready"})
+        service.load("scripted")
+        assert service.wait_ready(10).identity == "new"
+        wait_for(lambda: states(service) == {"a": "ready", "b": "ready", "c": "refused"})
+
+
+def test_a_fine_tune_is_on_every_machine_and_on_those_that_join(hosts: Hosts) -> None:
+    """Also where one joins while it is being added, or two are added at once."""
+    joined = threading.Event()
+
+    def before() -> None:
+        if "c" not in hosts.hosts:
+            hosts.add("c", Tuned(files=files))
+        joined.wait(0.5)
+
+    files = {"/one": "1", "/two": "2"}
+    for name in ("a", "b"):
+        hosts.add(name, Tuned(files=files))
+    hosts.hosts["a"].model.before = before  # type: ignore[attr-defined]
+
+    def have() -> list[list[str]]:
+        return [list(host.model.tunes.have) for host in hosts.hosts.values()]  # type: ignore[attr-defined]
+
+    with cluster(hosts) as service:
+        adding = [threading.Thread(target=service.add_adapter, args=(f"{n}=/{n}",)) for n in ("one", "two")]
+        for thread in adding:
+            thread.start()
+        wait_for(lambda: states(service).get("c") == "ready")
+        joined.set()
+        for thread in adding:
+            thread.join(10)
+        wait_for(lambda: [sorted(found) for found in have()] == [["one", "two"]] * 3)
+        assert sorted(service.adapter_names()) == ["one", "two"]
+        service.remove_adapter("one")
+        assert have() == [["two"]] * 3
+        hosts.add("d", Tuned(files=files))
+        hosts.add("e", Tuned(files={"/two": "other"}))
+        wait_for(lambda: (states(service).get("d"), states(service).get("e")) == ("ready", "refused"))
+        assert have()[3] == ["two"]
+        assert "on e, /two for two differs" in str(next(one.why for one in service.machines() if one.name == "e"))
+
+
+def test_a_fine_tune_that_differs_on_one_machine_is_offered_on_none(hosts: Hosts) -> None:
+    """The refusal names the machine; one of the same name but other content is replaced where it joins."""
+    for name, held in (("a", "1"), ("b", "other")):
+        hosts.add(name, Tuned(files={"/one": held}))
+    with cluster(hosts) as service:
+        with pytest.raises(AdapterError, match="/one for one differs"):
+            service.add_adapter("one=/one")
+        assert service.adapter_names() == ()
+        wait_for(lambda: not any(host.model.tunes.have for host in hosts.hosts.values()))  # type: ignore[attr-defined]
+        hosts.hosts["b"].model.files["/one"] = "1"  # type: ignore[attr-defined]
+        service.add_adapter("one=/one")
+        hosts.hosts["b"].silent = True
+        wait_for(lambda: states(service)["b"] == "lost")
+        tunes = hosts.hosts["b"].model.tunes  # type: ignore[attr-defined]
+        tunes.have["one"] = replace(tunes.have["one"], identity="other")
+        hosts.hosts["b"].silent = False
+        wait_for(lambda: states(service)["b"] == "ready")
+        assert tunes.have["one"].identity == "1"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_full_machines_refuse_goes_on_to_the_next_until_all_have(hosts: Hosts, late: bool) -> None:
+    """Whether they refuse it when it is measured, or when it comes to them."""
+    refusing = {} if late else {"hello": Script((), refuse=QueueFull(waiting=9))}
+    for name in ("a", "b", "c"):
+        hosts.add(name, model(**refusing), queue_limit=0 if late else 64)
+    hosts.add("d", model())
+    with cluster(hosts, 4) as service:
+        for n in range(4):
+            assert isinstance(list(service.submit(ask(f"r{n}")).events())[-1], Completed)
+        hosts.hosts["d"].silent = True
+        wait_for(lambda: states(service)["d"] == "lost")
+        with pytest.raises(QueueFull):
+            list(service.submit(ask("refused")).events())
+
+
+def test_what_never_came_to_a_machine_is_noticed(hosts: Hosts) -> None:
+    """It goes to another one, once; then it is answered with a sentence."""
+    for name in ("a", "b", "c"):
+        hosts.add(name, model()).drops.add("submit")
+    hosts.hosts["c"].drops.clear()
+    with cluster(hosts, 3) as service:
+        hosts.hosts["c"].silent = True
+        wait_for(lambda: states(service)["c"] == "lost")
+        with pytest.raises(NoMachine):
+            list(service.submit(ask("dropped")).events())
+        hosts.hosts["c"].silent = False
+        hosts.hosts["b"].silent = True
+        wait_for(lambda: states(service) == {"a": "ready", "b": "lost", "c": "ready"})
+        found = [service.submit(ask(f"r{n}")) for n in range(2)]
+        assert all(isinstance(list(one.events())[-1], Completed) for one in found)
+
+
+def test_the_page_has_the_smallest_context_and_what_machines_say(hosts: Hosts) -> None:
+    """A prompt that does not fit every machine is refused by all."""
+    hosts.add("a", Tuned({"middling": Script(("ok",), prompt_tokens=150)}))
+    little = Sentence("note.context_less", tokens=100, most=2048)
+    hosts.add("b", Tuned(info=replace(scripted_info(), context_limit=100), said=(little,)))
+    with cluster(hosts) as service:
+        info = service.status().info
+        assert info is not None
+        assert info.context_limit == 100
+        for name in ("r1", "r2"):
+            with pytest.raises(ContextLimitExceeded, match="100"):
+                service.submit(ask(name, "middling"))
+        for language in ("zh", "en"):
+            texts = load_texts(language)
+            assert escape(texts.say(little)) in machine_table(texts, service.machines())
+        hosts.hosts["b"].silent = True
+        wait_for(lambda: states(service)["b"] == "lost")
+        info = service.status().info
+        assert info is not None
+        assert info.context_limit == 2048
+        assert isinstance(list(service.submit(ask("fits", "middling")).events())[-1], Completed)
+
+
+def test_without_the_head_all_answers_end_at_once(hosts: Hosts) -> None:
+    """With their text and a sentence, and the engines are told to stop."""
+    for name in ("a", "b"):
+        hosts.add(name, model())
+    members = Members(hosts, QUICK)
+    with cluster(hosts, members=members) as service:
+        running = [service.submit(ask(f"r{n}", "slow")) for n in range(2)]
+        wait_for(lambda: all(one.text for one in running))
+        members.give_up()
+        for one in running:
+            with pytest.raises(EngineFailure, match="was lost"):
+                list(one.events())
+            assert one.text
+        wait_for(lambda: not any(host.playing() for host in hosts.hosts.values()))
+        assert service.status().state is ModelState.FAILED
+        assert isinstance(service.status().error, NoMachine)
+
+
+def test_a_node_is_ended_when_its_head_refuses() -> None:
+    """Ray itself would wait for it for a minute."""
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+    node = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        wait_for_end(node, address, look_s=0.01)
+        assert node.poll() is None
+    finally:
+        end_node(node)
+    assert node.returncode is not None
+    wait_for_end(node, address)
