@@ -83,12 +83,13 @@ def node_command(address: str, *, head: bool, own: str = "") -> list[str]:
 def node_environment(environ: MutableMapping[str, str]) -> dict[str, str]:
     """The variables of a node: its engine finds this program, has the threads of the plan, and tells nobody of itself.
 
-    Nor is it ended for the memory that it was promised.
+    Nor is it ended for the memory that it was promised, and it ends without asking the head first, which may be gone.
     """
     path = os.pathsep.join(filter(None, [str(_ROOT), environ.get("PYTHONPATH")]))
     plan = page_environment(plan_threads(read_machine(), Wishes(), environ), threads_asked=False)
     return {
         **environ, **plan, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }  # fmt: skip
 
 
@@ -109,13 +110,13 @@ def clustered(settings: Settings, say: Say) -> Iterator[Service]:
         if (value := getattr(settings, name)) is not None:
             os.environ[f"CHATGLM_{name.upper()}"] = str(value)
     node = _node(node_command(address, head=head))
-    ending = threading.Event()
+    ending, lost = threading.Event(), threading.Event()
     try:
         if not _reached(host, port, _STARTING_S, node):
             raise ClusterError(reason=Sentence("cluster.no_head", command=" ".join(node_command(address, head=True))))
         connect(address, _STARTING_S)
         members = Members(RayRoster(settings))
-        watching = (node, address, ending, members, say)
+        watching = (node, address, ending, lost, members, say)
         threading.Thread(target=_end_without, args=watching, name="head", daemon=True).start()
         front = Front(members)
         members.start()
@@ -124,10 +125,13 @@ def clustered(settings: Settings, say: Say) -> Iterator[Service]:
             yield Service(settings, note=lambda found: say(str(found)), loader=front.load, machines=front.machines)
         finally:
             members.close()
-            disconnect()
+            if not lost.is_set():
+                disconnect()
     finally:
         ending.set()
         end_node(node)
+        if lost.is_set():
+            os._exit(1)  # Ray's own end would look for the head for a quarter of a minute
 
 
 def _is_here(host: str) -> bool:
@@ -194,11 +198,13 @@ def wait_for_end(node: subprocess.Popen[bytes], address: str, look_s: float = _L
 
 
 def _end_without(
-    node: subprocess.Popen[bytes], address: str, ending: threading.Event, members: Members, say: Say
-) -> None:
+    node: subprocess.Popen[bytes], address: str, ending: threading.Event, lost: threading.Event,
+    members: Members, say: Say,
+) -> None:  # fmt: skip
     """Stop all engines and end this process in good order when the head has ended; Ray would end it in none."""
     wait_for_end(node, address)
     if not ending.is_set():
+        lost.set()
         members.give_up()
         say(str(Sentence("cluster.head_lost")))
         os.kill(os.getpid(), signal.SIGTERM)
