@@ -158,7 +158,7 @@ def test_answers_are_copied_whole_and_without_marks(chat: Visit) -> None:
     say(chat, "slow", answered=False)
     written(chat, "word2 ")
     chat.page.keyboard.press("Escape")
-    chat.page.locator("#cg-chat .cg-cut").wait_for()
+    chat.page.locator(ANSWERS).last.locator(".cg-cut").wait_for()
     chat.page.locator("#cg-chat").get_by_label("Copy message").last.click()
     until(lambda: chat.page.evaluate("navigator.clipboard.readText()").startswith("word0 word1 word2 "))
     copied = chat.page.evaluate("navigator.clipboard.readText()")
