@@ -95,15 +95,19 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def test_products_equal_integer_arithmetic_on_rounded_activations(kernel: CompiledKernel) -> None:
-    """Every row count gives what integer sums give; the result stays close to exact INT4 arithmetic."""
+def test_products_equal_integer_arithmetic_on_rounded_activations(
+    kernel: CompiledKernel, kernels: dict[str, CompiledKernel]
+) -> None:
+    """Every row count gives what integer sums give, with the same bits; it stays close to exact INT4 arithmetic."""
     packed = make_packed(64, 320)
     product = kernel.prepare(torch.from_numpy(packed), 64, 320)
     widest = usable_variants(host_cpu())[0].name
+    reference = kernels[widest].prepare(torch.from_numpy(packed), 64, 320)
     for rows in ROW_COUNTS if product.variants[1] == widest else FEWER_ROW_COUNTS:
         x = normal(rows, 320, rows)
         found = product(torch.from_numpy(x)).numpy()
         assert (rows, 64) == found.shape
+        assert np.array_equal(found, reference(torch.from_numpy(x)).numpy()), rows
         assert relative(found, rounded(packed, x)) < 1e-5, rows
         assert relative(found, exact(packed, x)) < 1.2e-2, rows
 

@@ -17,6 +17,7 @@ from llvmlite import ir
 
 from chatglm_backend.int4.kernels.emit_blocks import Arg, BlockProducts
 from chatglm_backend.int4.kernels.emit_low_rank import Down, add_sides
+from chatglm_backend.int4.kernels.emit_tiles import AmxTile
 from chatglm_backend.int4.kernels.layout import BLOCK, GROUP
 from chatglm_backend.int4.kernels.variants import Variant
 from chatglm_backend.int4.kernels.writer import F32, I8, I32, I64, KernelWriter, Values
@@ -35,7 +36,7 @@ def build_module(variant: Variant, triple: str) -> ir.Module:
     _Quantize(module, variant, "quantize").emit()
     for rows in FEW_ROWS:
         _FewRows(module, variant, f"rows_{rows}").emit(rows)
-    _Tile(module, variant, "tile").emit()
+    (AmxTile if variant.uses_amx else _Tile)(module, variant, "tile").emit()
     Down(module, variant, "down").emit()
     return module
 

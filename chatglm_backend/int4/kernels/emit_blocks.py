@@ -85,9 +85,13 @@ class BlockProducts(KernelWriter):
             both = self.load(self.offset(base, chunk * _CHUNK_BYTES), self.int_vector)
             low.append(b.and_(both, mask))
             high.append(b.and_(b.lshr(both, four), mask))
+        return low + high, self.block_scales(group, k, part)
+
+    def block_scales(self, group: ir.Value, k: ir.Value, part: int = 0) -> ir.Value:
+        """The fp32 scales of block ``k``."""
+        place = self.builder.add(self.builder.mul(group, self.blocks), k)
         address = self.offset(self.offset(self.scales, place, GROUP * 2), part * self.lanes * 2)
-        scales = b.fpext(self.load(address, ir.VectorType(F16, self.lanes)), self.float_vector)
-        return low + high, scales
+        return self.builder.fpext(self.load(address, ir.VectorType(F16, self.lanes)), self.float_vector)
 
     def block_products(
         self, weights: Values, scales: ir.Value, k: ir.Value, row: ir.Value, count: int, sums: Values

@@ -5,7 +5,14 @@ Knows feature names as LLVM spells them; knows nothing of layouts, tensors or th
 
 from __future__ import annotations
 
+import ctypes
+import platform
+import sys
 from dataclasses import dataclass, replace
+from functools import lru_cache
+
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
+"""Linux on x86-64: the number of the call, and its words (``ARCH_REQ_XCOMP_PERM``, ``XFEATURE_XTILEDATA``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +49,12 @@ class Variant:
     needs: frozenset[str]
     tile_rows: int
     uses_vnni: bool
+    uses_amx: bool = False
     prefetch: Prefetch | None = _FULL
     prefetch_streaming: Prefetch | None = _FULL
 
 
+_AMX = frozenset({"amx-tile", "amx-int8"})
 _AVX2_NEEDS = frozenset({"avx2", "fma", "f16c", "bmi", "bmi2"})
 
 AVX512VNNI = Variant(
@@ -60,6 +69,13 @@ AVX512VNNI = Variant(
 )
 AVX512VNNI_PLAIN = replace(AVX512VNNI, name="avx512vnni-plain", prefetch=None, prefetch_streaming=None)
 AVX512VNNI_FULL = replace(AVX512VNNI, name="avx512vnni-full", prefetch_streaming=_FULL)
+AVX512AMX = replace(
+    AVX512VNNI,
+    name="avx512amx",
+    features="+avx512vnni,+gfni,+amx-tile,+amx-int8",
+    needs=AVX512VNNI.needs | _AMX | {"gfni"},
+    uses_amx=True,
+)
 AVXVNNI = Variant(
     name="avxvnni",
     lanes=8,
@@ -79,8 +95,8 @@ AVX2 = Variant(
     uses_vnni=False,
 )
 
-VARIANTS: tuple[Variant, ...] = (AVX512VNNI, AVX512VNNI_PLAIN, AVX512VNNI_FULL, AVXVNNI, AVX2)
-"""Widest first; which is the fastest for a shape is measured."""
+VARIANTS: tuple[Variant, ...] = (AVX512VNNI, AVX512VNNI_PLAIN, AVX512VNNI_FULL, AVX512AMX, AVXVNNI, AVX2)
+"""Which is the fastest for a shape is measured; the first that a CPU has names kept layouts and does all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +111,17 @@ def host_cpu() -> HostCpu:
     """Ask LLVM about this CPU; features that the operating system does not enable are left out."""
     import llvmlite.binding as llvm
 
-    return HostCpu(
-        name=str(llvm.get_host_cpu_name()),
-        features=frozenset(name for name, on in llvm.get_host_cpu_features().items() if on),
-    )
+    features = frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
+    return HostCpu(str(llvm.get_host_cpu_name()), features if _may_use_tiles() else features - _AMX)
+
+
+@lru_cache(maxsize=1)
+def _may_use_tiles() -> bool:
+    """Linux lets a process use AMX's registers once it has asked; where that fails they end the process."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return False
+    asked: int = ctypes.CDLL(None, use_errno=True).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA)
+    return asked == 0
 
 
 def usable_variants(cpu: HostCpu) -> tuple[Variant, ...]:
