@@ -4,7 +4,7 @@
 
 Linux, as root (it makes a network of its own, and undoes it), with requirements-cluster.txt. ``scaling`` and
 ``overhead`` have a scripted engine: 80 ms a step, four answers at once; ``faults`` kills, freezes and cuts off machines
-under sixteen clients; ``product`` runs the bundled model.
+under sixteen clients; ``product`` runs the bundled model, or that of ``--model``.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Some:
 
 
 @contextlib.contextmanager
-def service_over(count: int, loader: Loader) -> Iterator[tuple[Service, Members]]:
+def service_over(count: int, loader: Loader, model: str | None = None) -> Iterator[tuple[Service, Members]]:
     """A front over the first ``count`` machines, all ready; without any the engine in this process."""
     from chatglm_backend.cluster.on_ray import RayRoster
 
@@ -131,8 +131,8 @@ def service_over(count: int, loader: Loader) -> Iterator[tuple[Service, Members]
         Service(SETTINGS, loader=front.load, machines=front.machines) if count else Service(SETTINGS, loader=loader)
     )
     members.start()
-    service.load()
-    service.wait_ready(120)
+    service.load(model)
+    service.wait_ready(300)
     while sum(one.state == "ready" for one in service.machines()) < count:
         time.sleep(0.1)
     try:
@@ -178,14 +178,14 @@ def overhead(_: int) -> dict[str, Any]:
     return compared(*rows.values())
 
 
-def product(machines: int) -> dict[str, Any]:
-    """The bundled model: the same texts, and the same two figures."""
+def product(machines: int, model: str | None, tokens: int) -> dict[str, Any]:
+    """A model of the product: the same texts, and the same two figures."""
     prompts = ["AI是什么？", "什么是机器学习？", "写一首关于春天的诗。", "What is AI?"] * 3
     rows, texts = [], []
     for count in (0, 1, machines):
-        with service_over(count, load_model) as (service, _):
-            ask(service, 0, prompts[0], 64)
-            found = [ask(service, n, prompt, 64) for n, prompt in enumerate(prompts)]
+        with service_over(count, load_model, model) as (service, _):
+            ask(service, 0, prompts[0], tokens)
+            found = [ask(service, n, prompt, tokens) for n, prompt in enumerate(prompts)]
             rows.append(speeds(found))
             texts.append([one.text for one in found])
     same = texts[0] == texts[1] == texts[2]
@@ -272,7 +272,7 @@ def ip(*words: str) -> None:
 @contextlib.contextmanager
 def nodes(count: int) -> Iterator[None]:
     """A cluster of so many machines, the first of which is the head; they end afterwards."""
-    from chatglm_backend.cluster.on_ray import connect, disconnect
+    from chatglm_backend.cluster.on_ray import RayRoster, connect, disconnect
 
     Path("/run/netns").mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/netns"], check=True)  # names of this network's own
@@ -292,7 +292,13 @@ def nodes(count: int) -> Iterator[None]:
     try:
         join = [sys.executable, "-m", "chatglm_backend.cluster.start", HEAD]
         connect(HEAD)
-        started += [subprocess.Popen(["ip", "netns", "exec", f"m{n}", *join], **quiet) for n in range(2, count + 1)]
+        for n in range(2, count + 1):  # one after the other: on few cores none would start in its time
+            started.append(subprocess.Popen(["ip", "netns", "exec", f"m{n}", *join], **quiet))
+            until = time.monotonic() + 120
+            while len(RayRoster(SETTINGS).names()) < n:
+                if time.monotonic() > until:
+                    raise SystemExit(f"machine {n} did not join")
+                time.sleep(0.5)
         yield
         disconnect()
     finally:
@@ -311,6 +317,8 @@ def main() -> None:
     parser.add_argument("what", nargs="+", choices=["scaling", "overhead", "faults", "product"])
     parser.add_argument("--machines", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--model")
+    parser.add_argument("--tokens", type=int, default=64)
     asked = parser.parse_args()
     if os.environ.get("CHATGLM_TEST_OWN_NETWORK") != "1":
         os.environ["CHATGLM_TEST_OWN_NETWORK"] = "1"
@@ -319,7 +327,8 @@ def main() -> None:
     require_token(os.environ)
     with nodes(asked.machines):
         for what in asked.what:
-            found = faults(asked.machines, asked.minutes) if what == "faults" else globals()[what](asked.machines)
+            more = {"faults": (asked.minutes,), "product": (asked.model, asked.tokens)}.get(what, ())
+            found = globals()[what](asked.machines, *more)
             print(json.dumps({what: found}, ensure_ascii=False, indent=1), flush=True)
 
 
