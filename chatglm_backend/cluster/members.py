@@ -146,7 +146,7 @@ class Members:
 
     def want(self, wanted: Wanted, *who: Member, adopt: bool) -> None:
         """These machines shall load it. ``adopt``: it is now what a machine must have to answer."""
-        with self.changed:
+        with self.tuning if adopt else contextlib.nullcontext(), self.changed:
             if adopt:
                 self.current, self._identity, self.tunes = wanted, None, None
             for one in who:
