@@ -1,7 +1,8 @@
 """Our engine, or our INT4 product for one matrix shape, on the orders of a comparison.
 
-Run with the project's interpreter: ``python -m benchmarks.side_by_side.ours THREADS KERNEL MODEL``, or with ``OUT IN``
-instead of the model. Orders are those of :mod:`.llama_cpp_worker` and :mod:`.openvino_product`.
+Run with the project's interpreter: ``python -m benchmarks.side_by_side.ours THREADS KERNEL MODEL LAYERS`` (0: all of
+them), or with ``OUT IN`` instead of the model and its layers. Orders are those of :mod:`.llama_cpp_worker` and
+:mod:`.openvino_product`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from chatglm_backend.service.kernels import kernel_cache
 from chatglm_backend.settings import Settings
 
 
-def answers(threads: int, kernel: str, model: str) -> None:
-    """Build the full-size model in memory, and time a fresh prompt for each order."""
-    bench = open_synthetic(model, threads=threads, kernel=kernel, cache=kernel_cache(Settings()))
+def answers(threads: int, kernel: str, model: str, layers: int) -> None:
+    """Build the model in memory with so many of its layers (0: all), and time a fresh prompt for each order."""
+    cache = kernel_cache(Settings())
+    bench = open_synthetic(model, threads=threads, kernel=kernel, cache=cache, layers=layers or None)
     engine, numbers = bench.engine(draft_tokens=0), itertools.count()
 
     def measure(prompt_tokens: int, new_tokens: int) -> dict[str, object]:
@@ -57,7 +59,8 @@ def products(threads: int, kernel: str, out: int, in_: int) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 4:
-        products(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    threads, kernel, what, number = sys.argv[1:]
+    if what.isdigit():
+        products(int(threads), kernel, int(what), int(number))
     else:
-        answers(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+        answers(int(threads), kernel, what, int(number))

@@ -2,7 +2,7 @@
 
 Speed does not depend on the values, so nothing is trained or downloaded. GLM-Edge-1.5B's tied output layer is written
 as Q4_0 too, as ours computes it; llama.cpp's own conversion leaves it in more bits.
-Run with the interpreter of the llama.cpp environment: ``python random_gguf.py FILE [SHAPE]``.
+Run with the interpreter of the llama.cpp environment: ``python random_gguf.py FILE [SHAPE [LAYERS]]``.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ def random_q4_0(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray
     return data.reshape(rows, columns // Q4_0_BLOCK * Q4_0_BYTES)
 
 
-def main(path: str, shape: str = "chatglm3-6b") -> None:
+def main(path: str, shape: str = "chatglm3-6b", fewer_layers: str = "0") -> None:
     """Write the file; about 3.9 GB for ChatGLM3-6B, a minute."""
-    layers, hidden, heads, kv_heads, turning, ffn, vocab, biases = SHAPES[shape]
+    all_layers, hidden, heads, kv_heads, turning, ffn, vocab, biases = SHAPES[shape]
+    layers = int(fewer_layers) or all_layers
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, "chatglm")
     writer.add_context_length(CONTEXT)
