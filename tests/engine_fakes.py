@@ -121,6 +121,7 @@ class FakeModel:
     rows_decoded: int = 0
     most_logit_rows: int = 0
     on_work: Callable[[str], None] = lambda _: None
+    settled: bool = True
 
     def __post_init__(self) -> None:
         self.config = ModelConfig(self.family, 2, 8, 1, 1, 8, 8, VOCAB, self.context_limit, 1e-5, (STOP_ID,))

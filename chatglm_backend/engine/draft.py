@@ -95,7 +95,9 @@ class StepCosts:
         """A step of so many ``sequences``, ``rows`` with their draft tokens, took ``seconds``."""
         known = self._seconds.setdefault(sequences, {})
         extra = rows - sequences
-        known[extra] = known[extra] + _LEARNING * (seconds - known[extra]) if extra in known else seconds
+        before = known.get(extra, seconds)
+        # Nothing makes a step faster than it is, and much makes one of them slower.
+        known[extra] = min(seconds, before + _LEARNING * (seconds - before))
 
     def reach(self, sequences: int) -> int:
         """How many draft tokens may be tried in one step: twice what was measured, so that surprises stay small."""

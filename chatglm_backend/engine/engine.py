@@ -242,7 +242,8 @@ class Engine:
                 for sequence in batch:
                     self._decode((sequence,), draft=draft)
             return
-        self._costs.record(count, len(logits), self._clock() - began)
+        if self._model.settled:
+            self._costs.record(count, len(logits), self._clock() - began)
         row = 0
         for sequence, feed in zip(batch, feeds, strict=True):
             with _contained(sequence):

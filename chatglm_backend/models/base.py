@@ -27,6 +27,10 @@ class ChatModel(Protocol):
 
     config: ModelConfig
 
+    @property
+    def settled(self) -> bool:
+        """Whether the last step took the time that further ones like it will take."""
+
     def new_cache(self, capacity: int, adapter: Adapter | None = None) -> KVCache:
         """An empty cache for at most ``capacity`` tokens, at most the context limit; its sequence is ``adapter``'s."""
 

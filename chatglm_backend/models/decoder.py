@@ -38,6 +38,11 @@ class Decoder:
         self.replays = True
         """Whether a step may be replayed from a recording, where the operations can; the results are the same."""
 
+    @property
+    def settled(self) -> bool:
+        """See :class:`~chatglm_backend.models.base.ChatModel`."""
+        return not self._recorded.recorded
+
     def new_cache(self, capacity: int, adapter: Adapter | None = None) -> KVCache:
         """An empty cache for at most ``capacity`` tokens of ``adapter``. Raises ValueError past the context limit."""
         if capacity > self.config.context_limit:

@@ -32,6 +32,8 @@ class Replays:
         self._hidden = torch.empty(_MOST_ROWS, hidden_size)
         self._positions, self._blocks = torch.zeros(2, _MOST_ROWS, dtype=torch.int64)
         self._replays: OrderedDict[_Kind, Replay | None] = OrderedDict()
+        self.recorded = False
+        """Whether the last step was recorded, which takes longer than to replay it."""
 
     def __call__(self, hidden: Tensor, rows: Rows, places: Sequence[Place], forward: Forward) -> Tensor:
         """``hidden`` [rows, hidden] -> logits [rows, vocab], valid until the next call.
@@ -39,7 +41,7 @@ class Replays:
         ``forward`` is always the same one, and is not kept: a circle of references would keep the model's memory
         until Python looks for such circles.
         """
-        count = len(places)
+        count, self.recorded = len(places), False
         # An output layer for some of the rows only is put among the others by torch, which is no step.
         if count > _MOST_ROWS or any(some != slice(None) and who.output is not None for who, some in rows.groups):
             return forward(hidden, rows, places)
@@ -55,6 +57,7 @@ class Replays:
             return replay(places)
         mine = replace(rows, positions=self._positions[:count], blocks=self._blocks[:count])
         start = self._hidden[:count]
+        self.recorded = True
         logits, self._replays[kind] = self._ops.record(lambda: forward(start, mine, places), places)
         if len(self._replays) > _KEPT:
             self._replays.popitem(last=False)

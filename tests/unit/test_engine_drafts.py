@@ -86,6 +86,33 @@ def test_an_answer_made_again_comes_in_fewer_steps(visitor: str, prompt: str) ->
     assert (steps < plain / 2) if visitor == "me" else (steps == plain)
 
 
+class RecordingModel(FakeModel):
+    """Takes nine steps' time longer for the first step of so many rows, as one that is recorded may."""
+
+    def __init__(self, text: str, *, tells: bool) -> None:
+        super().__init__(row=script_row(text.encode(), len(text)), decode_s=1.0)
+        self._tells, self._known = tells, set[int]()
+
+    def decode(self, feeds: Any) -> torch.Tensor:
+        """One step."""
+        rows = sum(len(feed.ids) for feed in feeds)
+        first = rows not in self._known
+        self.settled = not (self._tells and first)
+        self.clock.now += 9.0 * first
+        self._known.add(rows)
+        return super().decode(feeds)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_step_that_is_recorded_says_nothing_of_what_drafts_cost(tells: bool) -> None:
+    """Its time is not that of the next ones; taken for it, hardly any draft would seem to pay."""
+    text = "the quick brown fox jumps over the lazy dog. "
+    model = RecordingModel(text, tells=tells)
+    last = list(engine_of(model, DRAFTING).generate(ask(text, max_new_tokens=200)))[-1]
+    steps = model.log.count("decode1")
+    assert (steps < last.usage.completion_tokens / 2) is tells
+
+
 class WrongDraft:
     """Always has an opinion, never a right one: the models here never choose the token 257."""
 
