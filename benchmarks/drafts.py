@@ -5,7 +5,8 @@
 
 Scripted: an answer is recorded, then made again while a script drafts each next token right with the given
 probability. Own texts: each question is asked once, and again in the same conversation; the engine's clock ticks as
-often in every step, as if further rows cost nothing, which is nearly so for a large model that waits for memory.
+often in every step, as if further rows cost nothing, which is nearly so for a large model that waits for memory. Then
+each is asked with a small edit, by whoever asked before, whose answer is a source of draft tokens, and by another.
 Either way the answers must be the same as without.
 """
 
@@ -35,6 +36,17 @@ from chatglm_backend.tokenizers.base import Tokenizer, load_tokenizer
 
 PROMPT = "32/1"
 QUESTIONS = ("什么是INT4量化？", "What is INT4 quantization?", "怎么加载ChatGLM-6B？", "What can you do?", "37+85=?")
+EDITS = (
+    ("什么是INT4量化？", "什么是INT4量化呢？"),
+    ("What is INT4 quantization?", "what is INT4 quantization"),
+    ("怎么加载ChatGLM-6B？", "怎样加载ChatGLM-6B？"),
+    ("What can you do?", "So what can you do?"),
+    ("介绍一下你自己", "请介绍一下你自己"),
+    ("什么是大语言模型？", "大语言模型是什么？"),
+    ("What is a CPU?", "What is a CPU, please?"),
+    ("为什么天空是蓝色的？", "天空为什么是蓝色的？"),
+    ("37+85=?", "37+86=?"),
+)
 
 
 class ScriptedDraft:
@@ -114,6 +126,22 @@ def own_texts(model: ChatModel, words: Tokenizer, draft_tokens: int) -> Iterator
             )
 
 
+def edited(model: ChatModel, words: Tokenizer, draft_tokens: int) -> Iterator[str]:
+    """A line for each question and its edit: steps a token for another visitor, and for the same."""
+    yield "| question | edited | tokens | steps a token, another's | one's own | same text |"
+    yield "|---|---|---|---|---|---|"
+    for question, edit in EDITS:
+        found = []
+        for visitor in ("another", "own"):
+            ticks = itertools.count(1.0, 0.01)
+            engine = Engine(model, words, EngineOptions(draft_tokens), clock=partial(next, ticks))
+            answer(engine, 200, messages=(Message("user", question),), visitor="own")
+            found.append(answer(engine, 200, messages=(Message("user", edit),), visitor=visitor))
+        tokens = len(found[0][0])
+        steps = " | ".join(f"{1 - last.usage.accepted_draft_tokens / tokens:.2f}" for _, _, last in found)
+        yield f"| {question} | {edit} | {tokens} | {steps} | {'yes' if found[0][1] == found[1][1] else 'NO'} |"
+
+
 def main() -> None:
     """Measure and print."""
     models = ("", *sorted(MODELS))  # without one: own texts
@@ -127,7 +155,7 @@ def main() -> None:
         folder = bundled_folder()
         bench = open_existing(str(folder), settings, progress=lambda _: None, note=print, env=os.environ)
         words = load_tokenizer(open_low_bit(folder).tokenizer_folder, "chatglm")
-        lines = own_texts(bench.model, words, options.draft_tokens)
+        lines = itertools.chain(*(make(bench.model, words, options.draft_tokens) for make in (own_texts, edited)))
     for line in lines:
         print(line, flush=True)
 

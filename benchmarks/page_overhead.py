@@ -73,14 +73,14 @@ class Run:
     seconds: float
 
 
-def make_engine(model: str, threads: int) -> RememberingEngine:
-    """A full-size model of random weights, or the bundled small one; it never stops early."""
+def make_engine(model: str, threads: int, layers: int = 0) -> RememberingEngine:
+    """A model of random weights with so many of its layers (0: all), or the bundled one; it never stops early."""
     network: Any
     if model == "demo":
         settings = Settings(threads=threads)
         network = open_existing(None, settings, progress=lambda _: None, note=print, env=os.environ).model
     else:
-        network = open_synthetic(model, threads=threads, cache=kernel_cache(Settings())).model
+        network = open_synthetic(model, threads=threads, cache=kernel_cache(Settings()), layers=layers or None).model
     network.config = replace(network.config, stop_ids=())
     words = CountedPrompts(network.config, lambda token: f"word{token % 97} ")  # one for every token: each one travels
     return RememberingEngine(network, words)

@@ -119,10 +119,10 @@ def main() -> None:
     """Measure and print a Markdown table."""
     options = read_flags(
         __doc__, sorted(MODELS), synthetic="chatglm2-6b", visitors=8, prompt_tokens=32, new_tokens=48,
-        long_prompt=512, rounds=2, threads=0,
+        long_prompt=512, rounds=2, threads=0, layers=0,
     )  # fmt: skip
     logging.disable(logging.INFO)
-    engine = make_engine(options.synthetic, options.threads)
+    engine = make_engine(options.synthetic, options.threads, options.layers)
     worker: Worker[Any] = Worker({"": engine}, WorkerOptions(max_running=options.visitors))
     visitors = Visitors(worker)
     visitors.together(1, options.prompt_tokens, 8)  # warms up
