@@ -109,10 +109,13 @@ def test_on_a_shared_page_only_the_computer_itself_loads_and_deletes(
     page.press(_SOURCE, "Enter")
     until(lambda: site.state()["loaded"] == [*before, "/models/other"])
     page.get_by_role("button", name="Download CodeGeeX2-6B").hover()
-    # The list is drawn anew between press and release; the click is not lost.
-    page.mouse.down()
-    page.evaluate("() => { const list = document.querySelector('#cg-models ul'); list.outerHTML = list.outerHTML; }")
-    page.mouse.up()
+    # The list is drawn anew between press and release; the click is not lost, and other buttons still do not click.
+    for button in ("right", "left"):
+        page.mouse.down(button=button)
+        page.evaluate(
+            "() => { const list = document.querySelector('#cg-models ul'); list.innerHTML = list.innerHTML; }"
+        )
+        page.mouse.up(button=button)
     until(lambda: site.state()["loaded"] == [*before, "/models/other", "THUDM/codegeex2-6b"])
     page.locator("#cg-kept li", has_text="THUDM/chatglm2-6b").wait_for()
     page.fill(_SOURCE, "THUDM/chatglm3-6b")

@@ -125,14 +125,17 @@
     if (ours && event.key === "Enter" && event.shiftKey) event.stopPropagation();
   }, true));
 
-  // A list that is drawn anew between press and release swallows the click: the button that stands there now takes it.
+  // A list that is drawn anew between press and release of the mouse swallows the click: the button that stands there
+  // now takes it. A finger's tap is looked up by the browser at its end.
   const buttonAt = (place) => place && place.closest && place.closest("button:enabled");
   let pressed = null;
-  document.addEventListener("pointerdown", (event) => { pressed = buttonAt(event.target); }, true);
+  document.addEventListener("pointerdown", (event) => {
+    pressed = event.pointerType === "mouse" && event.button === 0 ? buttonAt(event.target) : null;
+  }, true);
   document.addEventListener("pointerup", (event) => {
-    if (!pressed || pressed.isConnected) return;
-    const heir = buttonAt(document.elementFromPoint(event.clientX, event.clientY));
-    if (heir && heir.outerHTML === pressed.outerHTML) heir.click();
+    const [was, heir] = [pressed, buttonAt(document.elementFromPoint(event.clientX, event.clientY))];
+    pressed = null;
+    if (was && event.button === 0 && !was.isConnected && heir && heir.outerHTML === was.outerHTML) heir.click();
   }, true);
 
   document.addEventListener("click", (event) => {
