@@ -37,9 +37,13 @@ def available_kernels(
 def _compiled(cpu: HostCpu, kernel: str | None) -> list[Available]:
     found = []
     for variant in VARIANTS:
-        missing = ", ".join(sorted(variant.needs - cpu.features))
-        used = Sentence("available.used" if kernel == "vnni" else "available.would_run")
-        why = Sentence("available.needs", features=missing) if missing else used
+        missing = variant.needs - cpu.features
+        if not missing:
+            why = Sentence("available.used" if kernel == "vnni" else "available.would_run")
+        elif missing <= cpu.withheld:
+            why = Sentence("available.withheld")
+        else:
+            why = Sentence("available.needs", features=", ".join(sorted(missing - cpu.withheld)))
         found.append(Available("vnni", variant.name, not missing, why))
     return found
 

@@ -22,6 +22,7 @@ from chatglm_backend.errors import ConfigError, NativeLibraryError, UnsupportedP
 from chatglm_backend.hardware import read_machine
 from chatglm_backend.int4.blocks import check_packed, dequantize
 from chatglm_backend.int4.kernel import Product
+from chatglm_backend.int4.kernels.variants import may_use_tiles
 from chatglm_backend.int4.libraries import LibraryVariant, missing_features, shipped_variants
 from chatglm_backend.int4.packing import row_bytes
 from chatglm_backend.sentences import Sentence
@@ -31,8 +32,6 @@ OVERRIDE = "CHATGLM_INT4_LIBRARY"
 _SYM_INT4 = 2
 _CHECK_TOLERANCE = 0.03
 """Activations rounded to int8 cost about 0.006 on random data; a wrong product is near 1."""
-
-_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
 
 class NativeApi:
@@ -137,7 +136,7 @@ def load_native(path: Path) -> NativeApi:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with os.add_dll_directory(str(path.parent)):
             return NativeApi(ctypes.CDLL(str(path), winmode=0))
-    if "_amx" in path.name and not _amx_permitted():
+    if "_amx" in path.name and not may_use_tiles():
         raise OSError("the system does not permit AMX")
     return NativeApi(ctypes.CDLL(str(path)))
 
@@ -225,13 +224,6 @@ def _checked(path: Path, load: Loader) -> NativeApi:
     if not error <= _CHECK_TOLERANCE:
         raise ArithmeticError(f"its product is off by {error:.2g}")
     return native
-
-
-def _amx_permitted() -> bool:
-    """Ask Linux for the tile registers, which a process may not use unasked."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall.restype = ctypes.c_long
-    return int(libc.syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA)) == 0
 
 
 def _join(names: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -101,10 +102,14 @@ VARIANTS: tuple[Variant, ...] = (AVX512VNNI, AVX512VNNI_PLAIN, AVX512VNNI_FULL, 
 
 @dataclass(frozen=True, slots=True)
 class HostCpu:
-    """The CPU this process runs on: LLVM's name for it and its feature names."""
+    """The CPU this process runs on: LLVM's name for it and its feature names.
+
+    ``withheld`` are features that it has, and that the operating system does not let this process use.
+    """
 
     name: str
     features: frozenset[str]
+    withheld: frozenset[str] = frozenset()
 
 
 def host_cpu() -> HostCpu:
@@ -112,16 +117,26 @@ def host_cpu() -> HostCpu:
     import llvmlite.binding as llvm
 
     features = frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
-    return HostCpu(str(llvm.get_host_cpu_name()), features if _may_use_tiles() else features - _AMX)
+    return permitted(HostCpu(str(llvm.get_host_cpu_name()), features))
 
 
 @lru_cache(maxsize=1)
-def _may_use_tiles() -> bool:
+def may_use_tiles() -> bool:
     """Linux lets a process use AMX's registers once it has asked; where that fails they end the process."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
     asked: int = ctypes.CDLL(None, use_errno=True).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA)
     return asked == 0
+
+
+def permitted(cpu: HostCpu, ask: Callable[[], bool] = may_use_tiles) -> HostCpu:
+    """``cpu`` with what this process may use of AMX.
+
+    Only a CPU that has the products is asked for: from then on Linux refuses signal stacks too small for the tiles.
+    """
+    if not cpu.features >= _AMX or ask():
+        return cpu
+    return replace(cpu, features=cpu.features - _AMX, withheld=cpu.features & _AMX)
 
 
 def usable_variants(cpu: HostCpu) -> tuple[Variant, ...]:
