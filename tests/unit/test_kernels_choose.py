@@ -16,7 +16,7 @@ from chatglm_backend.int4.kernels.choose import build_kernel, fastest, medians
 from chatglm_backend.int4.kernels.driver import Driver, build_driver
 from chatglm_backend.int4.kernels.layout import layout_nbytes
 from chatglm_backend.int4.kernels.product import ROW_CLASSES, CompiledKernel
-from chatglm_backend.int4.kernels.variants import VARIANTS, host_cpu, usable_variants
+from chatglm_backend.int4.kernels.variants import AVX512AMX, VARIANTS, HostCpu, host_cpu, usable_variants
 
 needs_two = pytest.mark.skipif(
     len(usable_variants(host_cpu())) < 2, reason="this CPU has fewer than two variants to choose from"
@@ -77,6 +77,25 @@ def test_a_damaged_choice_file_is_rebuilt(cache: Path, content: str) -> None:
     file.write_text(content)
     build(cache, []).from_layout(LAYOUT, 16, 64)
     assert [list(shapes) for shapes in json.loads(file.read_text()).values()] == [["16x64"]]
+
+
+@needs_two
+def test_choices_of_others_stay_and_have_an_end(cache: Path) -> None:
+    """Another thread count, or a process that may not use AMX, measures nothing again; the oldest keys go."""
+    file = cache / "kernel-choice.json"
+    file.write_text(json.dumps({f"key {number}": {"16x64": {}} for number in range(20)}))
+    build(cache, []).from_layout(LAYOUT, 16, 64)
+    others = list(json.loads(file.read_text()))[:-1]
+    assert others == [f"key {number}" for number in range(13, 20)]
+
+
+def test_without_a_folder_many_rows_are_multiplied_with_amx() -> None:
+    """Nothing is measured then; few rows take the widest instructions, and CPUs without AMX these for all."""
+    for without, many in ((set(), "avx512amx"), ({"amx-int8"}, "avx512vnni")):
+        kernel = build_kernel(1, cpu=HostCpu("x", AVX512AMX.needs - without))
+        assert kernel is not None
+        found = kernel.from_layout(LAYOUT, 16, 64).variants
+        assert found == {rows: many if rows > 4 else "avx512vnni" for rows in ROW_CLASSES}
 
 
 @needs_two

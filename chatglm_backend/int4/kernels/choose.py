@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import llvmlite
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from chatglm_backend import units
 from chatglm_backend.errors import ConfigError
+from chatglm_backend.int4.kernels.emit import FEW_ROWS
 from chatglm_backend.int4.kernels.layout import LAYOUT_TAG, layout_nbytes
 from chatglm_backend.int4.kernels.native import NativeKernels, compile_variant
 from chatglm_backend.int4.kernels.objects import source_digest, write_whole
@@ -42,6 +44,8 @@ _WORTH_CHANGING = 0.97
 _MEASURED_BYTES = 128 << 20
 """So many bytes of matrices take turns, so that weights come from memory as in a model, not from a cache."""
 _MEASURED_COPIES = 16
+_KEYS = 8
+"""Of so many versions, CPUs and thread counts choices are kept."""
 _MEASURED_OUT = 4096
 """Measured matrices have at most this many rows: the choice depends on how a row is read, not on how many."""
 
@@ -58,9 +62,9 @@ def build_kernel(
 ) -> CompiledKernel | None:
     """The compiled kernel for ``threads`` threads, or ``None`` where the CPU has too few instructions.
 
-    ``cache`` is a folder for compiled code and choices: without one nothing is measured, and the
-    variant with the widest instructions is taken. ``only`` forces one variant by name; ``notify``
-    is told in words what takes time.
+    ``cache`` is a folder for compiled code and choices: without one nothing is measured, and the variant
+    with the widest instructions is taken, for many rows the one with AMX. ``only`` forces one variant
+    by name; ``notify`` is told in words what takes time.
     """
     cpu = cpu or host_cpu()
     variants = {v.name: v for v in usable_variants(cpu)}
@@ -71,9 +75,11 @@ def build_kernel(
     if not variants:
         return None
     team = Team(threads, cache)
-    kernels = _Compiled({name: v for name, v in variants.items() if only in (None, name)}, cache, notify)
+    offered = [v for v in variants.values() if only in (None, v.name)]
+    kernels = _Compiled({v.name: v for v in offered}, cache, notify)
     if len(kernels) == 1 or cache is None:
-        return CompiledKernel(team, kernels, _always(next(iter(kernels))))
+        tiles = next((v for v in offered if v.uses_amx), offered[0])
+        return CompiledKernel(team, kernels, _always(offered[0].name, tiles.name))
     choices = _Choices(team, kernels, cache / _FILE, _key(cpu, team.threads), notify)
     return CompiledKernel(team, kernels, choices.pick)
 
@@ -100,9 +106,9 @@ class _Compiled(Mapping[str, NativeKernels]):
         return len(self._variants)
 
 
-def _always(name: str) -> PickVariant:
-    """One variant for every shape and row class."""
-    picks = dict.fromkeys(ROW_CLASSES, name)
+def _always(name: str, many: str | None = None) -> PickVariant:
+    """One variant for every shape and row class, or another for classes of ``many`` rows."""
+    picks = {rows: name if rows in FEW_ROWS else many or name for rows in ROW_CLASSES}
     return lambda _out, _in: picks
 
 
@@ -149,9 +155,9 @@ class _Choices:
 
     def _read(self) -> dict[str, dict[int, str]]:
         try:
-            stored = json.loads(self._file.read_text("utf-8"))[self._key]
+            stored = self._stored()[self._key]
             known = {str(shape): {int(r): str(v) for r, v in picks.items()} for shape, picks in stored.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, AttributeError):
             return {}
         return {
             shape: picks
@@ -159,10 +165,20 @@ class _Choices:
             if set(picks) == set(ROW_CLASSES) and set(picks.values()) <= set(self._kernels)
         }
 
-    def _write(self) -> None:
-        """Only this key's choices are kept: other keys are of other versions or thread counts."""
+    def _stored(self) -> dict[str, Any]:
+        """By key; without what can be no choices."""
         try:
-            write_whole(self._file, json.dumps({self._key: self._known}, indent=1).encode())
+            stored = json.loads(self._file.read_text("utf-8"))
+            return {key: shapes for key, shapes in stored.items() if isinstance(shapes, dict)}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def _write(self) -> None:
+        """The latest other keys stay: two thread counts, or processes of which one may not use AMX, may take turns."""
+        others = [(key, shapes) for key, shapes in self._stored().items() if key != self._key]
+        try:
+            kept = dict([*others[1 - _KEYS :], (self._key, self._known)])
+            write_whole(self._file, json.dumps(kept, indent=1).encode())
         except OSError as error:
             self._notify(f"the choice of kernels could not be kept: {error}")
 
