@@ -10,14 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from chatglm_backend.checkpoint.known import int4_bytes, kv_values
+from chatglm_backend.int4.kernels.variants import host_cpu
 from chatglm_backend.models.config import ModelConfig
 from chatglm_backend.models.layout import tensor_specs
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.units import seconds, whole_seconds
 
 _log = logging.getLogger(__name__)
-_FILE, _VERSION = "speed.json", 2
-"""The version goes up with every change of what a number means."""
+_FILE, _VERSION = "speed.json", 3
+"""The version goes up with every change of what a number means, and with kernels that are much faster."""
 _LARGE = 256_000_000  # smaller models measure something else
 # Measured on full-size shapes, docs/log/2026-11-28.md: a multiplication in attention takes as long as so many in a
 # product while a prompt is read, and as reading so many bytes of weights behind it.
@@ -69,11 +70,12 @@ def remember(folder: Path | None, config: ModelConfig, speed: Speed) -> None:
     if folder is not None and int4_bytes(config) >= _LARGE and speed.reads and speed.makes:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / _FILE).write_text(json.dumps({"version": _VERSION, **asdict(speed)}), encoding="utf-8")
+            kept = {"version": _VERSION, "cpu": _cpu(), **asdict(speed)}
+            (folder / _FILE).write_text(json.dumps(kept), encoding="utf-8")
 
 
 def recall(folder: Path | None, threads: int) -> Speed | None:
-    """What was measured with so many threads, and means what it means today."""
+    """What was measured on this CPU with so many threads, and means what it means today."""
     with suppress(OSError, ValueError, TypeError):
         if folder is None:
             return None
@@ -81,10 +83,19 @@ def recall(folder: Path | None, threads: int) -> Speed | None:
         if kept.pop("version", 1) != _VERSION:
             _log.info("%s is of another version: measure again with the benchmark command", folder / _FILE)
             return None
+        cpu = kept.pop("cpu", None)
         found = Speed(**kept)
-        if found.threads == threads and min(found.reads, found.makes) > 0:
+        if found.threads == threads and min(found.reads, found.makes) > 0 and cpu == _cpu():
             return found
     return None
+
+
+def _cpu() -> str:
+    """Its name and what of it may be used here; nothing where our own kernels cannot ask."""
+    with suppress(ImportError):
+        cpu = host_cpu()
+        return " ".join((cpu.name, *sorted(cpu.features)))
+    return ""
 
 
 def _multiplications(config: ModelConfig) -> int:

@@ -59,10 +59,10 @@ def test_long_prompts_are_estimated_from_a_measurement(tmp_path: Path) -> None:
     remember(tmp_path / "kernels", short, speed)
     assert (recall(tmp_path / "kernels", 2), recall(tmp_path / "kernels", 4), recall(None, 2)) == (speed, None, None)
     kept = tmp_path / "kernels" / "speed.json"
-    before_there_were_versions = {
-        name: value for name, value in json.loads(kept.read_text()).items() if name != "version"
-    }
-    for other in ("{", "[]", "[[1]]", json.dumps(before_there_were_versions), '{"version": 3}'):
+    whole = json.loads(kept.read_text())
+    others = [{name: value for name, value in whole.items() if name != left_out} for left_out in ("version", "cpu")]
+    others += [whole | {"version": whole["version"] - 1}, whole | {"cpu": "another"}]
+    for other in ("{", "[]", "[[1]]", '{"version": 3}', *map(json.dumps, others)):
         kept.write_text(other)
         assert recall(tmp_path / "kernels", 2) is None
 
