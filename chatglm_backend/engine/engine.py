@@ -73,6 +73,7 @@ class Engine:
         self._grammars = Grammars(tokenizer, model.config.vocab_size, self._stop_ids)
         self._bytes_per_token = model.new_cache(1).bytes_per_token
         self._adapters: Mapping[str, Adapter] = {}
+        self._adapters_changed = False
         self._sequences: list[Sequence] = []
 
     @property
@@ -91,6 +92,7 @@ class Engine:
     @adapters.setter
     def adapters(self, adapters: Mapping[str, Adapter]) -> None:
         self._adapters = dict(adapters)
+        self._adapters_changed = True
 
     def encode(self, request: GenerationRequest) -> EncodedPrompt:
         """The exact prompt of a request. Safe from any thread."""
@@ -177,6 +179,9 @@ class Engine:
 
     def step(self) -> list[tuple[Sequence, StepResult]]:
         """Schedule, run, settle. What fails inside one sequence ends that sequence and leaves the others alone."""
+        if self._adapters_changed:
+            self._adapters_changed = False
+            self.prefix_cache.keep_only(self._offers)
         plan = plan_step(self._sequences, self.options)
         decode_s = None
         if plan.decode:
@@ -282,10 +287,14 @@ class Engine:
             self._keep_prefix(sequence)
         return results
 
+    def _offers(self, cache: KVCache) -> bool:
+        """Whether requests can still name the fine-tune that made it."""
+        return cache.adapter is None or cache.adapter in self._adapters.values()
+
     def _keep_prefix(self, sequence: Sequence) -> None:
         """Keep a finished sequence's K/V for follow-ups; a half-read prompt has none, a failed one may be wrong."""
         known = min(sequence.cache.length, len(sequence.evaluated_ids))
-        if sequence.reading or sequence.failed or not known:
+        if sequence.reading or sequence.failed or not known or not self._offers(sequence.cache):
             return
         try:
             ids = sequence.evaluated_ids[:known]

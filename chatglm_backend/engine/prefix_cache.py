@@ -85,6 +85,11 @@ class PrefixCache:
                 found += known[max(0, common - _CUE, len(known) - _BESIDE_TOKENS) :]
         return tuple(found)
 
+    def keep_only(self, wanted: Callable[[KVCache], bool]) -> None:
+        """Forget all others."""
+        for key in [key for key, cache in self._entries.items() if not wanted(cache)]:
+            self._drop(key)
+
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()

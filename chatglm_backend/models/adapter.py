@@ -48,7 +48,7 @@ class Delta:
         return (self.low_rank.nbytes if self.low_rank else 0) + (self.bias.nbytes if self.bias is not None else 0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # no slots: recordings refer to it weakly
 class Adapter:
     """``identity`` is a hash of what it holds: what one adapter computed is of no use to another.
 

@@ -72,6 +72,19 @@ def test_prefix_rows_count_for_memory_and_not_for_tokens() -> None:
     assert prefixed.max_new_tokens == plain.max_new_tokens
 
 
+def test_a_removed_fine_tune_leaves_no_prefixes() -> None:
+    """They hold it, and nobody can ask for them; whoever is answered with it goes on. Others' stay."""
+    engine = engine_with(LORA)
+    cached_tokens(engine, request(""))
+    cached_tokens(engine, request("lawyer"))
+    running = engine.generate(request("lawyer", 1))
+    next(running)
+    engine.adapters = {}
+    assert isinstance(list(running)[-1], Completed)
+    assert len(engine.prefix_cache) == 1
+    assert cached_tokens(engine, request("")) > 0
+
+
 def test_an_unknown_fine_tune_is_refused_with_the_names_that_are_there() -> None:
     """Also one that was removed a moment ago."""
     engine = engine_with(PREFIX)

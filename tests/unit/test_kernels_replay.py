@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,35 @@ def test_recordings_share_the_memory_that_results_lie_in(compiled: Path, monkeyp
         for last in range(4, 9):
             steps(model, caches[first:last], [1] * (last - first), 3, replays=True)
     assert made[0] == 0
+
+
+def test_recordings_go_with_their_fine_tune(compiled: Path) -> None:
+    """Its factors are freed once nobody holds it; a recording of others is played on."""
+    model = built(compiled, small_config("chatglm2", **SHARED))
+    tunes = [lora(model.config, name, rank) for name, rank in (("A", 8), ("B", 3))]
+    caches = [started(model, FIRST, adapter=tune) for tune in (None, *tunes)]
+    for first in range(3):
+        for last in range(first + 1, 4):
+            steps(model, caches[first:last], [1] * (last - first), 3, replays=True)
+    removed = [weakref.ref(delta.low_rank.down) for delta in tunes.pop(0).deltas.values() if delta.low_rank]
+    del caches[1]
+    assert removed
+    assert not any(factors() is not None for factors in removed)
+    for cache in caches:
+        steps(model, [cache], [1], 3, replays=True)
+        assert model.settled
+
+
+def test_what_another_thread_does_is_not_in_a_recording() -> None:
+    """It takes no memory of the recording's pool, and spoils nothing."""
+    team, pool = Team(1), {64: [torch.empty(64)]}
+    with team.recording(pool) as recording, ThreadPoolExecutor(1) as other:
+        taken = other.submit(team.empty, 1, 64).result()
+        other.submit(team.keep, taken).result()
+        other.submit(team.spoil).result()
+        assert recording.whole
+        assert recording.kept == []
+        assert team.empty(1, 64).data_ptr() == pool[64][0].data_ptr() != taken.data_ptr()
 
 
 @pytest.fixture

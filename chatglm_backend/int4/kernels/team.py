@@ -135,7 +135,12 @@ class Team:
         self._counter = np.zeros(1, np.int64)
         self._step = np.zeros(len(Word), np.int64)
         self._addresses = int(self._step.ctypes.data), int(self._counter.ctypes.data)
-        self._recording: Recording | None = None
+
+    @property
+    def _recording(self) -> Recording | None:
+        """What this thread records: what others do meanwhile is not among its steps, nor in its memory."""
+        recording: Recording | None = getattr(self._local, "recording", None)
+        return recording
 
     def empty(self, rows: int, units: int) -> Tensor:
         """Uninitialised fp32 for a result."""
@@ -186,11 +191,12 @@ class Team:
         """Note every step until the end, with results in ``pool``; other threads wait meanwhile."""
         with self.lock:
             before, self.work = self.work, self._recorded_work
-            self._recording = Recording(self.work, pool, {room: memory[:] for room, memory in pool.items()})
+            recording = Recording(self.work, pool, {room: memory[:] for room, memory in pool.items()})
+            self._local.recording = recording
             try:
-                yield self._recording
+                yield recording
             finally:
-                self.work, self._recording = before, None
+                self.work, self._local.recording = before, None
 
     def spoil(self) -> None:
         """Something is being done that is no step: a recording is not whole."""
