@@ -18,13 +18,21 @@ from chatglm_backend.int4.kernels.layout import layout_nbytes, repack
 from chatglm_backend.int4.kernels.native import compile_variant
 from chatglm_backend.int4.kernels.product import ROW_CLASSES, CompiledKernel
 from chatglm_backend.int4.kernels.team import Team
-from chatglm_backend.int4.kernels.variants import AVX512VNNI, AVXVNNI, VARIANTS, HostCpu, host_cpu, usable_variants
+from chatglm_backend.int4.kernels.variants import (
+    AVX512AMX,
+    AVX512VNNI,
+    AVXVNNI,
+    VARIANTS,
+    HostCpu,
+    host_cpu,
+    usable_variants,
+)
 from chatglm_backend.models.low_rank import low_rank
 
 ROW_COUNTS = [*range(1, 18), 33, 128, 200, 513]
-"""For the widest variant of this CPU."""
+"""For the widest variant of this CPU, and for AMX."""
 FEWER_ROW_COUNTS = [1, 2, 3, 4, 5, 17, 33, 200]
-"""For the others, which are made by the same code."""
+"""For the others, which are made by the same code as the widest."""
 
 
 AVXVNNI_IN_AVX512VL = replace(
@@ -95,16 +103,17 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
+@pytest.mark.parametrize("in_", [64, 128, 320])
 def test_products_equal_integer_arithmetic_on_rounded_activations(
-    kernel: CompiledKernel, kernels: dict[str, CompiledKernel]
+    kernel: CompiledKernel, kernels: dict[str, CompiledKernel], in_: int
 ) -> None:
     """Every row count gives what integer sums give, with the same bits; it stays close to exact INT4 arithmetic."""
-    packed = make_packed(64, 320)
-    product = kernel.prepare(torch.from_numpy(packed), 64, 320)
+    packed = make_packed(64, in_)
+    product = kernel.prepare(torch.from_numpy(packed), 64, in_)
     widest = usable_variants(host_cpu())[0].name
-    reference = kernels[widest].prepare(torch.from_numpy(packed), 64, 320)
-    for rows in ROW_COUNTS if product.variants[1] == widest else FEWER_ROW_COUNTS:
-        x = normal(rows, 320, rows)
+    reference = kernels[widest].prepare(torch.from_numpy(packed), 64, in_)
+    for rows in ROW_COUNTS if product.variants[1] in (widest, AVX512AMX.name) else FEWER_ROW_COUNTS:
+        x = normal(rows, in_, rows)
         found = product(torch.from_numpy(x)).numpy()
         assert (rows, 64) == found.shape
         assert np.array_equal(found, reference(torch.from_numpy(x)).numpy()), rows
@@ -301,6 +310,13 @@ def test_the_other_encoding_is_of_256_bits() -> None:
     products = [line for line in code.splitlines() if "vpdpbusd" in line]
     assert products
     assert all("%ymm" in line and "%zmm" not in line for line in products)
+
+
+def test_amx_multiplies_in_tiles_and_gives_them_back() -> None:
+    """On CPUs without it, it is at least compiled. Tiles that are not released slow down every change of process."""
+    code = compile_variant(AVX512AMX, with_assembly=True).assembly
+    assert "tdpbssd" in code
+    assert "tilerelease" in code
 
 
 def test_a_cpu_without_avx2_gets_no_compiled_kernel() -> None:
