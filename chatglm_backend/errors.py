@@ -17,8 +17,8 @@ Standard library only, so that any room may raise these.
     │   │                          AdapterUnsupported, AdapterMismatch, AdapterDamaged
     │   └── NotEnoughDisk, NotEnoughMemory, CacheLocked, ModelInUse
     ├── HistoryError           conversations cannot be kept or found: HistoryUnavailable, HistoryDamaged,
-    │                          HistoryRepaired, ConversationGone, ConversationDamaged, ConversationChanged,
-    │                          ImportRefused
+    │                          HistoryReplaced, HistoryRepaired, ConversationGone, ConversationDamaged,
+    │                          ConversationChanged, ImportRefused
     ├── BatchRefused           a file cannot be a batch's input or output
     └── PlatformError          this machine cannot run it: UnsupportedPlatform, NativeLibraryError, PortInUse,
                                ClusterError
@@ -239,6 +239,10 @@ class HistoryUnavailable(HistoryError, code="history_unavailable"):
 
 class HistoryDamaged(HistoryError, code="history_damaged"):
     """The file was damaged and set aside."""
+
+
+class HistoryReplaced(HistoryDamaged, code="history_replaced"):
+    """Somebody else deleted the file, replaced it or set it aside; what was asked is not in the new one."""
 
 
 class HistoryRepaired(HistoryError, code="history_repaired"):

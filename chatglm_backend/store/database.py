@@ -14,7 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chatglm_backend.errors import HistoryDamaged, HistoryError, HistoryRepaired, HistoryUnavailable
+from chatglm_backend.errors import (
+    HistoryDamaged,
+    HistoryError,
+    HistoryRepaired,
+    HistoryReplaced,
+    HistoryUnavailable,
+)
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.store.folder import private_folder
 from chatglm_backend.store.repair import repair
@@ -22,6 +28,7 @@ from chatglm_backend.store.schema import NewerSchema, migrate
 
 _PAGE = 4096
 _WAIT_S = 3.0
+_OPENED = 3  # so many times in a row, before its identity counts no more
 _OF_ONE_ROW = ("CHECK constraint", "NULL value")  # found again by its digest, when it is read
 _OF_AN_INDEX = " index "  # which can be made again
 
@@ -36,7 +43,8 @@ class Database:
         self._max_bytes = max_bytes
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None  # which one the connection is to, whatever its name is by now
+        # Which one the connection is to, whatever its name is by now; none where the file system does not tell.
+        self._file: tuple[int, int] | None = None
         self._notice: HistoryDamaged | None = None
 
     def take_notice(self) -> HistoryDamaged | None:
@@ -49,13 +57,14 @@ class Database:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, one at a time across threads and processes.
 
-        Raises :class:`HistoryUnavailable`, :class:`HistoryRepaired` after the file was put right, and
-        :class:`HistoryDamaged` after a fresh one was begun.
+        Raises :class:`HistoryUnavailable`, :class:`HistoryRepaired` after the file was put right,
+        :class:`HistoryDamaged` after a fresh one was begun, and :class:`HistoryReplaced` where somebody else began it
+        meanwhile.
         """
         with self._lock:
             connection = self._open()
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                connection = self._begin(connection)
                 try:
                     yield connection
                 except BaseException:
@@ -65,6 +74,8 @@ class Database:
             except (sqlite3.Error, UnicodeDecodeError) as error:
                 _roll_back(connection)
                 raise self._explained(error) from error
+            if not self._there():  # what was written may be in the file that is aside
+                raise self._left()
 
     def checkpoint(self) -> None:
         """Write the log back and empty it, so that deleted text is in no file any more."""
@@ -84,7 +95,7 @@ class Database:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None and not self._there():
-            self.close()  # somebody has deleted or replaced it: what is written to it now would be lost
+            self._left()  # what is written to it now would be lost
         if self._connection is None:
             try:
                 self._connection = self._connect()
@@ -99,20 +110,39 @@ class Database:
                     raise HistoryUnavailable(path=self.path, reason=str(again)) from again
         return self._connection
 
+    def _begin(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """Begin in the file that has the name by now: another process may have moved the one that was opened."""
+        for opened in range(1, _OPENED + 1):
+            connection.execute("BEGIN IMMEDIATE")
+            if self._there():
+                break
+            if opened == _OPENED:  # again and again: the file system gives one file ever new numbers
+                self._file, self._notice = None, None
+                break
+            _roll_back(connection)
+            connection = self._open()
+        return connection
+
     def _there(self) -> bool:
         """Whether the file that was opened is the one of that name."""
         try:
-            return _identity(self.path.stat()) == self._file
+            return self._file in (None, _identity(self.path.stat()))
         except OSError:
             return False
+
+    def _left(self) -> HistoryReplaced:
+        """Close the file that somebody has deleted, replaced or set aside, and keep a notice of that."""
+        self.close()
+        replaced = HistoryReplaced(path=self.path)
+        self._notice = self._notice or replaced
+        return replaced
 
     def _connect(self) -> sqlite3.Connection:
         private_folder(self.path.parent)
         try:
             # Made here, for its owner only: sqlite gives its log the same rights.
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-            self._file = _identity(os.fstat(handle))
-            os.close(handle)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._file = _identity(self.path.stat())  # not the open file's, which is another one on some file systems
         except OSError as error:
             raise HistoryUnavailable(path=self.path, reason=error.strerror or type(error).__name__) from error
         connection = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
@@ -160,16 +190,18 @@ class Database:
         if not _damaged(error):
             return HistoryUnavailable(path=self.path, reason=str(error))
         self.close()
-        self._notice = None
+        before, self._notice = self._file, None
         try:
             self._open()  # looks at the whole file, and puts it right or sets it aside
         except HistoryError as problem:
             return problem
+        if self._notice is None and self._file != before:
+            self._notice = HistoryReplaced(path=self.path)
         return self._notice or HistoryRepaired()
 
 
-def _identity(file: os.stat_result) -> tuple[int, int]:
-    return file.st_dev, file.st_ino
+def _identity(file: os.stat_result) -> tuple[int, int] | None:
+    return (file.st_dev, file.st_ino) if file.st_ino else None
 
 
 def _damaged(error: sqlite3.Error | UnicodeDecodeError) -> bool:

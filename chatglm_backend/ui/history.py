@@ -22,6 +22,7 @@ from chatglm_backend.errors import (
     HistoryDamaged,
     HistoryError,
     HistoryRepaired,
+    HistoryReplaced,
     HistoryUnavailable,
 )
 from chatglm_backend.settings import Settings
@@ -37,10 +38,10 @@ _T = TypeVar("_T")
 
 
 def once_repaired(act: Callable[[], _T]) -> _T:
-    """Do it, and again where it met damage that has been put right by now. Raises what it raises."""
+    """Do it, and again where it met damage that was put right, or a file that was replaced. Raises what it raises."""
     try:
         return act()
-    except HistoryRepaired:
+    except (HistoryRepaired, HistoryReplaced):
         return act()
 
 
@@ -120,10 +121,8 @@ class History:
         try:
             try:
                 return once_repaired(lambda: self.store.begin(visitor, place, turns, adapter)), None
-            except ConversationGone:
-                # Deleted in another tab: what this tab shows goes on as a conversation of its own.
-                return self.store.begin(visitor, None, turns, adapter), None
-            except HistoryDamaged:
+            except (ConversationGone, HistoryDamaged):
+                # Deleted in another tab, or with all: what this tab shows goes on as a conversation of its own.
                 return self.store.begin(visitor, None, turns, adapter), self.store.take_notice()
         except HistoryError as error:
             return None, error

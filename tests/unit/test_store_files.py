@@ -16,7 +16,13 @@ from refusals import refused
 
 from chatglm_backend.core import Message
 from chatglm_backend.documents.reading import Document
-from chatglm_backend.errors import ConversationDamaged, HistoryDamaged, HistoryUnavailable, ImportRefused
+from chatglm_backend.errors import (
+    ConversationDamaged,
+    HistoryDamaged,
+    HistoryReplaced,
+    HistoryUnavailable,
+    ImportRefused,
+)
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.conversations import ConversationStore
 from chatglm_backend.store.folder import data_folder, visitor_key
@@ -244,6 +250,98 @@ def test_two_who_find_the_file_damaged_go_on_with_the_same_fresh_one(tmp_path: P
     second.close()
     assert [path.read_bytes() for path in tmp_path.glob("*.damaged-*[0-9]")] == [broken]
     assert len(ConversationStore(_path(tmp_path)).list("ann")) == 2
+
+
+class _Meanwhile(sqlite3.Connection):
+    """A connection before whose next statement of a kind another process does something."""
+
+    opened = 0
+    what: tuple[str, Callable[[], object]] | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        _Meanwhile.opened += 1
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        if _Meanwhile.what is not None and sql.startswith(_Meanwhile.what[0]):
+            (_, act), _Meanwhile.what = _Meanwhile.what, None
+            act()
+        return super().execute(sql, *values)
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> type[_Meanwhile]:
+    """Set ``what``; ``opened`` counts from 0."""
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, **options, factory=_Meanwhile))
+    _Meanwhile.opened, _Meanwhile.what = 0, None
+    return _Meanwhile
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows renames no open file")
+def test_a_damaged_file_that_another_process_sets_aside_before_a_statement(
+    tmp_path: Path, meanwhile: type[_Meanwhile]
+) -> None:
+    """Whoever had it open says that there is a new one, and not that all was put right."""
+    first, second = _filled(tmp_path), ConversationStore(_path(tmp_path))
+    assert len(second.list("ann")) == 1
+    first.begin("bob", None, (Message("user", "more"),))  # what the second has in memory counts no more
+    first.delete_all("nobody")  # empties the log, so that the damage below counts
+    first.close()
+    _path(tmp_path).write_bytes(b"this is no database at all" * 3000)
+
+    def sets_aside() -> None:
+        for log in ("", "-wal", "-shm"):
+            _path(tmp_path).with_name(_path(tmp_path).name + log).rename(tmp_path / f"aside{log}")
+        fresh = ConversationStore(_path(tmp_path))
+        fresh.begin("ann", None, (Message("user", "fresh"),))
+        fresh.close()
+
+    meanwhile.what = ("BEGIN", sets_aside)
+    with pytest.raises(HistoryReplaced):
+        second.list("ann")
+    assert isinstance(second.take_notice(), HistoryReplaced)
+    assert [one.title for one in second.list("ann")] == ["fresh"]
+    second.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows renames no open file")
+@pytest.mark.parametrize("before", ["BEGIN", "COMMIT"])
+def test_nothing_that_is_kept_is_in_a_file_that_was_moved(
+    tmp_path: Path, meanwhile: type[_Meanwhile], before: str
+) -> None:
+    """It is written into the new one, or whoever wrote it is told; either way it is said that it is a new one."""
+    store = _filled(tmp_path)
+    meanwhile.what = (before, lambda: _path(tmp_path).rename(tmp_path / "aside"))
+    if before == "BEGIN":
+        store.begin("ann", None, (Message("user", "new"),))
+    else:
+        with pytest.raises(HistoryReplaced):
+            store.begin("ann", None, (Message("user", "new"),))
+    assert isinstance(store.take_notice(), HistoryReplaced)
+    assert [one.title for one in store.list("ann")] == (["new"] if before == "BEGIN" else [])
+    store.close()
+
+
+@pytest.mark.parametrize(("numbers", "opened"), [("its own", 1), ("none", 1), ("another at each look", 3)])
+def test_a_file_is_opened_once(
+    tmp_path: Path, meanwhile: type[_Meanwhile], monkeypatch: pytest.MonkeyPatch, numbers: str, opened: int
+) -> None:
+    """Also where the file system has no numbers for files, and hardly more where it has ever new ones."""
+    look, looks = Path.stat, iter(range(1, 1000))
+
+    def numbered(path: Path, **options: Any) -> os.stat_result:
+        found = list(look(path, **options))
+        if numbers != "its own":
+            found[stat.ST_INO] = 0 if numbers == "none" else next(looks)
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", numbered)
+    store = ConversationStore(_path(tmp_path))
+    for text in ("one", "two", "three"):
+        store.begin("ann", None, (Message("user", text),))
+    assert (len(store.list("ann")), store.take_notice(), meanwhile.opened) == (3, None, opened)
+    store.close()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps rights in another way")
