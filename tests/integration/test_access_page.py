@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -121,6 +123,32 @@ def test_every_open_route_that_takes_a_number_asks_whose_it_is(gradio_paths: lis
         asyncio.run(ask(owner, "ann", "/zh/gradio_api/heartbeat/x"))
         asyncio.run(ask(owner, "bob", "/zh" + re.sub(r"\{[^}]*\}", "x", path)))
     assert set(passed) == {"/zh/gradio_api/heartbeat/x"}
+
+
+def test_a_name_is_remembered_with_a_number_only() -> None:
+    """Anybody can bring ever new names; those of one session are one text."""
+
+    class Name(str):  # can be seen to go
+        __slots__ = ("__weakref__",)
+
+    names: list[weakref.ref[Name]] = []
+
+    def visitor(*_: object) -> Name:
+        name = Name("ann")
+        names.append(weakref.ref(name))
+        return name
+
+    async def nothing(*_: Any) -> None:
+        """Nobody looks at it."""
+
+    async def ask(*paths: str) -> None:
+        for path in paths:
+            await owner({"type": "http", "method": "GET", "headers": [], "path": path}, nothing, nothing)
+
+    owner = SessionOwner(nothing, visitor)
+    asyncio.run(ask("/gradio_api/info", *["/gradio_api/heartbeat/x"] * 3))
+    gc.collect()
+    assert [name() for name in names] == [None, "ann", None, None]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,12 +41,13 @@ class SessionOwner:
             await self._app(scope, receive, send)
             return
         request, body = Request(scope, receive), b""
-        # One text for all that is remembered of a visitor.
-        visitor = sys.intern(self._visitor(request.cookies, request.client.host if request.client else None))
+        visitor = self._visitor(request.cookies, request.client.host if request.client else None)
         if request.method == "POST":
             body = await request.body()
             receive = replay(body, receive)
         sessions, events = _numbers(scope, found, body)
+        # One text for all that is remembered of a session, and none for who brings no number.
+        visitor = next((name for name in map(self._owners.get, sessions) if name == visitor), None) or visitor
         if not all(self._owns(visitor, one) for one in events) or not all(
             self._takes(visitor, one) for one in sessions
         ):
