@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.testclient import TestClient
 
 from chatglm_backend.core import GenerationParams, KeptAs, Message
-from chatglm_backend.errors import ConversationGone, HistoryRepaired, QueueFull
+from chatglm_backend.errors import ConversationGone, HistoryError, HistoryRepaired, HistoryReplaced, QueueFull
 from chatglm_backend.sentences import load_texts
 from chatglm_backend.settings import Settings
 from chatglm_backend.store.conversations import ConversationStore
@@ -435,7 +435,8 @@ def test_a_conversation_that_was_cut_short_comes_back_marked(tmp_path: Path) -> 
     assert moved.turns == (*_QUESTION, Message("assistant", "whole"))
 
 
-def test_what_met_damage_that_was_put_right_is_done_once_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize("met", [HistoryRepaired(), HistoryReplaced(path="history.sqlite3")])
+def test_what_met_damage_that_was_put_right_is_done_once_more(tmp_path: Path, met: HistoryError) -> None:
     """A question goes on in its own conversation, not in a copy; a refused one is taken back."""
 
     class Damaged(ConversationStore):
@@ -452,7 +453,7 @@ def test_what_met_damage_that_was_put_right_is_done_once_more(tmp_path: Path) ->
         def _repair(self) -> None:
             self.times += 1
             if self.times % 2:
-                raise HistoryRepaired
+                raise met
 
     history = _history(tmp_path)
     history.store = Damaged(tmp_path / "history.sqlite3")
