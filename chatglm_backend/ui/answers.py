@@ -20,7 +20,7 @@ from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import Service
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
-from chatglm_backend.store.records import Place, Versions
+from chatglm_backend.store.records import Attached, Place, Versions
 from chatglm_backend.tokenizers.tools import ReplyReader
 from chatglm_backend.ui.adapters import BASE
 from chatglm_backend.ui.conversation import Fitted, Turns
@@ -68,6 +68,13 @@ class PageAnswer:
     seen: bool = False
     ended: float = 0.0
     task: asyncio.Task[None] | None = None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory it takes, with the conversation before it and its documents."""
+        documents = [one for turn in self.turns if isinstance(turn, Attached) for one in turn.documents]
+        texts = (*(turn.content for turn in self.turns), *(page for one in documents for page in one.pages))
+        return 2 * sum(map(len, texts)) + (0 if self.ticket is None else self.ticket.size)
 
     def reader(self) -> ReplyReader | None:
         """What parts its text from calls, if tools were offered."""
@@ -254,11 +261,24 @@ class PageAnswers:
             answer.ended = monotonic_clock()
             self._ended[answer.id] = answer
             self._tidy()
+            if len(self._ended) == 1:
+                self._tidy_later()
+
+    def _tidy_later(self) -> None:
+        """Once the oldest is too old, also if nobody asks for anything until then; one timer for all."""
+        for oldest in tuple(self._ended.values())[:1]:
+            wait_s = max(0.0, oldest.ended + _ENDED_S - monotonic_clock())
+            # In a new context, as what is attended to.
+            asyncio.get_running_loop().call_later(wait_s, self._expire, context=contextvars.Context())
+
+    def _expire(self) -> None:
+        self._tidy()
+        self._tidy_later()
 
     def _tidy(self) -> None:
-        """Keep of what has ended what is new and not too much."""
+        """Keep of what has ended what is new and not too much, and of that at least the last."""
         oldest, room = monotonic_clock() - _ENDED_S, _ENDED_BYTES
         for place, answer in enumerate(reversed(tuple(self._ended.values()))):
-            room -= 0 if answer.ticket is None else answer.ticket.size
-            if place >= _ENDED or answer.ended < oldest or (room < 0 and place):
+            room -= answer.size
+            if place >= _ENDED or answer.ended <= oldest or (room < 0 and place):
                 del self._ended[answer.id]

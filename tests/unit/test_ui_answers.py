@@ -13,14 +13,16 @@ from typing import Any, TypeVar
 
 import pytest
 
-from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, PromptFormat
+from chatglm_backend.core import FinishReason, GenerationParams, GenerationRequest, Message, PromptFormat
+from chatglm_backend.documents.reading import Document
 from chatglm_backend.errors import EngineFailure, MissingFile, QueueFull
 from chatglm_backend.sentences import LANGUAGES, load_texts
 from chatglm_backend.service import Service
 from chatglm_backend.settings import Settings
+from chatglm_backend.store.records import Attached
 from chatglm_backend.testing import Script, ScriptedModel, scripted_info, scripted_service
 from chatglm_backend.ui import answers
-from chatglm_backend.ui.answers import Caller, PageAnswers, Watch
+from chatglm_backend.ui.answers import Caller, PageAnswer, PageAnswers, Watch
 from chatglm_backend.ui.presenter import Presenter, PromptForm, PromptView
 from chatglm_backend.ui.progress import Answer, Phase
 from chatglm_backend.ui.render import answer_status, example_chips, model_card
@@ -381,6 +383,34 @@ def test_of_what_has_ended_the_newest_are_kept_within_a_size(monkeypatch: pytest
     assert found() == [False] * 3 + [True]
     last.ended -= 3601
     assert found() == [False] * 4
+
+
+def test_of_what_has_ended_the_conversation_counts_with_its_documents() -> None:
+    """Each character as two bytes."""
+    answer = PageAnswer("name", "chat", "ann", turns=(Message("user", "hello"),))
+    assert answer.size == 10
+    answer.turns = (*answer.turns, Attached("user", "", documents=(Document("a.txt", ("ab", "c")),)))
+    assert answer.size == 16
+
+
+def test_what_has_ended_goes_in_time_also_where_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is looked up, opened or ended meanwhile; a later one has its own time."""
+    monkeypatch.setattr(answers, "_ENDED_S", 0.2)
+
+    async def scene() -> None:
+        site = _site(grace=0.0)
+        for _ in range(2):
+            watch = await site.begin("AI是什么？")
+            await site.take(watch)
+            assert watch.answer.task is not None
+            await watch.answer.task
+            gone = weakref.ref(watch.answer.ticket)
+            del watch
+            while gone() is not None:
+                await asyncio.sleep(0.02)
+                gc.collect()
+
+    _run(scene)
 
 
 def test_an_answer_that_is_kept_does_not_keep_its_request() -> None:
