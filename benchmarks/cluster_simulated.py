@@ -156,7 +156,7 @@ def store(answers: int = 100, updates: int = 20) -> dict[str, Any]:
         for n in range(answers):
             opened = kept.begin(f"v{n % 50}", None, [Message("user", "a question " * 20)])
             for update in range(updates):
-                kept.save_answer(opened.answer_id, "a sentence. " * 5 * update, "interrupted")
+                kept.save_answer(opened, "a sentence. " * 5 * update, "interrupted")
         took = time.perf_counter() - began
         kept.close()
     return {"writes per second": round(answers * updates / took)}

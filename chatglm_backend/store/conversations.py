@@ -156,29 +156,34 @@ class ConversationStore:
 
     def save_answer(
         self,
-        answer_id: int,
+        opened: Opened,
         text: str,
         state: MessageState,
         timing: Mapping[str, float] | None = None,
         calls: Sequence[ToolCall] = (),
     ) -> bool:
-        """Write an answer so far, with its ``calls`` of tools; false where it was deleted or replaced meanwhile."""
+        """Write an answer so far, with its ``calls`` of tools; false where it was deleted or replaced meanwhile.
+
+        In a file that was begun anew its number may be another visitor's answer's, its conversation's name is nobody's.
+        """
         figures = None if timing is None else json.dumps(dict(timing), allow_nan=False)
         with self._database.transaction() as db:
             done = db.execute(
-                "UPDATE messages SET content = ?, state = ?, timing = ?, calls = ? WHERE id = ?",
-                (clean(text), state, figures, calls_text(calls), answer_id),
+                "UPDATE messages SET content = ?, state = ?, timing = ?, calls = ? WHERE id = ? AND conversation = ?",
+                (clean(text), state, figures, calls_text(calls), opened.answer_id, opened.place.conversation_id),
             )
-            db.execute(
-                "UPDATE conversations SET updated = ? WHERE id = (SELECT conversation FROM messages WHERE id = ?)",
-                (self._now(), answer_id),
-            )
-            return done.rowcount == 1
+            if done.rowcount != 1:
+                return False
+            db.execute("UPDATE conversations SET updated = ? WHERE id = ?", (self._now(), opened.place.conversation_id))
+            return True
 
-    def save_sources(self, answer_id: int, sources: Sources) -> None:
+    def save_sources(self, opened: Opened, sources: Sources) -> None:
         """Write what an answer was given of the conversation's documents."""
         with self._database.transaction() as db:
-            db.execute("UPDATE messages SET sources = ? WHERE id = ?", (attachments.written(sources), answer_id))
+            db.execute(
+                "UPDATE messages SET sources = ? WHERE id = ? AND conversation = ?",
+                (attachments.written(sources), opened.answer_id, opened.place.conversation_id),
+            )
 
     def cut(self, visitor: str, place: Place, position: int) -> Conversation:
         """Delete the message at ``position`` and all that follows it; a former version takes its place, if it has any.

@@ -129,7 +129,7 @@ class History:
 
     def keeper(self, opened: Opened | None, begun: str = "") -> AnswerKeeper | None:
         """What keeps the answer to a kept question; ``begun`` is what there is of it already."""
-        return None if opened is None else AnswerKeeper(self.store, opened.answer_id, begun)
+        return None if opened is None else AnswerKeeper(self.store, opened, begun)
 
     def withdraw(self, visitor: str, opened: Opened | None) -> Moved:
         """What was asked was refused: it is not kept. Returns what is, or an empty page."""
@@ -205,9 +205,9 @@ def _moved(found: Conversation) -> Moved:
 class AnswerKeeper:
     """The row of one answer. Thread-safe: all who read the answer save it, before they show it."""
 
-    def __init__(self, store: ConversationStore, answer_id: int, begun: str = "") -> None:
+    def __init__(self, store: ConversationStore, opened: Opened, begun: str = "") -> None:
         self._store = store
-        self._answer_id = answer_id
+        self._opened = opened
         self._begun = begun
         self._lock = threading.Lock()
         self._saved = (-1, False)
@@ -215,7 +215,7 @@ class AnswerKeeper:
     def save_sources(self, sources: Sources) -> HistoryError | None:
         """Write what the answer is given of documents; returns why it could not be written."""
         try:
-            self._store.save_sources(self._answer_id, sources)
+            self._store.save_sources(self._opened, sources)
         except HistoryError as error:
             return error
         return None
@@ -229,7 +229,7 @@ class AnswerKeeper:
                 return None
             state: MessageState = "complete" if ended else "interrupted"
             try:
-                self._store.save_answer(self._answer_id, self._begun + text, state, _figures(answer), answer.calls)
+                self._store.save_answer(self._opened, self._begun + text, state, _figures(answer), answer.calls)
             except HistoryError as error:
                 return error
             self._saved = (len(text), ended)

@@ -175,7 +175,7 @@ def history(root: Path) -> Target:
     store = ConversationStore(file)
     for number in range(3):
         opened = store.begin("ada", None, (Message("user", f"question {number}"),))
-        store.save_answer(opened.answer_id, f"答案 {number}", "complete", {"ttft_s": 0.5})
+        store.save_answer(opened, f"答案 {number}", "complete", {"ttft_s": 0.5})
     store.delete_all("nobody")
     store.close()
     whole = {f"question {number}": f"答案 {number}" for number in range(3)}

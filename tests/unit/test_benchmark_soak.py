@@ -159,7 +159,7 @@ def test_an_answer_that_is_gone_is_found(tmp_path: Path) -> None:
     """Said twice and kept once is one gone."""
     file, diary = tmp_path / "history.sqlite3", Diary({"chatglm_visitor_0": "ann.signature"})
     store = ConversationStore(file)
-    store.save_answer(store.begin("ann", None, (Message("user", "q"),)).answer_id, "a", "complete")
+    store.save_answer(store.begin("ann", None, (Message("user", "q"),)), "a", "complete")
     store.close()
     diary.answers["q", "a"] += 1
     assert check_kept(file, [diary]) == []

@@ -46,7 +46,7 @@ def _ask(text: str) -> tuple[Message, ...]:
 def test_a_question_and_its_answer_are_kept(store: ConversationStore, tmp_path: Path) -> None:
     """Another store on the same file finds them, with state and figures."""
     opened = store.begin("ann", None, _ask("What is AI?"))
-    store.save_answer(opened.answer_id, "A field", "complete", {"ttft_s": 0.5})
+    store.save_answer(opened, "A field", "complete", {"ttft_s": 0.5})
     store.close()
     found = _store(tmp_path).last_open("ann")
     assert found is not None
@@ -61,7 +61,7 @@ def test_a_question_and_its_answer_are_kept(store: ConversationStore, tmp_path: 
 def test_an_answer_without_an_end_reads_as_interrupted(store: ConversationStore, tmp_path: Path) -> None:
     """After a crash between two saves the text so far is there, marked."""
     opened = store.begin("ann", None, _ask("slow"))
-    store.save_answer(opened.answer_id, "half", "interrupted")
+    store.save_answer(opened, "half", "interrupted")
     found = _store(tmp_path).read("ann", opened.place.conversation_id)
     assert [(m.content, m.state) for m in found.messages][-1] == ("half", "interrupted")
 
@@ -71,7 +71,7 @@ def test_an_answer_that_never_began_is_not_shown(store: ConversationStore) -> No
     opened = store.begin("ann", None, _ask("one"))
     assert [m.content for m in store.read("ann", opened.place.conversation_id).messages] == ["one"]
     again = store.begin("ann", opened.place, (*_ask("one"), *_ask("two")))
-    store.save_answer(again.answer_id, "2", "complete")
+    store.save_answer(again, "2", "complete")
     assert [m.content for m in store.read("ann", again.place.conversation_id).messages] == ["one", "two", "2"]
 
 
@@ -107,7 +107,7 @@ def test_search_reads_answers_too(store: ConversationStore) -> None:
     """A word that only the model used leads to the conversation."""
     opened = store.begin("ann", None, _ask("What is AI?"))
     store.begin("ann", None, _ask("Something else"))
-    store.save_answer(opened.answer_id, "机器学习的领域", "complete")
+    store.save_answer(opened, "机器学习的领域", "complete")
     assert [s.title for s in store.list("ann", "学习")] == ["What is AI?"]
 
 
@@ -124,7 +124,7 @@ def test_the_list_begins_with_what_changed_last(tmp_path: Path) -> None:
     first = store.begin("ann", None, _ask("first"))
     store.begin("ann", None, _ask("second"))
     assert [s.title for s in store.list("ann")] == ["second", "first"]
-    store.save_answer(first.answer_id, "1", "complete")
+    store.save_answer(first, "1", "complete")
     assert [s.title for s in store.list("ann")] == ["first", "second"]
 
 
@@ -150,7 +150,7 @@ def _answered(store: ConversationStore, place: Place | None, turns: str, answer:
     roles = ("user", "assistant")
     messages = [Message(roles[i % 2], word) for i, word in enumerate(turns.split())]  # type: ignore[arg-type]
     opened = store.begin("ann", place, messages)
-    store.save_answer(opened.answer_id, answer, "complete")
+    store.save_answer(opened, answer, "complete")
     return opened.place
 
 
@@ -177,18 +177,18 @@ def test_an_edited_question_and_an_answer_made_again_are_versions(store: Convers
 def test_an_answer_that_is_replaced_while_it_is_written_is_a_version(store: ConversationStore) -> None:
     """It keeps what it writes, and does not get into the place of the new one."""
     old = store.begin("ann", None, _ask("q"))
-    store.save_answer(old.answer_id, "o", "interrupted")
+    store.save_answer(old, "o", "interrupted")
     new = store.begin("ann", old.place, _ask("q"))
     assert new.versions == ((1, 1), (2, 2))
-    store.save_answer(new.answer_id, "new", "complete")
-    store.save_answer(old.answer_id, "old", "complete")
+    store.save_answer(new, "new", "complete")
+    store.save_answer(old, "old", "complete")
     assert _shown(store.read("ann", new.place.conversation_id)) == [("q", 1, 1), ("new", 2, 2)]
 
 
 def test_an_answer_is_gone_on_with_in_its_place_and_an_edited_one_is_a_version(store: ConversationStore) -> None:
     """Words are added to the one that was cut; an edited beginning stands beside the answer that it came from."""
     opened = store.begin("ann", None, _ask("q"))
-    store.save_answer(opened.answer_id, "half", "interrupted")
+    store.save_answer(opened, "half", "interrupted")
     more = store.begin("ann", opened.place, (*_ask("q"), Message("assistant", "half")))
     assert more.answer_id == opened.answer_id
     other = store.begin("ann", more.place, (*_ask("q"), Message("assistant", "ha")))
@@ -204,7 +204,7 @@ def test_an_earlier_answer_that_goes_on_from_its_own_words_keeps_what_followed_i
     assert refused is not None
     assert _shown(refused) == _shown(before)
     more = store.begin("ann", refused.place, asked)
-    store.save_answer(more.answer_id, "a and more", "complete")
+    store.save_answer(more, "a and more", "complete")
     found = store.read("ann", place.conversation_id)
     assert _shown(found) == [("q", 1, 1), ("a and more", 2, 2)]
     assert store.switch("ann", found.place, 1, -1).messages == before.messages
@@ -255,7 +255,7 @@ def test_many_threads_lose_nothing(tmp_path: Path) -> None:
             turns = (*turns, Message("user", f"{number}.{turn}"))
             opened = store.begin("ann", place, turns)
             place = opened.place
-            store.save_answer(opened.answer_id, f"answer {number}.{turn}", "complete")
+            store.save_answer(opened, f"answer {number}.{turn}", "complete")
             turns = (*turns, Message("assistant", f"answer {number}.{turn}"))
 
     with ThreadPoolExecutor(8) as pool:

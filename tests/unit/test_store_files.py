@@ -15,6 +15,7 @@ import pytest
 from refusals import refused
 
 from chatglm_backend.core import Message
+from chatglm_backend.documents.passages import Sources
 from chatglm_backend.documents.reading import Document
 from chatglm_backend.errors import (
     ConversationDamaged,
@@ -47,7 +48,7 @@ def _path(folder: Path) -> Path:
 def _filled(folder: Path) -> ConversationStore:
     store = ConversationStore(_path(folder))
     opened = store.begin("ann", None, (Message("user", "问题 with | and `code`"),))
-    store.save_answer(opened.answer_id, "答案\n\n```py\nx = 1\n```", "interrupted", {"ttft_s": 0.25})
+    store.save_answer(opened, "答案\n\n```py\nx = 1\n```", "interrupted", {"ttft_s": 0.25})
     return store
 
 
@@ -166,7 +167,7 @@ def test_a_changed_byte_costs_one_conversation(tmp_path: Path, text: bytes, chan
     """Sqlite does not see it: the message's own digest does. The others are read, the damaged one can be deleted."""
     store = ConversationStore(_path(tmp_path))
     opened = store.begin("ann", None, (Message("user", "question"),))
-    store.save_answer(opened.answer_id, "答案", "interrupted", {"ttft_s": 0.25})
+    store.save_answer(opened, "答案", "interrupted", {"ttft_s": 0.25})
     other = store.begin("ann", None, (Message("user", "other"),)).place.conversation_id
     store.delete_all("nobody")  # empties the log, so that the damage below counts
     store.close()
@@ -323,6 +324,22 @@ def test_nothing_that_is_kept_is_in_a_file_that_was_moved(
     store.close()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows renames no open file")
+def test_an_answer_is_not_written_into_a_new_files_conversation(tmp_path: Path) -> None:
+    """There its number is another visitor's answer's."""
+    store = ConversationStore(_path(tmp_path))
+    ann = store.begin("ann", None, (Message("user", "of ann"),))
+    _path(tmp_path).rename(tmp_path / "aside")
+    bob = store.begin("bob", None, (Message("user", "of bob"),))
+    assert bob.answer_id == ann.answer_id
+    assert not store.save_answer(ann, "ann's answer", "complete")
+    store.save_sources(ann, Sources((), 1))
+    assert store.save_answer(bob, "bob's answer", "interrupted")
+    found = store.read("bob", bob.place.conversation_id).messages
+    assert [(one.content, one.sources) for one in found] == [("of bob", None), ("bob's answer", None)]
+    store.close()
+
+
 @pytest.mark.parametrize(("numbers", "opened"), [("its own", 1), ("none", 1), ("another at each look", 3)])
 def test_a_file_is_opened_once(
     tmp_path: Path, meanwhile: type[_Meanwhile], monkeypatch: pytest.MonkeyPatch, numbers: str, opened: int
@@ -382,7 +399,7 @@ def test_an_export_comes_back_whole(tmp_path: Path) -> None:
     opened = store.begin(
         "ann", before.place, (*(turn.message for turn in before.messages), call, Message("tool", "42"))
     )
-    store.save_answer(opened.answer_id, "", "complete", calls=call.calls)
+    store.save_answer(opened, "", "complete", calls=call.calls)
     before = store.last_open("ann")
     assert before is not None
     assert before.messages[-1].message == call

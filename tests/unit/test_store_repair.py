@@ -27,12 +27,12 @@ def _filled(file: Path) -> tuple[str, str]:
     """A conversation of ann's that has everything, a plain one of bob's, and a prompt of each; ann's and bob's."""
     store = ConversationStore(file)
     opened = store.begin("bob", None, (Message("user", "other"),))
-    store.save_answer(opened.answer_id, "other", "complete")
+    store.save_answer(opened, "other", "complete")
     store.prompts.save("bob", "another", "another")
     asked = Attached("user", "question-text", documents=(DOCUMENT,))
     ann = store.begin("visitor-ann", None, (asked,), adapter="adapter-name")
-    store.save_answer(ann.answer_id, "answer-text", "interrupted", {"ttft-name": 0.5}, (ToolCall("tool-name", "{}"),))
-    store.save_sources(ann.answer_id, SOURCES)
+    store.save_answer(ann, "answer-text", "interrupted", {"ttft-name": 0.5}, (ToolCall("tool-name", "{}"),))
+    store.save_sources(ann, SOURCES)
     store.rename("visitor-ann", ann.place.conversation_id, "title-text")
     store.prompts.save("visitor-ann", "prompt-name", "prompt-text")
     store.delete_all("nobody")  # empties the log, so that damage to the file counts

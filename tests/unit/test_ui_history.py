@@ -352,7 +352,7 @@ def test_files_go_out_and_in_for_their_owner_only(tmp_path: Path) -> None:
     history = _history(tmp_path)
     ann, bob, nobody = _client(history), _client(history), _client(history)
     opened = history.store.begin(_visitor(history, ann), None, (Message("user", "a/b 问题"),))
-    history.store.save_answer(opened.answer_id, "answer", "complete")
+    history.store.save_answer(opened, "answer", "complete")
     address = f"/en/history/export?id={opened.place.conversation_id}"
     _visitor(history, bob)
     assert bob.get(address).status_code == 404
@@ -425,11 +425,11 @@ def test_a_conversation_that_was_cut_short_comes_back_marked(tmp_path: Path) -> 
     """After a reload or a restart an unfinished answer is known as one; a whole one is not marked."""
     history = _history(tmp_path)
     opened = history.store.begin("ann", None, _QUESTION)
-    history.store.save_answer(opened.answer_id, "half", "interrupted")
+    history.store.save_answer(opened, "half", "interrupted")
     moved = _history(tmp_path).last_open("ann")
     assert moved is not None
     assert moved.turns == (*_QUESTION, Interrupted("assistant", "half"))
-    history.store.save_answer(opened.answer_id, "whole", "complete")
+    history.store.save_answer(opened, "whole", "complete")
     moved = history.last_open("ann")
     assert moved is not None
     assert moved.turns == (*_QUESTION, Message("assistant", "whole"))
@@ -459,7 +459,7 @@ def test_what_met_damage_that_was_put_right_is_done_once_more(tmp_path: Path, me
     history.store = Damaged(tmp_path / "history.sqlite3")
     first, problem = history.begin("ann", None, (Message("user", "one"),))
     assert first is not None
-    history.store.save_answer(first.answer_id, "done", "complete")
+    history.store.save_answer(first, "done", "complete")
     turns = (Message("user", "one"), Message("assistant", "done"), Message("user", "two"))
     second, problem = history.begin("ann", first.place, turns)
     assert second is not None
