@@ -49,7 +49,7 @@ from chatglm_backend.service.loading import LoadedModel, Loading
 from chatglm_backend.serving.worker import Worker, WorkerOptions
 from chatglm_backend.tokenizers.base import EncodedPrompt
 
-_TICK_S, _POLL_S, _AGAIN_S, _GONE_S = 0.005, 0.2, 1.0, 60.0
+_TICK_S, _POLL_S, _AGAIN_S = 0.005, 0.2, 1.0
 _HOMES = 10_000
 _ELSEWHERE = (ModelNotReady, QueueFull, ShuttingDown, NoMemoryForPrompt)
 
@@ -161,8 +161,12 @@ class Front:
             return
         if isinstance(told, Held):
             late = told.asked_at - self._members.pace.silent_s
-            for run in [run for run in self._runs.values() if run.session == session and run.started_at < late]:
-                if run.request.request_id not in told.ids:
+            mine = [run for run in self._runs.values() if run.session == session]
+            for name in told.ids.difference(run.request.request_id for run in mine):  # it came there too late
+                for link in [one.link for one in self._members.all() if one.session == session and one.link]:
+                    link.send("cancel", name, FinishReason.CANCELLED)
+            for run in mine:
+                if run.started_at < late and run.request.request_id not in told.ids:
                     yield from self._lose(run)  # it never came there
             return
         answer = self._runs.get(name)
@@ -206,7 +210,7 @@ class Front:
             return False
         if lost and (link := run.member.link) is not None:
             link.send("cancel", run.request.request_id, FinishReason.CANCELLED)
-        run.member.runs -= 1
+        self._leave(run.member)
         run.tried.append(run.member)
         run.moved = run.moved or lost
         self._send(run, other)
@@ -228,8 +232,11 @@ class Front:
 
     def _end(self, run: Run) -> None:
         self._runs.pop(run.request.request_id, None)
-        run.member.runs -= 1
-        if run.member.state != "ready":
+        self._leave(run.member)
+
+    def _leave(self, member: Member) -> None:
+        member.runs -= 1
+        if member.state != "ready":
             self._resize()
 
     def _stop_cancelled(self) -> None:
@@ -286,7 +293,7 @@ class Front:
             failed = [one.why for one in mine if one.state in ("failed", "refused")]
             if failed and all(one.state in ("failed", "refused", "lost") for one in mine):
                 raise failed[0] if isinstance(failed[0], ModelError) else ModelError(reason=failed[0])
-            if mine and self._clock() - seen > _GONE_S:
+            if mine and self._clock() - seen > self._members.pace.gone_s:
                 raise ModelError(reason=NoMachine())
             progress = next((one.progress for one in mine if one.progress is not None), None)
             if progress is not None:
@@ -300,4 +307,5 @@ class Front:
         with self._members.changed:
             if self._worker is not None:
                 places = sum(one.places if one.state == "ready" else one.runs for one in self._members.all())
+                places = max(places, int(self._members.hopeless()))  # those that wait are told so by `start`
                 self._worker.options = replace(self._worker.options, max_running=places)

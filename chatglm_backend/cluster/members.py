@@ -37,11 +37,15 @@ News = tuple[str, str, "Event | RequestError | MachineLost | Held"]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds: a machine that is ``silent_s`` without a heartbeat is lost; it is tried again, and others looked for."""
+    """Seconds: a machine that is ``silent_s`` without a heartbeat is lost; it is tried again, and others looked for.
+
+    Nobody waits longer than ``gone_s`` where no machine is expected to answer.
+    """
 
     silent_s: float = 4.0
     retry_s: float = 0.5
     scan_s: float = 1.0
+    gone_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ class Members:
         self._members: dict[str, Member] = {}
         self._identity: object = None
         self._closed = threading.Event()
+        self._hoped = monotonic_clock()
         self._scanner = threading.Thread(target=self._scan, name="machines", daemon=True)
 
     def start(self) -> None:
@@ -119,6 +124,13 @@ class Members:
             if (link := one.link) is not None:
                 link.send("stop")
             self._lose(one, MachineLost())
+        self.told()
+
+    def hopeless(self) -> bool:
+        """Whether no machine will answer what waits: for good, or for so long that nobody shall wait for it."""
+        if any(one.state not in ("lost", "failed", "refused") for one in self.all()):
+            self._hoped = monotonic_clock()
+        return self._closed.is_set() or monotonic_clock() - self._hoped > self.pace.gone_s
 
     def all(self) -> tuple[Member, ...]:
         """All that were ever seen."""
@@ -162,6 +174,7 @@ class Members:
             with contextlib.suppress(MachineLost):
                 for name in self._roster.names():
                     self._join(name)
+            self.told()
             self._closed.wait(self.pace.scan_s)
 
     def _join(self, name: str) -> None:

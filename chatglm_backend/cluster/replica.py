@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
@@ -51,7 +52,7 @@ class Replica:
         self._session = ""
         self._asked = self._told = 0.0
         self._tickets: dict[str, Ticket] = {}
-        self._taken: set[str] = set()
+        self._taken: dict[str, FinishReason | None] = {}  # with the reason for which it is to end
         self._tasks: set[asyncio.Task[None]] = set()
         self._news: list[tuple[str, Event | RequestError]] = []
         self._changed = asyncio.Event()
@@ -97,11 +98,13 @@ class Replica:
 
     async def submit(self, session: str, request: GenerationRequest) -> None:
         """Begin an answer; whatever becomes of it is news."""
-        self._taken.add(request.request_id)
+        self._taken[request.request_id] = None
         self._begin(self._answer(session, request))
 
     async def cancel(self, request_id: str, reason: FinishReason) -> None:
         """Stop an answer, if it is here."""
+        if request_id in self._taken:
+            self._taken[request_id] = reason
         if request_id in self._tickets:
             self._tickets[request_id].cancel(reason)
 
@@ -138,13 +141,16 @@ class Replica:
         self._notes.append(note)
 
     def _load(self, model: str | None, how: Loading) -> LoadedModel:
-        self._loaded = self._loader(model, how)
-        return self._loaded
+        self._loaded = None  # two never lie in memory together
+        gc.collect()
+        self._loaded = loaded = self._loader(model, how)
+        return loaded
 
     def _ready(self) -> LoadedModel:
-        if self._loaded is None or self._service.status().info is None:
+        loaded = self._loaded
+        if loaded is None or self._service.status().info is None:
             raise ModelNotReady
-        return self._loaded
+        return loaded
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -159,17 +165,19 @@ class Replica:
                 ticket.cancel()
                 return
             self._tickets[name] = ticket
+            if (reason := self._taken.get(name)) is not None:
+                ticket.cancel(reason)
             async for batch in ticket.follow():
                 self._tell(session, *((name, logged.event) for logged in batch))
         except RequestError as error:
             self._tell(session, (name, error))
         except Exception as error:  # noqa: BLE001 - told to who asked, and logged
             _log.exception("request %s failed", name)
-            reason = error if isinstance(error, ChatGLMError) else type(error).__name__
-            self._tell(session, (name, EngineFailure(reason=reason)))
+            why = error if isinstance(error, ChatGLMError) else type(error).__name__
+            self._tell(session, (name, EngineFailure(reason=why)))
         finally:
             self._tickets.pop(name, None)
-            self._taken.discard(name)
+            self._taken.pop(name, None)
 
     def _tell(self, session: str, *news: tuple[str, Event | RequestError]) -> None:
         if session == self._session:
@@ -177,12 +185,13 @@ class Replica:
             self._changed.set()
 
     def _stop_all(self) -> None:
+        self._taken = dict.fromkeys(self._taken, FinishReason.CANCELLED)
         for ticket in self._tickets.values():
             ticket.cancel()
 
     async def _mind_lease(self) -> None:
         while True:
             await asyncio.sleep(self._lease_s / 5)
-            if self._clock() - self._asked > self._lease_s and self._tickets:
+            if self._clock() - self._asked > self._lease_s and self._taken:
                 _log.warning("the front has not asked for %.0f s: its answers are stopped", self._lease_s)
                 self._stop_all()

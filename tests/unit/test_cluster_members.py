@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
@@ -13,12 +15,14 @@ from html import escape
 import pytest
 
 from chatglm_backend.cluster.members import Members
+from chatglm_backend.cluster.replica import Replica
 from chatglm_backend.cluster.start import end_node, wait_for_end
-from chatglm_backend.core import Completed, GenerationParams, GenerationRequest, ModelState
+from chatglm_backend.core import Completed, FinishReason, GenerationParams, GenerationRequest, ModelState
 from chatglm_backend.errors import AdapterError, ContextLimitExceeded, EngineFailure, NoMachine, QueueFull
 from chatglm_backend.sentences import Sentence, load_texts
 from chatglm_backend.service import LoadedModel, Loader, Service
 from chatglm_backend.service.loading import Loading
+from chatglm_backend.settings import Settings
 from chatglm_backend.testing import Script, ScriptedModel, scripted_info
 from chatglm_backend.ui.render import machine_table
 from tests.unit.cluster_fakes import QUICK, Hosts, Tuned, cluster, wait_for
@@ -205,14 +209,18 @@ def test_the_page_has_the_smallest_context_and_what_machines_say(hosts: Hosts) -
 
 
 def test_without_the_head_all_answers_end_at_once(hosts: Hosts) -> None:
-    """With their text and a sentence, and the engines are told to stop."""
+    """With their text and a sentence, and the engines are told to stop; what waits, too."""
     for name in ("a", "b"):
-        hosts.add(name, model())
+        hosts.add(name, model(), max_running=1)
     members = Members(hosts, QUICK)
     with cluster(hosts, members=members) as service:
         running = [service.submit(ask(f"r{n}", "slow")) for n in range(2)]
         wait_for(lambda: all(one.text for one in running))
+        waiting = service.submit(ask("waiting"))
         members.give_up()
+        wait_for(lambda: waiting.done, 3)
+        with pytest.raises(NoMachine):
+            list(waiting.events())
         for one in running:
             with pytest.raises(EngineFailure, match="was lost"):
                 list(one.events())
@@ -220,6 +228,83 @@ def test_without_the_head_all_answers_end_at_once(hosts: Hosts) -> None:
         wait_for(lambda: not any(host.playing() for host in hosts.hosts.values()))
         assert service.status().state is ModelState.FAILED
         assert isinstance(service.status().error, NoMachine)
+
+
+def test_nobody_waits_for_machines_that_stay_lost(hosts: Hosts) -> None:
+    """What waits has a while, in which they may come back."""
+    hosts.add("a", model(), max_running=1)
+    with cluster(hosts, 1, replace(QUICK, gone_s=0.2)) as service:
+        running = service.submit(ask("running", "slow"))
+        wait_for(lambda: running.text)
+        waiting = service.submit(ask("waiting"))
+        hosts.hosts["a"].silent = True
+        wait_for(lambda: waiting.done, 3)
+        with pytest.raises(NoMachine):
+            list(waiting.events())
+
+
+def test_machines_are_given_no_more_than_their_places_after_one_is_lost(hosts: Hosts) -> None:
+    """The places of its answers that went elsewhere count no more."""
+    for name in ("a", "b"):
+        hosts.add(name, model(unread=Script(("never",), delay_s=9.0)), max_running=2)
+    with cluster(hosts) as service:
+        for n in range(4):
+            service.submit(ask(f"r{n}", "unread"))
+        wait_for(lambda: sum(one.running for one in service.machines()) == 4)
+        hosts.hosts["a"].silent = True
+        wait_for(lambda: [one.running for one in service.machines()] == [0, 4])
+        assert service._loaded is not None
+        worker = service._loaded.worker
+        wait_for(lambda: worker.options.max_running == 2, 1)
+
+
+def test_what_comes_to_a_machine_too_late_is_stopped_there(hosts: Hosts) -> None:
+    """Another one answers it by then."""
+    for name in ("a", "b"):
+        hosts.add(name, model())
+    with cluster(hosts) as service:
+        late: list[tuple[object, ...]] = []
+        host, send = hosts.hosts["a"], hosts.hosts["a"].send
+        host.send = lambda method, *args: late.append(args) if method == "submit" else send(method, *args)  # type: ignore[method-assign]
+        asked = [service.submit(ask(f"r{n}", "slow")) for n in range(2)]
+        wait_for(lambda: all(one.text for one in asked))
+        for args in late:
+            send("submit", *args)
+        wait_for(lambda: any(one.ended.is_set() for one in host.model.answers), 3)
+        assert all(not one.done for one in asked)
+
+
+def test_an_engine_has_one_model_and_hears_an_early_cancel() -> None:
+    """The old model is given up before the next is loaded; a cancel may come before the ticket is made."""
+    scripted, seen = model(), []
+
+    def load(name: str | None, how: Loading) -> LoadedModel:
+        seen.append([one() for one in workers])
+        loaded = scripted(name, how)
+        workers.append(weakref.ref(loaded.worker))
+        return loaded
+
+    async def ready(replica: Replica, number: int) -> None:
+        await replica.load(None, number)
+        while (await replica.poll("s")).status.state is not ModelState.READY:
+            pass
+
+    async def play() -> None:
+        replica = Replica(Settings(history=False), loader=load, environ={})
+        await replica.attach("s")
+        await ready(replica, 1)
+        await replica.submit("s", ask("early", "slow"))
+        await replica.cancel("early", FinishReason.TIMEOUT)
+        told: list[tuple[str, object]] = []
+        while not any(isinstance(event, Completed) for _, event in told):
+            told += (await replica.poll("s")).events
+        assert [event.finish_reason for _, event in told if isinstance(event, Completed)] == [FinishReason.TIMEOUT]
+        await ready(replica, 2)
+        await replica.close()
+
+    workers: list[weakref.ref[object]] = []
+    asyncio.run(play())
+    assert seen == [[], [None]]
 
 
 def test_a_node_is_ended_when_its_head_refuses() -> None:
