@@ -28,8 +28,9 @@ from typing import Any
 
 from chatglm_backend.cluster.front import Front
 from chatglm_backend.cluster.members import Members
+from chatglm_backend.cluster.node import node_command, node_environment
 from chatglm_backend.cluster.ports import Link, Roster
-from chatglm_backend.cluster.start import node_command, node_environment, require_token
+from chatglm_backend.cluster.start import require_token
 from chatglm_backend.core import Completed, FinishReason, GenerationParams, GenerationRequest, TokenEvent
 from chatglm_backend.errors import ChatGLMError
 from chatglm_backend.service import Loader, Service, load_model

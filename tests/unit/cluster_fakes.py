@@ -17,9 +17,10 @@ from typing import Any
 
 from chatglm_backend.cluster.front import Front
 from chatglm_backend.cluster.members import Members, Pace
+from chatglm_backend.cluster.node import node_command, node_environment, split_address
 from chatglm_backend.cluster.ports import MachineLost, Roster
 from chatglm_backend.cluster.replica import Replica
-from chatglm_backend.cluster.start import node_command, node_environment, require_token, split_address
+from chatglm_backend.cluster.start import require_token
 from chatglm_backend.core import AdapterInfo
 from chatglm_backend.errors import AdapterNameUsed
 from chatglm_backend.sentences import Sentence

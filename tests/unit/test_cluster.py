@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chatglm_backend.api.metrics import exposition
 from chatglm_backend.cluster.members import Pace
-from chatglm_backend.cluster.start import require_token, split_address
 from chatglm_backend.core import (
     Completed,
     FinishReason,
@@ -24,7 +22,6 @@ from chatglm_backend.core import (
     TokenEvent,
 )
 from chatglm_backend.errors import (
-    ClusterError,
     ContextLimitExceeded,
     EngineFailure,
     InvalidRequest,
@@ -338,31 +335,3 @@ def test_page_and_metrics_show_each_machine(service: Service, hosts: Hosts) -> N
     assert 'chatglm_machine_ready{machine="b"} 0.0' in told
     assert "chatglm_machine" not in exposition(service.metrics(), ready=True)[0].decode()
     assert machine_table(load_texts("zh"), ()) == ""
-
-
-@pytest.mark.parametrize(
-    ("environ", "why"),
-    [
-        ({}, "get-auth-token --generate"),
-        ({"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "t"}, "RAY_AUTH_MODE is disabled"),
-        ({"RAY_AUTH_TOKEN_PATH": "token"}, "no token in .*token"),
-        ({"RAY_AUTH_TOKEN": "t"}, ""),
-        ({"RAY_AUTH_TOKEN_PATH": __file__}, ""),
-    ],
-)
-def test_nothing_starts_without_token_authentication(tmp_path: Path, environ: dict[str, str], why: str) -> None:
-    """One sentence that says what to do; with a token, Ray is told to use it."""
-    environ["HOME"] = str(tmp_path)
-    if why:
-        with pytest.raises(ClusterError, match=why):
-            require_token(environ)
-    else:
-        require_token(environ)
-        assert environ["RAY_AUTH_MODE"] == "token"
-
-
-@pytest.mark.parametrize("address", ["", "host", "host:", ":6379", "host:port", "host:99999"])
-def test_an_address_is_a_host_and_a_port(address: str) -> None:
-    """Anything else is refused before anything starts."""
-    with pytest.raises(ClusterError, match="HOST:PORT"):
-        split_address(address)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import subprocess
 import sys
 import threading
 import weakref
@@ -15,8 +14,8 @@ from html import escape
 import pytest
 
 from chatglm_backend.cluster.members import Members
+from chatglm_backend.cluster.node import Node, wait_for_end
 from chatglm_backend.cluster.replica import Replica
-from chatglm_backend.cluster.start import end_node, wait_for_end
 from chatglm_backend.core import Completed, FinishReason, GenerationParams, GenerationRequest, ModelState
 from chatglm_backend.errors import AdapterError, ContextLimitExceeded, EngineFailure, NoMachine, QueueFull
 from chatglm_backend.sentences import Sentence, load_texts
@@ -311,11 +310,11 @@ def test_a_node_is_ended_when_its_head_refuses() -> None:
     """Ray itself would wait for it for a minute."""
     with socket.create_server(("127.0.0.1", 0)) as head:
         address = f"127.0.0.1:{head.getsockname()[1]}"
-    node = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    node = Node([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         wait_for_end(node, address, look_s=0.01)
-        assert node.poll() is None
+        assert node.running
     finally:
-        end_node(node)
-    assert node.returncode is not None
+        node.end()
+    assert not node.running
     wait_for_end(node, address)
