@@ -41,11 +41,17 @@ def _machines(machines: Sequence[MachineStatus]) -> Iterator[Metric]:
             ("places", "Answers that it can make at once"), ("tokens_per_second", "Speed of its last answer"),
         )
     ]  # fmt: skip
+    about = GaugeMetricFamily(
+        "chatglm_machine_info", "1; its state and model (the queue is one for all: chatglm_waiting)",
+        labels=["machine", "state", "model", "hash"],
+    )  # fmt: skip
     for one in machines:
+        model = (one.info.name, one.info.identity) if one.info else ("", "")
+        about.add_metric([one.name, one.state, *model], 1)
         values = one.state == "ready", one.running, one.places, one.tok_s or 0.0
         for family, value in zip(families, values, strict=True):
             family.add_metric([one.name], value)
-    yield from families
+    yield from (*families, about)
 
 
 def _counts(now: Metrics) -> Iterator[Metric]:

@@ -208,7 +208,7 @@ class Members:
             session, one.session, one.loaded = one.session, "", 0
             if lost.gone:
                 one.link, one.info = None, None
-            self._set(one, "lost")
+            self._set(one, "lost", lost.why)
         if session:
             self.news.put((session, "", lost))
 

@@ -11,11 +11,14 @@ from chatglm_backend.sentences import Sentence
 
 
 class MachineLost(Exception):
-    """A machine did not answer in time. ``gone``: its engine has ended, and a new one must be started."""
+    """A machine did not answer in time. ``gone``: its engine has ended, and a new one must be started.
 
-    def __init__(self, *, gone: bool = False) -> None:
+    ``why``: what is known of the cause, to be shown.
+    """
+
+    def __init__(self, *, gone: bool = False, why: Sentence | None = None) -> None:
         super().__init__()
-        self.gone = gone
+        self.gone, self.why = gone, why
 
 
 class Link(Protocol):

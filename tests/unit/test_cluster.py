@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from chatglm_backend.api.metrics import exposition
 from chatglm_backend.cluster.members import Pace
+from chatglm_backend.cluster.ports import MachineLost
 from chatglm_backend.core import (
     Completed,
     FinishReason,
@@ -30,7 +32,7 @@ from chatglm_backend.errors import (
     QueueFull,
     TooManyRequests,
 )
-from chatglm_backend.sentences import load_texts
+from chatglm_backend.sentences import Sentence, load_texts
 from chatglm_backend.service import Service
 from chatglm_backend.serving.ticket import Ticket
 from chatglm_backend.settings import Settings
@@ -321,6 +323,30 @@ def test_another_model_is_rolled_through(service: Service, hosts: Hosts) -> None
     assert [host.model.loaded[-1] for host in hosts.hosts.values()] == ["other", "other"]
 
 
+def states_and_models(told: str) -> dict[str, dict[str, str]]:
+    """What metrics tell in labels, by machine."""
+    found = re.findall(r"^chatglm_machine_info{(.*)} 1.0$", told, re.MULTILINE)
+    labels: list[dict[str, str]] = [dict(re.findall(r'(\w+)="([^"]*)"', line)) for line in found]
+    return {one["machine"]: one for one in labels}
+
+
+def test_why_a_machine_cannot_start_is_shown() -> None:
+    """In its row, while the others answer."""
+
+    class Broken(Hosts):
+        def open(self, name: str) -> Host:
+            if name == "b":
+                raise MachineLost(gone=True, why=Sentence("cluster.slow_engine"))
+            return super().open(name)
+
+    with Broken() as hosts:
+        for name in ("a", "b"):
+            hosts.add(name, scripted(), max_running=1)
+        with cluster(hosts, count=1) as service:
+            wait_for(lambda: states(service) == {"a": "ready", "b": "lost"})
+            assert "did not start in time" in machine_table(load_texts("en"), service.machines())
+
+
 def test_page_and_metrics_show_each_machine(service: Service, hosts: Hosts) -> None:
     """State, answers, speed, model and hash; one that does not answer, too."""
     list(service.submit(ask("one", prompt="two words")).events())
@@ -333,5 +359,9 @@ def test_page_and_metrics_show_each_machine(service: Service, hosts: Hosts) -> N
     told = exposition(service.metrics(), ready=True, machines=service.machines())[0].decode()
     assert 'chatglm_machine_ready{machine="a"} 1.0' in told
     assert 'chatglm_machine_ready{machine="b"} 0.0' in told
+    info = states_and_models(told)
+    assert {name: one["state"] for name, one in info.items()} == {"a": "ready", "b": "lost"}
+    assert info["a"]["model"] == scripted_info().name
+    assert info["a"]["hash"] == scripted_info().identity
     assert "chatglm_machine" not in exposition(service.metrics(), ready=True)[0].decode()
     assert machine_table(load_texts("zh"), ()) == ""
