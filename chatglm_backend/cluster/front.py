@@ -58,13 +58,16 @@ _ELSEWHERE = (ModelNotReady, QueueFull, ShuttingDown, NoMemoryForPrompt)
 class Run:
     """One answer on its way. ``session`` is that of the machine which makes it.
 
-    ``tried`` are those that did not, ``moved`` if one of them was lost with it.
+    ``wanted`` is what that one was to have when it was sent there, ``tried`` are those that did not make it, ``moved``
+    if one of them was lost with it.
     """
 
     request: GenerationRequest
     cancel: CancelToken
     submitted_at: float
+    prompt_tokens: int
     member: Member
+    wanted: Wanted
     session: str = ""
     started_at: float = 0.0
     first_at: float | None = None
@@ -97,20 +100,16 @@ class Front:
         wanted = Wanted(self._number, model, self._number)
         before, ready = self._members.current, self._members.ready()
         first = min(ready, key=lambda one: one.runs, default=None) if len(ready) > 1 else None
-        who = self._members.all() if first is None else (first,)
-        self._members.want(wanted, *who, adopt=first is None)
+        self._members.want(wanted, first)
         try:
             found = self._await(wanted, how)
-        except ModelError:
-            for one in who:
-                if (link := one.link) is not None:
-                    link.send("cancel_load")
-            if first is not None:
-                self._number += 1
-                self._members.want(replace(before, number=self._number), first, adopt=False)
+        except ModelError as error:
+            self._number += 1
+            again = Wanted(ended=error) if first is None else before
+            self._members.want(replace(again, number=self._number), first)
             raise
         if first is not None:
-            self._members.want(wanted, *(one for one in self._members.all() if one is not first), adopt=True)
+            self._members.want(wanted)
         if self._worker is None or not self._worker.healthy:
             self._worker = Worker({"": self}, WorkerOptions.of(how.settings, 1))
         self._resize()
@@ -133,12 +132,13 @@ class Front:
         return cast("EncodedPrompt", self._ask(request.visitor, "encode", request))
 
     def start(self, request: GenerationRequest, cancel: CancelToken, submitted_at: float, prepared: Measured) -> Run:
-        """Send it to a machine. Raises NoMachine."""
-        del prepared
-        member = self._place(request.visitor)
+        """Send it to a machine. Raises NoMachine, and ContextLimitExceeded where it fits none of them."""
+        size = prepared.prompt_tokens
+        member = self._place(request.visitor, size=size)
         if member is None:
-            raise NoMachine
-        run = Run(request, cancel, submitted_at, member)
+            limit = max((one.info.context_limit for one in self._members.ready() if one.info), default=0)
+            raise ContextLimitExceeded(prompt_tokens=size, limit=limit) if limit else NoMachine
+        run = Run(request, cancel, submitted_at, size, member, member.wanted)
         self._runs[request.request_id] = run
         self._send(run, member)
         return run
@@ -173,15 +173,18 @@ class Front:
         if answer is None or answer.session != session:
             return
         run = answer
-        if isinstance(told, _ELSEWHERE) and self._elsewhere(run, lost=False):
+        if _refuses(told) and self._elsewhere(run, lost=False):
             return
         if isinstance(told, (TokenEvent, PromptChances)) and run.first_at is None:
             run.first_at = self._clock()
         if isinstance(told, TokenEvent):
             run.tokens += 1
         if isinstance(told, Completed) and told.finish_reason is FinishReason.CANCELLED and not run.cancel.cancelled:
-            yield from self._lose(run)  # the machine stopped it, as nobody had asked for so long
-            return
+            if run.wanted is run.member.wanted:
+                yield from self._lose(run)  # the machine stopped it, as nobody had asked for so long
+                return
+            if self._elsewhere(run, lost=True):  # it had too little time, as the machine shall have another model
+                return
         if isinstance(told, Completed):
             run.member.tok_s = told.timing.decode_tok_s or run.member.tok_s
             told = replace(told, timing=self._timing(run, told.timing))
@@ -205,7 +208,7 @@ class Front:
         """Send what was not begun to another machine; where it was ``lost``, once."""
         if run.first_at is not None or (lost and run.moved):
             return False
-        other = self._place(run.request.visitor, *run.tried, run.member)
+        other = self._place(run.request.visitor, *run.tried, run.member, size=run.prompt_tokens)
         if other is None:
             return False
         if lost and (link := run.member.link) is not None:
@@ -219,7 +222,7 @@ class Front:
     def _send(self, run: Run, member: Member) -> None:
         self._turn += 1
         member.runs, member.turn = member.runs + 1, self._turn
-        run.member, run.session, run.started_at = member, member.session, self._clock()
+        run.member, run.wanted, run.session, run.started_at = member, member.wanted, member.session, self._clock()
         self._homes[run.request.visitor] = member.name
         self._homes.move_to_end(run.request.visitor)
         if len(self._homes) > _HOMES:
@@ -248,9 +251,12 @@ class Front:
                 run.cancelled_at = now
                 link.send("cancel", run.request.request_id, run.cancel.reason)
 
-    def _place(self, visitor: str, *without: Member) -> Member | None:
-        """The visitor's own machine if it has a place, else the one with the most, the longest unused of several."""
-        ready = self._members.ready(without)
+    def _place(self, visitor: str, *without: Member, size: int = 0) -> Member | None:
+        """The visitor's own machine if it has a place, else the one with the most, the longest unused of several.
+
+        Only one whose context takes a prompt of ``size`` tokens.
+        """
+        ready = [one for one in self._members.ready(without) if one.info is None or size < one.info.context_limit]
         able = [one for one in ready if one.runs < one.places] or ready
         home = self._homes.get(visitor)
         return min(able, key=lambda one: (one.name != home, one.runs / max(1, one.places), one.turn), default=None)
@@ -266,7 +272,9 @@ class Front:
                     return link.call(method, *args, timeout_s=self._members.pace.silent_s)
             except MachineLost:
                 continue
-            except _ELSEWHERE as error:
+            except RequestError as error:
+                if not _refuses(error):
+                    raise
                 refusal = error
         raise refusal
 
@@ -309,3 +317,10 @@ class Front:
                 places = sum(one.places if one.state == "ready" else one.runs for one in self._members.all())
                 places = max(places, int(self._members.hopeless()))  # those that wait are told so by `start`
                 self._worker.options = replace(self._worker.options, max_running=places)
+
+
+def _refuses(told: object) -> bool:
+    """Whether a machine did not begin an answer that others may make."""
+    reason = told.fields.get("reason") if isinstance(told, EngineFailure) else None
+    stopped = isinstance(reason, Sentence) and reason.code == "engine.worker_stopped"
+    return stopped or isinstance(told, _ELSEWHERE)

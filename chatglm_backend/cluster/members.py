@@ -10,7 +10,7 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from chatglm_backend import __version__
@@ -25,7 +25,7 @@ from chatglm_backend.core import (
     ModelState,
     monotonic_clock,
 )
-from chatglm_backend.errors import AdapterError, ChatGLMError, RequestError
+from chatglm_backend.errors import AdapterError, ChatGLMError, ModelError, ModelNotReady, RequestError, UnknownAdapter
 from chatglm_backend.sentences import Sentence
 
 _log = logging.getLogger(__name__)
@@ -52,12 +52,14 @@ class Pace:
 class Wanted:
     """The model that machines shall have: a loading's ``number``, and ``of`` which one it is to have the weights.
 
-    Under the same name there may be others by now.
+    Under the same name there may be others by now. ``ended``: nothing is wanted any more, as loading
+    it failed with this.
     """
 
     number: int = 0
     model: str | None = None
     of: int = 0
+    ended: ModelError | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -87,8 +89,7 @@ class Member:
 class Members:
     """Thread-safe. ``news`` has what the machines told; ``changed`` is notified, and ``told``, of any new state.
 
-    ``current`` is the model that a machine must have to answer, with the fine-tunes in ``tunes``; while somebody
-    holds ``tuning``, these change and no machine comes to those that answer.
+    ``current`` is the model that a machine must have to answer, with the fine-tunes in ``tunes``.
     """
 
     def __init__(self, roster: Roster, pace: Pace | None = None) -> None:
@@ -96,12 +97,12 @@ class Members:
         self.changed = threading.Condition()
         self.current: Wanted = Wanted()
         self.tunes: tuple[AdapterInfo, ...] | None = None
-        self.tuning = threading.Lock()
         self.told: Callable[[], None] = lambda: None
         self.pace = pace or Pace()
         self._roster = roster
         self._members: dict[str, Member] = {}
-        self._identity: object = None
+        self._first: tuple[object, str] | None = None  # the weights that all must have, and whose they are
+        self._tuning = 0
         self._closed = threading.Event()
         self._hoped = monotonic_clock()
         self._scanner = threading.Thread(target=self._scan, name="machines", daemon=True)
@@ -151,23 +152,51 @@ class Members:
                 one.runs,
                 one.places,
                 one.tok_s,
-                (one.notes or None) if one.why is None else one.why,
+                (one.notes or None)
+                if one.why is None
+                else Sentence("cluster.again", why=one.why)
+                if one.state in ("failed", "refused")
+                else one.why,
             )
             for one in self.all()
         )
 
-    def want(self, wanted: Wanted, *who: Member, adopt: bool) -> None:
-        """These machines shall load it. ``adopt``: it is now what a machine must have to answer."""
-        with self.tuning if adopt else contextlib.nullcontext(), self.changed:
-            if adopt:
-                self.current, self._identity, self.tunes = wanted, None, None
-            for one in who:
-                one.wanted, one.progress = wanted, None
-                if one.state != "lost":
-                    self._set(one, "leaving" if one.runs else "loading")
-            for one in self._members.values():
-                if adopt and one.wanted is wanted and one.loaded == wanted.number:
+    def want(self, wanted: Wanted, only: Member | None = None) -> None:
+        """``only`` this machine shall load it; without one, all shall, and must have it to answer from now on."""
+        with self.changed:
+            if only is None:
+                self.current, self._first, self.tunes = wanted, None, None
+            for one in self._members.values() if only is None else (only,):
+                if one.wanted is wanted and one.loaded == wanted.number:
                     self._welcome(one)
+                elif one.wanted is not wanted:
+                    one.wanted, one.progress = wanted, None
+                    if one.state != "lost":
+                        self._hold_back(one)
+
+    @contextlib.contextmanager
+    def tune(self) -> Iterator[tuple[list[tuple[Member, Link]], Callable[..., None]]]:
+        """Those that answer, and what is to be told a fine-tune's name once they have no other of it than those given.
+
+        Meanwhile no other machine is given fine-tunes. Telling it raises ModelNotReady if the model is another by then.
+        """
+        with self.changed:
+            current, links = self.current, [(one, one.link) for one in self.ready() if one.link is not None]
+            self._tuning += 1
+
+        def tell(name: str, *there: AdapterInfo) -> None:
+            with self.changed:
+                if self.current is not current:
+                    raise ModelNotReady
+                self.tunes = tuple(one for one in self.tunes or () if one.name != name) + there
+                for one in self.ready([one for one, _ in links]) if there else ():
+                    self._hold_back(one)  # it came meanwhile
+
+        try:
+            yield links, tell
+        finally:
+            with self.changed:
+                self._tuning -= 1
 
     def _scan(self) -> None:
         while not self._closed.is_set():
@@ -223,7 +252,8 @@ class Members:
         while not self._closed.is_set():
             wanted = one.wanted
             if wanted.number and wanted is not sent:
-                link.call("load", wanted.model, wanted.number, timeout_s=silent_s)
+                load = ("load", wanted.model, wanted.number) if wanted.ended is None else ("cancel_load",)
+                link.call(*load, timeout_s=silent_s)
                 sent = wanted
             before, asked_at = self.tunes, monotonic_clock()
             report: Report = link.call("poll", session, timeout_s=silent_s)
@@ -240,43 +270,56 @@ class Members:
         one.info, one.places, one.progress, one.notes = status.info, report.places, status.progress, report.notes
         one.loaded = report.load if status.state is ModelState.READY else 0
         if mine and one.loaded and one.wanted.of == self.current.of:
-            if one.state not in ("ready", "refused") and self.tuning.acquire(blocking=False):
-                try:
-                    if self.tunes is before:  # else its next report is the first that can be compared with them
-                        self._align(one, link)
-                        self._welcome(one)
-                finally:
-                    self.tuning.release()
+            if one.state != "refused" and self.tunes is before:  # else its next report can be compared with them
+                self._align(one, link)
         elif mine and status.error is not None and status.state is not ModelState.LOADING:
             self._set(one, "failed", status.error)
         else:
+            self._hold_back(one)
+
+    def _hold_back(self, one: Member) -> None:
+        """It may not answer yet, or no more."""
+        if one.wanted.ended is None:
             self._set(one, "leaving" if one.runs else "loading")
+        elif one.state not in ("failed", "refused"):
+            self._set(one, "failed", one.wanted.ended)
 
     def _align(self, one: Member, link: Link) -> None:
-        """Give a machine that comes later the fine-tunes that the others have."""
-        if self.tunes is None:
-            return
+        """See that it has the fine-tunes that the others have, and then it may answer."""
         have = {tune.name: tune.identity for tune in one.info.adapters} if one.info else {}
-        want = {tune.name: tune.identity for tune in self.tunes}
-        for name in [name for name in have if have[name] != want.get(name)]:
-            link.call("remove_adapter", name, timeout_s=self.pace.silent_s)
-        for tune in self.tunes:
-            if have.get(tune.name) != tune.identity:
-                found: AdapterInfo = link.call("add_adapter", f"{tune.name}={tune.path}", timeout_s=_READING_S)
-                same_tune(one, found, tune)
+        with self.changed:
+            tunes = self.tunes
+            missing = [tune for tune in tunes or () if have.get(tune.name) != tune.identity]
+            right = set(have) if tunes is None or self._tuning else {tune.name for tune in tunes if tune not in missing}
+            if missing:
+                if self._tuning:
+                    return  # what is being changed is compared when that has ended
+                self._hold_back(one)
+                if one.runs:
+                    return  # it would stop them, as it is not asked while it reads
+        for name in have.keys() - right:
+            with contextlib.suppress(UnknownAdapter):
+                link.call("remove_adapter", name, timeout_s=self.pace.silent_s)
+        for tune in missing:
+            found: AdapterInfo = link.call("add_adapter", f"{tune.name}={tune.path}", timeout_s=_READING_S)
+            same_tune(one, found, tune)
+        with self.changed:
+            if self.tunes is tunes and one.wanted.of == self.current.of:
+                self._welcome(one)
 
     def _welcome(self, one: Member) -> None:
         """It may answer, if its weights are those of the first that did."""
         with self.changed:
-            identity = _identity(one.info)
-            self._identity = self._identity or identity
+            self._first = self._first or (_identity(one.info), one.name)
             if self.tunes is None and one.info is not None:
                 self.tunes = one.info.adapters
-            if identity == self._identity:
+            identity, first = self._first
+            if identity == _identity(one.info):
                 self._set(one, "ready")
             else:
                 model = one.info.name if one.info else ""
-                self._set(one, "refused", Sentence("cluster.other_weights", name=one.name, model=model))
+                why = Sentence("cluster.other_weights", name=one.name, model=model, first=first)
+                self._set(one, "refused", why)
 
     def _set(self, one: Member, state: MachineState, why: object = None) -> None:
         with self.changed:

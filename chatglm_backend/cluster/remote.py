@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from chatglm_backend.cluster.members import Member, Members, same_tune
+from chatglm_backend.cluster.members import Members, same_tune
 from chatglm_backend.cluster.ports import Link, MachineLost
 from chatglm_backend.core import AdapterInfo, LoadProgress
-from chatglm_backend.errors import ChatGLMError, NoMachine
+from chatglm_backend.errors import ChatGLMError, NoMachine, UnknownAdapter
 
 _FETCHING_S = 600.0
 
@@ -48,37 +48,36 @@ class RemoteAdapters:
     def add(self, source: str, progress: Callable[[LoadProgress], None] | None = None) -> AdapterInfo:
         """Offer it on every machine, or on none. Raises what a machine refuses it with, AdapterError and NoMachine."""
         del progress
-        with self.members.tuning:
-            info: AdapterInfo | None = None
-            done: list[Link] = []
+        info: AdapterInfo | None = None
+        done: list[Link] = []
+        with self.members.tune() as (links, tell):
             try:
-                for one, link in self._links():
+                for one, link in links:
                     found: AdapterInfo = link.call("add_adapter", source, timeout_s=_FETCHING_S)
                     done.append(link)
                     info = info or found
                     same_tune(one, found, info)
+                if info is None:
+                    raise NoMachine
+                tell(info.name, info)
             except (ChatGLMError, MachineLost) as error:
                 for link in done:
                     link.send("remove_adapter", info.name if info else "")
                 if isinstance(error, MachineLost):
                     raise NoMachine from error
                 raise
-            return self._tell(info, (*self.infos(), *((info,) if info else ())))
+            return info
 
     def remove(self, name: str) -> AdapterInfo:
         """Offer it no more. Raises UnknownAdapter and NoMachine."""
-        with self.members.tuning:
-            info = None
-            for _, link in self._links():
-                with contextlib.suppress(MachineLost):
+        info = next((one for one in self.infos() if one.name == name), None)
+        with self.members.tune() as (links, tell):
+            for _, link in links:
+                with contextlib.suppress(MachineLost, UnknownAdapter):  # it is compared with the others when it is back
                     info = link.call("remove_adapter", name, timeout_s=self.members.pace.silent_s)
-            return self._tell(info, tuple(one for one in self.infos() if one.name != name))
-
-    def _links(self) -> list[tuple[Member, Link]]:
-        return [(one, one.link) for one in self.members.ready() if one.link is not None]
-
-    def _tell(self, info: AdapterInfo | None, tunes: tuple[AdapterInfo, ...]) -> AdapterInfo:
-        if info is None:
-            raise NoMachine
-        self.members.tunes = tunes
-        return info
+            if not links:
+                raise NoMachine
+            if info is None:
+                raise UnknownAdapter(name=name, names=", ".join(one.name for one in self.infos()) or "-")
+            tell(name)
+            return info

@@ -22,7 +22,7 @@ from chatglm_backend.cluster.ports import MachineLost, Roster
 from chatglm_backend.cluster.replica import Replica
 from chatglm_backend.cluster.start import require_token
 from chatglm_backend.core import AdapterInfo
-from chatglm_backend.errors import AdapterNameUsed
+from chatglm_backend.errors import AdapterNameUsed, UnknownAdapter
 from chatglm_backend.sentences import Sentence
 from chatglm_backend.service import LoadedModel, Loader, Service
 from chatglm_backend.service.loading import Loading
@@ -37,7 +37,7 @@ LEASE_S = 0.7
 class Host:
     """A machine. ``silent``: nothing passes in either direction; ``dead``: its engine has ended.
 
-    ``drops`` are methods that are not called though they are sent.
+    ``drops`` are methods that are not called though they are sent, ``deaf`` those whose answers do not come back.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Host:
     silent: bool = False
     dead: bool = False
     drops: set[str] = field(default_factory=set)
+    deaf: set[str] = field(default_factory=set)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     replicas: list[Replica] = field(default_factory=list)
 
@@ -67,6 +68,8 @@ class Host:
             if self.dead or time.monotonic() > until:
                 raise MachineLost(gone=self.dead)
             time.sleep(0.002)
+        if method in self.deaf:
+            raise MachineLost
         return pickle.loads(pickle.dumps(future.result()))  # noqa: S301
 
     def send(self, method: str, *args: Any) -> None:
@@ -143,6 +146,8 @@ class Tunes:
         return self.have[name]
 
     def remove(self, name: str) -> AdapterInfo:
+        if name not in self.have:
+            raise UnknownAdapter(name=name, names="-")
         return self.have.pop(name)
 
 

@@ -291,7 +291,7 @@ def test_a_machine_joins_while_others_answer_and_one_with_other_weights_does_not
     other.info = scripted_info(is_demo=True)
     hosts.add("d", other, max_running=2)
     wait_for(lambda: states(service).get("d") == "refused")
-    assert "On d," in str(next(one.why for one in service.machines() if one.name == "d"))
+    assert " and d whose copy" in str(next(one.why for one in service.machines() if one.name == "d"))
     for ticket in tickets:
         ticket.cancel()
 

@@ -8,8 +8,9 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html import escape
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,15 @@ from chatglm_backend.cluster.members import Members
 from chatglm_backend.cluster.node import Node, wait_for_end
 from chatglm_backend.cluster.replica import Replica
 from chatglm_backend.core import Completed, FinishReason, GenerationParams, GenerationRequest, ModelState
-from chatglm_backend.errors import AdapterError, ContextLimitExceeded, EngineFailure, NoMachine, QueueFull
+from chatglm_backend.errors import (
+    AdapterError,
+    ContextLimitExceeded,
+    EngineFailure,
+    ModelNotReady,
+    NoMachine,
+    QueueFull,
+    UnknownAdapter,
+)
 from chatglm_backend.sentences import Sentence, load_texts
 from chatglm_backend.service import LoadedModel, Loader, Service
 from chatglm_backend.service.loading import Loading
@@ -121,6 +130,7 @@ def test_a_fine_tune_is_on_every_machine_and_on_those_that_join(hosts: Hosts) ->
         for thread in adding:
             thread.join(10)
         wait_for(lambda: [sorted(found) for found in have()] == [["one", "two"]] * 3)
+        wait_for(lambda: set(states(service).values()) == {"ready"})
         assert sorted(service.adapter_names()) == ["one", "two"]
         service.remove_adapter("one")
         assert have() == [["two"]] * 3
@@ -149,6 +159,133 @@ def test_a_fine_tune_that_differs_on_one_machine_is_offered_on_none(hosts: Hosts
         hosts.hosts["b"].silent = False
         wait_for(lambda: states(service)["b"] == "ready")
         assert tunes.have["one"].identity == "1"
+
+
+def test_a_fine_tune_whose_adding_nobody_heard_of_can_be_added_again_and_removed(hosts: Hosts) -> None:
+    """Also where one machine has not got what the others have."""
+    for name in ("a", "b"):
+        hosts.add(name, Tuned(files={"/one": "1"}))
+    with cluster(hosts) as service:
+        host = hosts.hosts["b"]
+        host.deaf.add("add_adapter")
+        with pytest.raises(NoMachine):
+            service.add_adapter("one=/one")
+        host.deaf.clear()
+        wait_for(lambda: not any(one.model.tunes.have for one in hosts.hosts.values()))  # type: ignore[attr-defined]
+        service.add_adapter("one=/one")
+        host.model.tunes.have.clear()  # type: ignore[attr-defined]
+        service.remove_adapter("one")
+        assert service.adapter_names() == ()
+        wait_for(lambda: not any(one.model.tunes.have for one in hosts.hosts.values()))  # type: ignore[attr-defined]
+        with pytest.raises(UnknownAdapter):
+            service.remove_adapter("one")
+        assert set(states(service).values()) == {"ready"}
+
+
+def test_while_a_fine_tune_is_fetched_machines_come_back_and_another_model_is_loaded(hosts: Hosts) -> None:
+    """Also on a machine that joins meanwhile; the fine-tune, of a model that is gone by then, is refused."""
+    refused: list[Exception] = []
+    fetched = threading.Event()
+
+    def add() -> None:
+        try:
+            service.add_adapter("one=/one")
+        except ModelNotReady as error:
+            refused.append(error)
+
+    for name in ("a", "b"):
+        hosts.add(name, Tuned(files={"/one": "1"}))
+    with cluster(hosts) as service:
+        hosts.hosts["a"].model.before = lambda: fetched.wait(9)  # type: ignore[attr-defined]
+        adding = threading.Thread(target=add)
+        adding.start()
+        hosts.hosts["b"].silent = True
+        wait_for(lambda: states(service)["b"] == "lost")
+        hosts.hosts["b"].silent = False
+        wait_for(lambda: states(service)["b"] == "ready", 3)
+        service.load("other")
+        hosts.add("c", Tuned())
+        service.wait_ready(3)
+        wait_for(lambda: states(service) == dict.fromkeys("abc", "ready"), 3)
+        assert [host.model.loaded[-1] for host in hosts.hosts.values()] == ["other"] * 3
+        fetched.set()
+        adding.join(10)
+        assert len(refused) == 1
+        assert service.adapter_names() == ()
+
+
+def test_a_loading_that_is_cancelled_stops_on_the_machine_and_begins_on_no_other(hosts: Hosts) -> None:
+    """Whenever that comes; what each machine says fits the page, and the next loading is as any."""
+    hosts.add("a", model(), drain_seconds=0.1)
+    with cluster(hosts, 1) as service:
+        begun = service.submit(ask("begun", "slow"))
+        wait_for(lambda: begun.text)
+        hosts.hosts["a"].model.load_seconds = 0.5
+        service.load("other")
+        service.cancel_load()
+        wait_for(lambda: service.status().state is ModelState.NONE)
+        hosts.add("b", model())
+        wait_for(lambda: states(service) == {"a": "failed", "b": "failed"}, 3)
+        assert hosts.hosts["b"].model.loaded == []
+        assert all("load the model again" in str(one.why) for one in service.machines())
+        begun.cancel()
+        service.load("third")
+        service.wait_ready(10)
+        wait_for(lambda: set(states(service).values()) == {"ready"})
+        assert [host.model.loaded[-1] for host in hosts.hosts.values()] == ["third"] * 2
+
+
+def test_an_answer_that_the_change_of_the_model_cuts_short_was_stopped(hosts: Hosts) -> None:
+    """As with one engine; no machine was lost."""
+    for name in ("a", "b"):
+        hosts.add(name, model(), drain_seconds=0.1)
+    with cluster(hosts) as service:
+        begun = [service.submit(ask(f"r{n}", "slow")) for n in range(2)]
+        wait_for(lambda: all(one.text for one in begun))
+        service.load("other")
+        ends = [list(one.events())[-1] for one in begun]
+        assert [getattr(end, "finish_reason", None) for end in ends] == [FinishReason.CANCELLED] * 2
+
+
+def test_a_machine_whose_engine_failed_is_passed_over_and_says_what_to_do(hosts: Hosts) -> None:
+    """What it had begun fails; others answer the rest."""
+
+    @dataclass(slots=True)
+    class Failing(ScriptedModel):
+        fails: bool = False
+
+        def step(self) -> Any:
+            if self.fails:
+                raise RuntimeError
+            return ScriptedModel.step(self)
+
+    hosts.add("a", Failing({"slow": SLOW}))
+    hosts.add("b", model())
+    with cluster(hosts) as service:
+        begun = [service.submit(ask(f"r{n}", "slow")) for n in range(2)]
+        wait_for(lambda: all(one.text for one in begun))
+        hosts.hosts["a"].model.fails = True  # type: ignore[attr-defined]
+        wait_for(lambda: any(one.done for one in begun))
+        for n in range(4):
+            assert isinstance(list(service.submit(ask(f"q{n}")).events())[-1], Completed)
+        wait_for(lambda: states(service) == {"a": "failed", "b": "ready"})
+        assert "load the model again" in str(service.machines()[0].why)
+
+
+def test_a_long_prompt_goes_to_no_machine_that_cannot_read_it(hosts: Hosts) -> None:
+    """Where one with a smaller context joins while it waits."""
+    hosts.add("a", model(middling=Script(("ok",), prompt_tokens=150)), max_running=1)
+    with cluster(hosts, 1) as service:
+        begun = service.submit(ask("begun", "slow"))
+        wait_for(lambda: begun.text)
+        waiting = service.submit(ask("waiting", "middling"))
+        refused = Script((), refuse=ContextLimitExceeded(prompt_tokens=150, limit=100))
+        small = model(middling=refused)
+        small.info = replace(scripted_info(), context_limit=100)
+        hosts.add("b", small, max_running=1)
+        wait_for(lambda: states(service).get("b") == "ready")
+        begun.cancel()
+        assert isinstance(list(waiting.events())[-1], Completed)
 
 
 @pytest.mark.parametrize("late", [False, True])
