@@ -1,6 +1,6 @@
 """A front of many machines without the machines: what it, its router and the store do when there are hundreds.
 
-    python -m benchmarks.cluster_simulated [--machines 16 64 256]
+    python -m benchmarks.cluster_simulated [--machines 16 64 128 256]
 
 Each machine is a thread's partner in this process that hands over the tokens due, four answers at once and 80 ms a
 step, through pickle as they would come from elsewhere. What Ray spends on a call is not in these figures.
@@ -165,7 +165,7 @@ def store(answers: int = 100, updates: int = 20) -> dict[str, Any]:
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--machines", type=int, nargs="+", default=[16, 64, 256])
+    parser.add_argument("--machines", type=int, nargs="+", default=[16, 64, 128, 256])
     for count in parser.parse_args().machines:
         print(json.dumps({f"{count} machines": front(count)}, indent=1), flush=True)
     print(json.dumps({"store": store()}, indent=1))

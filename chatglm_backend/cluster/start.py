@@ -190,7 +190,7 @@ def _join(address: str, command: Callable[[str], list[str]], pace: Joining) -> N
         elif left < 0:
             raise ClusterError(reason=Sentence("cluster.no_node", reason=node.reason()))
         else:
-            _tell(Sentence("cluster.again", minutes=max(1, round(left / 60)), reason=node.reason()))
+            _tell(Sentence("cluster.not_started", minutes=max(1, round(left / 60)), reason=node.reason()))
         if not there or node.joined.is_set():
             until = time.monotonic() + pace.trying_s
         if there:
