@@ -253,11 +253,11 @@ def test_a_machine_that_is_lost_before_the_first_token_is_replaced_once(
 
 def test_what_a_machine_stopped_as_nobody_asked_was_not_stopped_by_the_visitor(hosts: Hosts) -> None:
     """A front that paused says what was lost, instead of an answer that somebody stopped."""
-    with cluster(hosts, pace=Pace(silent_s=30.0, retry_s=0.02, scan_s=0.02)) as service:
+    with cluster(hosts) as service:
         begun = service.submit(ask("begun", prompt="slow"))
         wait_for(lambda: begun.text)
         host = machine_of(hosts, "begun")
-        host.silent = True
+        host.patience_s, host.silent = 60.0, True
         wait_for(lambda: not host.playing())
         host.silent = False
         with pytest.raises(EngineFailure, match=f"machine {host.name} was lost"):

@@ -33,7 +33,7 @@ from chatglm_backend.service.loading import Loading
 from chatglm_backend.settings import Settings
 from chatglm_backend.testing import Script, ScriptedModel, scripted_info
 from chatglm_backend.ui.render import machine_table
-from tests.unit.cluster_fakes import QUICK, Hosts, Tuned, cluster, wait_for
+from tests.unit.cluster_fakes import QUICK, SHORT, Hosts, Tuned, cluster, wait_for
 
 SLOW = Script(tuple(f"{n} " for n in range(400)), delay_s=0.02)
 
@@ -309,7 +309,7 @@ def test_what_never_came_to_a_machine_is_noticed(hosts: Hosts) -> None:
     for name in ("a", "b", "c"):
         hosts.add(name, model()).drops.add("submit")
     hosts.hosts["c"].drops.clear()
-    with cluster(hosts, 3) as service:
+    with cluster(hosts, 3, SHORT) as service:
         hosts.hosts["c"].silent = True
         wait_for(lambda: states(service)["c"] == "lost")
         with pytest.raises(NoMachine):
@@ -398,7 +398,7 @@ def test_what_comes_to_a_machine_too_late_is_stopped_there(hosts: Hosts) -> None
     """Another one answers it by then."""
     for name in ("a", "b"):
         hosts.add(name, model())
-    with cluster(hosts) as service:
+    with cluster(hosts, pace=SHORT) as service:
         late: list[tuple[object, ...]] = []
         host, send = hosts.hosts["a"], hosts.hosts["a"].send
         host.send = lambda method, *args: late.append(args) if method == "submit" else send(method, *args)  # type: ignore[method-assign]
@@ -406,7 +406,7 @@ def test_what_comes_to_a_machine_too_late_is_stopped_there(hosts: Hosts) -> None
         wait_for(lambda: all(one.text for one in asked))
         for args in late:
             send("submit", *args)
-        wait_for(lambda: any(one.ended.is_set() for one in host.model.answers), 3)
+        wait_for(lambda: any(one.ended.is_set() for one in host.model.answers))
         assert all(not one.done for one in asked)
 
 
