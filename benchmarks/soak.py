@@ -302,7 +302,9 @@ def lives(options: argparse.Namespace, folder: Path, token: str) -> Iterator[Acc
             for record in account.records:
                 record.seen.clear()
             sizes = {name: _megabytes(folder / name) for name in ("history.sqlite3", "history.sqlite3-wal", "cache/kv")}
-            print(f"life {life}: {sum(one.answers.total() for one in kept.diaries.values())} acknowledged, MB: {sizes}")
+            other = account.checks["texts are those of the same requests alone"]
+            acknowledged = sum(one.answers.total() for one in kept.diaries.values())
+            print(f"life {life}: {acknowledged} acknowledged, {len(other)} other texts, MB: {sizes}", flush=True)
             yield account
 
 

@@ -37,7 +37,8 @@ def check_texts(records: Iterable[Record], alone: Mapping[Question, str]) -> lis
                 problems.append(f"{_name(record)}: text where none could be: {text[:60]!r}")
         elif record.end in _FINISHED and text != whole:
             problems.append(f"{_name(record)}: another text than alone: {_difference(text, whole)}")
-        elif not whole.startswith(text.removesuffix("\ufffd")):  # it may end within a character
+        elif not whole.startswith(text.removesuffix("\ufffd").rstrip(",!:;?")):
+            # it may end within a character, and with a mark that what follows makes a full-width one
             problems.append(f"{_name(record)}: not the beginning of its text alone: {_difference(text, whole)}")
     return problems
 

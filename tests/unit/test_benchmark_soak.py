@@ -72,6 +72,8 @@ def test_an_account_that_is_right_has_no_problems() -> None:
     """Also with a request that nobody knows whether it was accepted."""
     assert problems(records(), log()) == []
     assert check_counters(COUNTERS, log()) == []
+    for part in ("one,", "one\ufffd"):  # a mark before it was known what follows, and half of a character
+        assert check_texts([Record(0, "torn", FIRST, "r3", end="left", text=part)], {FIRST: "one，二"}) == []
 
 
 Mistake = Callable[[list[Record], list[dict[str, Any]]], object]
