@@ -230,7 +230,7 @@ def _listens(address: str) -> bool:
     return False
 
 
-def wait_for(condition: Any, timeout_s: float = 10.0) -> None:
+def wait_for(condition: Any, timeout_s: float = 60.0) -> None:
     """Until it holds, but not for ever."""
     until = time.monotonic() + timeout_s
     while not condition():

@@ -233,7 +233,7 @@ def test_a_machine_that_is_lost_before_the_first_token_is_replaced_once(
     begun = service.submit(ask("begun", prompt="slow"))
     host = machine_of(hosts, "begun")
     unread = service.submit(ask("unread", prompt="unread"))
-    wait_for(lambda: sum(one.running for one in service.machines()) == 2)
+    wait_for(lambda: sum(one.running for one in service.machines()) == 2 and begun.text)
     (other,) = (one for one in hosts.hosts.values() if one is not host)
     other.model.scenes["unread"] = Script(("made", " elsewhere"))  # type: ignore[index]
     if how == "dead":

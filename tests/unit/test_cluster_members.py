@@ -196,20 +196,20 @@ def test_while_a_fine_tune_is_fetched_machines_come_back_and_another_model_is_lo
     for name in ("a", "b"):
         hosts.add(name, Tuned(files={"/one": "1"}))
     with cluster(hosts) as service:
-        hosts.hosts["a"].model.before = lambda: fetched.wait(9)  # type: ignore[attr-defined]
+        hosts.hosts["a"].model.before = lambda: fetched.wait(120)  # type: ignore[attr-defined]
         adding = threading.Thread(target=add)
         adding.start()
         hosts.hosts["b"].silent = True
         wait_for(lambda: states(service)["b"] == "lost")
         hosts.hosts["b"].silent = False
-        wait_for(lambda: states(service)["b"] == "ready", 3)
+        wait_for(lambda: states(service)["b"] == "ready")
         service.load("other")
         hosts.add("c", Tuned())
-        service.wait_ready(3)
-        wait_for(lambda: states(service) == dict.fromkeys("abc", "ready"), 3)
+        service.wait_ready(60)
+        wait_for(lambda: states(service) == dict.fromkeys("abc", "ready"))
         assert [host.model.loaded[-1] for host in hosts.hosts.values()] == ["other"] * 3
         fetched.set()
-        adding.join(10)
+        adding.join(60)
         assert len(refused) == 1
         assert service.adapter_names() == ()
 
@@ -225,7 +225,7 @@ def test_a_loading_that_is_cancelled_stops_on_the_machine_and_begins_on_no_other
         service.cancel_load()
         wait_for(lambda: service.status().state is ModelState.NONE)
         hosts.add("b", model())
-        wait_for(lambda: states(service) == {"a": "failed", "b": "failed"}, 3)
+        wait_for(lambda: states(service) == {"a": "failed", "b": "failed"})
         assert hosts.hosts["b"].model.loaded == []
         assert all("load the model again" in str(one.why) for one in service.machines())
         begun.cancel()
@@ -354,7 +354,7 @@ def test_without_the_head_all_answers_end_at_once(hosts: Hosts) -> None:
         wait_for(lambda: all(one.text for one in running))
         waiting = service.submit(ask("waiting"))
         members.give_up()
-        wait_for(lambda: waiting.done, 3)
+        wait_for(lambda: waiting.done)
         with pytest.raises(NoMachine):
             list(waiting.events())
         for one in running:
@@ -374,7 +374,7 @@ def test_nobody_waits_for_machines_that_stay_lost(hosts: Hosts) -> None:
         wait_for(lambda: running.text)
         waiting = service.submit(ask("waiting"))
         hosts.hosts["a"].silent = True
-        wait_for(lambda: waiting.done, 3)
+        wait_for(lambda: waiting.done)
         with pytest.raises(NoMachine):
             list(waiting.events())
 
