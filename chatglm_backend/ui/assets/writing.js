@@ -65,10 +65,11 @@
     waiting = waiting || requestAnimationFrame(() => { waiting = 0; arrange(); });
   });
   const begin = setInterval(() => {
-    if (!document.getElementById("cg-chat") || !told()) return;
+    const parts = ["cg-chat", "cg-chat-rows", "cg-history"].map((id) => document.getElementById(id));
+    if (parts.includes(null) || !told()) return; // a page is built in pieces
     clearInterval(begin);
-    for (const id of ["cg-chat", "cg-chat-rows", "cg-history"]) {
-      watch.observe(document.getElementById(id), { childList: true, subtree: true, attributes: true, attributeFilter: ["data-rows"] });
+    for (const part of parts) {
+      watch.observe(part, { childList: true, subtree: true, attributes: true, attributeFilter: ["data-rows"] });
     }
     arrange();
   }, 200);
