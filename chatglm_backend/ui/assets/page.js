@@ -133,9 +133,11 @@
     pressed = event.pointerType === "mouse" && event.button === 0 ? buttonAt(event.target) : null;
   }, true);
   document.addEventListener("pointerup", (event) => {
-    const [was, heir] = [pressed, buttonAt(document.elementFromPoint(event.clientX, event.clientY))];
+    const was = pressed;
     pressed = null;
-    if (was && event.button === 0 && !was.isConnected && heir && heir.outerHTML === was.outerHTML) heir.click();
+    if (!was || was.isConnected || event.button !== 0) return;
+    const heir = buttonAt(document.elementFromPoint(event.clientX, event.clientY));
+    if (heir && heir.outerHTML === was.outerHTML) heir.click();
   }, true);
 
   document.addEventListener("click", (event) => {
