@@ -145,19 +145,7 @@ class Members:
     def statuses(self) -> tuple[MachineStatus, ...]:
         """All of them, in words and numbers."""
         return tuple(
-            MachineStatus(
-                one.name,
-                one.state,
-                one.info,
-                one.runs,
-                one.places,
-                one.tok_s,
-                (one.notes or None)
-                if one.why is None
-                else Sentence("cluster.again", why=one.why)
-                if one.state in ("failed", "refused")
-                else one.why,
-            )
+            MachineStatus(one.name, one.state, one.info, one.runs, one.places, one.tok_s, _told(one))
             for one in self.all()
         )
 
@@ -330,6 +318,13 @@ class Members:
             one.state, one.why = state, why
             self.changed.notify_all()
         self.told()
+
+
+def _told(one: Member) -> object:
+    """What there is to say of it: why it does not answer, and what then helps, or else what it noted."""
+    if one.why is None:
+        return one.notes or None
+    return Sentence("cluster.again", why=one.why) if one.state in ("failed", "refused") else one.why
 
 
 def same_tune(one: Member, found: AdapterInfo, other: AdapterInfo) -> None:
